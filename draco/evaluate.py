@@ -1,0 +1,88 @@
+"""The evaluator: top-1, top-5 and loss of a model on the test set, for one model or for a run's checkpoints.
+
+It reads only checkpoints whose manifest vouches for them, does none twice, and can run beside the training.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from draco import assembly, checkpoint, data, run_directory
+from draco.events import read
+from draco.job import Job
+
+POLL_S = 1.0
+
+
+class Evaluation(NamedTuple):
+    """Quality of one model on the test set."""
+
+    top1: float  # fraction of samples whose label is the highest output
+    top5: float  # fraction of samples whose label is among the five highest outputs
+    loss: float  # mean cross-entropy, nats
+    samples: int
+
+
+@torch.inference_mode()
+def evaluate_model(model: nn.Module, split: data.Split, batch_size: int, device: str = "cpu") -> Evaluation:
+    """Evaluate `model` on a whole split; the model is left as it was, on `device`."""
+    was_training = model.training
+    model.to(device).eval()
+    top1 = top5 = loss = 0.0
+    for start in range(0, len(split.labels), batch_size):
+        indices = torch.arange(start, min(start + batch_size, len(split.labels)))
+        inputs, labels = (t.to(device) for t in data.batch(split, indices, None))
+        outputs = model(inputs)
+        ranked = outputs.topk(min(5, outputs.shape[1]), dim=1).indices == labels[:, None]
+        top1 += ranked[:, 0].sum().item()
+        top5 += ranked.any(1).sum().item()
+        loss += F.cross_entropy(outputs, labels, reduction="sum").item()
+    model.train(was_training)
+    samples = len(split.labels)
+    return Evaluation(top1 / samples, top5 / samples, loss / samples, samples)
+
+
+def append(run: Path, step: int, result: Evaluation) -> None:
+    """Add one line to the run's evaluations."""
+    with open(run / "evaluations.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, "time": round(time.time(), 3), **result._asdict()}) + "\n")
+
+
+def done_steps(run: Path) -> set[int]:
+    """Return the steps whose evaluation is recorded."""
+    return {line["step"] for line in read(run / "evaluations.jsonl")}
+
+
+def pending(run: Path) -> list[tuple[int, Path]]:
+    """Return (step, path) of the checkpoints that have not been evaluated, oldest first."""
+    done = done_steps(run)
+    return [(step, path) for step, path in checkpoint.steps(run / "checkpoints") if step not in done]
+
+
+def evaluate_run(
+    run: Path, job: Job, test: data.Split, *, follow: bool, batch_size: int | None = None, device: str | None = None
+) -> Iterator[tuple[int, Evaluation]]:
+    """Yield the evaluation of each checkpoint that has none yet; with `follow`, until the run is terminal.
+
+    Raises:
+        CheckpointError: a checkpoint is not what its manifest says.
+    """
+    model = assembly.build_model(job, test.info)
+    while True:
+        # The state is read before the folder: a checkpoint written in between is found in this very pass.
+        status = run_directory.read_status(run)
+        over = status.state in (*run_directory.TERMINAL, "interrupted") or not run_directory.is_alive(status)
+        for step, path in pending(run):
+            model.load_state_dict(checkpoint.load(path)["model"])
+            result = evaluate_model(model, test, batch_size or job.eval_batch_size, device or job.device)
+            append(run, step, result)
+            yield step, result
+        if over or not follow:
+            return
+        time.sleep(POLL_S)

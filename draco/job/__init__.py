@@ -1,0 +1,17 @@
+"""The job spec: one YAML file becomes one frozen `Job`, or a `JobError` that lists every fault at once.
+
+Nothing downstream checks these values again. Pure: no files, no MPI, and torch only inside the checks that ask the
+tables of models and schemes.
+
+    fields -> messages -> checks -> reading        fields -> writing
+"""
+
+from draco.job.checks import check, warnings
+from draco.job.fields import ORIGINAL_OPTIONS, Job, applies_to, decoded, liars, partitions, total_steps
+from draco.job.reading import parse
+from draco.job.writing import schema, to_dict, to_yaml
+
+__all__ = [
+    "ORIGINAL_OPTIONS", "Job", "applies_to", "check", "decoded", "liars", "parse", "partitions", "schema",
+    "to_dict", "to_yaml", "total_steps", "warnings",
+]  # fmt: skip

@@ -1,0 +1,300 @@
+"""The values of a job: one frozen `Job` of sections, each field with its bounds and its description.
+
+The JSON Schema, the messages and the README's table of options are made from these fields. Letters: n workers, s
+adversaries, r redundancy, k partitions, B global batch, m gradients after decoding.
+"""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+ModelName = Literal[
+    "lenet", "fc",
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn",
+]  # fmt: skip
+DataName = Literal[
+    "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "mnist_5k", "synthetic", "synthetic_rgb"
+]  # fmt: skip
+
+# A rank list and the like: YAML gives a list, a frozen value holds a tuple.
+_AS_TUPLE = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+Rank = Annotated[int, Field(ge=1)]
+Ranks = Annotated[tuple[Rank, ...], _AS_TUPLE, Field(min_length=1)]
+Steps = Annotated[tuple[Rank, ...], _AS_TUPLE, Field(min_length=1)]
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+Betas = Annotated[tuple[Beta, Beta], _AS_TUPLE]
+
+
+def _field(default: Any, text: str, *, only: tuple[str, ...] = (), **bounds: Any) -> Any:
+    """Return a described field; `only` holds the names of its section to which it applies (empty: to all)."""
+    return Field(default, description=text, json_schema_extra={"applies_to": list(only)} if only else None, **bounds)
+
+
+class Section(BaseModel):
+    """What every part of a job is: frozen, strict about types, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """What the model is trained on."""
+
+    name: DataName = _field(..., "Data set; mnist_5k and the synthetic ones need no download.")
+    augment: bool | None = _field(
+        None, "Random crops and flips while training; null: what the data set usually takes (crops and flips: CIFAR)."
+    )
+    root: str = _field("data", "Folder that holds the data sets, one folder each.", min_length=1)
+    source: str | None = _field(
+        None, "Folder that already holds the original files; null: download where they are missing.", min_length=1
+    )
+
+
+class Scheme(Section):
+    """Which worker computes what, what it sends, and how the server takes the liars out."""
+
+    name: Literal["uncoded", "repetition", "cyclic", "cyclic_dft"] = _field(
+        ..., "uncoded: no redundancy; repetition: groups and a vote; cyclic: real code; cyclic_dft: the paper's code."
+    )
+    adversaries: int = _field(
+        0, "Adversaries s that the job must bear; repetition and cyclic need 2s+1 workers or more.", ge=0, le=4096
+    )
+    redundancy: int | None = _field(
+        None, "Workers per group r, from 2s+1 to n; null: 2s+1.", only=("repetition",), ge=1, le=4096
+    )
+    vote: Literal["auto", "exact", "tolerance"] = _field(
+        "auto",
+        "exact: equal bits; tolerance: relative distance; auto: exact where all workers compute alike.",
+        only=("repetition",),
+    )
+    tolerance: float | None = _field(
+        None,
+        "Relative distance by which honest replies may differ, beside the wire's rounding; null: 2e-6 for a vote, "
+        "1e-5 for cyclic.",
+        only=("repetition", "cyclic"),
+        gt=0.0,
+        le=1e-2,
+    )
+    encoding: Literal["auto", "explicit"] = _field(
+        "auto",
+        "auto: one backward pass over the weighted losses wherever the model allows it; explicit: combine gradients.",
+        only=("cyclic",),
+    )
+
+
+class Aggregator(Section):
+    """What makes one gradient of the m gradients that decoding leaves (uncoded m = n, repetition n // r, cyclic 1)."""
+
+    name: Literal["mean", "median", "trimmed_mean", "geometric_median", "krum"] = _field(
+        "mean", "Rule that reduces the decoded gradients to one."
+    )
+    f: int | None = _field(
+        None,
+        "Bad gradients that the rule must bear; null: scheme.adversaries for uncoded, 0 after a code.",
+        only=("median", "trimmed_mean", "geometric_median", "krum"),
+        ge=0,
+        le=4096,
+    )
+    per_layer: bool = _field(
+        False, "Apply the rule to each layer by itself, as the original did.", only=("geometric_median", "krum")
+    )
+    backend: Literal["gram", "hdmedians"] = _field(
+        "gram", "gram: Draco's own, on the Gram matrix; hdmedians: the package.", only=("geometric_median",)
+    )
+
+
+_LIES = ("reverse_gradient", "constant", "random")
+
+
+class Attack(Section):
+    """What simulated adversaries send instead of their reply; it acts after encoding."""
+
+    name: Literal["none", "reverse_gradient", "constant", "random"] = _field("none", "What a liar sends.")
+    magnitude: float = _field(
+        100.0,
+        "reverse_gradient: -magnitude times the reply; constant: -magnitude everywhere; random: normal noise so wide.",
+        only=_LIES,
+        gt=0.0,
+        le=1e30,
+    )
+    adversaries: int | None = _field(
+        None, "Simulated liars; null: as many as ranks, else scheme.adversaries.", only=_LIES, ge=1, le=4096
+    )
+    who: Literal["fixed", "drawn"] = _field(
+        "fixed", "fixed: the same workers at every step; drawn: anew for each step from (seed, step).", only=_LIES
+    )
+    ranks: Ranks | None = _field(None, "The liars' worker ranks, 1 to n; null: drawn from the seed.", only=_LIES)
+
+
+_ADAMS = ("adam", "adamw")
+
+
+class Optimizer(Section):
+    """torch.optim's optimizer of that name."""
+
+    name: Literal["sgd", "adam", "adamw"] = _field("sgd", "Optimizer.")
+    lr: float = _field(0.01, "Initial learning rate; default 0.01 for sgd, 0.001 for adam and adamw.", gt=0.0, le=1e3)
+    momentum: float = _field(0.0, "Momentum.", only=("sgd",), ge=0.0, lt=1.0)
+    nesterov: bool = _field(False, "Nesterov momentum; needs momentum above 0.", only=("sgd",))
+    weight_decay: float = _field(0.0, "Weight decay; default 0, and 0.01 for adamw as in torch.", ge=0.0, le=1e3)
+    betas: Betas = _field((0.9, 0.999), "Decay rates of Adam's two moments.", only=_ADAMS)
+    eps: float = _field(1e-8, "Adam's epsilon.", only=_ADAMS, gt=0.0, le=1.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _torch_defaults(cls, data: Any) -> Any:
+        """Fill in the defaults that depend on the name."""
+        usual = {"adam": {"lr": 0.001}, "adamw": {"lr": 0.001, "weight_decay": 0.01}}
+        name = data.get("name") if isinstance(data, dict) else None
+        return {**usual[name], **data} if name in _ADAMS else data
+
+
+class Schedule(Section):
+    """torch.optim.lr_scheduler's schedule of that name, counted in steps, after an optional linear warm-up."""
+
+    name: Literal["constant", "step", "multistep", "exponential", "cosine"] = _field("constant", "Schedule.")
+    step_size_steps: int | None = _field(None, "Steps between two decays; required.", only=("step",), ge=1)
+    milestones: Steps | None = _field(None, "Steps at which lr decays, increasing; required.", only=("multistep",))
+    gamma: float = _field(
+        0.1, "Factor of each decay; exponential decays every step and has no default.",
+        only=("step", "multistep", "exponential"), gt=0.0, le=1.0,
+    )  # fmt: skip
+    eta_min: float = _field(0.0, "Learning rate at the last step.", only=("cosine",), ge=0.0)
+    warmup_steps: int = _field(0, "Steps over which lr first rises linearly to optimizer.lr.", ge=0)
+
+
+class Wire(Section):
+    """How a reply travels."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] = _field("float32", "Number format of replies on the wire.")
+    compression: Literal["none", "blosc2"] = _field("none", "Lossless compression of replies.")
+
+
+class Job(Section):
+    """One experiment."""
+
+    name: str = _field(
+        ..., "Name of the job: lower-case words and numbers joined by hyphens; runs are named after it.",
+        pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=80,
+    )  # fmt: skip
+    seed: int = _field(7, "Every source of randomness follows from it.", ge=0, lt=2**63)
+    workers: int = _field(..., "Workers n; the server comes on top.", ge=1, le=4096)
+    launcher: Literal["mpi", "simulate"] = _field(
+        "mpi", "mpi: one process per worker; simulate: all in one process, each partition computed once."
+    )
+    threads: int = _field(1, "Torch threads of every process.", ge=1, le=1024)
+    device: Literal["cpu", "cuda"] = _field("cpu", "Where gradients are computed.")
+    model: ModelName = _field(..., "Network; its input shape must be the data's.")
+    data: Data = _field(..., "Data set, by name or with options.")
+    batch_size: int = _field(
+        ..., "Global batch B: samples per step over all partitions, the same for every scheme.", ge=1, le=10**8
+    )
+    steps: int | None = _field(None, "Steps to train; exactly one of steps and epochs.", ge=1, le=10**9)
+    epochs: int | None = _field(None, "Passes over the training data; exactly one of steps and epochs.", ge=1, le=10**6)
+    scheme: Scheme = _field(..., "Scheme, by name or with options.")
+    aggregator: Aggregator = _field(Aggregator(), "Aggregator, by name or with options.")
+    attack: Attack = _field(Attack(), "Simulated attack, by name or with options.")
+    optimizer: Optimizer = _field(Optimizer(), "Optimizer, by name or with options.")
+    schedule: Schedule = _field(Schedule(), "Learning-rate schedule, by name or with options.")
+    checkpoint_every: int = _field(50, "Steps between checkpoints; there is always one at the end; 0: only that.", ge=0)
+    eval_every: int | None = _field(
+        None, "Steps between evaluations while training; null: only at the end; 0: never.", ge=0
+    )
+    eval_batch_size: int = _field(1000, "Batch size of an evaluation.", ge=1)
+    wire: Wire = _field(Wire(), "Wire format, by dtype or with options.")
+    reply_timeout_s: float = _field(60.0, "A worker that has not answered a step by then is lost.", gt=0.0, le=86400.0)
+    start_timeout_s: float = _field(300.0, "Time for all workers to come up.", gt=0.0, le=86400.0)
+    tensorboard: bool = _field(False, "Also write TensorBoard files into the run directory.")
+
+    @property
+    def aggregator_f(self) -> int:
+        """f, the number of bad ones among the m decoded gradients that the aggregator must bear.
+
+        A code has taken out up to s liars already, so after it every gradient is good unless the job says otherwise.
+        """
+        if self.aggregator.name == "mean":
+            return 0
+        if self.aggregator.f is not None:
+            return self.aggregator.f
+        return self.scheme.adversaries if self.scheme.name == "uncoded" else 0
+
+
+# Sections, each with the field that a bare string stands for: `scheme: cyclic` is `scheme: {name: cyclic}`.
+SECTIONS: dict[str, tuple[type[Section], str]] = {
+    "data": (Data, "name"),
+    "scheme": (Scheme, "name"),
+    "aggregator": (Aggregator, "name"),
+    "attack": (Attack, "name"),
+    "optimizer": (Optimizer, "name"),
+    "schedule": (Schedule, "name"),
+    "wire": (Wire, "dtype"),
+}
+
+# What stands in for a required value that is missing or at fault while the rest is checked.
+STAND_INS: dict[str, Any] = {
+    "name": "job",
+    "workers": 1,
+    "model": "lenet",
+    "data": {"name": "mnist"},
+    "batch_size": 1,
+    "scheme": {"name": "uncoded"},
+}
+
+# The original's options under which a user of it may look for ours.
+ORIGINAL_OPTIONS = {
+    "adversarial": "attack.magnitude",
+    "approach": "scheme.name",
+    "compress_grad": "wire.compression",
+    "dataset": "data.name",
+    "enable_gpu": "device",
+    "err_mode": "attack.name",
+    "eval_freq": "checkpoint_every",
+    "group_size": "scheme.redundancy",
+    "max_steps": "steps",
+    "mode": "aggregator.name",
+    "n": "workers",
+    "network": "model",
+    "no_cuda": "device",
+    "worker_fail": "scheme.adversaries",
+}
+
+
+def applies_to(kind: type[BaseModel], option: str) -> tuple[str, ...]:
+    """Return the names of its section to which an option applies; empty: to all."""
+    extra = kind.model_fields[option].json_schema_extra
+    names = extra.get("applies_to", []) if isinstance(extra, dict) else []
+    return tuple(str(name) for name in names) if isinstance(names, list) else ()
+
+
+def partitions(job: Job) -> int:
+    """Return k, the number of partitions that a step's batch is cut into; 1 where there are too few workers."""
+    return max(job.workers // group_size(job), 1) if job.scheme.name == "repetition" else job.workers
+
+
+def group_size(job: Job) -> int:
+    """Return r, the workers of a repetition group before leftover workers join groups."""
+    return job.scheme.redundancy or 2 * job.scheme.adversaries + 1
+
+
+def decoded(job: Job) -> int:
+    """Return m, the number of gradients that decoding leaves for the aggregator."""
+    return 1 if job.scheme.name in ("cyclic", "cyclic_dft") else partitions(job)
+
+
+def liars(job: Job) -> int:
+    """Return the number of workers that lie at each step."""
+    attack = job.attack
+    if attack.name == "none":
+        return 0
+    if attack.adversaries is not None:
+        return attack.adversaries
+    return len(attack.ranks) if attack.ranks is not None else job.scheme.adversaries
+
+
+def total_steps(job: Job, train_size: int) -> int:
+    """Return the number of the last step; the last batch of `epochs` is filled up from the epoch after."""
+    if job.steps is not None:
+        return job.steps
+    assert job.epochs is not None
+    return math.ceil(job.epochs * train_size / job.batch_size)

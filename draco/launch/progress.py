@@ -1,0 +1,91 @@
+"""The progress line of a run, read from its events: step, loss, steps/s, who is suspected, time left.
+
+On a terminal one line that is redrawn; elsewhere a line every few seconds. Reading events keeps the display out of
+the trainer, works for any launcher, and cannot slow a step down.
+"""
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+_PLAIN_EVERY_S = 5.0
+_RECENT = 20  # steps over which the rate is measured
+
+
+class Progress:
+    """Follows a run's events.jsonl."""
+
+    def __init__(self, events: Path, console: Console, starting: str) -> None:
+        self._console = console
+        self._path = events
+        self._position = events.stat().st_size if events.exists() else 0
+        self._bar = Bar(
+            TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"), TextColumn("left"), TimeRemainingColumn(compact=True),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task(starting, total=None, numbers="")
+        self._starting = starting
+        self._times: list[float] = []
+        self._steps = 0
+        self._said = time.monotonic()
+        self._part = b""
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        if not self._console.is_terminal:
+            self.say(self._starting)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress."""
+        self._bar.console.print(text, highlight=False)
+
+    def update(self) -> None:
+        """Show what has happened since the last call."""
+        if not self._path.exists():
+            return
+        with open(self._path, "rb") as file:
+            file.seek(self._position)
+            new = file.read()
+        self._position += len(new)
+        *lines, self._part = (self._part + new).split(b"\n")
+        for line in filter(None, lines):
+            self._show(json.loads(line))
+
+    def _show(self, event: dict[str, Any]) -> None:
+        if event["event"] == "start":
+            self._steps = event["steps"]
+            self._bar.update(self._task, total=self._steps, description="training")
+            self.say(event["summary"])
+            if "vote_reason" in event:
+                self.say(f"vote: {event['vote']} ({event['vote_reason']})")
+        elif event["event"] == "resume":
+            self.say(f"resumed after step {event['step']} from {event['file']}")
+            self._bar.update(self._task, completed=event["step"])
+        elif event["event"] == "step":
+            self._step(event)
+
+    def _step(self, event: dict[str, Any]) -> None:
+        self._times = [*self._times[-_RECENT:], event["time"]]
+        elapsed = self._times[-1] - self._times[0]
+        rate = (len(self._times) - 1) / elapsed if elapsed > 0 else 0.0
+        suspects = ", ".join(map(str, event["suspects"])) or "none"
+        numbers = f"loss {event['loss']:.4f}  {rate:.1f} steps/s  suspects: {suspects}"
+        self._bar.update(self._task, completed=event["step"], numbers=numbers)
+        if self._console.is_terminal or time.monotonic() - self._said < _PLAIN_EVERY_S:
+            return
+        self._said = time.monotonic()
+        left = f"  {(self._steps - event['step']) / rate:.0f} s left" if rate else ""
+        self.say(f"step {event['step']}/{self._steps}  {numbers}{left}")

@@ -1,0 +1,62 @@
+"""Every source of randomness in training: explicit generators keyed by (seed, purpose, step, partition).
+
+Nothing here or elsewhere in the core reads global random state, so a partition's samples, augmentation and dropout
+are the same whichever worker computes it, in whichever process, before or after an interruption.
+
+Shapes: N samples in the data set, B samples in a step's global batch, k partitions of it.
+"""
+
+import hashlib
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def derive_seed(seed: int | bytes, *key: int | str) -> int:
+    """Return a 63-bit seed that depends on `seed` and every part of `key`, by SHA-256.
+
+    Unlike sums of seeds and steps, distinct keys do not collide and neighbouring keys are unrelated.
+    """
+    text = "/".join([seed.hex() if isinstance(seed, bytes) else str(seed), *map(str, key)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int | bytes, *key: int | str) -> torch.Generator:
+    """Return a fresh CPU generator for `(seed, *key)`."""
+    return torch.Generator().manual_seed(derive_seed(seed, *key))
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, size: int) -> Tensor:
+    return torch.randperm(size, generator=generator(seed, "samples", epoch))
+
+
+def batch_indices(seed: int, step: int, batch_size: int, size: int) -> Tensor:
+    """Return the sample indices of step `step` (counted from 1), (B,) int64.
+
+    The epochs' random orders stand one behind the other and each step takes the next B of them, so every sample is
+    used exactly once per epoch; a batch may hold the end of one epoch and the start of the next.
+    """
+    start = (step - 1) * batch_size
+    positions = torch.arange(start, start + batch_size)
+    epochs = positions // size
+    out = torch.empty(batch_size, dtype=torch.int64)
+    for epoch in sorted(set(epochs.tolist())):
+        chosen = epochs == epoch
+        out[chosen] = _epoch_order(seed, epoch, size)[positions[chosen] % size]
+    return out
+
+
+def partition_bounds(batch_size: int, partitions: int) -> list[tuple[int, int]]:
+    """Cut a batch into k contiguous slices whose sizes differ by at most one, the larger ones first.
+
+    Raises:
+        ValueError: fewer samples than partitions.
+    """
+    if batch_size < partitions:
+        raise ValueError(f"a batch of {batch_size} samples cannot be cut into {partitions} partitions")
+    small, larger = divmod(batch_size, partitions)
+    sizes = [small + (j < larger) for j in range(partitions)]
+    stops = [sum(sizes[: j + 1]) for j in range(partitions)]
+    return [(stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]

@@ -1,0 +1,186 @@
+"""Cyclic scheme, real-valued: each worker sends one combination of 2s + 1 gradients, the server solves for the mean.
+
+Source: Chen et al., DRACO, ICML 2018 (arXiv:1803.09877), section 3, with the parity frequencies of `cyclic_code`, the
+locator and certificate of `syndrome`, and decoding weights of least norm over all kept rows (the original solves for
+the first n - 2s good rows, which amplifies errors up to 200 times more).
+Shapes: n workers = k partitions, d parameters, m = 1: the mean of the partition gradients.
+Promise: exact up to amplification x (honest noise), as long as 2 (liars) + (missing or non-finite rows) <= 2s and,
+where s > 0, a parity is left to check the result. Errors within the tolerance cannot be told from honest noise.
+"""
+
+import secrets
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from draco.errors import DecodeError
+from draco.schemes.cyclic_code import Code, amplifications, real_code, worst_amplification
+from draco.schemes.optimistic import optimistic, real_basis
+from draco.schemes.projection import Sketch, combine, draw, finish, mask_without, project_row, runs_of, squared_norms
+from draco.schemes.scheme import (
+    Decode,
+    Decoded,
+    Encode,
+    Inspection,
+    Scheme,
+    arrived_rows,
+    checked_gradients,
+    checked_replies,
+)
+from draco.schemes.syndrome import Rows, admissible, certified, evidence, locate, recombination
+
+TOLERANCE = 2e-6  # four times the relative difference (up to 5e-7) measured between honest machines: draco-facts.md 4
+ROUNDING = 2.0**-24  # of a float32
+PROMISE = 1e-3  # relative float32 error of the result that no admissible placement may exceed
+BORDERLINE = 30.0  # within so many thresholds, norms estimated from projections may be what is wrong
+
+
+def cyclic(*, workers: int, adversaries: int, redundancy: int | None = None, tolerance: float = TOLERANCE) -> Scheme:
+    """Return the real cyclic scheme for n >= 2s + 1 workers.
+
+    `redundancy` is the number of partitions per worker, 2s + 1 if None (2s + 2 where n is even and only that keeps the
+    promise); more of it bears more missing rows. `tolerance` is the relative difference between honest replies that
+    the certificate allows.
+    """
+    least = 2 * adversaries + 1
+    if workers < least:
+        raise ValueError(f"cyclic: {adversaries} adversaries need at least {least} workers, got {workers}")
+    if not 0 < tolerance < 1:
+        raise ValueError(f"cyclic: tolerance is {tolerance}, must be between 0 and 1")
+    code = _code(workers, adversaries, redundancy)
+    worst = worst_amplification(code, adversaries)
+    r = len(code.parity) + 1
+    return Scheme(
+        name="cyclic",
+        workers=workers,
+        adversaries=adversaries,
+        redundancy=r,
+        assignment=code.window,
+        weights=np.asarray(code.matrix, dtype=np.float64),
+        encode=_encoder(code),
+        decode=_decoder(code, adversaries, tolerance),
+        inspect=_Inspection,
+        dtype=torch.float32,
+        amplification=worst,
+        summary=f"cyclic (real): {workers} workers, redundancy {r}, up to {adversaries} adversaries; "
+        f"worst-case amplification {worst:.3g} (float32 error {worst * ROUNDING:.0e})",
+    )
+
+
+def _code(n: int, s: int, redundancy: int | None) -> Code:
+    """Return the code of the least redundancy that keeps the promise, or of the redundancy asked for."""
+    if redundancy is not None and not 2 * s + 1 <= redundancy <= n:
+        raise ValueError(f"cyclic: redundancy is {redundancy}, must be between 2s + 1 = {2 * s + 1} and {n} workers")
+    if redundancy is not None and n % 2 and redundancy % 2 == 0:
+        raise ValueError(f"cyclic: redundancy is {redundancy}, must be odd where the number of workers ({n}) is odd")
+    last = 2 * s + 1 if n % 2 == 0 else 2 * s
+    tries = range(2 * s, min(last, n - 1) + 1) if redundancy is None else (redundancy - 1,)
+    for p in tries:
+        if _keeps_promise(code := real_code(n, p), s):
+            return code
+    enough = (p for p in range(tries[-1] + 1, n) if (n - p) % 2 and _keeps_promise(real_code(n, p), s))
+    raise ValueError(
+        f"cyclic: {s} adversaries among {n} workers with redundancy {tries[-1] + 1} amplify float32 rounding beyond "
+        f"{PROMISE:g} of the result; redundancy {next(enough) + 1} would do, or fewer adversaries"
+    )
+
+
+def _keeps_promise(code: Code, s: int) -> bool:
+    return worst_amplification(code, s) * ROUNDING <= PROMISE
+
+
+def _encoder(code: Code) -> Encode:
+    matrix = torch.from_numpy(np.asarray(code.matrix))
+    loads = [torch.from_numpy(np.flatnonzero(row)) for row in code.window]
+
+    def encode(row: int, gradients: Tensor) -> Tensor:
+        checked_gradients("cyclic", gradients, load=len(loads[row]))
+        weights = matrix[row, loads[row]].to(gradients.device, gradients.dtype)
+        return torch.mv(gradients.t(), weights)
+
+    return encode
+
+
+class _Inspection:
+    """The projections of the rows that have arrived."""
+
+    def __init__(self, replies: Tensor, seed: int) -> None:
+        n, d = replies.shape
+        self.replies = replies
+        self.secret = draw(seed, d, replies.device)
+        shape = (n, len(self.secret.coefficients), len(self.secret.directions))
+        self.inner = torch.zeros(shape, device=replies.device)
+
+    def add(self, row: int) -> None:
+        self.inner[row] = project_row(self.replies[row], self.secret)
+
+
+def _decoder(code: Code, s: int, tolerance: float) -> Decode:
+    n = len(code.clean)
+    basis = real_basis(code)
+
+    def decode(
+        replies: Tensor,
+        arrived: npt.NDArray[np.bool_] | None = None,
+        *,
+        seed: int | None = None,
+        inspection: Inspection | None = None,
+    ) -> Decoded:
+        checked_replies("cyclic", replies, n, torch.float32)
+        here = arrived_rows("cyclic", arrived, n)
+        missing = tuple(int(i) for i in np.flatnonzero(~here))
+        seed = secrets.randbits(63) if seed is None else seed
+        if not isinstance(inspection, _Inspection):
+            tried = (
+                optimistic(code, basis, replies, missing, tolerance, seed) if admissible(code.parity, missing) else None
+            )
+            if tried is not None:
+                mean, rows = tried
+                return Decoded(mean[None], tuple(i for i in _conditioned(code, s, rows) if here[i]))
+            inspection = _Inspection(replies, seed)
+            for row in np.flatnonzero(here):
+                inspection.add(int(row))
+        rows = _wrong_rows(code, s, tolerance, replies, here, finish(inspection.inner, inspection.secret))
+        weights = torch.from_numpy(recombination(code.parity, code.clean, rows).real.copy())
+        mean = combine(replies, runs_of(mask_without(n, rows)), weights.to(replies.device, replies.dtype))
+        return Decoded(mean[None], tuple(i for i in rows if here[i]))
+
+    return decode
+
+
+def _wrong_rows(
+    code: Code, s: int, tolerance: float, replies: Tensor, here: npt.NDArray[np.bool_], sketch: Sketch
+) -> Rows:
+    """Return the rows to leave out: missing, not finite, or located, the fewest that the certificate accepts."""
+    with np.errstate(invalid="ignore"):
+        known = ~here | ~np.isfinite(sketch.values).all(1) | ~np.isfinite(sketch.squares)
+    found = evidence(code.parity, sketch.values, sketch.squares, known, tolerance)
+    if certified(found, found.known):
+        return _conditioned(code, s, found.known)
+    borderline = certified(found, found.known, slack=BORDERLINE)
+    rows = None if borderline else locate(found, thorough=False)
+    if rows is None:
+        exact = squared_norms(replies, runs_of(~known))
+        rows = locate(evidence(code.parity, sketch.values, exact, known, tolerance))
+    if rows is None:
+        where = f"rows {list(found.known)} are missing or not finite, and " if found.known else ""
+        raise DecodeError(
+            f"cyclic: {where}no admissible set of rows explains the rest of the replies; at most {s} of {len(here)} "
+            "may be wrong or missing. Are more workers lying, or do honest ones differ by more than tolerance="
+            f"{tolerance:g}?"
+        )
+    return _conditioned(code, s, rows)
+
+
+def _conditioned(code: Code, s: int, rows: Rows) -> Rows:
+    """Return `rows` if the others decode within the promise."""
+    if len(rows) > s:
+        error = float(amplifications(code, np.asarray([rows], dtype=np.intp))[0]) * ROUNDING
+        if not error <= PROMISE:
+            raise DecodeError(
+                f"cyclic: without rows {list(rows)} rounding alone would cost {error:.0e} of the result, "
+                f"must be at most {PROMISE:g}"
+            )
+    return rows

@@ -1,0 +1,134 @@
+"""The real cyclic code: encoding matrix, parity matrix, and the weights that decode when nobody lies.
+
+Source: the cyclic code of Chen et al., DRACO, ICML 2018 (arXiv:1803.09877), section 3, is a real-number BCH code whose
+parity frequencies lie next to zero. Here they lie around n/2 (Marshall 1984: parity frequencies of a DFT code may be
+any conjugate-closed consecutive band), which keeps the redundancy 2s + 1, the distance 2s + 1 and the decoder, makes
+the matrix real, and its entries positive and at most 1 (odd n), where the paper's grow like (n/2 pi)^2s / (s!)^2.
+
+Odd n: parities at p = 2s integer frequencies around n/2; column j holds c(y) = prod (y - w^f), w = e^(-2 pi i/n),
+cyclically shifted by j. Columns sum to 1, so the mean of the replies is the mean of the gradients.
+Even n: an even number of frequencies around n/2 are half-integers: the shifts are negacyclic (a wrapped entry changes
+its sign) and no constant weights decode. The weights v fit the all-ones vector by the lowest odd half-harmonics, and
+column j is divided by (v^T W)_j. With an odd number of parities the frequencies are integers and all is as for odd n.
+Shapes: n workers = partitions, p parities, redundancy r = p + 1.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from draco.schemes.syndrome import Complex
+
+Floats = npt.NDArray[np.float64]
+
+EXHAUSTIVE = 1_000  # placements; more are sampled: adjacent runs, the worst known, and random sets
+RANDOM_PLACEMENTS = 200
+HARMONICS = (*range(1, 17), 20, 24, 32, 48, 64)
+
+
+class Code(NamedTuple):
+    """One linear code over n rows."""
+
+    matrix: Complex | Floats  # (n, n): row i sends matrix[i] @ gradients
+    window: npt.NDArray[np.bool_]  # (n, n): where the matrix may be non-zero
+    parity: Complex  # (p, n), orthonormal rows, parity @ matrix = 0
+    clean: Complex | Floats  # (n,): clean @ matrix = 1/n everywhere
+
+
+def real_code(n: int, p: int) -> Code:
+    """Return the real code of n rows and p parities; p is even where n is odd."""
+    frequencies = (n - p + 1) / 2 + np.arange(p)
+    angles = -2 * np.pi * np.outer(frequencies, np.arange(n)) / n
+    parity = (np.cos(angles) + 1j * np.sin(angles)) / math.sqrt(n)
+    window = (np.arange(n)[:, None] - np.arange(n)) % n <= p
+    negacyclic = n % 2 == 0 and p % 2 == 0 and p > 0
+    shifts = _shifts(_coefficients(n, p), n, sign=-1 if negacyclic else 1)
+    if not negacyclic:
+        return Code(shifts / shifts.sum(0), window, parity, np.full(n, 1 / n))
+    return _rescaled(shifts, window, parity)
+
+
+def _coefficients(n: int, p: int) -> Floats:
+    """Return c(y) = prod over the parity frequencies of (y - w^f), lowest power first, as a product of real factors."""
+    if p == n - 1:
+        return np.ones(n)  # all frequencies but zero: full replication
+    c = np.ones(1) if p % 2 == 0 else np.ones(2)  # the frequency n/2 is the factor y + 1
+    for m in range(p // 2):
+        f = (n - p + 1) / 2 + m
+        c = np.convolve(c, [1.0, -2 * math.cos(2 * math.pi * f / n), 1.0])
+    return c
+
+
+def _shifts(c: Floats, n: int, *, sign: int) -> Floats:
+    """Return the (n, n) matrix whose column j is c shifted down by j, wrapped entries multiplied by `sign`."""
+    matrix = np.zeros((n, n))
+    for j, (m, value) in itertools.product(range(n), enumerate(c)):
+        matrix[(j + m) % n, j] = value if j + m < n else sign * value
+    return matrix
+
+
+def _rescaled(shifts: Floats, window: npt.NDArray[np.bool_], parity: Complex) -> Code:
+    """Return the negacyclic code with the weights whose worst adjacent placement is best.
+
+    The candidates fit the all-ones vector by the K lowest odd half-harmonics. Few of them keep the weights smooth, but
+    a K for which some column sum is nearly 0 is useless, hence the search.
+    """
+    n, p = len(shifts), len(parity)
+    runs = (np.arange(n)[:, None] + np.arange(p // 2)) % n
+    inverses = _inverses(parity, runs)
+    best, least = None, math.inf
+    for count in HARMONICS:
+        if count > (n - p) // 2:
+            break
+        angles = 2 * np.pi * np.outer(np.arange(n), np.arange(count) + 0.5) / n
+        basis = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+        v = basis @ np.linalg.lstsq(basis, np.ones(n), rcond=None)[0]
+        sums = v @ shifts
+        if np.abs(sums).min() <= 1e-12 * np.abs(sums).max():  # zero but for rounding
+            continue
+        code = Code(shifts / sums, window, parity, v / n)
+        worst = float(_amplifications(code, runs, inverses).max())
+        if best is None or worst < least:
+            best, least = code, worst
+    assert best is not None, f"no weights decode the negacyclic code of {n} rows and {p} parities"
+    return best
+
+
+def _inverses(parity: Complex, sets: npt.NDArray[np.intp]) -> Complex:
+    """Return, for N sets (N, t), the pseudo-inverses (N, p, t) of F_V^T."""
+    return np.linalg.pinv(parity[:, sets].transpose(1, 2, 0), rcond=1e-15).astype(np.complex128)
+
+
+def _amplifications(code: Code, sets: npt.NDArray[np.intp], inverses: Complex) -> Floats:
+    y = (inverses @ code.clean[sets][..., None])[..., 0]  # (N, p)
+    weights = code.clean - y @ code.parity
+    norms = np.linalg.norm(code.matrix, axis=1)
+    result: Floats = math.sqrt(len(norms)) * np.linalg.norm(weights * norms, axis=1)
+    return result
+
+
+def amplifications(code: Code, sets: npt.NDArray[np.intp]) -> Floats:
+    """Return, for N sets (N, t) of excluded rows, the relative error of the mean per relative error of a reply.
+
+    For partition gradients of equal norm that are uncorrelated, the worst case in practice: row i then has the norm
+    |W_i| and the mean 1/sqrt(n). Gradients that agree cost less, as the mean is larger.
+    """
+    return _amplifications(code, sets, _inverses(code.parity, sets))
+
+
+def worst_amplification(code: Code, adversaries: int) -> float:
+    """Return the largest amplification over placements of s excluded rows: all of them, or runs and a sample."""
+    n, s = len(code.clean), adversaries
+    if s == 0:
+        sets = np.empty((1, 0), dtype=np.intp)
+    elif math.comb(n, s) <= EXHAUSTIVE:
+        sets = np.asarray(list(itertools.combinations(range(n), s)), dtype=np.intp)
+    else:
+        runs = (np.arange(n)[:, None] + np.arange(s)) % n
+        generator = np.random.default_rng(0)
+        drawn = [generator.choice(n, s, replace=False) for _ in range(RANDOM_PLACEMENTS)]
+        sets = np.concatenate([runs, np.asarray(drawn, dtype=np.intp)])
+    return float(amplifications(code, sets).max())

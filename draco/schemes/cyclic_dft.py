@@ -1,0 +1,158 @@
+"""Cyclic scheme as published: complex, W = C_L Q from the discrete Fourier transform. The reference to compare with.
+
+Source: Chen et al., DRACO, ICML 2018 (arXiv:1803.09877), section 3 (cyclic code), and the original's c_coding.
+C is the unitary n x n DFT matrix, C_L its first n - 2s columns, C_R the others; W = C_L Q with the first row of Q all
+ones and W zero outside cyclic windows of 2s + 1, which determines Q. Decoding: project the replies on one random
+f ~ N(1, 1)^d, syndrome C_R^H rho, Prony's method by pseudo-inverse, roots of the polynomial, recombination of the
+good rows.
+Two deviations. A root is not what lies below 1e-9: rows are taken by increasing magnitude of the polynomial until the
+certificate of `syndrome` holds. The weights have the least norm over all good rows, not over the first n - 2s of them.
+Shapes: n workers = k partitions, d parameters, m = 1: the mean of the partition gradients. Replies are complex128: the
+entries of W grow like (n/2 pi)^2s / (s!)^2, so that float32 honest noise is amplified too (use `cyclic` for that).
+"""
+
+import math
+import secrets
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from draco.errors import DecodeError
+from draco.schemes.cyclic_code import Code, worst_amplification
+from draco.schemes.projection import runs_of
+from draco.schemes.scheme import (
+    Decode,
+    Decoded,
+    Encode,
+    Inspection,
+    Scheme,
+    arrived_rows,
+    checked_gradients,
+    checked_replies,
+)
+from draco.schemes.syndrome import Evidence, Rows, certified, evidence, locate, recombination
+
+TOLERANCE = 1e-8  # relative; honest workers must compute the same bits, then only complex128 rounding is left
+ROUNDING = 2.0**-53
+PROMISE = 1e-3
+
+
+def cyclic_dft(*, workers: int, adversaries: int, tolerance: float = TOLERANCE) -> Scheme:
+    """Return the paper's complex cyclic scheme for n >= 2s + 1 workers."""
+    n, s = workers, adversaries
+    if n < 2 * s + 1:
+        raise ValueError(f"cyclic_dft: {s} adversaries need at least {2 * s + 1} workers, got {n}")
+    if not 0 < tolerance < 1:
+        raise ValueError(f"cyclic_dft: tolerance is {tolerance}, must be between 0 and 1")
+    code = dft_code(n, s)
+    worst = worst_amplification(code, s)
+    if not worst * ROUNDING <= PROMISE:
+        raise ValueError(
+            f"cyclic_dft: {s} adversaries among {n} workers amplify rounding {worst:.0e} times; use cyclic"
+        )
+    return Scheme(
+        name="cyclic_dft",
+        workers=n,
+        adversaries=s,
+        redundancy=2 * s + 1,
+        assignment=code.window,
+        weights=None,
+        encode=_encoder(code),
+        decode=_decoder(code, s, tolerance),
+        inspect=None,
+        dtype=torch.complex128,
+        amplification=worst,
+        summary=f"cyclic_dft (complex128, as published): {n} workers, redundancy {2 * s + 1}, up to {s} adversaries; "
+        f"worst-case amplification {worst:.3g}",
+    )
+
+
+def dft_code(n: int, s: int) -> Code:
+    """Return the paper's code. Column j of W = C_L Q, found in closed form, is prod_{f=1..2s} (y - w^f) shifted by j.
+
+    It is the only vector orthogonal to C_R in its window, up to the factor that makes the first entry of C_L^H W one.
+    """
+    root = np.exp(-2j * np.pi / n)
+    c = np.poly(root ** np.arange(1, 2 * s + 1)) if s else np.ones(1, dtype=np.complex128)
+    c = c[::-1] * math.sqrt(n) / c.sum()
+    i, j = np.indices((n, n))
+    shift = (i - j) % n
+    matrix = np.where(shift <= 2 * s, c[np.minimum(shift, 2 * s)], 0)
+    parity = (root ** np.outer(np.arange(n), np.arange(n - 2 * s, n)) / math.sqrt(n)).conj().T
+    return Code(matrix, shift <= 2 * s, parity, np.full(n, n**-1.5, dtype=np.complex128))
+
+
+def _encoder(code: Code) -> Encode:
+    matrix = torch.from_numpy(code.matrix)
+    loads = [torch.from_numpy(np.flatnonzero(row)) for row in code.window]
+
+    def encode(row: int, gradients: Tensor) -> Tensor:
+        checked_gradients("cyclic_dft", gradients, load=len(loads[row]))
+        weights = matrix[row, loads[row]].to(gradients.device)
+        exact = gradients.double()
+        return torch.complex(exact.t() @ weights.real, exact.t() @ weights.imag)
+
+    return encode
+
+
+def _decoder(code: Code, s: int, tolerance: float) -> Decode:
+    n = len(code.clean)
+
+    def decode(
+        replies: Tensor,
+        arrived: npt.NDArray[np.bool_] | None = None,
+        *,
+        seed: int | None = None,
+        inspection: Inspection | None = None,  # nothing is inspected
+    ) -> Decoded:
+        checked_replies("cyclic_dft", replies, n, torch.complex128)
+        here = arrived_rows("cyclic_dft", arrived, n)
+        found = _projected(code, tolerance, replies, here, secrets.randbits(63) if seed is None else seed)
+        rows = _prony(found, s)
+        if rows is None:
+            rows = locate(found)
+        if rows is None:
+            raise DecodeError(
+                f"cyclic_dft: no admissible set of rows explains the replies; "
+                f"at most {s} of {n} may be wrong or missing"
+            )
+        kept = torch.from_numpy(np.setdiff1d(np.arange(n), rows)).to(replies.device)
+        weights = torch.from_numpy(recombination(code.parity, code.clean, rows)).to(replies.device)
+        good = replies[kept] if rows else replies
+        mean = torch.mv(good.t(), weights[kept]).real.float()
+        return Decoded(mean[None], tuple(i for i in rows if here[i]))
+
+    return decode
+
+
+def _projected(code: Code, tolerance: float, replies: Tensor, here: npt.NDArray[np.bool_], seed: int) -> Evidence:
+    """Return the evidence of one projection f ~ N(1, 1)^d, with exact row norms."""
+    generator = torch.Generator().manual_seed(seed)
+    f = 1 + torch.randn(replies.shape[1], dtype=torch.float64, generator=generator)
+    f = f.to(replies.device, torch.complex128)
+    values = np.zeros((len(here), 1), dtype=np.complex128)
+    squares = np.zeros(len(here))
+    for start, stop in runs_of(here):
+        rows = replies[start:stop]
+        values[start:stop, 0] = torch.mv(rows, f).cpu().numpy()
+        squares[start:stop] = torch.linalg.vector_norm(rows, dim=1).square().cpu().numpy()
+    known = ~here | ~np.isfinite(values).all(1) | ~np.isfinite(squares)
+    return evidence(code.parity, values, squares, known, tolerance)
+
+
+def _prony(found: Evidence, s: int) -> Rows | None:
+    """Return the certified rows among the roots of x^s - sum_m alpha_m x^m, where all rows are there; else None."""
+    if found.known:
+        return None
+    syndrome = (found.parity @ found.values)[:, 0]
+    hankel = np.asarray([syndrome[i : i + s] for i in range(s)]).reshape(s, s)
+    alpha = np.linalg.pinv(hankel, rcond=1e-12) @ syndrome[s:]
+    size = np.abs(found.nodes**s - found.nodes[:, None] ** np.arange(s) @ alpha)
+    order = np.argsort(size, kind="stable")
+    for t in range(s + 1):
+        rows = tuple(sorted(int(i) for i in order[:t]))
+        if certified(found, rows):
+            return rows
+    return None

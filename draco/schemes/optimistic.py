@@ -1,0 +1,152 @@
+"""One pass over the replies that decodes them and checks the result, learning on the way which rows lie.
+
+In each block of columns the replies are multiplied by two rows of weights at once: v, which decodes without the rows
+known to lie, and h, a random unit vector of the parity space that is zero on those rows. h^T R is zero but for honest
+noise unless another row lies: a spot check in the manner of Freivalds 1977, with h secret and fresh for each block.
+Where a block fails clearly, the liars are located from that block alone, its v and h drawn anew, and the pass goes on;
+blocks before it stay, since they were checked. So an attack costs hardly more than none. What is not clear, an error
+spread so thin that no block shows it, is the caller's: None says so.
+Shapes: n rows, d columns, p parities.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from draco.schemes.cyclic_code import Code
+from draco.schemes.projection import add_up, block_width, mask_without, runs_of, sampled_squares, squared_norms
+from draco.schemes.syndrome import Rows, evidence, locate, recombination
+
+TRIGGER = 8.0  # a block whose residual alone is so many times the whole row's tolerance is searched for liars
+SEGMENT = 2048  # columns of a failing block that are searched for liars
+PROJECTIONS = 8  # of them
+DRAWS = (
+    4  # of h, of which the one is taken whose smallest entry is largest: lone liars cannot hide behind a small entry
+)
+
+
+class Phase(NamedTuple):
+    """The weights while a set of rows is left out."""
+
+    rows: Rows
+    runs: tuple[list[tuple[int, int]], list[tuple[int, int]]]  # of the rows to read: all but the missing, only the kept
+    weights: Tensor  # (b, 2, n): v and h of every block
+    inverse: float  # 1 / |v|^2
+
+
+def real_basis(code: Code) -> npt.NDArray[np.float64]:
+    """Return an orthonormal real basis (p, n) of the parity space."""
+    p = len(code.parity)
+    basis: npt.NDArray[np.float64] = np.linalg.svd(np.concatenate([code.parity.real, code.parity.imag]))[2][:p]
+    return basis
+
+
+def optimistic(
+    code: Code, basis: npt.NDArray[np.float64], replies: Tensor, missing: Rows, tolerance: float, seed: int
+) -> tuple[Tensor, Rows] | None:
+    """Return the decoded (d,) and the rows left out; None where this pass cannot tell.
+
+    `basis` is `real_basis(code)`; rows in `missing` are not read.
+    """
+    n, d = replies.shape
+    generator = np.random.default_rng(seed)
+    width = block_width(n, d, replies.device)
+    starts = range(0, d, width)
+    phase = _phase(code, basis, missing, missing, replies, generator, len(starts))
+    limit = (TRIGGER * tolerance) ** 2 * float(np.median(sampled_squares(replies, phase.runs[1], generator)))
+    out = torch.empty(d, dtype=replies.dtype, device=replies.device)
+    spare = torch.empty(width, dtype=replies.dtype, device=replies.device)
+    residual = energy = 0.0
+    for index, start in enumerate(starts):
+        block, mean = replies[:, start : start + width], out[start : start + width]
+        check = spare[: len(mean)]
+        size, rest = _apply(phase, index, block, mean, check)
+        if not (rest <= limit and math.isfinite(size)):
+            learned = _learn(code, block, check, phase, tolerance, generator)
+            if learned is None:
+                return None
+            if learned != phase.rows:
+                phase = _phase(code, basis, learned, missing, replies, generator, len(starts))
+                size, rest = _apply(phase, index, block, mean, check)
+        energy += size * phase.inverse
+        residual += rest
+    if not math.isfinite(energy) or not _accepted(n, residual, energy, tolerance, replies, phase):
+        return None
+    return out, phase.rows
+
+
+def _phase(
+    code: Code,
+    basis: npt.NDArray[np.float64],
+    rows: Rows,
+    missing: Rows,
+    replies: Tensor,
+    generator: np.random.Generator,
+    blocks: int,
+) -> Phase:
+    """Return the weights without `rows`: v, and for every block the best of some random h, of norm sqrt(n)."""
+    n, p, t = len(code.clean), len(basis), len(rows)
+    kept, came = mask_without(n, rows), mask_without(n, missing)
+    v = recombination(code.parity, code.clean, rows).real
+    weights = np.zeros((blocks, 2, n))
+    weights[:, 0] = v
+    if p > t:
+        free = np.linalg.svd(basis[:, list(rows)])[0][:, t:].T @ basis if t else basis  # of the parities, 0 on rows
+        h = generator.standard_normal((blocks, DRAWS, p - t)) @ free
+        h *= math.sqrt(n) / np.linalg.norm(h, axis=2, keepdims=True)
+        best = np.abs(h[:, :, kept]).min(2).argmax(1)
+        weights[:, 1] = h[np.arange(blocks), best] * kept
+    on_device = torch.from_numpy(weights).to(replies.device, replies.dtype)
+    return Phase(rows, (runs_of(came), runs_of(kept)), on_device, 1 / float(v @ v))
+
+
+def _apply(phase: Phase, index: int, block: Tensor, mean: Tensor, check: Tensor) -> tuple[float, float]:
+    """Set mean and check (w,) to block `index`'s v and h times the block; return their squared norms, h's per row.
+
+    Rows left out are multiplied by zero, which is faster than leaving them out, unless that gives NaN.
+    """
+    weights = phase.weights[index]
+    for runs in phase.runs:
+        for target, w in zip((mean, check), weights.unbind(0), strict=True):
+            add_up(block, runs, w, target)
+        size, rest = float(torch.dot(mean, mean)), float(torch.dot(check, check))
+        if not math.isfinite(size + rest):  # perhaps only the squares overflow
+            size, rest = float(mean.double().square().sum()), float(check.double().square().sum())
+        if math.isfinite(size + rest):
+            break
+    return size, rest / weights.shape[1]
+
+
+def _learn(
+    code: Code, block: Tensor, check: Tensor, phase: Phase, tolerance: float, generator: np.random.Generator
+) -> Rows | None:
+    """Return the phase's rows and those that lie in this block; just the former if it is honest after all.
+
+    The segment of the block that fails worst is enough to tell.
+    """
+    n = len(code.clean)
+    kept = mask_without(n, phase.rows)
+    failing = torch.stack([part.double().square().sum() for part in torch.split(check, SEGMENT)])
+    worst = int(torch.nan_to_num(failing, nan=math.inf).argmax())
+    segment = block[:, worst * SEGMENT : (worst + 1) * SEGMENT]
+    squares = squared_norms(segment, runs_of(kept))
+    if float(failing[worst]) / n <= (TRIGGER * tolerance) ** 2 * float(np.median(squares[kept])):
+        return phase.rows
+    projections = torch.from_numpy(generator.standard_normal((segment.shape[1], PROJECTIONS))).to(block.device)
+    values = np.zeros((n, PROJECTIONS))
+    for a, b in runs_of(kept):
+        values[a:b] = (segment[a:b].double() @ projections).cpu().numpy()
+    known = ~kept | ~np.isfinite(values).all(1) | ~np.isfinite(squares)
+    return locate(evidence(code.parity, values, squares, known, tolerance))
+
+
+def _accepted(n: int, residual: float, energy: float, tolerance: float, replies: Tensor, phase: Phase) -> bool:
+    """Return whether the whole residual is honest noise: first by a lower bound of the rows' size, |v^T R| / |v|."""
+    if residual <= tolerance**2 * energy / n:
+        return True
+    exact = squared_norms(replies, phase.runs[1])
+    return bool(residual <= tolerance**2 * exact.sum() / n)

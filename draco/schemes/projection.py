@@ -1,0 +1,140 @@
+"""Passes over the replies: secret random projections of a row, weighted sums of rows, norms of rows.
+
+The matrix of replies is walked in blocks of columns small enough to stay in the last-level cache between two uses.
+
+A projection is f = c (x) g: `g`, Gaussian and as wide as a chunk, is used again for each chunk of columns, with fresh
+Gaussian coefficients `c` for each chunk and projection; a dense Gaussian f would cost more memory traffic than the
+replies. f is drawn after the rows are fixed, so nobody can aim an error at its null space. An error inside one chunk
+stays unseen with a probability of about (threshold / its size) to the power of the number of vectors g.
+Chunks are short because float32 inner products of w numbers lose about sqrt(w / 16) units in the last place; their
+results are added in float64.
+Shapes: n rows, d columns, b chunks, q directions (vectors g), k projections.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+PROJECTIONS = 8  # k; 4 already locate 98-100 of 100 random error sets at (45, 10): draco-facts.md section 4
+DIRECTIONS = 4  # q; each costs a pass over a part of a row that is in the cache
+CHUNK = 2048  # columns that one g spans
+PIECE = 1 << 18  # columns of a row that are projected on all g before the next: 1 MiB
+BLOCK_BYTES = 4 << 20  # of replies per block; flat between 2 and 8 MiB where measured (32 MiB shared L3, 512 KiB L2)
+BLOCK_BYTES_CUDA = 256 << 20
+WIDEST = 1 << 16  # columns of a block on a CPU
+SAMPLES, SAMPLE = 64, 256  # segments, and columns of each, that norms are estimated from
+
+
+class Draw(NamedTuple):
+    """One step's secret: f_k = concatenation over chunks of c[chunk, k] * g[k mod q]."""
+
+    directions: Tensor  # (q, w)
+    coefficients: npt.NDArray[np.float64]  # (b, k)
+
+
+class Sketch(NamedTuple):
+    """What is kept of the rows."""
+
+    values: npt.NDArray[np.float64]  # (n, k): the projections; each is Gaussian with the row's norm as its deviation
+    squares: npt.NDArray[np.float64]  # (n,): unbiased estimates of the squared norms of the rows
+
+
+def block_width(rows: int, columns: int, device: torch.device) -> int:
+    """Return how many columns of `rows` rows one block takes."""
+    width = min(WIDEST, BLOCK_BYTES // (4 * rows)) if device.type == "cpu" else BLOCK_BYTES_CUDA // (4 * rows)
+    return max(1, min(columns, max(1024, width)))
+
+
+def draw(seed: int, columns: int, device: torch.device) -> Draw:
+    """Draw one step's projections of rows of `columns` numbers: plain Gaussian ones where a row is one chunk."""
+    generator = torch.Generator().manual_seed(seed)
+    width = min(columns, CHUNK)
+    chunks = -(-columns // width)
+    count = PROJECTIONS if chunks == 1 else DIRECTIONS
+    directions = torch.randn(count, width, generator=generator).to(device)
+    coefficients = torch.randn(chunks, PROJECTIONS, generator=generator, dtype=torch.float64)
+    return Draw(directions, np.ones((1, PROJECTIONS)) if chunks == 1 else coefficients.numpy())
+
+
+def project_row(row: Tensor, secret: Draw) -> Tensor:
+    """Return the inner products (b, q) of a row's chunks with the directions."""
+    width = secret.directions.shape[1]
+    inner = torch.zeros(len(secret.directions), len(secret.coefficients), device=row.device)
+    for start in range(0, row.shape[0], PIECE // width * width):
+        piece = row[start : start + PIECE // width * width]
+        first, whole = start // width, piece.shape[0] // width
+        for g, into in zip(secret.directions.unbind(0), inner.unbind(0), strict=True):
+            if whole:
+                torch.mv(piece[: whole * width].view(whole, width), g, out=into[first : first + whole])
+            if rest := piece.shape[0] - whole * width:
+                into[first + whole] = torch.dot(piece[whole * width :], g[:rest])
+    return inner.t()
+
+
+def finish(inner: Tensor, secret: Draw) -> Sketch:
+    """Return the projections and squared norms that the inner products (n, b, q) amount to, in float64."""
+    parts = inner.to("cpu", torch.float64).numpy()
+    which = np.arange(PROJECTIONS) % parts.shape[2]
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = np.stack([parts[:, :, q] @ secret.coefficients[:, k] for k, q in enumerate(which)], axis=1)
+        squares = np.square(parts).sum(axis=(1, 2)) / parts.shape[2]
+    return Sketch(values, squares)
+
+
+def combine(replies: Tensor, runs: Sequence[tuple[int, int]], weights: Tensor) -> Tensor:
+    """Return weights (n,) @ replies over the rows in `runs`; no other row is read."""
+    n, d = replies.shape
+    out = torch.empty(d, dtype=replies.dtype, device=replies.device)
+    width = block_width(n, d, replies.device)
+    for block, target in zip(torch.split(replies, width, 1), torch.split(out, width), strict=True):
+        add_up(block, runs, weights, target)
+    return out
+
+
+def add_up(block: Tensor, runs: Sequence[tuple[int, int]], weights: Tensor, target: Tensor) -> None:
+    """Set target (w,) to weights (n,) @ block (n, w) over the rows in `runs`."""
+    for index, (start, stop) in enumerate(runs):
+        torch.addmv(
+            target, block[start:stop].t(), weights[start:stop], beta=float(index > 0), out=target
+        )  # with beta = 0 the target is not read, so it may hold anything, NaN too
+
+
+def mask_without(n: int, rows: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """Return (n,), False at `rows`."""
+    mask = np.ones(n, dtype=np.bool_)
+    mask[list(rows)] = False
+    return mask
+
+
+def squared_norms(replies: Tensor, runs: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
+    """Return the squared norms (n,) of the rows in `runs`, 0 elsewhere, in float64."""
+    n, d = replies.shape
+    total = torch.zeros(n, dtype=torch.float64, device=replies.device)
+    for block in torch.split(replies, block_width(n, d, replies.device), 1):
+        for start, stop in runs:
+            total[start:stop] += torch.linalg.vector_norm(block[start:stop], dim=1, dtype=torch.float64) ** 2
+    squares: npt.NDArray[np.float64] = total.cpu().numpy()
+    return squares
+
+
+def sampled_squares(
+    replies: Tensor, runs: Sequence[tuple[int, int]], generator: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Return estimates of the squared norms of the rows in `runs`, those alone, from random segments of columns."""
+    d = replies.shape[1]
+    if d > SAMPLES * SAMPLE:
+        starts = generator.integers(0, d - SAMPLE + 1, SAMPLES)
+        replies = torch.cat([replies[:, i : i + SAMPLE] for i in starts.tolist()], dim=1)
+    kept = np.concatenate([np.arange(a, b) for a, b in runs]) if runs else np.empty(0, dtype=np.intp)
+    squares: npt.NDArray[np.float64] = squared_norms(replies, runs)[kept] * (d / replies.shape[1])
+    return squares
+
+
+def runs_of(kept: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return the half-open runs of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], kept.astype(np.int8), [0]))))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]

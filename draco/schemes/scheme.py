@@ -1,0 +1,106 @@
+"""What a scheme is: one value that holds the paper's triple of assignment, encoder and decoder.
+
+Source: Chen, Wang, Charles, Papailiopoulos, DRACO, ICML 2018 (arXiv:1803.09877), section 2: (A, E, D).
+Shapes: n workers, k partitions, d parameters, m gradients after decoding, load = partitions of one row.
+A row is a position in the code, not a rank: the server hands out rows from a fresh secret permutation every step.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+class Decoded(NamedTuple):
+    """What the server makes of one step's replies."""
+
+    gradients: Tensor  # (m, d) float32: free of adversaries, up to what the scheme promises; their mean is the step's
+    suspects: tuple[int, ...]  # rows whose reply was not what an honest worker would have sent, increasing
+
+
+class Encode(Protocol):
+    """The worker's part."""
+
+    def __call__(self, row: int, gradients: Tensor) -> Tensor:
+        """Return what row `row` sends, (d,), for the gradients (load, d) of its partitions in increasing order."""
+
+
+class Inspection(Protocol):
+    """Decode work done reply by reply, while later replies are still on their way."""
+
+    def add(self, row: int) -> None:
+        """Take note of `replies[row]`, which has just arrived and will not change any more."""
+
+
+class Decode(Protocol):
+    """The server's part."""
+
+    def __call__(
+        self,
+        replies: Tensor,
+        arrived: npt.NDArray[np.bool_] | None = None,
+        *,
+        seed: int | None = None,
+        inspection: Inspection | None = None,
+    ) -> Decoded:
+        """Return the gradients that honest workers would have given.
+
+        Args:
+            replies: (n, d) by row; not changed, though the result may be a view of it.
+            arrived: (n,) bool; rows that are False never came (or were refused) and their content is not read.
+            seed: of this step's secret projections; drawn from the operating system where None.
+            inspection: what `Scheme.inspect` began for these replies and `add` was told of every arrived row.
+
+        Raises:
+            DecodeError: what arrived cannot be decoded within the scheme's promise.
+            ValueError: the shape or the dtype of `replies` is wrong.
+        """
+
+
+class Scheme(NamedTuple):
+    """One scheme, built for n workers and s adversaries."""
+
+    name: str
+    workers: int  # n
+    adversaries: int  # s
+    redundancy: int  # the most partitions that one worker computes
+    assignment: npt.NDArray[np.bool_]  # (n, k): row i computes partition j
+    weights: npt.NDArray[np.float64] | None  # (n, k): row i sends sum_j weights[i, j] g_j; None where not real-linear
+    encode: Encode
+    decode: Decode
+    inspect: Callable[[Tensor, int], Inspection] | None  # (replies (n, d), seed); None: nothing can be done early
+    dtype: torch.dtype  # of a reply on the wire before any rounding asked for by the job
+    amplification: float | None  # worst relative error of the result per relative error of a reply; None: exact
+    summary: str  # one line for the user at the start of a job
+
+
+def checked_gradients(name: str, gradients: Tensor, *, load: int) -> Tensor:
+    """Return `gradients` if it is (load, d), else raise a ValueError that says what it must be."""
+    if gradients.ndim != 2 or gradients.shape[0] != load:
+        raise ValueError(
+            f"{name}: gradients have shape {tuple(gradients.shape)}, must be ({load}, d), a row a partition"
+        )
+    return gradients
+
+
+def checked_replies(name: str, replies: Tensor, workers: int, dtype: torch.dtype) -> None:
+    """Raise a ValueError unless `replies` is (workers, d), d >= 1, of the dtype, with contiguous rows."""
+    if replies.ndim != 2 or replies.shape[0] != workers or replies.shape[1] < 1:
+        raise ValueError(f"{name}: replies have shape {tuple(replies.shape)}, must be ({workers}, d) with d >= 1")
+    if replies.dtype != dtype:
+        raise ValueError(f"{name}: replies are {replies.dtype}, must be {dtype}")
+    if replies.stride(1) != 1 and replies.shape[1] > 1:
+        raise ValueError(f"{name}: replies have column stride {replies.stride(1)}, each row must be contiguous")
+
+
+def arrived_rows(name: str, arrived: npt.NDArray[np.bool_] | None, workers: int) -> npt.NDArray[np.bool_]:
+    """Return the mask of rows that arrived, all of them where it is None."""
+    if arrived is None:
+        return np.ones(workers, dtype=np.bool_)
+    mask = np.asarray(arrived, dtype=np.bool_)
+    if mask.shape != (workers,):
+        raise ValueError(f"{name}: arrived has shape {mask.shape}, must be ({workers},)")
+    return mask

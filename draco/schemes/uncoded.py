@@ -1,0 +1,52 @@
+"""Uncoded scheme: worker i computes partition i, the server gets all n gradients and decodes nothing.
+
+The baseline of Chen et al., DRACO, ICML 2018 (arXiv:1803.09877), section 4: no redundancy, so no adversary is removed
+here; whatever robustness there is comes from the aggregator that follows.
+Shapes: n workers = k partitions = m gradients, d parameters.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from draco.errors import DecodeError
+from draco.schemes.scheme import Decoded, Inspection, Scheme, arrived_rows, checked_gradients, checked_replies
+
+
+def uncoded(*, workers: int, adversaries: int) -> Scheme:
+    """Return the scheme of n workers that sends every gradient as it is; at most s of them may fail to arrive."""
+
+    def encode(row: int, gradients: Tensor) -> Tensor:
+        return checked_gradients("uncoded", gradients, load=1)[0]
+
+    def decode(
+        replies: Tensor,
+        arrived: npt.NDArray[np.bool_] | None = None,
+        *,
+        seed: int | None = None,  # nothing is drawn
+        inspection: Inspection | None = None,  # nothing is inspected
+    ) -> Decoded:
+        checked_replies("uncoded", replies, workers, torch.float32)
+        here = arrived_rows("uncoded", arrived, workers)
+        missing = np.flatnonzero(~here)
+        if len(missing) > adversaries:
+            raise DecodeError(
+                f"uncoded: rows {missing.tolist()} did not arrive; at most {adversaries} of {workers} may be missing"
+            )
+        return Decoded(replies if here.all() else replies[torch.from_numpy(np.flatnonzero(here))], ())
+
+    return Scheme(
+        name="uncoded",
+        workers=workers,
+        adversaries=adversaries,
+        redundancy=1,
+        assignment=np.eye(workers, dtype=np.bool_),
+        weights=np.eye(workers),
+        encode=encode,
+        decode=decode,
+        inspect=None,
+        dtype=torch.float32,
+        amplification=1.0,
+        summary=f"uncoded: {workers} workers, redundancy 1, {workers} gradients to the aggregator, none removed here",
+    )

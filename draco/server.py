@@ -1,0 +1,318 @@
+"""The parameter server: broadcast model -> collect replies -> decode -> aggregate -> optimizer step -> checkpoint.
+
+One loop for every scheme and both transports. The server trusts no worker: a reply is checked for size, dtype, step
+and finiteness before anything reads it, every wait has a limit, and rows of the code are handed out from a fresh
+secret permutation each step.
+
+Shapes: n workers, d = p + b + 1 elements of a step vector (see gradients.py), m gradients after decoding.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from draco import assembly, checkpoint, data, evaluate, models, run_directory, wire
+from draco.aggregators import AGGREGATORS
+from draco.errors import TrainingError
+from draco.events import EventLog
+from draco.job import Job, to_dict, total_steps
+from draco.sampling import derive_seed, generator
+from draco.schemes import Scheme
+from draco.tensorboard import Board
+from draco.transport import ServerTransport, new_frames
+
+
+@dataclass
+class Ledger:
+    """How often liars were caught, missed, and honest workers accused, counted per worker and step."""
+
+    caught: int = 0
+    missed: int = 0
+    falsely_accused: int = 0
+    suspicions: dict[int, int] = field(default_factory=dict)  # rank -> steps at which it was a suspect
+
+    def note(self, suspects: set[int], liars: set[int]) -> None:
+        """Count one step."""
+        self.caught += len(suspects & liars)
+        self.missed += len(liars - suspects)
+        self.falsely_accused += len(suspects - liars)
+        for rank in suspects:
+            self.suspicions[rank] = self.suspicions.get(rank, 0) + 1
+
+
+class Training:
+    """The server's model and everything else that changes from step to step."""
+
+    def __init__(self, job: Job, split: data.Split) -> None:
+        self.job = job
+        self.model = assembly.build_model(job, split.info)
+        self.flat = models.flatten(self.model)  # (p,): the memory of every parameter
+        self.optimizer = assembly.build_optimizer(job, nn.Parameter(self.flat))
+        self.statistics = torch.zeros(models.statistics_size(self.model))
+        models.read_statistics(self.model, self.statistics)
+        self.momenta = models.statistics_momenta(self.model)  # (b,): weight of a step's statistics in the running ones
+        self.steps = total_steps(job, len(split.labels))
+        self.schedule = assembly.build_schedule(job, self.optimizer, self.steps)
+        self.step = 0
+        self.ledger = Ledger()
+
+    @property
+    def elements(self) -> int:
+        """d: length of a step vector."""
+        return self.flat.numel() + self.statistics.numel() + 1
+
+    def update(self, vector: Tensor) -> float:
+        """Take one optimizer step with the aggregated step vector (d,); return the learning rate used."""
+        p = self.flat.numel()
+        rate = float(self.schedule.get_last_lr()[0])
+        self.optimizer.param_groups[0]["params"][0].grad = vector[:p]
+        self.optimizer.step()
+        self.schedule.step()
+        if self.statistics.numel():
+            self.statistics += self.momenta * (vector[p:-1] - self.statistics)
+            models.write_statistics(self.model, self.statistics)
+        self.step += 1
+        return rate
+
+    def contents(self) -> checkpoint.Contents:
+        """Return what a checkpoint holds."""
+        return {
+            "step": self.step,
+            "steps": self.steps,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "ledger": vars(self.ledger),
+            "job": to_dict(self.job),
+            "torch": str(torch.__version__),
+        }
+
+    def restore(self, contents: checkpoint.Contents) -> None:
+        """Go back to where a checkpoint was taken."""
+        self.model.load_state_dict(contents["model"])
+        self.optimizer.load_state_dict(contents["optimizer"])
+        self.schedule.load_state_dict(contents["schedule"])
+        models.read_statistics(self.model, self.statistics)
+        self.ledger = Ledger(**contents["ledger"])
+        self.step = contents["step"]
+
+
+class Clock:
+    """Seconds spent in each part of one step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """Charge the time since the last lap to `part`."""
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
+        self._last = now
+
+    def split_exchange(self, timings: Sequence[wire.Timing], concurrent: bool) -> None:
+        """Divide the exchange into the workers' compute and encode and the rest, communication.
+
+        What workers say of their time is not trusted with more than the time that passed.
+        """
+        combine = median if concurrent else sum
+        left = self.seconds.pop("exchange")
+        for part in ("compute", "encode"):
+            said = [getattr(timing, part) for timing in timings]
+            clipped = [min(max(s, 0.0), left) if s == s else 0.0 for s in said]
+            self.seconds[part] = min(combine(clipped), left) if clipped else 0.0
+            left -= self.seconds[part]
+        self.seconds["communication"] = left
+
+
+@dataclass(frozen=True)
+class Collected:
+    """One step's replies, checked."""
+
+    arrived: np.ndarray[tuple[int], np.dtype[np.bool_]]  # (n,) by row
+    refused: dict[int, str]  # rank -> why its reply was not used
+    timings: list[wire.Timing]
+    bytes_received: int
+
+
+class Server:
+    """Runs the steps of one job."""
+
+    def __init__(self, job: Job, training: Training, scheme: Scheme, transport: ServerTransport, secret: bytes) -> None:
+        self.job, self.training, self.scheme, self.transport, self.secret = job, training, scheme, transport, secret
+        self.wire = assembly.build_wire(job, scheme, training.elements)
+        self.frames = new_frames(job.workers, self.wire.frame_bytes)
+        self.replies = wire.reply_matrix(self.frames, self.wire, scheme.dtype)
+        self.aggregate = assembly.build_aggregate(job, training.model)
+
+    def run_step(self) -> dict[str, Any]:
+        """Take one step and return its event."""
+        step = self.training.step + 1
+        clock = Clock()
+        rows = torch.randperm(self.job.workers, generator=generator(self.secret, "rows", step)).tolist()
+        seed = derive_seed(self.secret, "projections", step)
+        inspection = self.scheme.inspect(self.replies, seed) if self.scheme.inspect else None
+        collected = self._collect(step, rows, inspection.add if inspection else None, clock)
+        decoded = self.scheme.decode(self.replies, collected.arrived, seed=seed, inspection=inspection)
+        clock.lap("decode")
+        vector = self._aggregated(step, decoded.gradients, missing=len(collected.refused))
+        clock.lap("aggregate")
+        rate = self.training.update(vector)
+        clock.lap("update")
+        clock.split_exchange(collected.timings, self.transport.concurrent)
+        ranks = {row: rank for rank, row in enumerate(rows, start=1)}
+        suspects = {ranks[row] for row in decoded.suspects} | set(collected.refused)
+        self.training.ledger.note(suspects, set(assembly.byzantine(self.job, step)))
+        return {
+            "step": step,
+            "loss": vector[-1].item(),
+            "lr": rate,
+            "suspects": sorted(suspects),
+            "refused": {str(rank): why for rank, why in sorted(collected.refused.items())},
+            "seconds": {part: round(seconds, 6) for part, seconds in clock.seconds.items()},
+            "bytes_received": collected.bytes_received,
+        }
+
+    def _collect(
+        self, step: int, rows: Sequence[int], inspect: Callable[[int], None] | None, clock: Clock
+    ) -> Collected:
+        arrived = np.zeros(self.job.workers, np.bool_)
+        refused: dict[int, str] = {}
+        timings: list[wire.Timing] = []
+        total = 0
+        limit = self.job.reply_timeout_s
+        for rank, length in self.transport.exchange(step, rows, self.training.flat, self.frames, limit):
+            clock.lap("exchange")
+            row = rows[rank - 1]
+            total += length if isinstance(length, int) else 0
+            timing = self._checked(step, row, length)
+            if isinstance(timing, str):
+                refused[rank] = timing
+            else:
+                arrived[row] = True
+                timings.append(timing)
+                if inspect:
+                    inspect(row)
+            clock.lap("decode")
+        clock.lap("exchange")
+        return Collected(arrived, refused, timings, total)
+
+    def _checked(self, step: int, row: int, length: int | str) -> wire.Timing | str:
+        """Return the timing in a usable reply, or why it is refused."""
+        if isinstance(length, str):
+            return length
+        timing = wire.unpack(self.frames[row], length, self.wire, step, self.replies[row])
+        if isinstance(timing, wire.Timing) and not is_finite(self.replies[row]):
+            return "it holds numbers that are not finite"
+        return timing
+
+    def _aggregated(self, step: int, gradients: Tensor, missing: int) -> Tensor:
+        """Reduce (m, d) to (d,): the gradient by the job's rule, statistics and loss by a rule of the same kind."""
+        p = self.training.flat.numel()
+        if len(gradients) == 1:
+            vector = gradients[0]
+        else:
+            f = max(self.job.aggregator_f - missing, 0)
+            simple = "mean" if self.job.aggregator.name == "mean" else "median"
+            rest = AGGREGATORS[simple](gradients[:, p:].contiguous(), f=f)
+            vector = torch.cat([self.aggregate(gradients[:, :p], f), rest])
+        if not is_finite(vector):
+            raise TrainingError(f"step {step}: the gradient is not finite: training has diverged; lower optimizer.lr?")
+        return vector
+
+
+def is_finite(vector: Tensor) -> bool:
+    """Say whether every element is finite: a sum carries every NaN and infinity, and reads the vector only once."""
+    return bool(torch.isfinite(vector.sum())) or bool(torch.isfinite(vector).all())
+
+
+def choose_vote(job: Job, greetings: Sequence[bytes]) -> tuple[str, str]:
+    """Return the vote to take and why: bits only where all workers say that they compute alike.
+
+    A worker that lies about itself can at most bring about the tolerance vote, which is safe too.
+    """
+    if job.scheme.vote != "auto":
+        return job.scheme.vote, "the job says so"
+    kinds = sorted(set(greetings))
+    if len(kinds) == 1:
+        return "exact", "all workers report the same torch, instruction set, threads and device"
+    texts = "; ".join(kind.decode(errors="replace")[:200] for kind in kinds[:3])
+    return "tolerance", f"workers report {len(kinds)} different platforms: {texts}"
+
+
+def train(job: Job, run: Path, split: data.Split, test: data.Split, transport: ServerTransport) -> None:
+    """Run the job in `run` from its newest checkpoint to its last step, or until it is asked to stop.
+
+    Raises:
+        TrainingError: the run failed; its state says so and a checkpoint holds what was done.
+    """
+    log = EventLog(run / "events.jsonl")
+    training = Training(job, split)
+    try:
+        _resume(training, run, log)
+        run_directory.write_status(run, "running", training.step)
+        vote, why = choose_vote(job, transport.greetings(job.start_timeout_s))
+        scheme = assembly.build_scheme(job, vote)
+        about = {"vote": vote, "vote_reason": why} if scheme.name == "repetition" else {}
+        log.write(
+            "start", job=to_dict(job), steps=training.steps, summary=scheme.summary, elements=training.elements, **about
+        )
+        server = Server(job, training, scheme, transport, run_directory.secret(run))
+        stopped = _steps(server, run, test, log)
+        transport.stop()
+    except BaseException as error:
+        _record_end(training, run, log, "failed", str(error) or type(error).__name__)
+        raise
+    _record_end(training, run, log, "interrupted" if stopped else "succeeded", "asked to stop" if stopped else "")
+
+
+def _resume(training: Training, run: Path, log: EventLog) -> None:
+    newest = checkpoint.newest(run / "checkpoints")
+    if newest is not None:
+        training.restore(checkpoint.load(newest))
+        log.write("resume", step=training.step, file=newest.name)
+
+
+def _steps(server: Server, run: Path, test: data.Split, log: EventLog) -> bool:
+    """Take the remaining steps; return whether the run was asked to stop before the last."""
+    job, training = server.job, server.training
+    board = Board(run) if job.tensorboard else None
+    while training.step < training.steps:
+        if (run / "stop").exists():
+            return True
+        event = server.run_step()
+        log.write("step", **event)
+        if board:
+            board.step(event)
+        last = training.step == training.steps
+        if last or (job.checkpoint_every and training.step % job.checkpoint_every == 0):
+            _save(training, run, log)
+        if (last and job.eval_every != 0) or (job.eval_every and training.step % job.eval_every == 0):
+            result = evaluate.evaluate_model(training.model, test, job.eval_batch_size, job.device)
+            evaluate.append(run, training.step, result)
+            if board:
+                board.evaluation(training.step, result)
+    if board:
+        board.close()
+    return False
+
+
+def _save(training: Training, run: Path, log: EventLog) -> None:
+    path = checkpoint.save(run / "checkpoints", training.step, training.contents())
+    log.write("checkpoint", step=training.step, file=path.name)
+    run_directory.write_status(run, "running", training.step)
+
+
+def _record_end(training: Training, run: Path, log: EventLog, state: run_directory.State, message: str) -> None:
+    """Leave a checkpoint of the last whole step, the end event and the state, whatever brought the end about."""
+    _save(training, run, log)
+    log.write("end", state=state, step=training.step, message=message, **vars(training.ledger))
+    log.close()
+    run_directory.write_status(run, state, training.step, message)

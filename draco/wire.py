@@ -1,0 +1,137 @@
+"""The bytes of one reply: a fixed header and one flat vector, packed by a worker, checked and unpacked by the server.
+
+A frame is 64 bytes of header and then the payload, in one buffer and one message:
+
+    magic  dtype  compression  step  elements  payload bytes  compute seconds  encode seconds  (zeros)
+    4s     u16    u16          i64   i64       i64            f64              f64             16x
+
+The server fixes size, dtype, compression and step beforehand; a frame that says or is anything else is refused. With
+float32 and no compression nothing is copied: the reply matrix is a view of the receive buffer. Nothing is unpickled.
+"""
+
+import struct
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+HEADER = struct.Struct("<4sHHqqqdd16x")
+MAGIC = b"DRC1"
+_BLOSC_MARGIN = 64  # bytes; a Blosc2 chunk that does not shrink is stored with 32 bytes of overhead
+_ALIGNMENT = 64  # bytes; rows start on cache lines
+
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "complex128": torch.complex128,
+}
+COMPRESSIONS = ("none", "blosc2")
+
+# Relative rounding error of one element; a decoder must not mistake it for an attack.
+ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "complex128": 2.0**-53}
+
+
+class Wire(NamedTuple):
+    """How the vectors of one job travel."""
+
+    elements: int  # d
+    dtype: str  # a key of DTYPES: what one element is on the wire
+    compression: str  # one of COMPRESSIONS
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of the vector before compression."""
+        return self.elements * DTYPES[self.dtype].itemsize
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of the largest frame, rounded up so that frames laid one behind the other stay aligned."""
+        margin = _BLOSC_MARGIN if self.compression == "blosc2" else 0
+        return -(-(HEADER.size + self.payload_bytes + margin) // _ALIGNMENT) * _ALIGNMENT
+
+    @property
+    def in_place(self) -> bool:
+        """Whether a payload can be used where it was received."""
+        return self.compression == "none" and self.dtype in ("float32", "complex128")
+
+
+class Timing(NamedTuple):
+    """What a worker says of its own time, in seconds. Not to be trusted."""
+
+    compute: float
+    encode: float
+
+
+def pack(vector: Tensor, wire: Wire, step: int, timing: Timing, frame: Tensor) -> int:
+    """Write `vector` (d,) into `frame` (uint8, at least `wire.frame_bytes`) and return the frame's length in bytes."""
+    dtype = DTYPES[wire.dtype]
+    payload = frame[HEADER.size : HEADER.size + wire.payload_bytes]
+    payload.view(dtype).copy_(vector)
+    size = wire.payload_bytes
+    if wire.compression == "blosc2":
+        import blosc2
+
+        chunk = blosc2.compress2(
+            payload.numpy(), typesize=dtype.itemsize, codec=blosc2.Codec.LZ4, clevel=1, filters=[blosc2.Filter.SHUFFLE],
+            filters_meta=[0], nthreads=1,
+        )  # fmt: skip
+        size = len(chunk)
+        frame[HEADER.size : HEADER.size + size] = torch.frombuffer(bytearray(chunk), dtype=torch.uint8)
+    header = HEADER.pack(
+        MAGIC, list(DTYPES).index(wire.dtype), COMPRESSIONS.index(wire.compression), step, wire.elements, size,
+        timing.compute, timing.encode,
+    )  # fmt: skip
+    frame[: HEADER.size] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
+    return HEADER.size + size
+
+
+def unpack(frame: Tensor, length: int, wire: Wire, step: int, out: Tensor) -> Timing | str:
+    """Check the frame of `length` received bytes and leave its vector in `out` (d,).
+
+    Where `wire.in_place`, `out` is expected to be the frame's own payload and is left as it is. Returns the worker's
+    timing, or one sentence that says why the frame is refused. Whether the numbers are finite is not checked here.
+    """
+    if length < HEADER.size:
+        return f"{length} bytes are shorter than a header"
+    head = frame[: HEADER.size].numpy().tobytes()
+    magic, dtype, compression, said_step, elements, size, compute, encode = HEADER.unpack(head)
+    expected = (MAGIC, list(DTYPES).index(wire.dtype), COMPRESSIONS.index(wire.compression), wire.elements)
+    if (magic, dtype, compression, elements) != expected:
+        return f"the header announces another kind of vector than {wire.elements} elements of {wire.dtype}"
+    if said_step != step:
+        return f"it answers step {said_step}, not {step}"
+    if size != length - HEADER.size or (wire.compression == "none" and size != wire.payload_bytes):
+        return f"its payload has {length - HEADER.size} bytes, expected {wire.payload_bytes}"
+    if not wire.in_place:
+        fault = _expand(frame[HEADER.size : length], wire, out)
+        if fault:
+            return fault
+    return Timing(compute, encode)
+
+
+def _expand(payload: Tensor, wire: Wire, out: Tensor) -> str | None:
+    """Decompress and widen `payload` into `out`; the sizes in a compressed chunk are checked before it is opened."""
+    if wire.compression == "blosc2":
+        import blosc2
+
+        chunk = payload.numpy().tobytes()
+        raw = np.empty(wire.payload_bytes, np.uint8)
+        try:
+            nbytes, cbytes, _ = blosc2.get_cbuffer_sizes(chunk)
+            if (nbytes, cbytes) != (wire.payload_bytes, len(chunk)):
+                return f"its compressed chunk claims {nbytes} bytes, expected {wire.payload_bytes}"
+            blosc2.decompress2(chunk, dst=raw)
+        except (RuntimeError, ValueError) as error:
+            return f"its compressed chunk cannot be opened ({error})"
+        payload = torch.from_numpy(raw)
+    out.copy_(payload.view(DTYPES[wire.dtype]))
+    return None
+
+
+def reply_matrix(frames: Tensor, wire: Wire, dtype: torch.dtype) -> Tensor:
+    """Return the (n, d) matrix of `dtype` that decoding reads: a view of `frames` where possible, else new memory."""
+    if wire.in_place:
+        return frames[:, HEADER.size : HEADER.size + wire.payload_bytes].view(dtype)
+    return torch.empty(frames.shape[0], wire.elements, dtype=dtype)

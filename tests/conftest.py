@@ -1,0 +1,95 @@
+"""What several tests share: data made once, jobs in few words, and training inside this process."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from draco import assembly, checkpoint, data, rank, run_directory, server, transport, worker
+from draco.job import Job, parse, to_yaml
+
+# Timings on a shared machine say nothing about correctness; in CI the same examples every time.
+settings.register_profile("draco", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "draco")
+
+JOB = """
+name: test
+workers: 5
+launcher: simulate
+model: lenet
+data: synthetic
+batch_size: 15
+steps: 3
+scheme: uncoded
+optimizer: {name: sgd, lr: 0.05, momentum: 0.9}
+checkpoint_every: 100
+eval_every: 0
+"""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Bits depend on the number of threads; jobs use one by default."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder that holds `synthetic`."""
+    root = tmp_path_factory.mktemp("data")
+    data.prepare("synthetic", root)
+    return root
+
+
+@pytest.fixture
+def make_job(data_root: Path) -> Callable[..., Job]:
+    """Return `make(*overrides) -> Job`: the test job with `key=value` overrides."""
+    return lambda *overrides: parse(JOB, "test", [f"data.root={data_root}", *overrides])
+
+
+class Trained:
+    """A finished (or stopped, or failed) run."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+
+    @property
+    def status(self) -> run_directory.Status:
+        return run_directory.read_status(self.run)
+
+    @property
+    def model(self) -> torch.Tensor:
+        """Every value of the model's state, flat."""
+        path = checkpoint.newest(self.run / "checkpoints")
+        assert path is not None
+        state = checkpoint.load(path)["model"]
+        return torch.cat([value.flatten().double() for value in state.values()])
+
+
+Replace = Callable[[worker.Worker], Callable[[int, int, torch.Tensor, torch.Tensor], int]]
+
+
+@pytest.fixture
+def train(tmp_path: Path, data_root: Path) -> Callable[..., Trained]:
+    """Return `train(job, run=None, replace={rank: ...})`: run a job in this process, some workers replaced."""
+
+    def run_it(job: Job, run: Path | None = None, replace: dict[int, Replace] | None = None) -> Trained:
+        if run is None:
+            run = run_directory.create(tmp_path / "runs", job.name, to_yaml(job))
+            run_directory.replace(run / "secret", b"11" * 32)
+        (run / "stop").unlink(missing_ok=True)
+        if not replace:
+            rank.serve_all(job, run, data_root)
+            return Trained(run)
+        split, test = (data.load(job.data.name, data_root, part) for part in ("train", "test"))
+        workers = worker.simulated_workers(job, assembly.build_scheme(job), split)
+        calls = [replace[w.rank](w) if w.rank in replace else w.reply for w in workers]
+        greetings = [worker.fingerprint(job)] * job.workers
+        server.train(job, run, split, test, transport.Simulated(calls, greetings))
+        return Trained(run)
+
+    return run_it

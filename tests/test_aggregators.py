@@ -1,0 +1,422 @@
+"""Aggregators against slow obvious twins, and against rows that are hostile to the arithmetic."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch import Tensor
+
+from draco import aggregators
+from draco.aggregators import AGGREGATORS, MINIMUM_WORKERS, minimum_workers, per_layer
+
+ROBUST = sorted(set(AGGREGATORS) - {"mean"})
+NAMES = sorted(AGGREGATORS)
+
+
+def rows_of(n: int, d: int, seed: int = 0, common: float = 0.0) -> Tensor:
+    """Rows of a large common part and a spread of one."""
+    source = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=source) + common * torch.randn(d, generator=source)
+
+
+def krum_twin(gradients: Tensor, f: int) -> int:
+    """Blanchard et al. 2017, section 4, word by word in float64."""
+    rows = gradients.double().numpy()
+    scores = []
+    for i, row in enumerate(rows):
+        others = sorted(((row - other) ** 2).sum() for j, other in enumerate(rows) if j != i)
+        scores.append(sum(others[: len(rows) - f - 2]))
+    return int(np.argmin(scores))
+
+
+def median_twin(gradients: Tensor, f: int) -> np.ndarray:
+    return np.median(gradients.double().numpy(), axis=0)
+
+
+def trimmed_mean_twin(gradients: Tensor, f: int) -> np.ndarray:
+    return np.sort(gradients.double().numpy(), axis=0)[f : len(gradients) - f].mean(0)
+
+
+def geometric_median_twin(gradients: Tensor, f: int) -> np.ndarray:
+    """Weiszfeld's iteration over d in float64."""
+    rows = gradients.double().numpy()
+    point = np.median(rows, axis=0)
+    for _ in range(1000):
+        weights = 1 / np.maximum(np.linalg.norm(rows - point, axis=1), 1e-12)
+        last, point = point, weights @ rows / weights.sum()
+        if np.linalg.norm(point - last) <= 1e-12 * np.linalg.norm(point):
+            break
+    return point
+
+
+TWINS = {
+    "mean": lambda gradients, f: gradients.double().numpy().mean(0),
+    "median": median_twin,
+    "trimmed_mean": trimmed_mean_twin,
+    "geometric_median": geometric_median_twin,
+    "krum": lambda gradients, f: gradients.double().numpy()[krum_twin(gradients, f)],
+}
+
+
+def distance(result: Tensor, expected: np.ndarray) -> float:
+    """Relative distance between two vectors."""
+    return float(np.linalg.norm(result.double().numpy() - expected) / np.linalg.norm(expected))
+
+
+# --- every rule ----------------------------------------------------------------------------------------------------
+
+
+def test_every_rule_has_a_minimum_and_a_twin() -> None:
+    assert list(AGGREGATORS) == list(MINIMUM_WORKERS)
+    assert set(AGGREGATORS) == set(TWINS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("n", "f", "d"), [(5, 1, 1000), (8, 2, 7), (9, 0, 40_000), (15, 3, 5000), (46, 10, 17_000)])
+def test_a_rule_equals_its_twin(name: str, n: int, f: int, d: int) -> None:
+    gradients = rows_of(n, d, seed=n)
+    assert distance(AGGREGATORS[name](gradients, f=f), TWINS[name](gradients, f)) < 1e-6
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("d", [100, 9000])
+def test_a_rule_keeps_its_input_takes_strided_rows_and_any_order(name: str, d: int) -> None:
+    storage = rows_of(9, d + 50, common=10)
+    gradients = storage[:, 20 : 20 + d]
+    before = storage.clone()
+    result = AGGREGATORS[name](gradients, f=2)
+    assert torch.equal(storage, before)
+    assert result.shape == (d,)
+    assert result.dtype == torch.float32
+    assert result.is_contiguous()
+    assert torch.equal(result, AGGREGATORS[name](gradients.contiguous(), f=2))
+    permuted = AGGREGATORS[name](gradients[torch.randperm(9, generator=torch.Generator().manual_seed(1))], f=2)
+    torch.testing.assert_close(result, permuted, rtol=1e-6, atol=1e-5)
+    result.zero_()  # it is not a view of a row
+    assert torch.equal(storage, before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_rows_are_returned_as_they_are(name: str) -> None:
+    for d in (3, 6000):
+        row = rows_of(1, d, common=1e-12)
+        torch.testing.assert_close(AGGREGATORS[name](row.expand(9, d), f=2), row[0], rtol=3e-7, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_minimum_is_enforced_and_named(name: str) -> None:
+    for f in range(4):
+        least = minimum_workers(name, f)
+        AGGREGATORS[name](rows_of(least, 4), f=f)
+        if least > 1:
+            with pytest.raises(ValueError, match=f"{name}: f = {f} needs at least {least} gradients, got {least - 1}"):
+                AGGREGATORS[name](rows_of(least - 1, 4), f=f)
+    with pytest.raises(ValueError, match="it must be 0 or more"):
+        AGGREGATORS[name](rows_of(9, 4), f=-1)
+    with pytest.raises(ValueError, match=r"need \(n, d\) float32"):
+        AGGREGATORS[name](rows_of(9, 4)[0])
+    with pytest.raises(ValueError, match=r"need \(n, d\) float32"):
+        AGGREGATORS[name](rows_of(9, 4).to(torch.complex64))
+
+
+def test_minimums_are_the_papers() -> None:
+    assert {name: minimum_workers(name, 3) for name in AGGREGATORS} == {
+        "mean": 1,
+        "median": 7,
+        "trimmed_mean": 7,
+        "geometric_median": 7,
+        "krum": 9,
+    }
+    with pytest.raises(ValueError, match="'bulyan' is not one of mean, median"):
+        minimum_workers("bulyan", 1)
+
+
+@pytest.mark.parametrize("name", ROBUST)
+@pytest.mark.parametrize("d", [50, 9000])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_rows_that_are_not_finite_are_dropped_and_f_is_reduced(name: str, d: int, value: float) -> None:
+    f = 2
+    gradients = rows_of(11, d)
+    for bad in [(0,), (10,), (0, 1), (4, 9)]:
+        spoilt = gradients.clone()
+        spoilt[bad, -1] = value
+        kept = [row for row in range(11) if row not in bad]
+        expected = AGGREGATORS[name](gradients[kept], f=f - len(bad))
+        torch.testing.assert_close(AGGREGATORS[name](spoilt, f=f), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("name", "most"), [("krum", 2), ("trimmed_mean", 2), ("median", 5), ("geometric_median", 5)])
+def test_too_many_rows_that_are_not_finite_are_refused(name: str, most: int) -> None:
+    gradients = rows_of(11, 20)
+    gradients[:most, 3] = math.nan
+    assert torch.isfinite(AGGREGATORS[name](gradients, f=2)).all()
+    gradients[most] = math.inf
+    with pytest.raises(ValueError, match=f"{most + 1} of 11 gradients hold NaN or Inf; the most it bears is"):
+        AGGREGATORS[name](gradients, f=2)
+
+
+def test_the_mean_promises_nothing() -> None:
+    gradients = rows_of(4, 3)
+    gradients[0, 1] = math.nan
+    assert torch.isnan(AGGREGATORS["mean"](gradients, f=1)).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("name", ROBUST)
+@pytest.mark.parametrize("d", [60, 6000])
+@pytest.mark.parametrize("size", [1e4, 1e10, 1e19, 1e30, 3e38, 3.4028234e38])
+def test_huge_rows_neither_win_nor_spoil_the_arithmetic(name: str, d: int, size: float) -> None:
+    honest = rows_of(11, d, common=100)
+    centre = honest.mean(0)
+    radius = (honest - centre).norm(dim=1).max()
+    signs = torch.sign(rows_of(4, d, seed=3))
+    sizes = torch.tensor([size, -size, size / 7, size * 1e-5])[:, None]
+    for huge in (signs * sizes, signs[:1] * sizes, sizes.expand(4, d)):
+        for place in (0, 11):
+            gradients = torch.cat([honest[:place], huge, honest[place:]])
+            assert (AGGREGATORS[name](gradients, f=4) - centre).norm() <= 1.5 * radius
+
+
+@pytest.mark.parametrize("name", ["krum", "geometric_median"])
+@pytest.mark.parametrize("scale", [1e-37, 1e-25, 3e-23, 1e-12, 1e12, 1e25])
+@pytest.mark.parametrize("d", [30, 6000])
+def test_scale_does_not_matter(name: str, scale: float, d: int) -> None:
+    gradients = rows_of(9, d)
+    scaled = AGGREGATORS[name](gradients * scale, f=2).double() / scale
+    assert distance(scaled, AGGREGATORS[name](gradients, f=2).double().numpy()) < 2e-6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float64_stays_float64(name: str) -> None:
+    gradients = rows_of(9, 5000, common=1e4).double()
+    result = AGGREGATORS[name](gradients, f=2)
+    assert result.dtype == torch.float64
+    assert distance(result, TWINS[name](gradients, 2)) < 1e-12
+
+
+@pytest.mark.parametrize("name", ROBUST)
+def test_honest_rows_near_the_end_of_float32_are_aggregated_as_any(name: str) -> None:
+    """Their sums overflow, which does not make them Byzantine."""
+    gradients = 1e37 * (5 + rows_of(9, 100))
+    assert distance(AGGREGATORS[name](gradients, f=2), TWINS[name](gradients, 2)) < 1e-6
+
+
+# --- coordinate-wise rules -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+def test_the_trimming_network_is_right_on_all_zeros_and_ones(n: int) -> None:
+    """By the zero-one principle (Knuth, TAOCP 3, 5.3.4) it is then right on all values."""
+    columns = torch.tensor(list(itertools.product([0.0, 1.0], repeat=n))).T
+    for f in range((n + 1) // 2):
+        result = AGGREGATORS["trimmed_mean"](columns, f=f)
+        torch.testing.assert_close(result, columns.sort(dim=0).values[f : n - f].mean(0))
+
+
+@pytest.mark.parametrize("n", [*range(1, 34), 45, 46, 64, 65])
+def test_the_median_is_exact(n: int) -> None:
+    gradients = rows_of(n, 300, seed=n)
+    expected = gradients.sort(dim=0).values[[(n - 1) // 2, n // 2]].mean(0)
+    assert torch.equal(AGGREGATORS["median"](gradients), expected)
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 12), st.integers(1, 5)),
+        elements=st.floats(-(2.0**100), 2.0**100, width=32),
+    ),
+    st.integers(0, 5),
+)
+@settings(max_examples=150, deadline=None)
+def test_coordinate_wise_rules_equal_sorting_and_stay_in_range(values: np.ndarray, f: int) -> None:
+    f = min(f, (len(values) - 1) // 2)
+    gradients = torch.from_numpy(values)
+    ordered = np.sort(values.astype(np.float64), axis=0)
+    for name in ("median", "trimmed_mean"):
+        result = AGGREGATORS[name](gradients, f=f).double().numpy()
+        size = 1e-6 * np.abs(ordered[f : len(values) - f]).max(0) + 1e-37
+        assert (result >= ordered[f] - size).all()
+        assert (result <= ordered[len(values) - f - 1] + size).all()
+        np.testing.assert_array_less(np.abs(result - TWINS[name](gradients, f)), size)
+
+
+def test_an_early_exchange_between_dropped_rows_is_left_out() -> None:
+    full = len(aggregators._sorting_network(15))
+    assert len(aggregators._trimming_network(15, 7)) < full
+    assert len(aggregators._trimming_network(15, 1)) < full
+    assert aggregators._trimming_network(15, 0) == ()
+
+
+# --- krum ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "f"), [(26, 5), (45, 10), (45, 1)])
+@pytest.mark.parametrize("d", [3000, 20_000])
+def test_krum_selects_the_right_row_under_a_large_common_part(n: int, f: int, d: int) -> None:
+    for seed in range(4):
+        gradients = rows_of(n, d, seed=seed, common=3000)
+        gradients[:f] += 0.3 * rows_of(1, d, seed=seed + 100)  # a little off: a sloppy distance would let them win
+        if seed % 2:
+            gradients[0] = 1e30
+        assert torch.equal(AGGREGATORS["krum"](gradients, f=f), gradients[krum_twin(gradients, f)])
+
+
+def test_krum_decides_near_ties_as_float64_does() -> None:
+    for seed in range(10):
+        gradients = rows_of(9, 6000, seed=seed)
+        f = 2
+        best = krum_twin(gradients, f)
+        rival = gradients[best].clone()
+        rival[0] += 1e-3  # the same score but for 1e-7 of it
+        gradients = torch.cat([rival[None], gradients])
+        assert torch.equal(AGGREGATORS["krum"](gradients, f=f), gradients[krum_twin(gradients, f)])
+
+
+def test_krum_takes_the_first_of_equal_rows() -> None:
+    gradients = torch.tensor([[9.0], [1.0], [1.0], [1.0], [2.0], [1.0]])
+    scores_only = AGGREGATORS["krum"](gradients, f=1)
+    assert scores_only.tolist() == [1.0]
+    assert AGGREGATORS["krum"](torch.tensor([[0.0], [1.0], [2.0]]), f=0).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("value", [300.0, 1e4, 1e12])
+def test_an_adversary_who_foresees_the_sample_gains_nothing(value: float) -> None:
+    gradients = rows_of(15, 70_000)
+    sampled = aggregators._sample(torch.arange(70_000)[None]).flatten()
+    assert len(sampled.unique()) == aggregators.SAMPLE
+    hidden = torch.ones(70_000, dtype=torch.bool)
+    hidden[sampled] = False
+    gradients[0] = gradients[1:].mean(0)
+    gradients[0, hidden] = value
+    assert torch.equal(AGGREGATORS["krum"](gradients, f=3), gradients[krum_twin(gradients, 3)])
+    expected = geometric_median_twin(gradients, 3)
+    assert distance(AGGREGATORS["geometric_median"](gradients, f=3), expected) < 1e-6
+
+
+# --- geometric median ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "d"), [(3, 2), (5, 100), (8, 3), (15, 6000), (26, 9000), (45, 5000)])
+@pytest.mark.parametrize("common", [0.0, 300.0])
+def test_the_geometric_median_agrees_with_hdmedians(n: int, d: int, common: float) -> None:
+    gradients = rows_of(n, d, seed=d, common=common)
+    gradients[: (n - 1) // 3] *= -100
+    own = AGGREGATORS["geometric_median"](gradients)
+    options = {"backend": "hdmedians", "tol": 1e-10, "max_iterations": 2000}
+    theirs = AGGREGATORS["geometric_median"](gradients.double(), **options)
+    assert distance(own, theirs.numpy()) < 1e-6
+    gradients[0] = math.nan
+    assert torch.isfinite(AGGREGATORS["geometric_median"](gradients, backend="hdmedians")).all()
+
+
+def objective(gradients: Tensor, point: Tensor) -> float:
+    return float((gradients.double() - point.double()).norm(dim=1).sum())
+
+
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 4)), elements=st.integers(-3, 3).map(float)),
+    st.sampled_from([1e-6, 1.0, 1e6]),
+)
+@settings(max_examples=300, deadline=None)
+def test_no_row_and_no_shift_beats_the_geometric_median(values: np.ndarray, scale: float) -> None:
+    """Small whole numbers: copies, straight lines and medians that are rows come up all the time."""
+    gradients = torch.from_numpy(values) * scale
+    result = AGGREGATORS["geometric_median"](gradients)
+    least = objective(gradients, result)
+    shifts = 0.01 * scale * torch.cat([torch.eye(values.shape[1]), -torch.eye(values.shape[1])])
+    for rival in [
+        *gradients,
+        *(result + shifts),
+        gradients.mean(0),
+        torch.from_numpy(geometric_median_twin(gradients, 0)),
+    ]:
+        assert least <= objective(gradients, rival) * (1 + 1e-5) + 1e-30
+
+
+def test_a_geometric_median_that_is_a_row_is_returned_exactly() -> None:
+    for d in (2, 6000):
+        centre = rows_of(1, d, seed=5)
+        around = rows_of(4, d, seed=6)
+        cross = torch.cat([centre + around, centre - around, centre])
+        assert torch.equal(AGGREGATORS["geometric_median"](cross), centre[0])
+        majority = torch.cat([centre + 1e6 * around, centre.expand(5, d)])
+        assert torch.equal(AGGREGATORS["geometric_median"](majority), centre[0])
+    assert AGGREGATORS["geometric_median"](torch.tensor([[0.0, 1.0], [2.0, 1.0]])).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("copies", "pull"), [(1, 0.99), (2, 1.97)])
+@pytest.mark.parametrize("d", [2, 500, 6000])
+def test_the_slow_approach_to_a_row_is_cut_short(copies: int, pull: float, d: int) -> None:
+    """Two rows pull at an obtuse or acute angle, a little less than the copies of the third row hold."""
+    plane = torch.linalg.qr(rows_of(d, 2).double()).Q.float()
+    centre = rows_of(1, d, seed=1)
+    cosine, sine = pull / 2, math.sqrt(1 - pull**2 / 4)
+    arms = torch.tensor([[cosine, sine], [1.7 * cosine, -1.7 * sine]]) @ plane.T
+    gradients = torch.cat([centre + arms, centre.expand(copies, d)])
+    assert torch.equal(AGGREGATORS["geometric_median"](gradients), centre[0])
+
+
+def test_max_iterations_bounds_the_work_and_an_unknown_backend_is_refused() -> None:
+    gradients = rows_of(9, 50)
+    gradients[0] *= 50
+    exact = geometric_median_twin(gradients, 0)
+    assert distance(AGGREGATORS["geometric_median"](gradients, max_iterations=1), exact) > 1e-4
+    assert distance(AGGREGATORS["geometric_median"](gradients), exact) < 1e-6
+    with pytest.raises(ValueError, match="backend 'magic' is not one of gram, hdmedians"):
+        AGGREGATORS["geometric_median"](gradients, backend="magic")
+
+
+# --- per layer -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_per_layer_is_the_rule_on_every_slice(name: str) -> None:
+    gradients = rows_of(9, 12)
+    bounds = [(0, 1), (1, 7), (7, 12)]
+    result = per_layer(AGGREGATORS[name], bounds)(gradients, f=2)
+    for start, stop in bounds:
+        assert torch.equal(result[start:stop], AGGREGATORS[name](gradients[:, start:stop], f=2))
+
+
+def test_per_layer_passes_options_on_and_refuses_bounds_that_do_not_fit() -> None:
+    layered = per_layer(AGGREGATORS["geometric_median"], [(0, 2), (2, 4)])
+    torch.testing.assert_close(layered(rows_of(5, 4), backend="hdmedians"), layered(rows_of(5, 4)))
+    with pytest.raises(ValueError, match="do not have 4 columns"):
+        layered(rows_of(5, 5))
+    for bounds in ([], [(1, 2)], [(0, 2), (3, 4)], [(0, 2), (1, 4)], [(0, 0), (0, 2)]):
+        with pytest.raises(ValueError, match="not contiguous"):
+            per_layer(AGGREGATORS["mean"], bounds)
+
+
+class Posing(Tensor):
+    """A CPU tensor that says it is on a GPU, so that the lines for GPUs run on any machine."""
+
+    is_cuda = property(lambda self: True)  # type: ignore[assignment]
+
+
+def pose(gradients: Tensor) -> Tensor:
+    return gradients.as_subclass(Posing)
+
+
+GPU = pytest.param(Tensor.cuda, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"), id="gpu")
+
+
+@pytest.mark.parametrize("move", [pytest.param(pose, id="posing"), GPU])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_gives_the_same(name: str, move: Callable[[Tensor], Tensor]) -> None:
+    gradients = rows_of(15, 300_000, common=10)
+    gradients[0] = 1e30 if name != "mean" else 1
+    gradients[1] = math.nan if name != "mean" else 1
+    before = gradients.clone()
+    result = AGGREGATORS[name](move(gradients), f=3)
+    assert result.is_cuda
+    assert torch.equal(gradients.nan_to_num(), before.nan_to_num())
+    torch.testing.assert_close(
+        result.cpu().as_subclass(Tensor), AGGREGATORS[name](gradients, f=3), rtol=1e-6, atol=1e-5
+    )

@@ -1,0 +1,575 @@
+"""The job spec: what is accepted, what is refused and in which words, and what follows from a job."""
+
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from typing import Any, get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from draco import job as spec
+from draco.aggregators import AGGREGATORS, minimum_workers
+from draco.attacks import ATTACKS
+from draco.data import DATASETS
+from draco.errors import JobError
+from draco.job import Job, liars, parse, schema, to_dict, to_yaml, total_steps, warnings
+from draco.job.checks import _has_batch_norm
+from draco.job.fields import SECTIONS, Aggregator, Attack, Data, Scheme
+from draco.models import MODELS, build_model, has_batch_statistics
+from draco.schemes import SCHEMES, build
+
+GOOD = """\
+name: small
+workers: 9
+model: lenet
+data: mnist
+batch_size: 180
+steps: 100
+scheme:
+  name: cyclic
+  adversaries: 1
+attack: reverse_gradient
+"""
+
+
+def faults(text: str = GOOD, *overrides: str) -> list[str]:
+    with pytest.raises(JobError) as caught:
+        parse(text, "jobs/x.yaml", overrides)
+    assert all(fault.startswith("jobs/x.yaml: ") and "\n" not in fault for fault in caught.value.faults)
+    return [fault.removeprefix("jobs/x.yaml: ") for fault in caught.value.faults]
+
+
+def good(*overrides: str) -> Job:
+    return parse(GOOD, "jobs/x.yaml", overrides)
+
+
+# --- what is accepted ------------------------------------------------------------------------------------------------
+
+
+def test_a_job_holds_what_its_file_says_and_the_defaults() -> None:
+    job = good()
+    assert (job.name, job.workers, job.batch_size, job.steps, job.epochs) == ("small", 9, 180, 100, None)
+    assert (job.scheme.name, job.scheme.adversaries, job.scheme.encoding) == ("cyclic", 1, "auto")
+    assert (job.seed, job.launcher, job.threads, job.device) == (7, "mpi", 1, "cpu")
+    assert (job.attack.name, job.attack.magnitude, job.attack.who) == ("reverse_gradient", 100.0, "fixed")
+    assert (job.optimizer.name, job.optimizer.lr, job.optimizer.momentum) == ("sgd", 0.01, 0.0)
+    assert (job.checkpoint_every, job.eval_every, job.reply_timeout_s) == (50, None, 60.0)
+    assert job.scheme.tolerance is None
+
+
+def test_a_job_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        good().workers = 3  # type: ignore[misc]
+    with pytest.raises(ValueError, match="frozen"):
+        good().scheme.adversaries = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("section", "short", "long"),
+    [
+        ("data", "mnist_5k", {"name": "mnist_5k"}),
+        ("scheme", "repetition", {"name": "repetition"}),
+        ("aggregator", "median", {"name": "median"}),
+        ("attack", "none", {"name": "none"}),
+        ("optimizer", "adam", {"name": "adam"}),
+        ("schedule", "cosine", {"name": "cosine"}),
+        ("wire", "bfloat16", {"dtype": "bfloat16"}),
+    ],
+)
+def test_a_bare_string_stands_for_a_section_with_that_name(section: str, short: str, long: dict[str, str]) -> None:
+    start = ["attack=none"]  # so that no scheme is short of adversaries
+    assert good(*start, f"{section}={short}") == good(*start, f"{section}={json.dumps(long)}")
+    assert to_dict(good(*start, f"{section}={short}"))[section] != to_dict(good(*start))[section] or section == "attack"
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("1E-3", 1e-3), ("2", 2.0), (".5", 0.5)])
+def test_numbers_are_floats_in_every_usual_notation(text: str, value: float) -> None:
+    lr = good(f"optimizer.lr={text}").optimizer.lr
+    assert lr == value
+    assert isinstance(lr, float)
+
+
+def test_the_defaults_of_adam_and_adamw_are_those_of_torch() -> None:
+    assert (good("optimizer=adam").optimizer.lr, good("optimizer=adam").optimizer.weight_decay) == (0.001, 0.0)
+    assert (good("optimizer=adamw").optimizer.lr, good("optimizer=adamw").optimizer.weight_decay) == (0.001, 0.01)
+    assert good("optimizer={name: adamw, weight_decay: 0.0}").optimizer.weight_decay == 0.0
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_issue_is_refused_in_its_words() -> None:
+    got = faults(GOOD, "workers=6", "scheme.adversaries=3")
+    assert got == ["scheme.adversaries: 3 needs at least 7 workers, got 6"]
+
+
+def test_an_unknown_key_is_refused_with_the_key_that_was_meant() -> None:
+    assert faults(GOOD.replace("scheme:", "shceme:")) == ["shceme: unknown key; did you mean scheme?"]
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("scheme.adversarys=1", "scheme.adversarys: unknown key; did you mean scheme.adversaries?"),
+        ("lr=0.1", "lr: unknown key; did you mean optimizer.lr?"),
+        ("scheme.workers=3", "scheme.workers: unknown key; did you mean workers?"),
+        ("group-size=3", "group-size: unknown key; did you mean scheme.redundancy?"),
+        ("worker_fail=1", "worker_fail: unknown key; did you mean scheme.adversaries?"),
+    ],
+)
+def test_a_key_in_the_wrong_place_or_from_the_original_is_told_its_place(override: str, fault: str) -> None:
+    assert faults(GOOD, override) == [fault]
+
+
+def test_a_key_like_no_other_is_told_all_keys_there_are() -> None:
+    (fault,) = faults(GOOD, "wire.zzz=1")
+    assert fault == "wire.zzz: unknown key; the keys are dtype, compression"
+
+
+def test_all_faults_are_reported_at_once_across_fields_sections_and_checks() -> None:
+    text = """\
+name: Not Kebab
+workers: 6
+workers: 7
+modle: lenet
+data: {name: mnist, augment: true}
+batch_size: 100000
+steps: 10
+epochs: 2
+scheme: {name: cyclic, adversaries: 4, vote: exact}
+attack: {name: rev_grad, magnitude: .nan, ranks: [9, x]}
+optimizer: {name: adam, momentum: 0.9}
+wire: float64
+tensorboard: perhaps
+"""
+    got = faults(text)
+    starts = [
+        "line 3: workers: duplicate key, first on line 2",
+        "modle: unknown key; did you mean model?",
+        "name: must be lower-case words",
+        "attack.name: must be one of none, reverse_gradient, constant, random, got 'rev_grad'",
+        "attack.magnitude: must be a number above 0.0 and at most 1e+30, got nan",
+        "attack.ranks: must be a list, each a whole number at least 1, or null, got [9, 'x']",
+        "wire.dtype: must be one of float32, float16, bfloat16, got 'float64'",
+        "tensorboard: must be true or false, got 'perhaps'",
+        "scheme.vote: applies to repetition; scheme.name is cyclic: leave it out",
+        "optimizer.momentum: applies to sgd; optimizer.name is adam: leave it out",
+        "scheme.adversaries: 4 needs at least 9 workers, got ",
+        "epochs: must be left out beside steps, got steps 10 and epochs 2",
+        "data.augment: mnist has no augmentation: must be false or left out",
+        "batch_size: must be at most the 60000 training samples of mnist, got 100000",
+    ]
+    for start in starts:
+        assert sum(fault.startswith(start) for fault in got) == 1, start
+    assert len(got) == len(starts)
+
+
+def test_checks_across_fields_say_nothing_about_a_field_that_is_itself_at_fault() -> None:
+    assert [fault.split(":")[0] for fault in faults(GOOD, "workers=-1", "scheme.adversaries=3")] == ["workers"]
+    assert [fault.split(":")[0] for fault in faults(GOOD, "scheme.name=cyclc", "scheme.vote=exact")] == ["scheme.name"]
+    assert [fault.split(":")[0] for fault in faults(GOOD, "data=mnits", "batch_size=70000")] == ["data.name"]
+
+
+def test_every_missing_key_is_named_once_with_what_it_must_be() -> None:
+    got = faults("name: small")
+    names = [fault.split(":")[0] for fault in got]
+    assert sorted(names) == ["batch_size", "data", "model", "scheme", "steps", "workers"]
+    assert "workers: is missing; must be a whole number at least 1 and at most 4096" in got
+
+
+@pytest.mark.parametrize("text", ["", "- a", "just words", "3"])
+def test_a_file_that_is_no_mapping_is_refused(text: str) -> None:
+    (fault,) = faults(text)
+    assert fault.startswith("must be a mapping with the keys name, workers, model, data, batch_size, scheme, got ")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("name: a\nworkers: [1", "line 2: not valid YAML"),
+        ("name: a\n\n name: b", "line 3: not valid YAML"),
+        ("name: a\n---\nname: b", "line 2: not valid YAML"),
+        ("name: !!python/name:os.system x", "line 1: not valid YAML"),
+        ("name: \x01", "not valid YAML"),
+        ("[" * 1500, "not valid YAML: nested too deeply"),
+        ("workers: " + "9" * 5000, "not valid YAML"),
+        ("a: &x 1\nb: *x", "line 1: anchor &x: not used in jobs; write the value out"),
+        ("a: &x [*x]", "line 1: anchor &x"),
+    ],
+    ids=["open-list", "indentation", "two-documents", "python-object", "control", "depth", "digits", "alias", "loop"],
+)
+def test_what_is_not_plain_yaml_is_refused_with_its_line(text: str, fault: str) -> None:
+    assert faults(text)[0].startswith(fault)
+
+
+def test_every_duplicate_key_is_named_with_both_lines_on_every_level() -> None:
+    text = GOOD + "steps: 3\noptimizer:\n  lr: 0.1\n  lr: 0.2\n  lr: 0.3\n"
+    assert faults(text) == [
+        "line 11: steps: duplicate key, first on line 6",
+        "line 14: optimizer.lr: duplicate key, first on line 13",
+        "line 15: optimizer.lr: duplicate key, first on line 13",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "option"),
+    [
+        (section, option)
+        for section, (kind, _) in SECTIONS.items()
+        for option in kind.model_fields
+        if spec.applies_to(kind, option)
+    ],
+)
+def test_an_option_is_refused_beside_every_name_to_which_it_does_not_apply(section: str, option: str) -> None:
+    kind, short = SECTIONS[section]
+    applies = spec.applies_to(kind, option)
+    others = [name for name in get_args(kind.model_fields[short].annotation) if name not in applies]
+    assert others
+    assert applies
+    for name in others:
+        default = json.dumps(to_dict_value(kind.model_fields[option].default))
+        got = faults(GOOD, f"{section}={{{short}: {name}, {option}: {default}}}")
+        assert f"{section}.{option}: applies to {', '.join(applies)}; {section}.{short} is {name}: leave it out" in got
+
+
+def to_dict_value(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        (["scheme={name: repetition, adversaries: 1, redundancy: 2}"],
+         "scheme.redundancy: must be from 2s+1 = 3 to 9 workers, got 2"),
+        (["scheme={name: repetition, adversaries: 1, redundancy: 10}"],
+         "scheme.redundancy: must be from 2s+1 = 3 to 9 workers, got 10"),
+        (["scheme={name: repetition, adversaries: 5}", "aggregator=krum"],
+         "scheme.adversaries: 5 needs at least 11 workers, got 9"),
+        (["scheme={name: repetition, adversaries: 1, vote: exact, tolerance: 1e-6}"],
+         "scheme.tolerance: does not apply to vote: exact, which compares bits: leave it out"),
+        (["batch_size=8"], "batch_size: must be at least 9: cyclic cuts it into 9 partitions, got 8"),
+        (["batch_size=17", "model=resnet18"],
+         "batch_size: must be at least 18: cyclic cuts it into 9 partitions and resnet18's batch norm at least 2 "
+         "samples in each, got 17"),
+        (["batch_size=60001"], "batch_size: must be at most the 60000 training samples of mnist, got 60001"),
+        (["scheme={name: cyclic_dft, adversaries: 1}", "wire=float16"],
+         "wire.dtype: cyclic_dft sends complex numbers, which float16 cannot carry: must be float32"),
+        (["scheme.adversaries=0"],
+         "attack.adversaries: reverse_gradient needs at least 1 liar, got scheme.adversaries = 0"),
+        (["attack.adversaries=10"], "attack.adversaries: 10 liars need as many workers, got 9"),
+        (["attack.ranks=[1, 1]"], "attack.ranks: must be distinct, got [1, 1]"),
+        (["attack.ranks=[10]"], "attack.ranks: must be from 1 to 9 workers, got [10]"),
+        (["attack.ranks=[1, 2]", "attack.adversaries=3"],
+         "attack.ranks: must be attack.adversaries = 3 ranks, got [1, 2]"),
+        (["attack.ranks=[1]", "attack.who=drawn"],
+         "attack.ranks: are fixed ranks and attack.who is drawn: give one of the two"),
+        (["steps=null"], "steps: is missing; must be a whole number at least 1, or give epochs"),
+        (["epochs=2"], "epochs: must be left out beside steps, got steps 100 and epochs 2"),
+        (["optimizer.nesterov=true"], "optimizer.nesterov: needs a momentum above 0, got 0"),
+        (["schedule=step"], "schedule.step_size_steps: is missing; step needs a whole number at least 1"),
+        (["schedule={name: step, step_size_steps: null}"],
+         "schedule.step_size_steps: is missing; step needs a whole number at least 1"),
+        (["schedule=multistep"],
+         "schedule.milestones: is missing; multistep needs a list, each a whole number at least 1"),
+        (["schedule=exponential"],
+         "schedule.gamma: is missing; exponential needs a number above 0.0 and at most 1.0"),
+        (["schedule={name: multistep, milestones: [20, 10]}"], "schedule.milestones: must increase, got [20, 10]"),
+        (["schedule.warmup_steps=100"], "schedule.warmup_steps: must be fewer than the job's 100 steps, got 100"),
+        (["data={name: mnist, augment: true}"], "data.augment: mnist has no augmentation: must be false or left out"),
+        (["data={name: mnist_5k, source: x}"], "data.source: mnist_5k has no original files to take: leave it out"),
+        (["model=vgg11"], "model: vgg11 needs images of at least 32x32 pixels, got 28x28 (mnist)"),
+        (["attack.magnitude=.inf"], "attack.magnitude: must be a number above 0.0 and at most 1e+30, got inf"),
+        (["workers=9.0"], "workers: must be a whole number at least 1 and at most 4096, got 9.0"),
+        (["workers=true"], "workers: must be a whole number at least 1 and at most 4096, got true"),
+        (["threads='2'"], "threads: must be a whole number at least 1 and at most 1024, got '2'"),
+        (["name=-a"], "name: must be lower-case words and numbers joined by hyphens, at most 80 characters, got '-a'"),
+        (["attack=null"],
+         "attack: must be one of none, reverse_gradient, constant, random, or a mapping with the keys name, magnitude, "
+         "adversaries, who, ranks, got null"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_what_does_not_go_together_is_refused_with_the_values_and_the_bounds(overrides: list[str], fault: str) -> None:
+    assert faults(GOOD, *overrides) == [fault]
+
+
+@pytest.mark.parametrize("rule", [name for name in AGGREGATORS if name != "mean"])
+@pytest.mark.parametrize("f", [1, 2, 3])
+def test_an_aggregator_is_accepted_from_its_least_number_of_gradients_on(rule: str, f: int) -> None:
+    least = minimum_workers(rule, f)
+    settings = [f"aggregator={{name: {rule}, f: {f}}}", "scheme=uncoded", "attack=none"]
+    assert good(*settings, f"workers={least}").aggregator_f == f
+    (fault,) = faults(GOOD, *settings, f"workers={least - 1}")
+    assert fault == (
+        f"aggregator.name: {rule} with f = {f} needs at least {least} gradients, "
+        f"uncoded leaves {least - 1} of {least - 1} workers' replies"
+    )
+
+
+def test_a_code_that_cannot_keep_its_precision_is_refused_in_the_words_of_the_scheme() -> None:
+    (fault,) = faults(GOOD, "scheme={name: cyclic, adversaries: 7}", "workers=101")
+    assert fault.startswith("scheme.adversaries: cyclic: 7 adversaries among 101 workers ")
+    assert "amplify" in fault
+
+
+def test_an_aggregator_after_a_vote_is_short_of_gradients_though_there_are_workers_enough() -> None:
+    (fault,) = faults(GOOD, "scheme.name=repetition", "aggregator={name: krum, f: 1}")
+    assert fault.endswith("gradients, repetition leaves 3 of 9 workers' replies")
+
+
+# --- overrides -------------------------------------------------------------------------------------------------------
+
+
+def test_overrides_are_yaml_values_applied_in_order_over_file_and_shorthand() -> None:
+    job = good("attack.magnitude=2.5", "steps=7", "steps=8", "attack.ranks=[3]", "optimizer.lr=1e-3")
+    assert (job.attack.name, job.attack.magnitude, job.attack.ranks) == ("reverse_gradient", 2.5, (3,))
+    assert (job.steps, job.optimizer.lr) == (8, 1e-3)
+
+
+def test_null_takes_an_option_back() -> None:
+    job = good("steps=null", "epochs=2")
+    assert (job.steps, job.epochs) == (None, 2)
+
+
+def test_a_whole_section_is_replaced_and_not_mixed_with_the_old_one() -> None:
+    assert good("scheme=uncoded", "attack=none").scheme.adversaries == 0
+
+
+@pytest.mark.parametrize("override", ["steps", "=3", ".=3", "scheme.=3", "", "scheme..name=cyclic"])
+def test_a_malformed_override_is_named(override: str) -> None:
+    (fault,) = faults(GOOD, override)
+    assert fault.startswith(f"--set {override}: must look like key=value")
+
+
+@pytest.mark.parametrize("override", ["workers.x=1", "attack.ranks.x=1", "a.b.c=1"])
+def test_an_override_below_a_value_is_an_unknown_key(override: str) -> None:
+    (fault,) = faults(GOOD, override)
+    assert fault.startswith(f"--set {override}: unknown key {override.split('=')[0]}; ")
+
+
+def test_an_override_with_a_value_that_is_no_yaml_is_named() -> None:
+    assert faults(GOOD, "steps=[")[0].startswith("--set steps=[: not valid YAML: ")
+
+
+# --- what follows from a job -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "count"),
+    [
+        (["attack=none"], 0),
+        ([], 1),
+        (["attack.adversaries=4"], 4),
+        (["attack.ranks=[2, 5, 7]"], 3),
+        (["attack.ranks=[2, 5]", "attack.adversaries=2"], 2),
+    ],
+)
+def test_liars_are_counted_by_attack_then_ranks_then_scheme(overrides: list[str], count: int) -> None:
+    assert liars(good(*overrides)) == count
+
+
+@pytest.mark.parametrize(
+    ("overrides", "f"),
+    [
+        (["scheme={name: uncoded, adversaries: 2}", "aggregator=krum"], 2),
+        (["scheme={name: uncoded, adversaries: 2}", "aggregator={name: krum, f: 1}"], 1),
+        (["scheme={name: uncoded, adversaries: 2}", "aggregator=mean"], 0),
+        (["scheme={name: repetition, adversaries: 1}", "aggregator=median"], 0),
+        (["scheme={name: repetition, adversaries: 1}", "aggregator={name: median, f: 1}"], 1),
+    ],
+)
+def test_the_aggregator_bears_the_schemes_adversaries_only_where_no_code_took_them_out(
+    overrides: list[str], f: int
+) -> None:
+    assert good(*overrides).aggregator_f == f
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [(["steps=12"], 12), (["steps=null", "epochs=1"], 6), (["steps=null", "epochs=3"], 17)],
+)
+def test_epochs_are_turned_into_steps_so_that_no_sample_is_left_out(overrides: list[str], steps: int) -> None:
+    assert total_steps(good(*overrides, "batch_size=180"), 1000) == steps
+
+
+@pytest.mark.parametrize("workers", [5, 8, 9, 11])
+@pytest.mark.parametrize("scheme", ["uncoded", "repetition", "cyclic", "cyclic_dft"])
+def test_partitions_and_decoded_gradients_are_those_of_the_scheme_that_is_built(scheme: str, workers: int) -> None:
+    job = good(f"scheme.name={scheme}", f"workers={workers}")
+    built = build(scheme, workers=workers, adversaries=1)
+    assert spec.partitions(job) == built.assignment.shape[1]
+    gradients = torch.ones(built.assignment.shape[1], 4)
+    replies = [built.encode(row, gradients[built.assignment[row]]) for row in range(workers)]
+    assert spec.decoded(job) == len(built.decode(torch.stack(replies)).gradients)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["attack.adversaries=2"], "2 workers lie but cyclic is built for 1"),
+        (["scheme={name: uncoded, adversaries: 1}"], "nothing defends"),
+        (["scheme={name: uncoded, adversaries: 1}", "aggregator=krum", "attack.adversaries=2"], "set to bear f = 1"),
+        (["aggregator=median"], "median has nothing to choose from"),
+        (["schedule={name: multistep, milestones: [50, 100]}"], "beyond the last step, 100"),
+    ],
+)
+def test_what_is_allowed_but_perhaps_not_meant_gives_one_warning(overrides: list[str], words: str) -> None:
+    (warning,) = warnings(good(*overrides))
+    assert words in warning
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["attack=none"], ["scheme={name: uncoded, adversaries: 1}", "aggregator=krum"]]
+)
+def test_a_sensible_job_gives_no_warning(overrides: list[str]) -> None:
+    assert warnings(good(*overrides)) == []
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> dict[str, Any]:
+    """Return the plain values of a job that is right."""
+    workers = draw(st.integers(5, 60))
+    s = draw(st.integers(1, 2))
+    scheme: dict[str, Any] = {"name": draw(st.sampled_from(sorted(SCHEMES))), "adversaries": s}
+    if scheme["name"] == "repetition":
+        scheme |= {"redundancy": draw(st.none() | st.integers(2 * s + 1, workers))}
+        scheme |= {"vote": draw(st.sampled_from(["auto", "exact", "tolerance"]))}
+    name = draw(st.sampled_from(["sgd", "adam", "adamw"]))
+    optimizer: dict[str, Any] = {
+        "name": name,
+        "lr": draw(st.floats(1e-9, 100.0)),
+        "weight_decay": draw(st.floats(0, 1)),
+    }
+    if name == "sgd":
+        optimizer |= {"momentum": draw(st.floats(0.01, 0.99)), "nesterov": draw(st.booleans())}
+    else:
+        optimizer |= {"betas": [draw(st.floats(0, 0.99)), 0.999], "eps": draw(st.floats(1e-12, 1e-3))}
+    attack: dict[str, Any] = {"name": draw(st.sampled_from(["reverse_gradient", "constant", "random"]))}
+    attack |= {"magnitude": draw(st.floats(1e-20, 1e20)), "ranks": draw(st.none() | st.just([1, workers]))}
+    schedules = [
+        {"name": "constant", "warmup_steps": draw(st.integers(0, 9))},
+        {"name": "multistep", "milestones": [3, 700], "gamma": draw(st.floats(1e-3, 1))},
+        {"name": "step", "step_size_steps": draw(st.integers(1, 10**9))},
+        {"name": "cosine", "eta_min": draw(st.floats(0, 1))},
+    ]
+    length = draw(st.sampled_from([{"steps": 10}, {"epochs": 3}, {"steps": 10**9}]))
+    return length | {
+        "name": draw(st.from_regex(r"[a-z0-9]{1,9}(-[a-z0-9]{1,9}){0,3}", fullmatch=True)),
+        "seed": draw(st.integers(0, 2**63 - 1)),
+        "workers": workers,
+        "launcher": draw(st.sampled_from(["mpi", "simulate"])),
+        "model": draw(st.sampled_from(["lenet", "fc"])),
+        "data": {
+            "name": "mnist",
+            "root": draw(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1)),
+        },
+        "batch_size": draw(st.integers(120, 4000)),
+        "scheme": scheme,
+        "attack": attack,
+        "optimizer": optimizer,
+        "schedule": draw(st.sampled_from(schedules)),
+        "reply_timeout_s": draw(st.floats(1e-3, 86400)),
+    }
+
+
+@given(jobs())
+@settings(deadline=None, max_examples=50)
+def test_a_job_written_as_yaml_is_read_back_the_same(values: dict[str, Any]) -> None:
+    job = parse(json.dumps(values, ensure_ascii=False), "test")
+    text = to_yaml(job)
+    again = parse(text, "test")
+    assert again == job
+    assert to_yaml(again) == text
+    for key, value in values.items():
+        written = to_dict(job)[key]
+        assert {**written, **value} == written if isinstance(value, dict) else written == value
+
+
+KEYS = st.sampled_from([*Job.model_fields, "name", "lr", "x", "adversaries", "vote", "ranks", "betas", "milestones"])
+ATOMS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(
+    ["cyclic", "repetition", "krum", "mnist", "adam", "lenet", "sgd", "multistep", "constant", "none"]
+)  # fmt: skip
+TREES = st.recursive(ATOMS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5))
+
+
+@given(st.dictionaries(KEYS, TREES, max_size=12), st.lists(st.text(max_size=12), max_size=2))
+@settings(deadline=None, max_examples=100)
+def test_any_mapping_gives_a_job_or_faults_and_never_another_error(tree: dict[str, Any], overrides: list[str]) -> None:
+    whole = {"name": "a", "workers": 9, "model": "lenet", "data": "mnist", "batch_size": 90, "scheme": "cyclic"} | tree
+    with suppress(JobError):  # every other error fails the test
+        parse(json.dumps(whole), "x", overrides)
+
+
+def test_options_that_do_not_apply_are_not_written() -> None:
+    assert set(to_dict(good())["scheme"]) == {"name", "adversaries", "tolerance", "encoding"}
+    assert set(to_dict(good("attack=none"))["attack"]) == {"name"}
+    assert set(to_dict(good("optimizer=adam"))["optimizer"]) == {"name", "lr", "weight_decay", "betas", "eps"}
+
+
+# --- schema and tables -----------------------------------------------------------------------------------------------
+
+
+def test_every_key_of_the_schema_says_what_it_is() -> None:
+    whole = schema()
+    parts = {"": whole, **whole["$defs"]}
+    undescribed = [
+        f"{part}.{key}"
+        for part in parts
+        for key, field in parts[part]["properties"].items()
+        if not field["description"]
+    ]
+    assert undescribed == []
+    assert all(part["additionalProperties"] is False for part in parts.values())
+
+
+def test_the_schema_ties_an_option_to_the_names_to_which_it_applies_and_has_no_empty_rules() -> None:
+    parts = schema()["$defs"]
+    vote = {
+        "if": {"required": ["vote"]},
+        "then": {"properties": {"name": {"enum": ["repetition"]}}, "required": ["name"]},
+    }
+    assert vote in parts["Scheme"]["allOf"]
+    assert all(part.get("allOf") != [] for part in parts.values())
+
+
+def test_the_schema_accepts_a_section_by_its_name() -> None:
+    assert schema()["properties"]["scheme"]["anyOf"][0] == {"enum": ["uncoded", "repetition", "cyclic", "cyclic_dft"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "table"),
+    [(Scheme, SCHEMES), (Aggregator, AGGREGATORS), (Data, DATASETS)],
+    ids=["schemes", "aggregators", "data"],
+)
+def test_the_names_in_the_spec_are_those_in_the_table(kind: type[Any], table: dict[str, Any]) -> None:
+    assert set(get_args(kind.model_fields["name"].annotation)) == set(table)
+
+
+def test_the_models_and_attacks_in_the_spec_are_those_in_their_tables() -> None:
+    assert set(get_args(Job.model_fields["model"].annotation)) == set(MODELS)
+    assert set(get_args(Attack.model_fields["name"].annotation)) == set(ATTACKS)
+
+
+@pytest.mark.parametrize("name", ["lenet", "fc", "resnet18", "resnet50", "vgg11", "vgg11_bn"])
+def test_a_model_needs_two_samples_a_partition_exactly_where_it_has_batch_norm(name: str) -> None:
+    model = build_model(name, (3, 32, 32), 10, 7)
+    assert _has_batch_norm(name) == has_batch_statistics(model)
+
+
+def test_the_originals_options_point_to_keys_that_exist() -> None:
+    for path in spec.ORIGINAL_OPTIONS.values():
+        section, _, key = path.rpartition(".")
+        assert key in (SECTIONS[section][0] if section else Job).model_fields
+
+
+def test_importing_the_spec_imports_neither_torch_nor_numpy() -> None:
+    code = "import sys, draco.job; print(*{'torch', 'numpy', 'mpi4py'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == ""

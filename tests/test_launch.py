@@ -1,0 +1,108 @@
+"""Plans are values; running one judges the run's own record."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from draco import run_directory
+from draco.job import parse, to_yaml
+from draco.launch import LAUNCHERS, Plan, plan, run
+from draco.launch.progress import Progress
+
+JOB = "{name: a, workers: 4, model: lenet, data: synthetic, batch_size: 8, steps: 2, scheme: uncoded}"
+
+
+def test_every_launcher_that_a_job_can_name_has_a_plan() -> None:
+    from typing import get_args
+
+    from draco.job import Job
+
+    assert set(LAUNCHERS) == set(get_args(Job.model_fields["launcher"].annotation))
+
+
+def test_local_mpi_starts_a_server_and_n_workers_that_yield() -> None:
+    made = plan(parse(JOB, "test"), Path("runs/a-1"), "/venv/bin/python")
+    assert made.argv == (
+        "/venv/bin/mpirun", "-n", "5", "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none",
+        "/venv/bin/python", "-m", "mpi4py", "-m", "draco", "rank", "runs/a-1",
+    )  # fmt: skip
+    environment = dict(made.environment)
+    assert environment["OMPI_MCA_mpi_yield_when_idle"] == "1"
+    assert environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_simulation_is_one_process() -> None:
+    made = plan(parse(JOB, "test", ["launcher=simulate", "threads=2"]), Path("runs/a-1"), "python")
+    assert made.argv == ("python", "-m", "draco", "rank", "runs/a-1", "--simulate")
+    assert dict(made.environment)["OMP_NUM_THREADS"] == "2"
+    assert str(made) == "OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 python -m draco rank runs/a-1 --simulate"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return run_directory.create(tmp_path, "a", to_yaml(parse(JOB, "test")))
+
+
+def outcome(directory: Path, code: str):
+    progress = Progress(directory / "events.jsonl", Console(file=io.StringIO()), "starting")
+    return run(Plan((sys.executable, "-c", code), ()), directory, progress)
+
+
+def test_a_process_that_ends_well_without_a_record_has_failed(directory: Path) -> None:
+    """mpirun exits 0 after losing a node: the exit code is no evidence."""
+    result = outcome(directory, "print('nothing done')")
+    assert result.status.state == "failed"
+    assert "exit code 0" in result.status.message
+    assert "nothing done" in result.output
+
+
+def test_a_run_that_recorded_its_success_has_succeeded_whatever_the_exit_code(directory: Path) -> None:
+    code = f"""
+from pathlib import Path
+from draco import run_directory
+run_directory.write_status(Path({str(directory)!r}), "succeeded", 2)
+raise SystemExit(3)
+"""
+    assert outcome(directory, code).status.state == "succeeded"
+
+
+def test_progress_shows_steps_loss_and_suspects(directory: Path) -> None:
+    text = io.StringIO()
+    progress = Progress(directory / "events.jsonl", Console(file=text, width=200), "starting 4 workers")
+    from draco.events import EventLog
+
+    log = EventLog(directory / "events.jsonl")
+    with progress:
+        log.write("start", steps=9, summary="uncoded: no redundancy")
+        log.write("step", step=1, loss=2.5, suspects=[3])
+        progress.update()
+        progress._said -= 60  # a minute later
+        log.write("step", step=2, loss=2.25, suspects=[3, 4])
+        progress.update()
+    log.close()
+    said = text.getvalue()
+    assert "starting 4 workers" in said
+    assert "uncoded: no redundancy" in said
+    assert "step 2/9" in said
+    assert "loss 2.2500" in said
+    assert "suspects: 3, 4" in said
+
+
+def test_progress_on_a_terminal_redraws_one_line(directory: Path) -> None:
+    from draco.events import EventLog
+
+    text = io.StringIO()
+    log = EventLog(directory / "events.jsonl")
+    with Progress(
+        directory / "events.jsonl", Console(file=text, force_terminal=True, width=160), "starting"
+    ) as progress:
+        log.write("start", steps=9, summary="s")
+        log.write("step", step=1, loss=2.5, suspects=[])
+        progress.update()
+        progress._bar.refresh()
+    log.close()
+    assert "1/9" in text.getvalue()
+    assert "suspects: none" in text.getvalue()

@@ -1,0 +1,250 @@
+"""Real MPI processes: the same bits as in one process, and an honest end whatever happens to a rank.
+
+Every run is started as a user would, by `python -m draco train`, with a time limit from outside.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from draco import checkpoint, events, run_directory
+
+JOB = """
+name: ranks
+workers: 5
+model: lenet
+data: synthetic
+batch_size: 15
+steps: {steps}
+scheme: {{name: {scheme}, adversaries: {adversaries}}}
+attack: {{name: reverse_gradient, ranks: [2]}}
+optimizer: {{name: sgd, lr: 0.05}}
+checkpoint_every: 1000
+reply_timeout_s: {timeout}
+"""
+LIMIT_S = 120
+
+
+@pytest.fixture
+def folder(tmp_path: Path, data_root: Path) -> Path:
+    (tmp_path / "data").symlink_to(data_root)
+    return tmp_path
+
+
+def write_job(
+    folder: Path, *, steps: int = 3, scheme: str = "cyclic", adversaries: int = 1, timeout: float = 60
+) -> None:
+    (folder / "job.yaml").write_text(JOB.format(steps=steps, scheme=scheme, adversaries=adversaries, timeout=timeout))
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "draco", "train", "job.yaml", *options]
+
+
+def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*options), cwd=folder, capture_output=True, text=True, timeout=LIMIT_S)
+
+
+def newest(folder: Path) -> Path:
+    return run_directory.runs(folder / "runs")[-1]
+
+
+def model(run: Path) -> torch.Tensor:
+    path = checkpoint.newest(run / "checkpoints")
+    assert path
+    return torch.cat([value.flatten() for value in checkpoint.load(path)["model"].values()])
+
+
+@pytest.mark.parametrize("scheme", ["uncoded", "repetition", "cyclic", "cyclic_dft"])
+def test_a_simulation_gives_the_same_model_as_mpi_bit_for_bit(folder: Path, scheme: str) -> None:
+    write_job(folder, scheme=scheme)
+    over_mpi = run(folder)
+    assert over_mpi.returncode == 0, over_mpi.stderr
+    first = newest(folder)
+    simulated = run(folder, "--simulate", "--secret", str(first / "secret"))
+    assert simulated.returncode == 0, simulated.stderr
+    assert newest(folder) != first
+    assert torch.equal(model(first), model(newest(folder)))
+    steps = [[(e["step"], e["loss"], e["suspects"]) for e in events.read(r / "events.jsonl") if e["event"] == "step"]
+             for r in (first, newest(folder))]  # fmt: skip
+    assert steps[0] == steps[1]
+
+
+def started(folder: Path, *options: str) -> subprocess.Popen[str]:
+    """Start a long job and return once it has taken a step."""
+    process = subprocess.Popen(
+        command(*options), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        runs = run_directory.runs(folder / "runs")
+        if runs and any(e["event"] == "step" for e in events.read(runs[-1] / "events.jsonl")):
+            return process
+        time.sleep(0.1)
+    process.kill()
+    pytest.fail(f"the job took no step: {process.communicate()}")
+
+
+def rank_process(folder: Path, rank: int) -> int:
+    """Return the process id of an MPI rank of the newest run."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            environment = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        mine = f"OMPI_COMM_WORLD_RANK={rank}".encode() in environment
+        if mine and b"rank" in arguments and (entry / "cwd").resolve() == folder.resolve():
+            return int(entry.name)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def survivors(folder: Path) -> list[str]:
+    """Return the command lines of processes that still run in `folder`."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cwd").resolve() == folder.resolve() and (entry / "cmdline").read_bytes():
+                found.append((entry / "cmdline").read_bytes().decode().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def long_run(folder: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    write_job(folder, steps=100_000, timeout=3)
+    process = started(folder)
+    yield folder, process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def test_a_worker_that_never_answers_is_named_and_ends_the_run_resumably(long_run) -> None:
+    folder, process = long_run
+    os.kill(rank_process(folder, 4), signal.SIGSTOP)
+    code, errors = ended(process)
+    assert code == 7
+    assert re.search(r"ranks 4 did not answer step \d+ within the time limit", errors)
+    status = run_directory.read_status(newest(folder))
+    assert status.state == "failed"
+    assert status.step > 0
+    assert checkpoint.newest(newest(folder) / "checkpoints")
+    assert survivors(folder) == []
+
+
+def test_a_worker_that_is_killed_ends_the_job_promptly(long_run) -> None:
+    folder, process = long_run
+    began = time.monotonic()
+    os.kill(rank_process(folder, 3), signal.SIGKILL)
+    code, errors = ended(process)
+    assert code == 7
+    assert time.monotonic() - began < 20
+    assert run_directory.read_status(newest(folder)).state == "failed"
+    assert "failed at step" in errors
+    assert survivors(folder) == []
+
+
+def test_ctrl_c_leaves_a_run_that_resumes_only_when_asked(folder: Path) -> None:
+    write_job(folder, steps=100_000)
+    process = started(folder)
+    os.kill(process.pid, signal.SIGINT)
+    code, errors = ended(process)
+    assert code == 130
+    assert "interrupted at step" in errors
+    stopped = run_directory.read_status(newest(folder))
+    assert stopped.state == "interrupted"
+    refused = run(folder)
+    assert refused.returncode == 4
+    assert "--resume" in refused.stderr
+    assert len(run_directory.runs(folder / "runs")) == 1
+    resumed = started_again(folder)
+    os.kill(resumed.pid, signal.SIGINT)
+    assert ended(resumed)[0] == 130
+    assert len(run_directory.runs(folder / "runs")) == 1
+    assert run_directory.read_status(newest(folder)).step > stopped.step
+    assert survivors(folder) == []
+
+
+def started_again(folder: Path) -> subprocess.Popen[str]:
+    """Resume and return once a step was taken after the resumption."""
+    process = subprocess.Popen(
+        command("--resume"),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        kinds = [e["event"] for e in events.read(newest(folder) / "events.jsonl")]
+        if "resume" in kinds and "step" in kinds[kinds.index("resume") :]:
+            return process
+        time.sleep(0.1)
+    process.kill()
+    pytest.fail(f"no step after the resumption: {process.communicate()}")
+
+
+def test_a_rank_that_fails_ends_the_job_with_its_traceback(folder: Path) -> None:
+    """The data disappear between the launcher's check and the ranks' start: a plain Python error in every rank."""
+    write_job(folder)
+    run(folder)
+    job = newest(folder) / "job.yaml"
+    text = job.read_text().replace("root: data", "root: elsewhere")
+    assert text != job.read_text()
+    broken = run_directory.create(folder / "runs", "broken", text)
+    from draco.launch import plan
+    from draco.rank import read_job
+
+    made = plan(read_job(broken), broken)
+    result = subprocess.run(
+        made.argv,
+        env={**os.environ, **dict(made.environment)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert result.returncode != 0
+    assert "Traceback" in result.stderr
+    assert "elsewhere" in result.stderr
+
+
+def test_the_number_of_processes_is_checked_before_anything_else(folder: Path) -> None:
+    write_job(folder)
+    run(folder, "--simulate")
+    from draco.launch import plan
+    from draco.rank import read_job
+
+    job = read_job(newest(folder)).model_copy(update={"launcher": "mpi"})
+    (newest(folder) / "job.yaml").write_text((newest(folder) / "job.yaml").read_text().replace("simulate", "mpi"))
+    made = plan(job, newest(folder))
+    argv = ["3" if a == "6" else a for a in made.argv]
+    result = subprocess.run(
+        argv, env={**os.environ, **dict(made.environment)}, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S
+    )
+    assert result.returncode != 0
+    assert "5 workers and a server, but MPI started 3 processes" in result.stderr
+
+
+def test_the_state_of_a_finished_run_says_succeeded_at_the_last_step(folder: Path) -> None:
+    write_job(folder)
+    assert run(folder, "--simulate").returncode == 0
+    status = json.loads((newest(folder) / "state.json").read_text())
+    assert (status["state"], status["step"]) == ("succeeded", 3)
