@@ -62,6 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="what happened in one run, or several runs side by side")
     report.add_argument("run", nargs="+", type=Path, metavar="RUN")
     report.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    report.add_argument(
+        "--plot", type=Path, metavar="FILE", help="also draw test accuracy by step into this SVG or PNG"
+    )
     report.set_defaults(do=_report)
 
     bench = commands.add_parser("bench", help="measure the kernels against memory copies and against peers")
@@ -247,10 +250,11 @@ def _eval(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from draco import report
 
-    for run in args.run:
-        if not (run / "state.json").exists():
-            raise MissingError(f"{run}: is not a run directory (it has no state.json)")
     summaries = [report.read_summary(run) for run in args.run]
+    if args.plot:
+        from draco.plot import accuracy_curves
+
+        accuracy_curves(summaries, args.plot)
     if args.markdown:
         print(report.markdown(summaries))
     else:

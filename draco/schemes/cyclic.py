@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from draco.errors import DecodeError
-from draco.schemes.cyclic_code import Code, amplifications, real_code, worst_amplification
+from draco.schemes.cyclic_code import PRECISE, Code, amplifications, real_code, worst_amplification
 from draco.schemes.optimistic import optimistic, real_basis
 from draco.schemes.projection import Sketch, combine, draw, finish, mask_without, project_row, runs_of, squared_norms
 from draco.schemes.scheme import (
@@ -29,12 +29,11 @@ from draco.schemes.scheme import (
     checked_gradients,
     checked_replies,
 )
-from draco.schemes.syndrome import Rows, admissible, certified, evidence, locate, recombination
+from draco.schemes.syndrome import CLEAR, Rows, admissible, certified, evidence, locate, recombination
 
 TOLERANCE = 2e-6  # four times the relative difference (up to 5e-7) measured between honest machines: draco-facts.md 4
 ROUNDING = 2.0**-24  # of a float32
 PROMISE = 1e-3  # relative float32 error of the result that no admissible placement may exceed
-BORDERLINE = 30.0  # within so many thresholds, norms estimated from projections may be what is wrong
 
 
 def cyclic(*, workers: int, adversaries: int, redundancy: int | None = None, tolerance: float = TOLERANCE) -> Scheme:
@@ -59,7 +58,7 @@ def cyclic(*, workers: int, adversaries: int, redundancy: int | None = None, tol
         redundancy=r,
         assignment=code.window,
         weights=np.asarray(code.matrix, dtype=np.float64),
-        encode=_encoder(code),
+        encode=_encoder(code, worst),
         decode=_decoder(code, adversaries, tolerance),
         inspect=_Inspection,
         dtype=torch.float32,
@@ -91,14 +90,15 @@ def _keeps_promise(code: Code, s: int) -> bool:
     return worst_amplification(code, s) * ROUNDING <= PROMISE
 
 
-def _encoder(code: Code) -> Encode:
+def _encoder(code: Code, worst: float) -> Encode:
     matrix = torch.from_numpy(np.asarray(code.matrix))
     loads = [torch.from_numpy(np.flatnonzero(row)) for row in code.window]
 
     def encode(row: int, gradients: Tensor) -> Tensor:
-        checked_gradients("cyclic", gradients, load=len(loads[row]))
-        weights = matrix[row, loads[row]].to(gradients.device, gradients.dtype)
-        return torch.mv(gradients.t(), weights)
+        load = len(loads[row])
+        checked_gradients("cyclic", gradients, load=load)
+        weights = matrix[row, loads[row]].to(gradients.device)
+        return combine(gradients, [(0, load)], weights if worst > PRECISE else weights.to(gradients.dtype))
 
     return encode
 
@@ -143,8 +143,10 @@ def _decoder(code: Code, s: int, tolerance: float) -> Decode:
             for row in np.flatnonzero(here):
                 inspection.add(int(row))
         rows = _wrong_rows(code, s, tolerance, replies, here, finish(inspection.inner, inspection.secret))
-        weights = torch.from_numpy(recombination(code.parity, code.clean, rows).real.copy())
-        mean = combine(replies, runs_of(mask_without(n, rows)), weights.to(replies.device, replies.dtype))
+        weights = torch.from_numpy(recombination(code.parity, code.clean, rows).real.copy()).to(replies.device)
+        precise = amplifications(code, np.asarray([rows], dtype=np.intp))[0] > PRECISE
+        weights = weights if precise else weights.to(replies.dtype)
+        mean = combine(replies, runs_of(mask_without(n, rows)), weights)
         return Decoded(mean[None], tuple(i for i in rows if here[i]))
 
     return decode
@@ -157,13 +159,10 @@ def _wrong_rows(
     with np.errstate(invalid="ignore"):
         known = ~here | ~np.isfinite(sketch.values).all(1) | ~np.isfinite(sketch.squares)
     found = evidence(code.parity, sketch.values, sketch.squares, known, tolerance)
-    if certified(found, found.known):
+    if certified(found, found.known, slack=CLEAR):
         return _conditioned(code, s, found.known)
-    borderline = certified(found, found.known, slack=BORDERLINE)
-    rows = None if borderline else locate(found, thorough=False)
-    if rows is None:
-        exact = squared_norms(replies, runs_of(~known))
-        rows = locate(evidence(code.parity, sketch.values, exact, known, tolerance))
+    exact = squared_norms(replies, runs_of(~known))  # what decides from here on must not be an estimate
+    rows = locate(evidence(code.parity, sketch.values, exact, known, tolerance))
     if rows is None:
         where = f"rows {list(found.known)} are missing or not finite, and " if found.known else ""
         raise DecodeError(

@@ -26,6 +26,7 @@ Floats = npt.NDArray[np.float64]
 
 EXHAUSTIVE = 1_000  # placements; more are sampled: adjacent runs, the worst known, and random sets
 RANDOM_PLACEMENTS = 200
+PRECISE = 8.0  # amplification from which sums are taken in float64, so that only the replies' own rounding counts
 HARMONICS = (*range(1, 17), 20, 24, 32, 48, 64)
 
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from draco.schemes.cyclic_code import Code
+from draco.schemes.cyclic_code import PRECISE, Code, amplifications
 from draco.schemes.projection import add_up, block_width, mask_without, runs_of, sampled_squares, squared_norms
-from draco.schemes.syndrome import Rows, evidence, locate, recombination
+from draco.schemes.syndrome import CLEAR, Rows, evidence, locate, recombination
 
 TRIGGER = 8.0  # a block whose residual alone is so many times the whole row's tolerance is searched for liars
 SEGMENT = 2048  # columns of a failing block that are searched for liars
@@ -34,7 +34,7 @@ class Phase(NamedTuple):
 
     rows: Rows
     runs: tuple[list[tuple[int, int]], list[tuple[int, int]]]  # of the rows to read: all but the missing, only the kept
-    weights: Tensor  # (b, 2, n): v and h of every block
+    weights: Tensor  # (b, 1 + c, n): v and the c vectors h of every block
     inverse: float  # 1 / |v|^2
 
 
@@ -59,11 +59,11 @@ def optimistic(
     phase = _phase(code, basis, missing, missing, replies, generator, len(starts))
     limit = (TRIGGER * tolerance) ** 2 * float(np.median(sampled_squares(replies, phase.runs[1], generator)))
     out = torch.empty(d, dtype=replies.dtype, device=replies.device)
-    spare = torch.empty(width, dtype=replies.dtype, device=replies.device)
+    spare = torch.empty(phase.weights.shape[1] - 1, width, dtype=replies.dtype, device=replies.device)
     residual = energy = 0.0
     for index, start in enumerate(starts):
         block, mean = replies[:, start : start + width], out[start : start + width]
-        check = spare[: len(mean)]
+        check = spare[:, : len(mean)]
         size, rest = _apply(phase, index, block, mean, check)
         if not (rest <= limit and math.isfinite(size)):
             learned = _learn(code, block, check, phase, tolerance, generator)
@@ -92,33 +92,41 @@ def _phase(
     n, p, t = len(code.clean), len(basis), len(rows)
     kept, came = mask_without(n, rows), mask_without(n, missing)
     v = recombination(code.parity, code.clean, rows).real
-    weights = np.zeros((blocks, 2, n))
-    weights[:, 0] = v
+    checks = next((count for size, count in CHEAP if replies.numel() <= size), 1)
+    h = np.zeros((blocks, 1, n))
     if p > t:
         free = np.linalg.svd(basis[:, list(rows)])[0][:, t:].T @ basis if t else basis  # of the parities, 0 on rows
-        h = generator.standard_normal((blocks, DRAWS, p - t)) @ free
-        h *= math.sqrt(n) / np.linalg.norm(h, axis=2, keepdims=True)
-        best = np.abs(h[:, :, kept]).min(2).argmax(1)
-        weights[:, 1] = h[np.arange(blocks), best] * kept
-    on_device = torch.from_numpy(weights).to(replies.device, replies.dtype)
+        if checks >= p - t:
+            h = np.broadcast_to(free * math.sqrt(n), (blocks, p - t, n))
+        else:
+            draws = generator.standard_normal((blocks, checks, DRAWS, p - t)) @ free
+            draws *= math.sqrt(n) / np.linalg.norm(draws, axis=3, keepdims=True)
+            best = np.abs(draws[..., kept]).min(3).argmax(2)
+            h = np.take_along_axis(draws, best[..., None, None], 2)[:, :, 0]
+    weights = np.concatenate([np.broadcast_to(v, (blocks, 1, n)), h * kept], axis=1)
+    precise = amplifications(code, np.asarray([rows], dtype=np.intp))[0] > PRECISE
+    on_device = torch.from_numpy(weights).to(replies.device, torch.float64 if precise else replies.dtype)
     return Phase(rows, (runs_of(came), runs_of(kept)), on_device, 1 / float(v @ v))
 
 
 def _apply(phase: Phase, index: int, block: Tensor, mean: Tensor, check: Tensor) -> tuple[float, float]:
-    """Set mean and check (w,) to block `index`'s v and h times the block; return their squared norms, h's per row.
+    """Set mean (w,) and check (c, w) to v and h times block `index`; return their squared norms.
+
+    That of the checks is an average over h, and per row: what a row's relative error would have to be squared.
 
     Rows left out are multiplied by zero, which is faster than leaving them out, unless that gives NaN.
     """
     weights = phase.weights[index]
+    check = check[: len(weights) - 1]
     for runs in phase.runs:
-        for target, w in zip((mean, check), weights.unbind(0), strict=True):
-            add_up(block, runs, w, target)
-        size, rest = float(torch.dot(mean, mean)), float(torch.dot(check, check))
+        add_up(block, runs, weights[:1], mean[None])
+        add_up(block, runs, weights[1:], check)
+        size, rest = float(torch.dot(mean, mean)), sum(float(torch.dot(c, c)) for c in check.unbind(0))
         if not math.isfinite(size + rest):  # perhaps only the squares overflow
             size, rest = float(mean.double().square().sum()), float(check.double().square().sum())
         if math.isfinite(size + rest):
             break
-    return size, rest / weights.shape[1]
+    return size, rest / (len(weights) - 1) / weights.shape[1]
 
 
 def _learn(
@@ -130,7 +138,7 @@ def _learn(
     """
     n = len(code.clean)
     kept = mask_without(n, phase.rows)
-    failing = torch.stack([part.double().square().sum() for part in torch.split(check, SEGMENT)])
+    failing = torch.stack([part.double().square().sum() for part in torch.split(check[0], SEGMENT)])
     worst = int(torch.nan_to_num(failing, nan=math.inf).argmax())
     segment = block[:, worst * SEGMENT : (worst + 1) * SEGMENT]
     squares = squared_norms(segment, runs_of(kept))
@@ -145,8 +153,8 @@ def _learn(
 
 
 def _accepted(n: int, residual: float, energy: float, tolerance: float, replies: Tensor, phase: Phase) -> bool:
-    """Return whether the whole residual is honest noise: first by a lower bound of the rows' size, |v^T R| / |v|."""
-    if residual <= tolerance**2 * energy / n:
+    """Return whether the whole residual is clearly honest noise: first by a lower bound of the rows' size, |v^T R| / |v|."""
+    if residual <= (CLEAR * tolerance) ** 2 * energy / n:
         return True
     exact = squared_norms(replies, phase.runs[1])
-    return bool(residual <= tolerance**2 * exact.sum() / n)
+    return bool(residual <= (CLEAR * tolerance) ** 2 * exact.sum() / n)

@@ -29,6 +29,8 @@ GIANT = 1e6  # times the median row: beyond, float64 would lose the honest part 
 TINY = 1e-37  # smaller differences are float32's own underflow
 SEARCH = 20_000  # sets that an exhaustive search may try at each size: about half a second
 BEAM = 60  # sets kept from one size to the next
+SPARE = 6  # rows beyond t of the ranking whose subsets of t are all tried
+CLEAR = 1 / 3  # of the threshold; honest noise stays below a quarter of it where measured
 CHUNK = 2_000  # sets whose residuals are computed at once
 
 
@@ -53,20 +55,34 @@ def evidence(
     return Evidence(parity, nodes, np.where(known[:, None], 0, values), np.where(known, 0, squares), rows, tolerance)
 
 
-def locate(found: Evidence, *, thorough: bool = True) -> Rows | None:
+def locate(found: Evidence) -> Rows | None:
     """Return the fewest rows that explain the syndrome, the known ones included; None if no admissible set does.
 
+    A set that leaves much less than the certificate allows is preferred to a smaller one that just passes: where the
+    rows that lie are neighbours, the right set and a wrong one can both pass, and the right one leaves only noise.
     Rows beyond `GIANT` times the median may drown the others: what fails with them is tried again with them blanked,
     which turns their errors into "minus the honest reply", still at the same rows.
     """
     variants = [found, *_without_giants(found)]
-    for variant in variants:
-        if (rows := _by_polynomial(variant)) is not None:
-            return _pruned(variant, rows, keep=found.known)
-    for variant in reversed(variants) if thorough else ():
-        if (rows := _by_search(variant)) is not None:
-            return _pruned(variant, rows, keep=found.known)
-    return None
+    weak: tuple[Evidence, Rows] | None = None
+    for search in (_by_polynomial, _by_subsets):
+        for variant in variants if search is _by_polynomial else variants[::-1]:
+            limit = 1.0 if weak is None else min(CLEAR, _leftover(*weak) / 4)
+            if (rows := search(variant, limit)) is None:
+                continue
+            if _leftover(variant, rows) <= CLEAR:
+                return _pruned(variant, rows)
+            weak = weak or (variant, rows)
+            if (better := search(variant, min(CLEAR, _leftover(*weak) / 4))) is not None:
+                return _pruned(variant, better)
+    return None if weak is None else _pruned(*weak)
+
+
+def _leftover(found: Evidence, rows: Rows) -> float:
+    """Return the residual of a set as a share of its threshold."""
+    sets = np.asarray([rows], dtype=np.intp)
+    residual, threshold = float(residuals(found, sets)[0]), float(thresholds(found, sets)[0])
+    return residual / threshold if threshold > 0 else math.inf * residual if residual else 0.0
 
 
 def certified(found: Evidence, rows: Rows, *, slack: float = 1.0) -> bool:
@@ -134,11 +150,12 @@ def _without_giants(found: Evidence) -> Iterator[Evidence]:
         yield evidence(found.parity, found.values, found.squares, known, found.tolerance)
 
 
-def _by_polynomial(found: Evidence) -> Rows | None:
+def _by_polynomial(found: Evidence, slack: float) -> Rows | None:
+    """Return the first set that passes among the roots of the locator polynomials of increasing degree."""
     for t in range(_most(found) + 1):
         rows = _union(found, _ranking(found, t)[:t])
-        if certified(found, rows):
-            return rows if t == 0 else _best_exchange(found, rows)
+        if certified(found, rows, slack=slack):
+            return rows
     return None
 
 
@@ -165,47 +182,31 @@ def _ranking(found: Evidence, t: int) -> npt.NDArray[np.intp]:
     return others[np.argsort(size, kind="stable")]
 
 
-def _best_exchange(found: Evidence, rows: Rows) -> Rows:
-    """Return the set of least residual that swaps of one row lead to; left as it is when far below the threshold."""
-    while True:
-        sets = np.asarray([rows], dtype=np.intp)
-        least = float(residuals(found, sets)[0])
-        movable = [i for i in rows if i not in found.known]
-        if not movable or least <= thresholds(found, sets)[0] / 4:
-            return rows
-        others = np.setdiff1d(np.arange(len(found.nodes)), rows)
-        swaps = np.asarray([sorted({*rows} - {i} | {int(j)}) for i in movable for j in others], dtype=np.intp)
-        sizes = residuals(found, swaps)
-        best = int(np.argmin(sizes))
-        if not sizes[best] < least * (1 - 1e-9):
-            return rows
-        rows = tuple(int(i) for i in swaps[best])
-
-
-def _by_search(found: Evidence) -> Rows | None:
-    """Try sets by increasing size: subsets of the best-ranked rows, then all if few, then a beam."""
+def _by_subsets(found: Evidence, slack: float) -> Rows | None:
+    """Try sets by increasing size: all if they are few, else subsets of the best-ranked rows, and a beam."""
     others = [int(i) for i in _ranking(found, 0)]
     frontier: list[Rows] = [()]
-    for t in range(1, _most(found) + 1):
+    for t in range(_most(found) + 1):
         everything = math.comb(len(others), t) <= SEARCH
-        pool = others if everything else [int(i) for i in _ranking(found, t)[: t + 6]]
-        tries = {tuple(sorted(c)) for c in itertools.combinations(pool, t)}
+        pool = others if everything else [int(i) for i in _ranking(found, t)[: t + SPARE]]
+        tries = set(itertools.combinations(sorted(pool), t))
         if not everything:
             tries |= {tuple(sorted({*kept, i})) for kept in frontier for i in others if i not in kept}
-        sets = np.asarray([sorted({*found.known, *c}) for c in sorted(tries)], dtype=np.intp)
-        sizes = residuals(found, sets)
-        order = np.argsort(sizes, kind="stable")
-        if sizes[order[0]] <= thresholds(found, sets[order[:1]])[0]:
+        sets = np.asarray([sorted({*found.known, *c}) for c in sorted(tries)], dtype=np.intp).reshape(len(tries), -1)
+        shares = residuals(found, sets) / np.maximum(thresholds(found, sets), TINY)
+        order = np.argsort(shares, kind="stable")
+        if shares[order[0]] <= slack:
             return tuple(int(i) for i in sets[order[0]])
         frontier = [tuple(int(i) for i in sets[j] if i not in found.known) for j in order[:BEAM]]
     return None
 
 
-def _pruned(found: Evidence, rows: Rows, *, keep: Rows) -> Rows:
-    """Return `rows` without those that the certificate does not need."""
+def _pruned(found: Evidence, rows: Rows) -> Rows:
+    """Return `rows` without those whose absence leaves hardly more; the known ones stay."""
+    limit = max(CLEAR, _leftover(found, rows))
     for row in rows:
         fewer = tuple(i for i in rows if i != row)
-        if row not in keep and row not in found.known and certified(found, fewer):
+        if row not in found.known and certified(found, fewer, slack=limit):
             rows = fewer
     return rows
 

@@ -1,0 +1,98 @@
+"""The evaluator: right figures, nothing twice, an end."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from draco import assembly, checkpoint, data, evaluate, run_directory
+from draco.job import Job
+
+Make = Callable[..., Job]
+
+
+def test_figures_are_those_of_a_slow_loop(make_job: Make) -> None:
+    job = make_job("model=fc")
+    split = data.load("synthetic", Path(job.data.root), "test")
+    model = assembly.build_model(job, split.info)
+    result = evaluate.evaluate_model(model, split, batch_size=100)
+    top1 = top5 = 0
+    loss = 0.0
+    for i in range(len(split.labels)):
+        x, y = data.batch(split, torch.tensor([i]), None)
+        scores = model(x)[0].detach()
+        order = scores.argsort(descending=True)
+        top1 += int(order[0] == y[0])
+        top5 += int(y[0] in order[:5])
+        loss -= float(scores.log_softmax(0)[y[0]])
+    n = len(split.labels)
+    assert (result.top1, result.top5, result.samples) == (top1 / n, top5 / n, n)
+    assert result.loss == pytest.approx(loss / n, rel=1e-4)
+
+
+def test_batch_norm_is_evaluated_with_running_statistics_and_left_training(make_job: Make) -> None:
+    job = make_job("model=resnet18", "batch_size=10")
+    split = data.load("synthetic", Path(job.data.root), "test")
+    small = split._replace(images=split.images[:20], labels=split.labels[:20])
+    model = assembly.build_model(job, split.info).train()
+    before = torch.cat([b.flatten().double() for b in model.buffers()])
+    one, all_ = (evaluate.evaluate_model(model, small, batch_size=b) for b in (1, 20))
+    assert one.loss == pytest.approx(all_.loss, rel=1e-4)
+    assert model.training
+    assert torch.equal(before, torch.cat([b.flatten().double() for b in model.buffers()]))
+
+
+@pytest.fixture
+def finished(make_job: Make, train):
+    return train(make_job("steps=3", "checkpoint_every=1"))
+
+
+def steps_of(run: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (run / "evaluations.jsonl").read_text().splitlines()]
+
+
+def test_every_checkpoint_is_evaluated_once(finished, make_job: Make) -> None:
+    job = make_job("steps=3", "checkpoint_every=1")
+    test = data.load("synthetic", Path(job.data.root), "test")
+    first = list(evaluate.evaluate_run(finished.run, job, test, follow=False, batch_size=512))
+    assert [step for step, _ in first] == [1, 2, 3]
+    assert list(evaluate.evaluate_run(finished.run, job, test, follow=True)) == []
+    assert steps_of(finished.run) == [1, 2, 3]
+
+
+def test_a_damaged_checkpoint_is_not_evaluated(finished, make_job: Make) -> None:
+    job = make_job("steps=3", "checkpoint_every=1")
+    path = checkpoint.newest(finished.run / "checkpoints")
+    path.write_bytes(path.read_bytes()[:-1])
+    test = data.load("synthetic", Path(job.data.root), "test")
+    with pytest.raises(checkpoint.CheckpointError):
+        list(evaluate.evaluate_run(finished.run, job, test, follow=False))
+    assert steps_of(finished.run) == [1, 2]
+
+
+def test_following_takes_new_checkpoints_and_ends_with_the_run(finished, make_job: Make, monkeypatch) -> None:
+    """Beside training: the last checkpoint appears while the evaluator waits, then the run ends."""
+    monkeypatch.setattr(evaluate, "POLL_S", 0.05)
+    job = make_job("steps=3", "checkpoint_every=1")
+    folder = finished.run / "checkpoints"
+    last = checkpoint.newest(folder)
+    contents = checkpoint.load(last)
+    last.unlink()
+    last.with_suffix(".json").unlink()
+    run_directory.write_status(finished.run, "running", 2)
+
+    def rest_of_the_training() -> None:
+        time.sleep(0.5)
+        checkpoint.save(folder, 3, contents)
+        run_directory.write_status(finished.run, "succeeded", 3)
+
+    trainer = threading.Thread(target=rest_of_the_training)
+    trainer.start()
+    test = data.load("synthetic", Path(job.data.root), "test")
+    seen = [step for step, _ in evaluate.evaluate_run(finished.run, job, test, follow=True, batch_size=1024)]
+    trainer.join()
+    assert seen == [1, 2, 3]
