@@ -7,7 +7,15 @@ import pytest
 
 from draco.__main__ import build_parser, main
 
-JOB = "{name: small, workers: 3, model: lenet, data: {name: synthetic, root: %s}, batch_size: 6, steps: 2, scheme: uncoded}"
+JOB = """
+name: small
+workers: 3
+model: lenet
+data: {name: synthetic, root: %s}
+batch_size: 6
+steps: 2
+scheme: uncoded
+"""
 
 
 @pytest.fixture

@@ -49,4 +49,4 @@ def schema() -> dict[str, Any]:
             field.pop("title", None)
             field.pop("applies_to", None)
     out["oneOf"] = [{"required": ["steps"]}, {"required": ["epochs"]}]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **out}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **out, "title": "Draco job"}

@@ -29,7 +29,7 @@ from draco.schemes.scheme import (
     checked_gradients,
     checked_replies,
 )
-from draco.schemes.syndrome import CLEAR, Rows, admissible, certified, evidence, locate, recombination
+from draco.schemes.syndrome import CLEAR, Rows, admissible, certified, evidence, locate, locate_clearly, recombination
 
 TOLERANCE = 2e-6  # four times the relative difference (up to 5e-7) measured between honest machines: draco-facts.md 4
 ROUNDING = 2.0**-24  # of a float32
@@ -161,8 +161,10 @@ def _wrong_rows(
     found = evidence(code.parity, sketch.values, sketch.squares, known, tolerance)
     if certified(found, found.known, slack=CLEAR):
         return _conditioned(code, s, found.known)
-    exact = squared_norms(replies, runs_of(~known))  # what decides from here on must not be an estimate
-    rows = locate(evidence(code.parity, sketch.values, exact, known, tolerance))
+    rows = locate_clearly(found)
+    if rows is None:  # then what decides must not be an estimate
+        exact = squared_norms(replies, runs_of(~known))
+        rows = locate(evidence(code.parity, sketch.values, exact, known, tolerance))
     if rows is None:
         where = f"rows {list(found.known)} are missing or not finite, and " if found.known else ""
         raise DecodeError(

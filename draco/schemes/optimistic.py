@@ -24,9 +24,10 @@ from draco.schemes.syndrome import CLEAR, Rows, evidence, locate, recombination
 TRIGGER = 8.0  # a block whose residual alone is so many times the whole row's tolerance is searched for liars
 SEGMENT = 2048  # columns of a failing block that are searched for liars
 PROJECTIONS = 8  # of them
-DRAWS = (
-    4  # of h, of which the one is taken whose smallest entry is largest: lone liars cannot hide behind a small entry
-)
+# Of h, of which the one is taken whose smallest entry is largest: lone liars cannot hide behind a small entry.
+DRAWS = 4
+# (size, checks): up to so many numbers n d, so many checks h cost little; beyond, one.
+CHEAP = ((1 << 22, 64), (1 << 24, 2))
 
 
 class Phase(NamedTuple):
@@ -153,7 +154,7 @@ def _learn(
 
 
 def _accepted(n: int, residual: float, energy: float, tolerance: float, replies: Tensor, phase: Phase) -> bool:
-    """Return whether the whole residual is clearly honest noise: first by a lower bound of the rows' size, |v^T R| / |v|."""
+    """Return whether the residual is clearly honest noise: first by a lower bound of the rows' size, |v^T R| / |v|."""
     if residual <= (CLEAR * tolerance) ** 2 * energy / n:
         return True
     exact = squared_norms(replies, phase.runs[1])

@@ -78,6 +78,14 @@ def locate(found: Evidence) -> Rows | None:
     return None if weak is None else _pruned(*weak)
 
 
+def locate_clearly(found: Evidence) -> Rows | None:
+    """Return the fewest rows that the locator polynomials give and that leave clearly no more than noise."""
+    for variant in (found, *_without_giants(found)):
+        if (rows := _by_polynomial(variant, CLEAR)) is not None:
+            return _pruned(variant, rows)
+    return None
+
+
 def _leftover(found: Evidence, rows: Rows) -> float:
     """Return the residual of a set as a share of its threshold."""
     sets = np.asarray([rows], dtype=np.intp)
