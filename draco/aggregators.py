@@ -29,13 +29,13 @@ Aggregator = Callable[..., Tensor]  # (gradients (n, d), *, f: int = 0, ...) -> 
 Matrix = npt.NDArray[np.float64]
 
 GRAM_WIDTH = 8192  # columns of a block on the CPU: with up to 45 rows it stays in a core's second-level cache, nearly
-SORT_WIDTH = 16384  # half of torch's grain size, above which it would hand every small call to its thread pool
+SORT_WIDTH = 24_576  # below torch's grain size of 32768, above which it hands every small call to its thread pool
 CUDA_WIDTH = 1 << 18  # on a GPU a block only bounds the scratch memory and the number of launches
 SAMPLE = 4096  # columns from which a central row is guessed
 FAR = 16.0  # float32 products are trusted if the centre's squared spread is at most this many times the smallest
 FAR_PRECISE = 1e6  # the same for float64 products
 TINY = 1e-30  # and if that spread is not less: the squares of its coordinates might have underflowed
-AMBIGUOUS = 1e-5  # two Krum scores closer than this, relatively, are compared in float64; float32 is good to 1e-6
+AMBIGUOUS = 1e-6  # Krum scores this near to the least, relatively, are taken in float64; float32 erred by up to 6e-7
 NEAR_A_ROW = 1e-2  # a point this near to a row, relative to the middle distance, may be on a slow way to it
 
 

@@ -28,6 +28,9 @@ from draco.schemes import Scheme
 from draco.tensorboard import Board
 from draco.transport import ServerTransport, new_frames
 
+NOT_FINITE = "it holds numbers that are not finite"
+DIVERGED = "training has diverged; is a defence missing, or optimizer.lr too high?"
+
 
 @dataclass
 class Ledger:
@@ -202,6 +205,8 @@ class Server:
                     inspect(row)
             clock.lap("decode")
         clock.lap("exchange")
+        if len(refused) == self.job.workers and set(refused.values()) == {NOT_FINITE}:
+            raise TrainingError(f"step {step}: no worker's reply is finite: {DIVERGED}")
         return Collected(arrived, refused, timings, total)
 
     def _checked(self, step: int, row: int, length: int | str) -> wire.Timing | str:
@@ -210,7 +215,7 @@ class Server:
             return length
         timing = wire.unpack(self.frames[row], length, self.wire, step, self.replies[row])
         if isinstance(timing, wire.Timing) and not is_finite(self.replies[row]):
-            return "it holds numbers that are not finite"
+            return NOT_FINITE
         return timing
 
     def _aggregated(self, step: int, gradients: Tensor, missing: int) -> Tensor:
@@ -224,7 +229,7 @@ class Server:
             rest = AGGREGATORS[simple](gradients[:, p:].contiguous(), f=f)
             vector = torch.cat([self.aggregate(gradients[:, :p], f), rest])
         if not is_finite(vector):
-            raise TrainingError(f"step {step}: the gradient is not finite: training has diverged; lower optimizer.lr?")
+            raise TrainingError(f"step {step}: the gradient is not finite: {DIVERGED}")
         return vector
 
 

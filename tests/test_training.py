@@ -291,7 +291,7 @@ def test_a_run_that_fails_says_so_and_leaves_a_checkpoint(make_job: Make, train,
 
 def test_a_diverged_model_is_an_error_and_not_a_result(make_job: Make, train) -> None:
     job = make_job("attack.name=reverse_gradient", "attack.adversaries=1", "attack.magnitude=1e30", "steps=8")
-    with pytest.raises(TrainingError):
+    with pytest.raises(TrainingError, match="training has diverged"):
         train(job)
 
 

@@ -21,7 +21,8 @@ from torch import Tensor
 
 PROJECTIONS = 8  # k; 4 already locate 98-100 of 100 random error sets at (45, 10): draco-facts.md section 4
 DIRECTIONS = 4  # q; each costs a pass over a part of a row that is in the cache
-CHUNK = 1024  # columns that one g spans
+CHUNK = 512  # columns that one g spans
+FEW = 256  # chunks; where there are no more, there is a g for every projection
 PIECE = 1 << 18  # columns of a row that are projected on all g before the next: 1 MiB
 BLOCK_BYTES = 4 << 20  # of replies per block; flat between 2 and 8 MiB where measured (32 MiB shared L3, 512 KiB L2)
 BLOCK_BYTES_CUDA = 256 << 20
@@ -54,7 +55,7 @@ def draw(seed: int, columns: int, device: torch.device) -> Draw:
     generator = torch.Generator().manual_seed(seed)
     width = min(columns, CHUNK)
     chunks = -(-columns // width)
-    count = PROJECTIONS if chunks == 1 else DIRECTIONS
+    count = PROJECTIONS if chunks <= FEW else DIRECTIONS
     directions = torch.randn(count, width, generator=generator).to(device)
     coefficients = torch.randn(chunks, PROJECTIONS, generator=generator, dtype=torch.float64)
     return Draw(directions, np.ones((1, PROJECTIONS)) if chunks == 1 else coefficients.numpy())

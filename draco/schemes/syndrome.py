@@ -31,6 +31,9 @@ SEARCH = 20_000  # sets that an exhaustive search may try at each size: about ha
 BEAM = 60  # sets kept from one size to the next
 SPARE = 6  # rows beyond t of the ranking whose subsets of t are all tried
 CLEAR = 1 / 3  # of the threshold; honest noise stays below a quarter of it where measured
+DOUBT = 1e5  # thresholds; larger syndromes leave no doubt which rows they are of
+DISTINCT = 1.5  # times the least residual, or more, is what the wrong set leaves: 4 standard deviations at p - t = 5
+AMBIGUOUS = 1e-3  # of a row's size: what two explanations of the same syndrome may differ by
 CHUNK = 2_000  # sets whose residuals are computed at once
 
 
@@ -55,6 +58,14 @@ def evidence(
     return Evidence(parity, nodes, np.where(known[:, None], 0, values), np.where(known, 0, squares), rows, tolerance)
 
 
+def locate_clearly(found: Evidence) -> Rows | None:
+    """Return what `locate` would, if the first set that passes leaves clearly no more than noise; else None."""
+    for variant in (found, *_without_giants(found)):
+        if (rows := _by_polynomial(variant, 1.0)) is not None:
+            return _settled(variant, _pruned(variant, rows)) if _leftover(variant, rows) <= CLEAR else None
+    return None
+
+
 def locate(found: Evidence) -> Rows | None:
     """Return the fewest rows that explain the syndrome, the known ones included; None if no admissible set does.
 
@@ -65,32 +76,73 @@ def locate(found: Evidence) -> Rows | None:
     """
     variants = [found, *_without_giants(found)]
     weak: tuple[Evidence, Rows] | None = None
-    for search in (_by_polynomial, _by_subsets):
-        for variant in variants if search is _by_polynomial else variants[::-1]:
-            limit = 1.0 if weak is None else min(CLEAR, _leftover(*weak) / 4)
-            if (rows := search(variant, limit)) is None:
+    for search, order in ((_by_polynomial, variants), (_by_subsets, variants[::-1])):
+        for variant in order:
+            if weak is None and (rows := search(variant, 1.0)) is not None:
+                weak = variant, rows
+            if weak is None:
                 continue
-            if _leftover(variant, rows) <= CLEAR:
-                return _pruned(variant, rows)
-            weak = weak or (variant, rows)
-            if (better := search(variant, min(CLEAR, _leftover(*weak) / 4))) is not None:
-                return _pruned(variant, better)
-    return None if weak is None else _pruned(*weak)
+            share = _leftover(*weak)
+            if share <= CLEAR:
+                return _settled(weak[0], _pruned(*weak))
+            if (rows := search(variant, min(CLEAR, share / 4))) is not None:
+                return _settled(variant, _pruned(variant, rows))
+    return None if weak is None else _settled(weak[0], _pruned(*weak))
 
 
-def locate_clearly(found: Evidence) -> Rows | None:
-    """Return the fewest rows that the locator polynomials give and that leave clearly no more than noise."""
-    for variant in (found, *_without_giants(found)):
-        if (rows := _by_polynomial(variant, CLEAR)) is not None:
-            return _pruned(variant, rows)
-    return None
+def _settled(found: Evidence, rows: Rows) -> Rows | None:
+    """Return the set of least residual that swaps of a row lead to; None if a rival explains the syndrome as well.
+
+    Only small errors are in doubt: those of neighbours whose columns of F nearly depend on each other. A rival is a
+    set that passes and decodes the projections to something else.
+    """
+    sets = np.asarray([rows], dtype=np.intp)
+    if len(rows) == len(found.known) or _leftover(found, found.known) > DOUBT:
+        return rows
+    while True:
+        least = float(_shares(found, sets)[0])
+        rivals = _rivals(found, tuple(int(i) for i in sets[0]))
+        shares = _shares(found, rivals)
+        best = int(np.argmin(shares))
+        if not shares[best] < least * (1 - 1e-9):
+            break
+        sets = rivals[best : best + 1]
+    close = rivals[shares <= min(1.0, DISTINCT * max(least, TINY))]
+    chosen = tuple(int(i) for i in sets[0])
+    mean = _decoded(found, chosen)
+    differences = [np.linalg.norm(_decoded(found, tuple(int(i) for i in other)) - mean) for other in close]
+    size = np.sqrt(found.squares.mean() * found.values.shape[1])
+    return None if any(d > AMBIGUOUS * size for d in differences) else chosen
+
+
+def _rivals(found: Evidence, rows: Rows) -> Sets:
+    """Return the sets that differ from `rows` by a swap, or take the same number of rows from a wide neighbourhood."""
+    n = len(found.nodes)
+    free = [i for i in rows if i not in found.known]
+    others = [j for j in range(n) if j not in rows]
+    sets = {tuple(sorted({*rows} - {i} | {j})) for i in free for j in others}
+    if math.comb(len(free) + SPARE, len(free)) <= SEARCH:
+        pool = [int(i) for i in _ranking(found, len(free))[: len(free) + SPARE]]
+        sets |= {tuple(sorted((*found.known, *c))) for c in itertools.combinations(pool, len(free))}
+    sets.discard(rows)
+    return np.asarray(sorted(sets), dtype=np.intp)
+
+
+def _decoded(found: Evidence, rows: Rows) -> Complex:
+    """Return the mean over all rows that the projections decode to without `rows`, up to the code's own weights."""
+    clean = np.full(len(found.nodes), 1 / len(found.nodes))
+    weights = recombination(found.parity, clean, rows)
+    return weights @ found.values
+
+
+def _shares(found: Evidence, sets: Sets) -> Floats:
+    shares: Floats = residuals(found, sets) / np.maximum(thresholds(found, sets), TINY)
+    return shares
 
 
 def _leftover(found: Evidence, rows: Rows) -> float:
     """Return the residual of a set as a share of its threshold."""
-    sets = np.asarray([rows], dtype=np.intp)
-    residual, threshold = float(residuals(found, sets)[0]), float(thresholds(found, sets)[0])
-    return residual / threshold if threshold > 0 else math.inf * residual if residual else 0.0
+    return float(_shares(found, np.asarray([rows], dtype=np.intp))[0])
 
 
 def certified(found: Evidence, rows: Rows, *, slack: float = 1.0) -> bool:
@@ -201,7 +253,7 @@ def _by_subsets(found: Evidence, slack: float) -> Rows | None:
         if not everything:
             tries |= {tuple(sorted({*kept, i})) for kept in frontier for i in others if i not in kept}
         sets = np.asarray([sorted({*found.known, *c}) for c in sorted(tries)], dtype=np.intp).reshape(len(tries), -1)
-        shares = residuals(found, sets) / np.maximum(thresholds(found, sets), TINY)
+        shares = _shares(found, sets)
         order = np.argsort(shares, kind="stable")
         if shares[order[0]] <= slack:
             return tuple(int(i) for i in sets[order[0]])
