@@ -1,6 +1,7 @@
 """The command line, nothing else: `python -m draco COMMAND ...`. Heavy imports wait until a command needs them."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -265,6 +266,8 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
+    for pool in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[pool] = "1"  # read when torch and numpy are first imported, which is now
     from draco import bench
 
     bench.main(args.json, quick=args.quick)

@@ -12,7 +12,7 @@ What every robust rule (all but `mean`) promises:
 
 Krum and the geometric median depend on the rows only through their inner products, so both read the data once for a
 Gram matrix about a central row, iterate on (m, m) numbers, and read one row or one weighted sum at the end. The Gram
-matrix is taken in float32 products where that is provably harmless and in float64 otherwise. Coordinate-wise rules
+matrix is taken in float32 products where a check finds them good enough and in float64 otherwise. Coordinate-wise rules
 run a sorting network, stripped to what the result needs, over blocks of columns that fit the cache.
 """
 
@@ -30,6 +30,7 @@ Matrix = npt.NDArray[np.float64]
 
 GRAM_WIDTH = 8192  # columns of a block on the CPU: with up to 45 rows it stays in a core's second-level cache, nearly
 SORT_WIDTH = 24_576  # below torch's grain size of 32768, above which it hands every small call to its thread pool
+SUM_WIDTH = 1 << 16  # a weighted sum makes no copy of a float32 block, so calls are dearer than cache misses
 CUDA_WIDTH = 1 << 18  # on a GPU a block only bounds the scratch memory and the number of launches
 SAMPLE = 4096  # columns from which a central row is guessed
 FAR = 16.0  # float32 products are trusted if the centre's squared spread is at most this many times the smallest
@@ -439,7 +440,7 @@ def _weighted_sum(gradients: Tensor, rows: list[int], weights: Matrix) -> Tensor
     dtype = gradients.dtype if weights.min() > 1e-30 else torch.float64  # tiny weights belong to huge rows: keep both
     factors = torch.from_numpy(weights).to(gradients.device, dtype)
     out = gradients.new_empty(gradients.shape[1])
-    for columns, block in _blocks(gradients, rows, CUDA_WIDTH if gradients.is_cuda else GRAM_WIDTH):
+    for columns, block in _blocks(gradients, rows, CUDA_WIDTH if gradients.is_cuda else SUM_WIDTH):
         out[columns] = factors @ block.to(dtype)
     return out
 

@@ -315,6 +315,15 @@ def test_the_geometric_median_agrees_with_hdmedians(n: int, d: int, common: floa
     assert torch.isfinite(AGGREGATORS["geometric_median"](gradients, backend="hdmedians")).all()
 
 
+@pytest.mark.parametrize("d", [50, 6000])
+def test_the_pull_of_a_huge_row_is_the_same_as_of_any_row_over_there(d: int) -> None:
+    """Its weight times its size is what counts, and the weight alone is too small for float32."""
+    gradients = 1e-6 * rows_of(9, d, seed=2)
+    gradients[0] = 3e38 * torch.sign(rows_of(1, d))
+    expected = geometric_median_twin(gradients, 1)
+    assert distance(AGGREGATORS["geometric_median"](gradients, f=1), expected) < 1e-6
+
+
 def objective(gradients: Tensor, point: Tensor) -> float:
     return float((gradients.double() - point.double()).norm(dim=1).sum())
 
@@ -350,7 +359,7 @@ def test_a_geometric_median_that_is_a_row_is_returned_exactly() -> None:
     assert AGGREGATORS["geometric_median"](torch.tensor([[0.0, 1.0], [2.0, 1.0]])).tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize(("copies", "pull"), [(1, 0.99), (2, 1.97)])
+@pytest.mark.parametrize(("copies", "pull"), [(1, 0.99), (2, 1.97), (2, 1.99975)])
 @pytest.mark.parametrize("d", [2, 500, 6000])
 def test_the_slow_approach_to_a_row_is_cut_short(copies: int, pull: float, d: int) -> None:
     """Two rows pull at an obtuse or acute angle, a little less than the copies of the third row hold."""

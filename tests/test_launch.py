@@ -38,7 +38,10 @@ def test_a_simulation_is_one_process() -> None:
     made = plan(parse(JOB, "test", ["launcher=simulate", "threads=2"]), Path("runs/a-1"), "python")
     assert made.argv == ("python", "-m", "draco", "rank", "runs/a-1", "--simulate")
     assert dict(made.environment)["OMP_NUM_THREADS"] == "2"
-    assert str(made) == "OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 python -m draco rank runs/a-1 --simulate"
+    assert (
+        str(made)
+        == "OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 python -m draco rank runs/a-1 --simulate"
+    )
 
 
 @pytest.fixture

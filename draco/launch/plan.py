@@ -25,7 +25,8 @@ def plan(job: Job, run: Path, python: str = sys.executable) -> Plan:
 
 
 def _threads(job: Job) -> dict[str, str]:
-    return {"OMP_NUM_THREADS": str(job.threads), "MKL_NUM_THREADS": str(job.threads)}
+    """Torch's threads, and those of numpy's matrix products; bits depend on both."""
+    return {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
 
 def _simulate(job: Job, run: Path, python: str) -> Plan:

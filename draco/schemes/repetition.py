@@ -46,7 +46,7 @@ def repetition(
     """
     r = 2 * adversaries + 1 if redundancy is None else redundancy
     if r < 2 * adversaries + 1:
-        raise ValueError(f"repetition: redundancy is {r}, must be {2 * adversaries + 1} for {adversaries} adversaries")
+        raise ValueError(f"repetition: redundancy is {r}, must be at least {2 * adversaries + 1}")
     if workers < r:
         what = f"{adversaries} adversaries need" if redundancy is None else f"redundancy {r} needs"
         raise ValueError(f"repetition: {what} at least {r} workers, got {workers}")

@@ -32,9 +32,9 @@ BEAM = 60  # sets kept from one size to the next
 SPARE = 6  # rows beyond t of the ranking whose subsets of t are all tried
 CLEAR = 1 / 3  # of the threshold; honest noise stays below a quarter of it where measured
 DOUBT = 1e5  # thresholds; larger syndromes leave no doubt which rows they are of
-DISTINCT = 1.5  # times the least residual, or more, is what the wrong set leaves: 4 standard deviations at p - t = 5
+DISTINCT = 2.0  # times the least residual: a set that leaves more is not a rival; 9 standard deviations at p - t = 5
 AMBIGUOUS = 1e-3  # of a row's size: what two explanations of the same syndrome may differ by
-CHUNK = 2_000  # sets whose residuals are computed at once
+CHUNK = 1_000  # sets whose residuals are computed at once
 
 
 class Evidence(NamedTuple):
@@ -121,9 +121,9 @@ def _rivals(found: Evidence, rows: Rows) -> Sets:
     free = [i for i in rows if i not in found.known]
     others = [j for j in range(n) if j not in rows]
     sets = {tuple(sorted({*rows} - {i} | {j})) for i in free for j in others}
-    if math.comb(len(free) + SPARE, len(free)) <= SEARCH:
-        pool = [int(i) for i in _ranking(found, len(free))[: len(free) + SPARE]]
-        sets |= {tuple(sorted((*found.known, *c))) for c in itertools.combinations(pool, len(free))}
+    spare = max(k for k in range(SPARE + 1) if math.comb(len(free) + k, k) <= CHUNK)
+    pool = [int(i) for i in _ranking(found, len(free))[: len(free) + spare]]
+    sets |= {tuple(sorted((*found.known, *c))) for c in itertools.combinations(pool, len(free))}
     sets.discard(rows)
     return np.asarray(sorted(sets), dtype=np.intp)
 
