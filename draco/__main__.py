@@ -268,6 +268,7 @@ def _report(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> int:
     for pool in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[pool] = "1"  # read when torch and numpy are first imported, which is now
+    os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as in a run
     from draco import bench
 
     bench.main(args.json, quick=args.quick)

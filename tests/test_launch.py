@@ -40,7 +40,7 @@ def test_a_simulation_is_one_process() -> None:
     assert dict(made.environment)["OMP_NUM_THREADS"] == "2"
     assert (
         str(made)
-        == "OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 python -m draco rank runs/a-1 --simulate"
+        == "OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 THP_MEM_ALLOC_ENABLE=1 python -m draco rank runs/a-1 --simulate"
     )
 
 
