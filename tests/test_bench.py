@@ -25,6 +25,7 @@ def test_the_benchmark_prints_every_target_and_writes_its_figures(tmp_path: Path
         ("cyclic decode at constant n*d, 2 errors", 1.3),
     } <= targets
     assert {"hdmedians geometric median", "the paper's complex decode, 2 errors"} <= {row["what"] for row in rows}
+    assert {"bytes of float16", "pack and unpack float32 + blosc2"} <= {row["what"] for row in rows}
     assert all(row["seconds"] > 0 or row["what"].startswith("of which") for row in rows)
     assert "Ratios of medians" in capsys.readouterr().out
 

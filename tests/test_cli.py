@@ -114,6 +114,18 @@ def test_tensorboard_is_asked_for_before_anything_starts(job: Path, capsys, monk
     assert not (job.parent / "runs").exists()
 
 
+def test_tensorboard_files_hold_the_figures_of_every_step(job: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert main(["train", str(job), "--simulate", "--set", "tensorboard=true"]) == 0
+    (run,) = (job.parent / "runs").iterdir()
+    board = EventAccumulator(str(run / "tensorboard")).Reload()
+    logged = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    losses = [e["loss"] for e in logged if e["event"] == "step"]
+    assert [point.value for point in board.Scalars("loss")] == pytest.approx(losses)
+    assert [point.step for point in board.Scalars("test/top1")] == [2]
+
+
 def test_data_is_prepared_beforehand(job: Path, capsys) -> None:
     assert main(["data", str(job)]) == 0
     assert "synthetic" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from draco.bench import kernels, steps
+from draco.bench import kernels, steps, wires
 from draco.bench.timing import Row
 
 
@@ -21,7 +21,7 @@ def main(target: Path, *, quick: bool) -> None:
         rows = []
         for row in _all(quick):
             rows.append(row)
-            status.update(f"measured: {row.what} ({row.size})")
+            status.update(f"measuring; last: {row.what} ({row.size})")
     console.print(_table(rows))
     machine = {"torch": torch.__version__, "processor": platform.processor() or platform.machine(), "threads": 1}
     figures = [{**row._asdict(), "verdict": row.verdict} for row in rows]
@@ -31,6 +31,7 @@ def main(target: Path, *, quick: bool) -> None:
 
 def _all(quick: bool) -> Iterator[Row]:
     yield from kernels.rows(quick, repeats=1 if quick else 7)
+    yield from wires.rows(repeats=1 if quick else 15)
     yield from steps.receive_rows(quick)
     yield from steps.rows(quick)
 
