@@ -35,6 +35,7 @@ def main(run: Path, simulate: bool) -> None:
     else:
         train = data.load(job.data.name, root, "train")
         worker.serve(job, rank, assembly.build_scheme(job), train, transport.MpiWorker())
+    transport.leave()
 
 
 def serve_all(job: Job, run: Path, root: Path) -> None:

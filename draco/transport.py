@@ -11,9 +11,11 @@ compute; every wait of the server has a time limit. Upper-case mpi4py calls on p
     stop()                                   tasks() ends
 """
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -105,6 +107,16 @@ def rank_and_size() -> tuple[int, int]:
     """Return this process's MPI rank and the number of ranks."""
     comm = _world()
     return comm.Get_rank(), comm.Get_size()
+
+
+def leave() -> NoReturn:
+    """End this process well: MPI first, then at once, without the second that torch takes to clear up."""
+    from mpi4py import MPI
+
+    MPI.Finalize()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 class MpiServer:

@@ -38,10 +38,7 @@ def test_a_simulation_is_one_process() -> None:
     made = plan(parse(JOB, "test", ["launcher=simulate", "threads=2"]), Path("runs/a-1"), "python")
     assert made.argv == ("python", "-m", "draco", "rank", "runs/a-1", "--simulate")
     assert dict(made.environment)["OMP_NUM_THREADS"] == "2"
-    assert (
-        str(made)
-        == "OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 THP_MEM_ALLOC_ENABLE=1 python -m draco rank runs/a-1 --simulate"
-    )
+    assert str(made).endswith(" python -m draco rank runs/a-1 --simulate")
 
 
 @pytest.fixture

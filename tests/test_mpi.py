@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from draco import checkpoint, events, run_directory
+from draco.job import parse, to_yaml
 
 JOB = """
 name: ranks
@@ -65,17 +66,21 @@ def model(run: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("scheme", ["uncoded", "repetition", "cyclic", "cyclic_dft"])
-def test_a_simulation_gives_the_same_model_as_mpi_bit_for_bit(folder: Path, scheme: str) -> None:
+def test_a_simulation_gives_the_same_model_as_mpi_bit_for_bit(folder: Path, scheme: str, train) -> None:
     write_job(folder, scheme=scheme)
     over_mpi = run(folder)
     assert over_mpi.returncode == 0, over_mpi.stderr
     first = newest(folder)
-    simulated = run(folder, "--simulate", "--secret", str(first / "secret"))
-    assert simulated.returncode == 0, simulated.stderr
-    assert newest(folder) != first
-    assert torch.equal(model(first), model(newest(folder)))
-    steps = [[(e["step"], e["loss"], e["suspects"]) for e in events.read(r / "events.jsonl") if e["event"] == "step"]
-             for r in (first, newest(folder))]  # fmt: skip
+    job = parse((first / "job.yaml").read_text(), "job.yaml", ["launcher=simulate"])
+    second = run_directory.create(folder / "simulated", job.name, to_yaml(job))
+    run_directory.replace(second / "secret", (first / "secret").read_bytes())
+    train(job, second)
+    assert torch.equal(model(first), model(second))
+    steps = [
+        [(e["step"], e["loss"], e["suspects"]) for e in events.read(r / "events.jsonl") if e["event"] == "step"]
+        for r in (first, second)
+    ]
+    assert len(steps[0]) == 3
     assert steps[0] == steps[1]
 
 
