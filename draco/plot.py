@@ -22,7 +22,7 @@ def accuracy_curves(summaries: Sequence[Summary], target: Path) -> None:
         label = summary.name if summary.state == "succeeded" else f"{summary.name} ({summary.state})"
         style = ("-", "--", ":", "-.")[index % 4]  # curves that coincide stay visible
         axes.plot([p[0] for p in points], [p[1] for p in points], style, marker="o", markersize=3, label=label)
-    axes.set(xlabel="step", ylabel="test accuracy, %", ylim=(0, 100))
+    axes.set(xlabel="step", ylabel="test accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from draco.errors import DecodeError
 from draco.schemes.cyclic_code import Code, worst_amplification
+from draco.schemes.locate import locate
 from draco.schemes.projection import runs_of
 from draco.schemes.scheme import (
     Decode,
@@ -32,7 +33,7 @@ from draco.schemes.scheme import (
     checked_gradients,
     checked_replies,
 )
-from draco.schemes.syndrome import Evidence, Rows, certified, evidence, locate, recombination
+from draco.schemes.syndrome import Evidence, Rows, certified, evidence, recombination
 
 TOLERANCE = 1e-8  # relative; honest workers must compute the same bits, then only complex128 rounding is left
 ROUNDING = 2.0**-53

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from draco.schemes.cyclic_code import PRECISE, Code, amplifications
+from draco.schemes.locate import locate
 from draco.schemes.projection import add_up, block_width, mask_without, runs_of, sampled_squares, squared_norms
-from draco.schemes.syndrome import CLEAR, Rows, evidence, locate, recombination
+from draco.schemes.syndrome import CLEAR, Rows, evidence, recombination
 
 TRIGGER = 8.0  # a block whose residual alone is so many times the whole row's tolerance is searched for liars
 SEGMENT = 2048  # columns of a failing block that are searched for liars
@@ -35,7 +36,7 @@ class Phase(NamedTuple):
 
     rows: Rows
     runs: tuple[list[tuple[int, int]], list[tuple[int, int]]]  # of the rows to read: all but the missing, only the kept
-    weights: Tensor  # (b, 1 + c, n): v and the c vectors h of every block
+    weights: list[tuple[Tensor, ...]]  # of every block: v and the c vectors h, each (n,)
     inverse: float  # 1 / |v|^2
 
 
@@ -56,28 +57,26 @@ def optimistic(
     n, d = replies.shape
     generator = np.random.default_rng(seed)
     width = block_width(n, d, replies.device)
-    starts = range(0, d, width)
-    phase = _phase(code, basis, missing, missing, replies, generator, len(starts))
-    limit = (TRIGGER * tolerance) ** 2 * float(np.median(sampled_squares(replies, phase.runs[1], generator)))
+    blocks = -(-d // width)
+    phase = _phase(code, basis, missing, missing, replies, generator, blocks)
+    size = float(np.median(sampled_squares(replies, phase.runs[1], generator)))
     out = torch.empty(d, dtype=replies.dtype, device=replies.device)
-    spare = torch.empty(phase.weights.shape[1] - 1, width, dtype=replies.dtype, device=replies.device)
-    residual = energy = 0.0
-    for index, start in enumerate(starts):
-        block, mean = replies[:, start : start + width], out[start : start + width]
-        check = spare[:, : len(mean)]
-        size, rest = _apply(phase, index, block, mean, check)
-        if not (rest <= limit and math.isfinite(size)):
-            learned = _learn(code, block, check, phase, tolerance, generator)
+    spare = torch.empty(len(phase.weights[0]) - 1, width, dtype=replies.dtype, device=replies.device)
+    residual, inverse = 0.0, phase.inverse
+    for index, (block, mean) in enumerate(zip(torch.split(replies, width, 1), torch.split(out, width), strict=True)):
+        check = spare if len(mean) == width else spare[:, : len(mean)]
+        rest = _apply(phase, index, block, mean, check)
+        if not rest <= (TRIGGER * tolerance) ** 2 * size:
+            learned = _learn(code, block, check, phase, tolerance, size, generator)
             if learned is None:
                 return None
             if learned != phase.rows:
-                phase = _phase(code, basis, learned, missing, replies, generator, len(starts))
-                size, rest = _apply(phase, index, block, mean, check)
-        energy += size * phase.inverse
+                phase = _phase(code, basis, learned, missing, replies, generator, blocks)
+                inverse = min(inverse, phase.inverse)
+                rest = _apply(phase, index, block, mean, check)
         residual += rest
-    if not math.isfinite(energy) or not _accepted(n, residual, energy, tolerance, replies, phase):
-        return None
-    return out, phase.rows
+    energy = float(torch.dot(out, out)) * inverse  # at most the sum of the rows' squared norms, by Cauchy and Schwarz
+    return (out, phase.rows) if _accepted(n, residual, energy, tolerance, replies, phase) else None
 
 
 def _phase(
@@ -107,44 +106,56 @@ def _phase(
     weights = np.concatenate([np.broadcast_to(v, (blocks, 1, n)), h * kept], axis=1)
     precise = amplifications(code, np.asarray([rows], dtype=np.intp))[0] > PRECISE
     on_device = torch.from_numpy(weights).to(replies.device, torch.float64 if precise else replies.dtype)
-    return Phase(rows, (runs_of(came), runs_of(kept)), on_device, 1 / float(v @ v))
+    vectors = [block.unbind(0) for block in on_device.unbind(0)]
+    return Phase(rows, (runs_of(came), runs_of(kept)), vectors, 1 / float(v @ v))
 
 
-def _apply(phase: Phase, index: int, block: Tensor, mean: Tensor, check: Tensor) -> tuple[float, float]:
-    """Set mean (w,) and check (c, w) to v and h times block `index`; return their squared norms.
-
-    That of the checks is an average over h, and per row: what a row's relative error would have to be squared.
+def _apply(phase: Phase, index: int, block: Tensor, mean: Tensor, check: Tensor) -> float:
+    """Set mean (w,) and check (c, w) to v and h times block `index`; return the squared norm of an h^T R, per row.
 
     Rows left out are multiplied by zero, which is faster than leaving them out, unless that gives NaN.
     """
-    weights = phase.weights[index]
-    check = check[: len(weights) - 1]
+    v, *checks = phase.weights[index]
+    targets = check.unbind(0)[: len(checks)]
+    rest = math.nan
     for runs in phase.runs:
-        add_up(block, runs, weights[:1], mean[None])
-        add_up(block, runs, weights[1:], check)
-        size, rest = float(torch.dot(mean, mean)), sum(float(torch.dot(c, c)) for c in check.unbind(0))
-        if not math.isfinite(size + rest):  # perhaps only the squares overflow
-            size, rest = float(mean.double().square().sum()), float(check.double().square().sum())
-        if math.isfinite(size + rest):
+        add_up(block, runs, v, mean)
+        for h, target in zip(checks, targets, strict=True):
+            add_up(block, runs, h, target)
+        rest = sum(float(torch.dot(c, c)) for c in targets)
+        if not math.isfinite(rest):  # perhaps only the squares overflow
+            rest = float(check[: len(checks)].double().square().sum())
+        if math.isfinite(rest):
             break
-    return size, rest / (len(weights) - 1) / weights.shape[1]
+    return rest / len(checks) / len(v)
 
 
 def _learn(
-    code: Code, block: Tensor, check: Tensor, phase: Phase, tolerance: float, generator: np.random.Generator
+    code: Code,
+    block: Tensor,
+    check: Tensor,
+    phase: Phase,
+    tolerance: float,
+    size: float,
+    generator: np.random.Generator,
 ) -> Rows | None:
     """Return the phase's rows and those that lie in this block; just the former if it is honest after all.
 
-    The segment of the block that fails worst is enough to tell.
+    The segment of the block that fails worst is enough to tell. Its own size may be far below its share of the whole
+    row's (squared) `size`, and honest noise with it not: then it is given some of the whole row's tolerance.
     """
     n = len(code.clean)
     kept = mask_without(n, phase.rows)
-    failing = torch.stack([part.double().square().sum() for part in torch.split(check[0], SEGMENT)])
+    check = check[: len(phase.weights[0]) - 1]
+    failing = torch.stack([part.double().square().sum() / len(check) for part in torch.split(check, SEGMENT, 1)])
     worst = int(torch.nan_to_num(failing, nan=math.inf).argmax())
     segment = block[:, worst * SEGMENT : (worst + 1) * SEGMENT]
     squares = squared_norms(segment, runs_of(kept))
-    if float(failing[worst]) / n <= (TRIGGER * tolerance) ** 2 * float(np.median(squares[kept])):
+    median = float(np.median(squares[kept]))
+    if float(failing[worst]) / n <= (TRIGGER * tolerance) ** 2 * median:
         return phase.rows
+    if size > median > 0:
+        tolerance *= min(TRIGGER, math.sqrt(size / median))
     projections = torch.from_numpy(generator.standard_normal((segment.shape[1], PROJECTIONS))).to(block.device)
     values = np.zeros((n, PROJECTIONS))
     for a, b in runs_of(kept):
@@ -155,7 +166,7 @@ def _learn(
 
 def _accepted(n: int, residual: float, energy: float, tolerance: float, replies: Tensor, phase: Phase) -> bool:
     """Return whether the residual is clearly honest noise: first by a lower bound of the rows' size, |v^T R| / |v|."""
-    if residual <= (CLEAR * tolerance) ** 2 * energy / n:
+    if residual <= (CLEAR * tolerance) ** 2 * energy / n < math.inf:
         return True
     exact = squared_norms(replies, phase.runs[1])
     return bool(residual <= (CLEAR * tolerance) ** 2 * exact.sum() / n)

@@ -19,15 +19,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-PROJECTIONS = 8  # k; 4 already locate 98-100 of 100 random error sets at (45, 10): draco-facts.md section 4
-DIRECTIONS = 4  # q; each costs a pass over a part of a row that is in the cache
-CHUNK = 512  # columns that one g spans
-FEW = 256  # chunks; where there are no more, there is a g for every projection
-PIECE = 1 << 18  # columns of a row that are projected on all g before the next: 1 MiB
-BLOCK_BYTES = 4 << 20  # of replies per block; flat between 2 and 8 MiB where measured (32 MiB shared L3, 512 KiB L2)
+PROJECTIONS = 8  # k; 4 already locate 98-100 of 100 random error sets at (45, 10)
+DIRECTIONS = 2  # q, at least; each costs about 0.6 of copying the row
+CHUNK = 1024  # columns that one g spans
+FEW = 64  # chunks; where there are no more, there is a g for every projection
+PIECE = 1 << 20  # columns of a row that are projected on all g before the next: 4 MiB
+BLOCK_BYTES = 6 << 20  # of replies per block; flat between 3 and 8 MiB where measured (32 MiB shared L3, 512 KiB L2)
 BLOCK_BYTES_CUDA = 256 << 20
 WIDEST = 1 << 16  # columns of a block on a CPU
-SAMPLES, SAMPLE = 64, 256  # segments, and columns of each, that norms are estimated from
+SMALLEST = 1e-30  # sums of float32 squares below it may have lost what matters
+SAMPLES, SAMPLE = 16, 128  # segments, and columns of each, that norms are estimated from
 
 
 class Draw(NamedTuple):
@@ -55,7 +56,7 @@ def draw(seed: int, columns: int, device: torch.device) -> Draw:
     generator = torch.Generator().manual_seed(seed)
     width = min(columns, CHUNK)
     chunks = -(-columns // width)
-    count = PROJECTIONS if chunks <= FEW else DIRECTIONS
+    count = max(DIRECTIONS, min(PROJECTIONS, PROJECTIONS * FEW // chunks))
     directions = torch.randn(count, width, generator=generator).to(device)
     coefficients = torch.randn(chunks, PROJECTIONS, generator=generator, dtype=torch.float64)
     return Draw(directions, np.ones((1, PROJECTIONS)) if chunks == 1 else coefficients.numpy())
@@ -65,8 +66,9 @@ def project_row(row: Tensor, secret: Draw) -> Tensor:
     """Return the inner products (b, q) of a row's chunks with the directions."""
     width = secret.directions.shape[1]
     inner = torch.zeros(len(secret.directions), len(secret.coefficients), device=row.device)
-    for start in range(0, row.shape[0], PIECE // width * width):
-        piece = row[start : start + PIECE // width * width]
+    step = PIECE // width * width if row.is_cpu else len(secret.coefficients) * width
+    for start in range(0, row.shape[0], step):
+        piece = row[start : start + step]
         first, whole = start // width, piece.shape[0] // width
         for g, into in zip(secret.directions.unbind(0), inner.unbind(0), strict=True):
             if whole:
@@ -92,26 +94,22 @@ def combine(replies: Tensor, runs: Sequence[tuple[int, int]], weights: Tensor) -
     out = torch.empty(d, dtype=replies.dtype, device=replies.device)
     width = block_width(n, d, replies.device)
     for block, target in zip(torch.split(replies, width, 1), torch.split(out, width), strict=True):
-        add_up(block, runs, weights[None], target[None])
+        add_up(block, runs, weights, target)
     return out
 
 
 def add_up(block: Tensor, runs: Sequence[tuple[int, int]], weights: Tensor, target: Tensor) -> None:
-    """Set target (c, w) to weights (c, n) @ block (n, w) over the rows in `runs`, summed in the weights' dtype.
-
-    Two products of a vector are faster than one of two vectors, where the block stays in the cache.
-    """
+    """Set target (w,) to weights (n,) @ block (n, w) over the rows in `runs`, summed in the weights' dtype."""
     if weights.dtype != block.dtype:
         exact = torch.zeros(target.shape, dtype=weights.dtype, device=block.device)
         for start, stop in runs:
-            exact.addmm_(weights[:, start:stop], block[start:stop].to(weights.dtype))
+            exact.addmv_(block[start:stop].t().to(weights.dtype), weights[start:stop])
         target.copy_(exact)
-        return
-    for into, factors in zip(target.unbind(0), weights.unbind(0), strict=True):
-        for index, (start, stop) in enumerate(runs):
-            torch.addmv(
-                into, block[start:stop].t(), factors[start:stop], beta=float(index > 0), out=into
-            )  # with beta = 0 the target is not read, so it may hold anything, NaN too
+    elif runs == [(0, len(block))]:
+        torch.mv(block.t(), weights, out=target)
+    else:
+        for index, (start, stop) in enumerate(runs):  # with beta = 0 the target is not read, and may hold NaN
+            torch.addmv(target, block[start:stop].t(), weights[start:stop], beta=float(index > 0), out=target)
 
 
 def mask_without(n: int, rows: Sequence[int]) -> npt.NDArray[np.bool_]:
@@ -127,9 +125,14 @@ def squared_norms(replies: Tensor, runs: Sequence[tuple[int, int]]) -> npt.NDArr
     total = torch.zeros(n, dtype=torch.float64, device=replies.device)
     for block in torch.split(replies, block_width(n, d, replies.device), 1):
         for start, stop in runs:
-            total[start:stop] += torch.linalg.vector_norm(block[start:stop], dim=1, dtype=torch.float64) ** 2
-    squares: npt.NDArray[np.float64] = total.cpu().numpy()
-    return squares
+            rows = block[start:stop]
+            squares = torch.linalg.vector_norm(rows, dim=1).double().square()
+            lost = (squares < SMALLEST) | ~torch.isfinite(squares)  # perhaps float32 under- or overflowed
+            if bool(lost.any()):
+                squares[lost] = torch.linalg.vector_norm(rows[lost], dim=1, dtype=torch.float64).square()
+            total[start:stop] += squares
+    result: npt.NDArray[np.float64] = total.cpu().numpy()
+    return result
 
 
 def sampled_squares(

@@ -28,7 +28,7 @@ from draco.schemes.scheme import (
 )
 from draco.schemes.vote import Ballot, exact_winner, tolerant_winner
 
-TOLERANCE = 2e-6  # relative L2 distance; honest machines were measured to differ by up to 5e-7: draco-facts.md 4
+TOLERANCE = 2e-6  # relative L2 distance; thread counts and instruction sets were measured to differ by up to 5e-7
 
 
 def repetition(

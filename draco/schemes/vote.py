@@ -1,7 +1,7 @@
 """The votes of one group: which replies are the same, bit for bit or within a tolerance, and which of them wins.
 
 Source: majority voting of Chen et al., DRACO, ICML 2018 (arXiv:1803.09877), section 3. Replacing equality by cliques of
-mutually close replies follows Konstantinidis & Ramamoorthy, Aspis, 2022 (arXiv:2208.00010 and its clique detection).
+mutually close replies follows Konstantinidis & Ramamoorthy, Aspis, 2021 (arXiv:2108.02416, clique detection).
 Shapes: d parameters; a class is the rows of equal bits.
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from draco.errors import DecodeError
 
+SMALLEST = 1e-30  # sums of float32 squares below it may have lost what matters
 BLOCK = 1 << 15  # columns compared at once, so that the rows of a group stay in the cache; 128 KiB a row
 
 _memcmp = ctypes.CDLL(None).memcmp  # 2 to 4 times faster than torch.equal, which does not vectorise
@@ -43,7 +44,7 @@ class Ballot:
     def __init__(self, replies: Tensor, *, distances: bool) -> None:
         self.replies = replies
         self.classes: list[list[int]] = []
-        self.distances: dict[tuple[int, int], float] = {}  # between the first rows of classes a <= b; (a, a): its norm
+        self.distances: dict[tuple[int, int], float] = {}  # between the first rows of classes a < b; (a, a): its norm
         self._measured = distances
 
     def add(self, row: int) -> None:
@@ -52,15 +53,18 @@ class Ballot:
             if same_bits(self.replies[rows[0]], self.replies[row]):
                 rows.append(row)
                 return
-        self._open([row])
+        self.classes.append([row])
+        last = len(self.classes) - 1
+        self._measure([(other, last) for other in range(last + 1)])
 
     def add_all(self, rows: Sequence[int]) -> None:
         """Do what `add` does for every row, reading each row about once."""
         rest = list(rows)
         while rest:
             same = self._same_as_first(rest)
-            self._open(same)
+            self.classes.append(same)
             rest = [row for row in rest if row not in same]
+        self._measure(list(itertools.combinations_with_replacement(range(len(self.classes)), 2)))
 
     def _same_as_first(self, rows: list[int]) -> list[int]:
         width = BLOCK if self.replies.is_cpu else self.replies.shape[1]
@@ -72,27 +76,25 @@ class Ballot:
                 break
         return rows
 
-    def _open(self, rows: list[int]) -> None:
-        self.classes.append(rows)
+    def _measure(self, pairs: list[tuple[int, int]]) -> None:
         if self._measured:
-            first = self.replies[rows[0]]
-            others = [self.replies[c[0]] for c in self.classes[:-1]]
-            new = len(self.classes) - 1
-            for other, distance in enumerate(_distances(first, others)):
-                self.distances[other, new] = distance
+            firsts = [(self.classes[a][0], self.classes[b][0]) for a, b in pairs]
+            self.distances.update(zip(pairs, _distances(self.replies, firsts), strict=True))
 
 
-def _distances(row: Tensor, others: Sequence[Tensor]) -> Iterator[float]:
-    """Yield the L2 distances of a row to others, then its norm; in float64, where no float32 square overflows."""
-    squares = torch.zeros(len(others) + 1, dtype=torch.float64, device=row.device)
-    width = BLOCK if row.is_cpu else row.shape[0]
-    for start in range(0, row.shape[0], width):
-        block = row[start : start + width]
-        for index, other in enumerate(others):
-            difference = block - other[start : start + width]
-            squares[index] += torch.linalg.vector_norm(difference, dtype=torch.float64) ** 2
-        squares[-1] += torch.linalg.vector_norm(block, dtype=torch.float64) ** 2
-    yield from (math.sqrt(x) for x in squares.tolist())
+def _distances(replies: Tensor, pairs: Sequence[tuple[int, int]]) -> list[float]:
+    """Return the L2 distances of the pairs of rows; of a row and itself, its norm."""
+    squares = [0.0] * len(pairs)
+    width = BLOCK if replies.is_cpu else replies.shape[1]
+    for start in range(0, replies.shape[1], width):
+        block = replies[:, start : start + width]
+        for index, (a, b) in enumerate(pairs):
+            x = block[a] if a == b else block[a] - block[b]
+            square = float(torch.dot(x, x))
+            if not SMALLEST < square < math.inf:  # float32 may have under- or overflowed
+                square = float(x.double().square().sum())
+            squares[index] += square
+    return [math.sqrt(x) for x in squares]
 
 
 def exact_winner(ballot: Ballot, s: int) -> Winner:
