@@ -111,6 +111,7 @@ def _train(args: argparse.Namespace) -> int:
         console.print(f"warning: {args.job}: {warning}", style="yellow", highlight=False)
     if job.tensorboard and find_spec("tensorboard") is None:
         raise MissingError(f"{args.job}: tensorboard: the package is missing; make setup EXTRAS=tensorboard")
+    _require_device(args.job, job.device)
     from draco import run_directory
     from draco.launch import plan, run
     from draco.launch.progress import Progress
@@ -132,6 +133,13 @@ def _train(args: argparse.Namespace) -> int:
     progress = Progress(directory / "events.jsonl", console, f"starting {processes}")
     outcome = run(plan(job, directory), directory, progress)
     return _finish(args, directory, outcome.status, outcome.output)
+
+
+def _require_device(where: Path, device: str) -> None:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MissingError(f"{where}: device: cuda, but torch sees no GPU; device=cpu, or make setup TORCH=cuda")
 
 
 def _unfinished(args: argparse.Namespace, job: "Job") -> Path | None:

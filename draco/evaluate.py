@@ -3,6 +3,7 @@
 It reads only checkpoints whose manifest vouches for them, does none twice, and can run beside the training.
 """
 
+import copy
 import json
 import time
 from collections.abc import Iterator
@@ -31,9 +32,14 @@ class Evaluation(NamedTuple):
 
 @torch.inference_mode()
 def evaluate_model(model: nn.Module, split: data.Split, batch_size: int, device: str = "cpu") -> Evaluation:
-    """Evaluate `model` on a whole split; the model is left as it was, on `device`."""
+    """Evaluate `model` on a whole split; the model is left as it was.
+
+    On a GPU a copy is evaluated: moving the model itself would part its parameters from the server's flat vector.
+    """
     was_training = model.training
-    model.to(device).eval()
+    if device != "cpu":
+        model = copy.deepcopy(model).to(device)
+    model.eval()
     top1 = top5 = loss = 0.0
     for start in range(0, len(split.labels), batch_size):
         indices = torch.arange(start, min(start + batch_size, len(split.labels)))

@@ -114,6 +114,13 @@ def test_tensorboard_is_asked_for_before_anything_starts(job: Path, capsys, monk
     assert not (job.parent / "runs").exists()
 
 
+def test_a_gpu_that_is_not_there_is_missed_before_anything_starts(job: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["train", str(job), "--set", "device=cuda"]) == 3
+    assert "make setup TORCH=cuda" in capsys.readouterr().err
+    assert not (job.parent / "runs").exists()
+
+
 def test_tensorboard_files_hold_the_figures_of_every_step(job: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from draco import assembly, checkpoint, data, evaluate, run_directory
+from draco import assembly, checkpoint, data, evaluate, models, run_directory
 from draco.job import Job
 
 Make = Callable[..., Job]
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def test_figures_are_those_of_a_slow_loop(make_job: Make) -> None:
@@ -44,6 +45,17 @@ def test_batch_norm_is_evaluated_with_running_statistics_and_left_training(make_
     assert one.loss == pytest.approx(all_.loss, rel=1e-4)
     assert model.training
     assert torch.equal(before, torch.cat([b.flatten().double() for b in model.buffers()]))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+def test_evaluation_leaves_the_parameters_in_the_flat_vector(make_job: Make, device: str) -> None:
+    job = make_job("model=fc")
+    split = data.load("synthetic", Path(job.data.root), "test")
+    model = assembly.build_model(job, split.info)
+    flat = models.flatten(model)
+    evaluate.evaluate_model(model, split, batch_size=512, device=device)
+    flat.zero_()
+    assert all(not p.any() for p in model.parameters())
 
 
 @pytest.fixture

@@ -200,6 +200,13 @@ def test_a_simulation_computes_each_partition_once(
     assert sorted(computed) == [(step, j) for step in (1, 2, 3) for j in range(k)]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("options", [REPETITION, CYCLIC, BATCH_NORM], ids=["repetition", "cyclic", "batch-norm"])
+def test_training_on_a_gpu_gives_nearly_the_same_model(make_job: Make, train, options: tuple[str, ...]) -> None:
+    on_gpu = train(make_job(*options, "device=cuda", "attack.name=reverse_gradient", "eval_every=1"))
+    assert distance(on_gpu.model, train(make_job(*options)).model) < 1e-2
+
+
 @pytest.mark.parametrize("options", [REPETITION, CYCLIC, ("scheme.name=cyclic_dft", "scheme.adversaries=2")])
 def test_liars_are_caught_and_nobody_else_is_accused(make_job: Make, train, options: tuple[str, ...]) -> None:
     job = make_job(*options, "attack.name=reverse_gradient", "attack.magnitude=1.01")
