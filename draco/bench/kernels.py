@@ -17,8 +17,12 @@ from draco.schemes import Scheme, build
 COPY = "a copy of n*d floats"
 
 
-def replies_of(scheme: Scheme, d: int, liars: int = 0) -> Tensor:
-    """Return honest replies (n, d) of random gradients, with the last `liars` rows reversed and magnified."""
+def replies_of(scheme: Scheme, d: int, liars: int = 0, *, neighbours: bool = False) -> Tensor:
+    """Return honest replies (n, d) of random gradients, with `liars` rows reversed and magnified.
+
+    The liars sit apart from each other, as a random permutation of rows mostly has them, or side by side, where the
+    cyclic code is worst conditioned and sums in float64.
+    """
     source = torch.Generator().manual_seed(1)
     replies = torch.empty(scheme.workers, d, dtype=scheme.dtype)
     for start in range(0, d, 1 << 20):
@@ -26,8 +30,9 @@ def replies_of(scheme: Scheme, d: int, liars: int = 0) -> Tensor:
         gradients = torch.randn(scheme.assignment.shape[1], stop - start, generator=source)
         for row in range(scheme.workers):
             replies[row, start:stop] = scheme.encode(row, gradients[torch.from_numpy(scheme.assignment[row])])
-    if liars:
-        replies[-liars:] *= -100
+    rows = range(liars) if neighbours else range(0, scheme.workers, -(-scheme.workers // max(liars, 1)))
+    for row in rows if liars else ():
+        replies[row] *= -100
     return replies
 
 
@@ -62,9 +67,11 @@ def _decoders(n: int, d: int, repeats: int) -> Iterator[Row]:
     vote: Call = lambda: repetition.decode(equal)  # noqa: E731
     yield from _against_copy({"repetition vote, r=3": (vote, 0.9)}, n, d, repeats)
     clean, spoilt = replies_of(cyclic, d), replies_of(cyclic, d, liars=s)
+    beside = replies_of(cyclic, d, liars=s, neighbours=True)
     calls: dict[str, tuple[Call, float | None]] = {
         f"cyclic decode, s={s}, no error": (lambda: cyclic.decode(clean, seed=1), 0.8),
         f"cyclic decode, s={s}, {s} errors": (lambda: cyclic.decode(spoilt, seed=1), 1.5),
+        f"cyclic decode, s={s}, {s} errors side by side": (lambda: cyclic.decode(beside, seed=1), None),
     }
     yield from list(_against_copy(calls, n, d, repeats))[1:]
 

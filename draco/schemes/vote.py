@@ -17,7 +17,7 @@ from torch import Tensor
 from draco.errors import DecodeError
 
 SMALLEST = 1e-30  # sums of float32 squares below it may have lost what matters
-BLOCK = 1 << 15  # columns compared at once, so that the rows of a group stay in the cache; 128 KiB a row
+BLOCK = 1 << 18  # columns compared at once: 1 MiB a row, so that a group's rows meet in the last-level cache
 
 _memcmp = ctypes.CDLL(None).memcmp  # 2 to 4 times faster than torch.equal, which does not vectorise
 _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
