@@ -89,7 +89,8 @@ def cifar_folder(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> Pa
 
 
 def svhn_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    io = pytest.importorskip("scipy.io")
+    from scipy import io
+
     folder.mkdir()
     sums = {}
     for split, count in (("train", TRAIN), ("test", TEST)):

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from contextlib import suppress
 from typing import Any, get_args
 
 import pytest
@@ -503,8 +502,12 @@ TREES = st.recursive(ATOMS, lambda inner: st.lists(inner, max_size=3) | st.dicti
 @settings(deadline=None, max_examples=100)
 def test_any_mapping_gives_a_job_or_faults_and_never_another_error(tree: dict[str, Any], overrides: list[str]) -> None:
     whole = {"name": "a", "workers": 9, "model": "lenet", "data": "mnist", "batch_size": 90, "scheme": "cyclic"} | tree
-    with suppress(JobError):  # every other error fails the test
-        parse(json.dumps(whole), "x", overrides)
+    outcome: Job | JobError
+    try:
+        outcome = parse(json.dumps(whole), "x", overrides)
+    except JobError as error:  # any other error fails the test
+        outcome = error
+    assert outcome.faults if isinstance(outcome, JobError) else parse(to_yaml(outcome), "x") == outcome
 
 
 def test_options_that_do_not_apply_are_not_written() -> None:
