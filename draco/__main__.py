@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -191,8 +192,11 @@ def _finish(args: argparse.Namespace, directory: Path, status: "object", output:
         Console().print(report.table([report.read_summary(directory)]))
         return 0
     if status.state == "interrupted":
-        again = f"python -m draco train {args.job} --resume (make train JOB={args.job} RESUME=1)"
-        console.print(f"{directory}: interrupted at step {status.step}; go on with: {again}", highlight=False)
+        same = [f"JOB={args.job}", *([f"SET={shlex.quote(' '.join(args.set))}"] if args.set else [])]
+        again = " ".join(["make train", *same, *(["SIMULATE=1"] if args.simulate else []), "RESUME=1"])
+        console.print(
+            f"{directory}: interrupted at step {status.step}; go on with: {again}", highlight=False, markup=False
+        )
         return INTERRUPTED
     if output:
         print(output, file=sys.stderr)

@@ -172,6 +172,7 @@ def test_ctrl_c_leaves_a_run_that_resumes_only_when_asked(folder: Path) -> None:
     code, errors = ended(process)
     assert code == 130
     assert "interrupted at step" in errors
+    assert "make train JOB=job.yaml RESUME=1" in errors
     stopped = run_directory.read_status(newest(folder))
     assert stopped.state == "interrupted"
     refused = run(folder)

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 _PLAIN_EVERY_S = 5.0
 _RECENT = 20  # steps over which the rate is measured
@@ -26,7 +27,8 @@ class Progress:
         self._path = events
         self._position = events.stat().st_size if events.exists() else 0
         self._bar = Bar(
-            TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+            TextColumn("{task.description}"), BarColumn(bar_width=10),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
             TextColumn("{task.fields[numbers]}"), TextColumn("left"), TimeRemainingColumn(compact=True),
             console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
