@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     validate.add_argument("--schema", action="store_true", help="print the JSON Schema of a job instead")
     validate.set_defaults(do=_validate)
 
-    prepare = commands.add_parser("data", help="download or convert the data sets of jobs beforehand")
+    prepare = commands.add_parser("data", help="download or convert the data sets of jobs beforehand, and check them")
     prepare.add_argument("jobs", nargs="+", type=Path, metavar="JOB")
     prepare.set_defaults(do=_data, set=[])
 
@@ -228,10 +228,13 @@ def _validate(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
+    from draco import data
+
     for path in args.jobs:
         job = _read_job(path, [])
         _prepare_data(job, _console())
-        print(f"{job.data.name}: {Path(job.data.root) / job.data.name}")
+        data.verify(job.data.name, Path(job.data.root))
+        print(f"{job.data.name}: complete and unchanged in {Path(job.data.root) / job.data.name}")
     return 0
 
 

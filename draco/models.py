@@ -235,11 +235,6 @@ def set_dropout(model: nn.Module, segments: Segments) -> None:
             module.segments = kept
 
 
-def has_dropout(model: nn.Module) -> bool:
-    """Return whether the model has a dropout layer that needs `set_dropout`."""
-    return any(isinstance(module, SeededDropout) and module.p > 0 for module in model.modules())
-
-
 def has_batch_statistics(model: nn.Module) -> bool:
     """Return whether, in training, the samples of a batch influence each other's outputs.
 

@@ -183,8 +183,6 @@ def test_dropout_layers_of_torch_are_all_replaced() -> None:
     model = build_model("vgg11", IMAGE, 10, 7)
     assert not [m for m in model.modules() if isinstance(m, nn.Dropout)]
     assert [m.p for m in model.modules() if isinstance(m, models.SeededDropout)] == [0.5, 0.5]
-    assert models.has_dropout(model)
-    assert not models.has_dropout(build_model("resnet18", IMAGE, 10, 7))
 
 
 def test_partitions_in_one_batch_get_bit_for_bit_the_masks_they_get_alone() -> None:
