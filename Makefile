@@ -2,14 +2,22 @@
 PYTHON ?= python3
 TORCH ?= auto
 DRACO := .venv/bin/python -m draco
-TRAIN_OPTIONS = $(foreach value,$(SET),--set $(value)) $(if $(SIMULATE),--simulate) $(if $(RESUME),--resume) $(if $(NEW),--new) $(if $(DRY_RUN),--dry-run)
+TRAIN_OPTIONS = $(foreach value,$(SET),--set $(value)) $(if $(SIMULATE),--simulate) $(if $(RESUME),--resume) \
+    $(if $(NEW),--new) $(if $(DRY_RUN),--dry-run) $(if $(DETACH),--detach)
+# Where: the cluster that is up if there is one, NAME=... among several, LOCAL=1 this machine all the same.
+WHERE = $(if $(NAME),--on $(NAME)) $(if $(LOCAL),--here)
+CLUSTER_NAME = $(if $(NAME),--name $(NAME))
+UP_OPTIONS = $(CLUSTER_NAME) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(WORKERS),--workers $(WORKERS)) \
+    $(if $(IMAGE),--image $(IMAGE)) $(if $(CPUS),--cpus $(CPUS)) $(if $(MEMORY_MB),--memory-mb $(MEMORY_MB)) \
+    $(if $(INVENTORY),--inventory $(INVENTORY))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval report data validate test lint bench schema lock clean
+.PHONY: help setup train eval report logs stop data validate test lint bench schema lock clean \
+    image cluster-up cluster-status ssh cluster-down cluster-purge
 
 help: ## List the targets
 	@echo "make train JOB=jobs/quickstart.yaml   is the place to start"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready ## Set up .venv (TORCH=cpu|cuda, PYTHON=, EXTRAS=tensorboard); other targets do it themselves
 	@$(PYTHON) bootstrap.py --torch $(TORCH) --extras "$(EXTRAS)"
@@ -17,30 +25,61 @@ setup: .venv/ready ## Set up .venv (TORCH=cpu|cuda, PYTHON=, EXTRAS=tensorboard)
 .venv/ready: bootstrap.py pyproject.toml constraints.txt
 	@$(PYTHON) bootstrap.py --torch $(TORCH)
 
+.venv/ready-cluster: .venv/ready
+	@$(PYTHON) bootstrap.py --torch $(TORCH) --extras cluster && touch $@
+
 .venv/ready-dev: .venv/ready
 	@$(PYTHON) bootstrap.py --torch $(TORCH) --extras dev && touch $@
 
-train: .venv/ready ## Train JOB=... (SET="a.b=v c=d" SIMULATE=1 RESUME=1 NEW=1 DRY_RUN=1)
+train: .venv/ready ## Train JOB=... (SET="a.b=v c=d" SIMULATE=1 RESUME=1 NEW=1 DRY_RUN=1 DETACH=1 LOCAL=1)
 	@$(if $(JOB),,echo "make train: say which job: make train JOB=jobs/quickstart.yaml" >&2; exit 2)
-	@$(DRACO) train $(JOB) $(TRAIN_OPTIONS)
+	@$(DRACO) train $(JOB) $(TRAIN_OPTIONS) $(WHERE)
 
 eval: .venv/ready ## Evaluate the newest run, or RUN=runs/... (FOLLOW=1 waits for new checkpoints)
-	@$(DRACO) eval $(RUN) $(if $(FOLLOW),--follow)
+	@$(DRACO) eval $(RUN) $(if $(FOLLOW),--follow) $(WHERE)
 
 report: .venv/ready ## Show what happened in RUN="runs/a runs/b ..."
-	@$(DRACO) report $(RUN)
+	@$(DRACO) report $(RUN) $(WHERE)
+
+logs: .venv/ready ## What the newest run printed, or RUN=... (RANK=n FOLLOW=1)
+	@$(DRACO) logs $(RUN) $(if $(RANK),--rank $(RANK)) $(if $(FOLLOW),--follow) $(WHERE)
+
+stop: .venv/ready ## Stop the newest run, or RUN=..., after its step, with a checkpoint
+	@$(DRACO) stop $(RUN) $(WHERE)
 
 data: .venv/ready ## Download or convert the data of JOB=... beforehand
-	@$(DRACO) data $(JOB)
+	@$(DRACO) data $(JOB) $(WHERE)
 
 validate: .venv/ready ## Check every job file, or JOB=...
 	@$(DRACO) validate $(or $(JOB),$(wildcard jobs/*.yaml))
 
+image: ## Build the trainer image draco:latest (BASE= WHEELS_DIR= TORCH=cuda; images/README.md)
+	@images/build.sh
+
+cluster-up: .venv/ready-cluster ## Bring a cluster up or repair it (CLUSTER=docker|netns|ssh WORKERS=3 NAME=dev)
+	@$(DRACO) cluster up $(UP_OPTIONS)
+
+cluster-status: .venv/ready ## Nodes, health, image and what the newest run is doing (NAME= FORMAT=json)
+	@$(DRACO) cluster status $(CLUSTER_NAME) $(if $(filter json,$(FORMAT)),--json)
+
+ssh: .venv/ready ## Open a shell on NODE=head, worker-01 ... of the cluster (NAME=)
+	@$(DRACO) cluster ssh $(NODE) $(CLUSTER_NAME)
+
+cluster-down: .venv/ready ## Remove the cluster's nodes, networks and keys; runs and data stay (NAME=dev)
+	@$(DRACO) cluster down $(CLUSTER_NAME)
+
+cluster-purge: .venv/ready ## Remove the runs and data of a cluster that is down (NAME=dev YES=1)
+	@$(DRACO) cluster purge $(CLUSTER_NAME) $(if $(YES),--yes)
+
 test: .venv/ready-dev ## Run the tests (ARGS="-k cyclic" is passed on to pytest)
 	@.venv/bin/python -m pytest $(ARGS)
 
-lint: .venv/ready-dev ## Run ruff and mypy
+SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh
+
+lint: .venv/ready-dev ## Run ruff, mypy, yamllint, shellcheck, hadolint and ansible-lint
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+	@.venv/bin/yamllint --strict ansible jobs && .venv/bin/shellcheck $(SHELL_FILES) && .venv/bin/hadolint images/Dockerfile
+	@cd ansible && PATH="../.venv/bin:$$PATH" ../.venv/bin/ansible-lint --offline
 
 bench: .venv/ready-dev ## Measure the kernels and a training step against memory copies and peers
 	@$(DRACO) bench $(ARGS)

@@ -1,9 +1,10 @@
 """Sets up the virtual environment in .venv: `make setup` calls it, so that nobody has to.
 
-    python3 bootstrap.py [--torch auto|cpu|cuda] [--extras dev,tensorboard]
+    python3 bootstrap.py [--torch auto|cpu|cuda] [--extras dev,tensorboard] [--venv DIR] [--no-editable]
 
 Needs Python 3.11 or newer with venv and headers, and a C compiler (hdmedians is built from source). Standard library
-only. What was set up is written to .venv/ready, and a second call with the same wishes does nothing.
+only. What was set up is written to .venv/ready, and a second call with the same wishes does nothing. The trainer image
+is made with the last two options, so that it holds what .venv holds.
 """
 
 import argparse
@@ -16,8 +17,6 @@ import sysconfig
 import time
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
-VENV = os.path.join(ROOT, ".venv")
-PYTHON = os.path.join(VENV, "bin", "python")
 TORCH, TORCHVISION = "2.13.0", "0.28.0"
 # Built against the numpy that is installed; in a build of its own it would get numpy 1 and fail to import beside 2.
 HDMEDIANS = ["--no-build-isolation", "--no-deps", "--no-binary", "hdmedians", "hdmedians==0.14.2"]
@@ -27,25 +26,28 @@ MLXTEND = ["--no-deps", "mlxtend==0.25.0"]
 
 def main() -> int:
     """Set up what is missing; return the exit code."""
-    parser = argparse.ArgumentParser(description="Set up Draco's virtual environment in .venv.")
+    parser = argparse.ArgumentParser(description="Set up Draco's virtual environment.")
     parser.add_argument("--torch", choices=("auto", "cpu", "cuda"), default="auto", help="torch build (auto: by GPU)")
     parser.add_argument("--extras", default="", help="comma-separated: dev, tensorboard")
+    parser.add_argument("--venv", default=os.path.join(ROOT, ".venv"), metavar="DIR", help="where (default: .venv)")
+    parser.add_argument("--no-editable", action="store_true", help="install a copy of draco, not a link to this folder")
     args = parser.parse_args()
+    venv = Venv(os.path.abspath(args.venv))
     faults = missing()
     if faults:
         print("setup: " + "\nsetup: ".join(faults), file=sys.stderr)
         return 3
-    ready = os.path.join(VENV, "ready")
-    before = read_ready(ready)
+    before = read_ready(venv.ready)
     wanted = args.torch if args.torch != "auto" else before.get("torch") or ("cuda" if has_gpu() else "cpu")
     extras = sorted({*filter(None, args.extras.split(",")), *filter(None, before.get("extras", "").split(","))})
     state = {"torch": wanted, "extras": ",".join(extras), "pins": pins(), "python": sys.version.split()[0]}
-    if before == state and os.path.exists(PYTHON):
-        os.utime(ready)
+    state["draco"] = "copy" if args.no_editable else ROOT  # a link to another folder would run that one's code
+    if before == state and os.path.exists(venv.python):
+        os.utime(venv.ready)
         return 0
     began = time.monotonic()
-    install(state, before)
-    with open(ready, "w") as file:
+    install(venv, state, before)
+    with open(venv.ready, "w") as file:
         file.write("".join(f"{name}={value}\n" for name, value in state.items()))
     print(f"setup: ready in {time.monotonic() - began:.0f} s ({wanted} build of torch)")
     return 0
@@ -89,56 +91,63 @@ def read_ready(path: str) -> "dict[str, str]":
         return dict(line.rstrip("\n").split("=", 1) for line in file)
 
 
-def install(state: "dict[str, str]", before: "dict[str, str]") -> None:
-    """Install what `state` names into .venv, which is made anew where it was for another Python or torch build."""
+class Venv:
+    """A virtual environment and the commands that fill it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.python = os.path.join(path, "bin", "python")
+        self.ready = os.path.join(path, "ready")
+
+    def pip(self, *arguments: str) -> "list[str]":
+        """Return a pip command of the virtual environment."""
+        return [self.python, "-m", "pip", "install", *arguments]
+
+    def step(self, what: str, command: "list[str]", required: bool = True) -> bool:
+        """Run one command with its output in setup.log; show the end of it and leave where it fails."""
+        print(f"setup: {what} ...", flush=True)
+        environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        with open(os.path.join(self.path, "setup.log"), "a") as log:
+            log.write(f"$ {' '.join(command)}\n{result.stdout}\n")
+        if result.returncode and required:
+            print("\n".join(result.stdout.splitlines()[-15:]), file=sys.stderr)
+            print(f"setup: {what} failed; all output: {self.path}/setup.log", file=sys.stderr)
+            sys.exit(3)
+        return result.returncode == 0
+
+
+def install(venv: Venv, state: "dict[str, str]", before: "dict[str, str]") -> None:
+    """Install what `state` names, into a new environment where the old one was for another Python or torch build."""
     keep = all(before.get(key) == state[key] for key in ("torch", "python"))
-    if not keep or not os.path.exists(PYTHON):
-        step("making .venv", [sys.executable, "-m", "venv", "--clear", VENV])
-    ready = os.path.join(VENV, "ready")
-    if os.path.exists(ready):
-        os.remove(ready)  # a setup that breaks off is done again
+    if not keep or not os.path.exists(venv.python):
+        venv.step(f"making {venv.path}", [sys.executable, "-m", "venv", "--clear", venv.path])
+    if os.path.exists(venv.ready):
+        os.remove(venv.ready)  # a setup that breaks off is done again
     constraints = ["-c", os.path.join(ROOT, "constraints.txt")]
-    build_tools = ["setuptools", "wheel", "Cython", "numpy", "uv"]
-    step("installing build tools", [PYTHON, "-m", "pip", "install", *constraints, *build_tools])
-    install_torch(state["torch"], constraints)
-    step("installing torchvision", pip(*constraints, f"torch=={TORCH}", f"torchvision=={TORCHVISION}"))
-    step("building hdmedians", pip(*HDMEDIANS))
-    step("installing mlxtend", pip(*MLXTEND))
+    venv.step("installing build tools", venv.pip(*constraints, "setuptools", "wheel", "Cython", "numpy", "uv"))
+    install_torch(venv, state["torch"], constraints)
+    venv.step("installing torchvision", venv.pip(*constraints, f"torch=={TORCH}", f"torchvision=={TORCHVISION}"))
+    venv.step("building hdmedians", venv.pip(*HDMEDIANS))
+    venv.step("installing mlxtend", venv.pip(*MLXTEND))
     target = ROOT + (f"[{state['extras']}]" if state["extras"] else "")
-    step("installing draco and what it needs", pip(*constraints, "--no-build-isolation", "-e", target))
+    link = [] if state.get("draco") == "copy" else ["-e"]
+    venv.step("installing draco and what it needs", venv.pip(*constraints, "--no-build-isolation", *link, target))
 
 
-def install_torch(build: str, constraints: "list[str]") -> None:
+def install_torch(venv: Venv, build: str, constraints: "list[str]") -> None:
     """Install torch. The package index holds the CUDA build for Linux; uv knows where the CPU build is kept.
 
     A pip whose configuration already leads to a CPU build (a mirror, a wheel folder) is asked first.
     """
     if build == "cuda":
-        step("installing torch (CUDA build)", pip(*constraints, f"torch=={TORCH}"))
+        venv.step("installing torch (CUDA build)", venv.pip(*constraints, f"torch=={TORCH}"))
         return
-    configured = pip(*constraints, f"torch=={TORCH}+cpu")
-    if not step("installing torch (CPU build) as pip is configured", configured, required=False):
-        uv = [PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON, "--torch-backend", "cpu"]
-        step("installing torch (CPU build)", [*uv, *constraints, f"torch=={TORCH}", f"torchvision=={TORCHVISION}"])
-
-
-def pip(*arguments: str) -> "list[str]":
-    """Return a pip command of the virtual environment."""
-    return [PYTHON, "-m", "pip", "install", *arguments]
-
-
-def step(what: str, command: "list[str]", required: bool = True) -> bool:
-    """Run one command with its output in .venv/setup.log; show the end of it and leave where it fails."""
-    print(f"setup: {what} ...", flush=True)
-    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    with open(os.path.join(VENV, "setup.log"), "a") as log:
-        log.write(f"$ {' '.join(command)}\n{result.stdout}\n")
-    if result.returncode and required:
-        print("\n".join(result.stdout.splitlines()[-15:]), file=sys.stderr)
-        print(f"setup: {what} failed; all output: {VENV}/setup.log", file=sys.stderr)
-        sys.exit(3)
-    return result.returncode == 0
+    configured = venv.pip(*constraints, f"torch=={TORCH}+cpu")
+    if not venv.step("installing torch (CPU build) as pip is configured", configured, required=False):
+        uv = [venv.python, "-m", "uv", "pip", "install", "--python", venv.python, "--torch-backend", "cpu"]
+        versions = [f"torch=={TORCH}", f"torchvision=={TORCHVISION}"]
+        venv.step("installing torch (CPU build)", [*uv, *constraints, *versions])
 
 
 if __name__ == "__main__":

@@ -2,30 +2,28 @@
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from draco.errors import DracoError, JobError, MissingError, RefusedError
+from draco.cluster import command_line
+from draco.errors import DracoError, JobError, MissingError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from draco.job import Job
-
-INTERRUPTED = 130  # what a shell reports after Ctrl-C
-FAILED = 7
+    from draco.run_directory import Status
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command."""
     parser = argparse.ArgumentParser(
         prog="draco", description="Byzantine-resilient distributed training with redundant gradients.",
-        epilog="Exit codes: 0 done, 1 bug, 2 bad usage or job, 3 something is missing, 4 refused, 7 the job failed, "
-        "130 interrupted and resumable.",
+        epilog="Exit codes: 0 done, 1 bug, 2 bad usage or job, 3 something is missing, 4 refused, 6 a node of the "
+        "cluster is not as it must be, 7 the job failed, 8 nodes were lost (resumable), 130 interrupted (resumable).",
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -41,6 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--secret", type=Path, metavar="FILE", help="take this file as the run's secret, to replay a run"
     )
     train.add_argument("--dry-run", action="store_true", help="print what would be run, and run nothing")
+    train.add_argument("--checked", action="store_true", help=argparse.SUPPRESS)  # by the operator that sends it
+    train.add_argument("--detach", action="store_true", help="return once it has started; it outlives the terminal")
+    _add_where(train)
     train.set_defaults(do=_train)
 
     validate = commands.add_parser("validate", help="check job files and list every fault")
@@ -51,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     prepare = commands.add_parser("data", help="download or convert the data sets of jobs beforehand, and check them")
     prepare.add_argument("jobs", nargs="+", type=Path, metavar="JOB")
+    _add_where(prepare)
     prepare.set_defaults(do=_data, set=[])
 
     evaluate = commands.add_parser("eval", help="evaluate a run's checkpoints: top-1, top-5, loss")
@@ -59,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--batch-size", type=int, metavar="N", help="samples per batch (default: the job's)")
     evaluate.add_argument("--device", choices=("cpu", "cuda"), help="where to evaluate (default: the job's)")
     evaluate.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
+    _add_where(evaluate)
     evaluate.set_defaults(do=_eval)
 
     report = commands.add_parser("report", help="what happened in one run, or several runs side by side")
@@ -67,7 +70,22 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--plot", type=Path, metavar="FILE", help="also draw test accuracy by step into this SVG or PNG"
     )
+    _add_where(report)
     report.set_defaults(do=_report)
+
+    logs = commands.add_parser("logs", help="what a run's processes printed")
+    _add_run(logs)
+    logs.add_argument("--rank", type=int, metavar="N", help="only this MPI rank; 0 is the server")
+    logs.add_argument("--follow", action="store_true", help="go on until the run ends")
+    logs.set_defaults(do=_logs)
+
+    stop = commands.add_parser("stop", help="stop a run after its step, with a checkpoint")
+    _add_run(stop)
+    stop.add_argument("--kill", action="store_true", help="end its processes now")
+    stop.add_argument("--no-wait", action="store_true", help="do not wait until it has ended")
+    stop.set_defaults(do=_stop)
+
+    command_line.add_cluster(commands)
 
     bench = commands.add_parser("bench", help="measure the kernels against memory copies and against peers")
     bench.add_argument("--quick", action="store_true", help="small vectors, few repetitions: checks that it runs")
@@ -78,7 +96,33 @@ def build_parser() -> argparse.ArgumentParser:
     rank.add_argument("run", type=Path)
     rank.add_argument("--simulate", action="store_true")
     rank.set_defaults(do=_rank)
+
+    supervise = commands.add_parser("supervise")  # the process that stays with a detached run
+    supervise.add_argument("run", type=Path)
+    supervise.add_argument("--here", action="store_true", help="all ranks on this machine")
+    supervise.set_defaults(do=_supervise)
+
+    follow = commands.add_parser("follow")  # a run's events as a stream, for an operator elsewhere
+    follow.add_argument("run", type=Path)
+    follow.set_defaults(do=_follow)
+
+    head = commands.add_parser("head")  # what a head does for its operator
+    head.add_argument("what", choices=("check", "runs", "lost"), help="what to do")
+    head.add_argument("rest", nargs="*", help="lost: the run, and why")
+    head.set_defaults(do=_head)
     return parser
+
+
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--on", metavar="NAME", help="the cluster to use (default: the one that is up, if any)")
+    where.add_argument("--here", action="store_true", help="this machine, though a cluster is up")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run directory (default: the newest)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
+    _add_where(parser)
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
@@ -92,84 +136,76 @@ def _console() -> "Console":
     return Console(stderr=True, soft_wrap=True)
 
 
-def _read_job(path: Path, overrides: Sequence[str]) -> "Job":
+def _read_job(path: Path, overrides: Sequence[str], *, checked: bool = False) -> "Job":
     from draco.job import parse
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise JobError([f"{path}: cannot be read ({error}); name a job file such as jobs/quickstart.yaml"]) from error
-    return parse(text, str(path), overrides)
+    return parse(text, str(path), overrides, checked=checked)
 
 
 def _train(args: argparse.Namespace) -> int:
     from draco.job import to_yaml, warnings
 
     overrides = [*args.set, *(["launcher=simulate"] if args.simulate else [])]
-    job = _read_job(args.job, overrides)
+    job = _read_job(args.job, overrides, checked=args.checked)
     console = _console()
-    for warning in warnings(job):
+    for warning in [] if args.checked else warnings(job):
         console.print(f"warning: {args.job}: {warning}", style="yellow", highlight=False)
+    if cluster := command_line.target(args):
+        return command_line.train(cluster, args, job, console)
     if job.tensorboard and find_spec("tensorboard") is None:
         raise MissingError(f"{args.job}: tensorboard: the package is missing; make setup EXTRAS=tensorboard")
     _require_device(args.job, job.device)
     from draco import run_directory
-    from draco.launch import plan, run
+    from draco.launch import placement, preflight, roster, supervise, worker_data
+    from draco.launch.plan import plan
     from draco.launch.progress import Progress
+    from draco.launch.resume import unfinished
 
+    nodes = None if args.here or job.launcher == "simulate" else roster.read()
+    if nodes:
+        for warning in placement.warnings(job, nodes, placement.place(nodes, job.workers)):
+            console.print(f"warning: {warning}", style="yellow", highlight=False)
     if args.dry_run:
-        print(plan(job, args.runs / f"{job.name}-ID"))
+        print(plan(job, args.runs / f"{job.name}-ID", nodes))
         return 0
-    if args.resume and args.new:
-        raise RefusedError("--resume and --new exclude each other: give one")
-    directory = _unfinished(args, job)
-    _prepare_data(job, console)
+    directory = unfinished(args.runs, job, resume=args.resume, new=args.new)
+    if nodes:
+        with console.status(f"checking {len(nodes.nodes)} nodes"):
+            preflight.check(nodes)
+    if not (args.checked and Path(job.data.root, job.data.name).exists()):  # else the ranks look whether it is whole
+        _prepare_data(job, console)
+    if nodes:
+        with console.status(f"preparing {job.data.name} on the workers"):
+            worker_data.provide(nodes, job)
     if directory is None:
         directory = run_directory.create(args.runs, job.name, to_yaml(job))
         if args.secret:
             run_directory.replace(directory / "secret", args.secret.read_bytes(), mode=0o600)
     (directory / "stop").unlink(missing_ok=True)
+    if args.detach:
+        supervise.detach(directory, args.here)
+        if not args.checked:  # an operator elsewhere knows what to say
+            console.print(command_line.IN_THE_BACKGROUND, highlight=False)
+        print(directory)
+        return 0
     processes = "one process" if job.launcher == "simulate" else f"{job.workers} workers and a server"
     console.print(f"{job.name}: {directory}", highlight=False)
     progress = Progress(directory / "events.jsonl", console, f"starting {processes}")
-    outcome = run(plan(job, directory), directory, progress)
+    outcome = supervise.supervise(job, directory, nodes, progress)
     return _finish(args, directory, outcome.status, outcome.output)
 
 
 def _require_device(where: Path, device: str) -> None:
+    if device == "cpu":
+        return
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         raise MissingError(f"{where}: device: cuda, but torch sees no GPU; device=cpu, or make setup TORCH=cuda")
-
-
-def _unfinished(args: argparse.Namespace, job: "Job") -> Path | None:
-    """Return the unfinished run to resume, or None to start anew.
-
-    Raises:
-        RefusedError: there is one and neither --resume nor --new was given, or it is running, or there is none.
-    """
-    from draco import run_directory
-    from draco.job import to_yaml
-
-    for run in reversed(run_directory.runs(args.runs)):
-        status = run_directory.read_status(run)
-        if (run / "job.yaml").read_text() != to_yaml(job) or status.state not in run_directory.UNFINISHED:
-            continue
-        if status.state in ("pending", "running") and run_directory.is_alive(status):
-            if args.new:
-                continue
-            raise RefusedError(f"{run}: this job is running (process {status.pid}); --new starts another beside it")
-        if args.resume:
-            return run
-        if status.step and not args.new:
-            raise RefusedError(
-                f"{run}: this job {status.state} at step {status.step}; --resume (make: RESUME=1) goes on with it, "
-                "--new (make: NEW=1) starts anew"
-            )
-    if args.resume:
-        raise RefusedError(f"{args.runs}: no unfinished run of this very job; leave --resume out to start one")
-    return None
 
 
 def _prepare_data(job: "Job", console: "Console") -> None:
@@ -181,27 +217,17 @@ def _prepare_data(job: "Job", console: "Console") -> None:
         data.prepare(job.data.name, root, source)
 
 
-def _finish(args: argparse.Namespace, directory: Path, status: "object", output: str) -> int:
-    from draco import report, run_directory
-
-    assert isinstance(status, run_directory.Status)
-    console = _console()
+def _finish(args: argparse.Namespace, directory: Path, status: "Status", output: str) -> int:
     if status.state == "succeeded":
         from rich.console import Console
 
+        from draco import report
+
         Console().print(report.table([report.read_summary(directory)]))
         return 0
-    if status.state == "interrupted":
-        same = [f"JOB={args.job}", *([f"SET={shlex.quote(' '.join(args.set))}"] if args.set else [])]
-        again = " ".join(["make train", *same, *(["SIMULATE=1"] if args.simulate else []), "RESUME=1"])
-        console.print(
-            f"{directory}: interrupted at step {status.step}; go on with: {again}", highlight=False, markup=False
-        )
-        return INTERRUPTED
     if output:
         print(output, file=sys.stderr)
-    print(f"{directory}: {status.state} at step {status.step}: {status.message}", file=sys.stderr)
-    return FAILED
+    return command_line.ended(args, str(directory), status)
 
 
 def _validate(args: argparse.Namespace) -> int:
@@ -230,6 +256,8 @@ def _validate(args: argparse.Namespace) -> int:
 def _data(args: argparse.Namespace) -> int:
     from draco import data
 
+    if cluster := command_line.target(args):
+        return command_line.prepare_data(cluster, [_read_job(path, []) for path in args.jobs])
     for path in args.jobs:
         job = _read_job(path, [])
         _prepare_data(job, _console())
@@ -239,17 +267,12 @@ def _data(args: argparse.Namespace) -> int:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from draco import data, run_directory
+    from draco import data
     from draco.evaluate import evaluate_run
-    from draco.rank import read_job
+    from draco.launch.resume import named_or_newest
+    from draco.run_directory import read_job
 
-    if args.run is None:
-        found = run_directory.runs(args.runs)
-        if not found:
-            raise MissingError(f"{args.runs}: there is no run to evaluate; start one with make train JOB=...")
-        args.run = found[-1]
-    if not (args.run / "state.json").exists():
-        raise MissingError(f"{args.run}: is not a run directory (it has no state.json)")
+    args.run = named_or_newest(args.run, args.runs)
     job = read_job(args.run)
     test = data.load(job.data.name, Path(job.data.root), "test")
     count = 0
@@ -280,6 +303,61 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
+def _logs(args: argparse.Namespace) -> int:
+    from draco.launch import logs
+    from draco.launch.resume import named_or_newest
+
+    run = named_or_newest(args.run, args.runs)
+    if not logs.show(run, args.rank, args.follow):
+        print(
+            f"{run}: {'its processes' if args.rank is None else f'rank {args.rank}'} printed nothing", file=sys.stderr
+        )
+    return 0
+
+
+def _stop(args: argparse.Namespace) -> int:
+    from draco.launch import roster, stop
+    from draco.launch.resume import named_or_newest
+
+    run = named_or_newest(args.run, args.runs)
+    stop.stop(run, kill=args.kill)
+    if not args.no_wait:
+        status = stop.wait(run, roster.read())
+        print(f"{run}: {status.state} at step {status.step}{': ' + status.message if status.message else ''}")
+    return 0
+
+
+def _supervise(args: argparse.Namespace) -> int:
+    from draco.launch import roster, supervise
+    from draco.run_directory import read_job
+
+    job = read_job(args.run)
+    supervise.supervise(job, args.run, None if args.here else roster.read())
+    return 0
+
+
+def _follow(args: argparse.Namespace) -> int:
+    from draco.launch import follow, roster
+
+    follow.follow(args.run, roster.read())
+    return 0
+
+
+def _head(args: argparse.Namespace) -> int:
+    from draco.launch import head
+
+    if args.what == "check":
+        head.check()
+    elif args.what == "runs":
+        import json
+
+        print(json.dumps(head.runs(Path("runs"))))
+    else:
+        run, why = args.rest
+        print(head.lost(Path(run), why))
+    return 0
+
+
 def _bench(args: argparse.Namespace) -> int:
     for pool in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[pool] = "1"  # read when torch and numpy are first imported, which is now
@@ -299,14 +377,19 @@ def _rank(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = build_parser().parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(arguments)
     if args.command == "rank":
         return int(args.do(args))  # an error must reach mpi4py as an exception, so that it ends every rank
     try:
+        if args.command in command_line.ELSEWHERE and (cluster := command_line.target(args)):
+            return command_line.same(cluster, arguments)
         return int(args.do(args))
     except DracoError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:  # of a command that only watches or waits
+        return command_line.INTERRUPTED
 
 
 if __name__ == "__main__":

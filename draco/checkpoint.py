@@ -60,7 +60,12 @@ def load(path: Path) -> Contents:
 
 def steps(folder: Path) -> list[tuple[int, Path]]:
     """Return (step, path) of every checkpoint that has a manifest, oldest first."""
-    return [(int(m.stem.removeprefix("step-")), m.with_suffix(".pt")) for m in sorted(folder.glob("step-*.json"))]
+    return [(step_of(m), m.with_suffix(".pt")) for m in sorted(folder.glob("step-*.json"))]
+
+
+def step_of(path: Path) -> int:
+    """Return the step at which a checkpoint was taken."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def newest(folder: Path) -> Path | None:

@@ -4,9 +4,10 @@ DracoError           one line says what, where, and what to do; `exit_code` is w
 ├── JobError         2  the job spec is wrong: every fault at once, nothing was touched
 ├── MissingError     3  a tool, a data set or a credential is missing
 ├── RefusedError     4  it could be done, but only on an explicit word from the user
+├── NotConfiguredError  6  the cluster is up but a node is not as it must be; `make cluster-up` again is safe
 └── TrainingError    7  the run failed; what it had done is in its run directory
-├── DecodeError     what arrived cannot be decoded within the scheme's promise
-└── WorkerError     workers that were needed did not answer, or answered nothing usable
+    ├── DecodeError     what arrived cannot be decoded within the scheme's promise
+    └── WorkerError     workers that were needed did not answer, or answered nothing usable
 """
 
 from collections.abc import Sequence
@@ -38,6 +39,12 @@ class RefusedError(DracoError):
     """The command would replace or repeat something; the user has to say which."""
 
     exit_code = 4
+
+
+class NotConfiguredError(DracoError):
+    """The cluster is up, but a node is not as it must be."""
+
+    exit_code = 6
 
 
 class TrainingError(DracoError):

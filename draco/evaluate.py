@@ -6,7 +6,7 @@ It reads only checkpoints whose manifest vouches for them, does none twice, and 
 import copy
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,8 +31,14 @@ class Evaluation(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate_model(model: nn.Module, split: data.Split, batch_size: int, device: str = "cpu") -> Evaluation:
-    """Evaluate `model` on a whole split; the model is left as it was.
+def evaluate_model(
+    model: nn.Module,
+    split: data.Split,
+    batch_size: int,
+    device: str = "cpu",
+    beat: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Evaluate `model` on a whole split; the model is left as it was. `beat` is called after every batch.
 
     On a GPU a copy is evaluated: moving the model itself would part its parameters from the server's flat vector.
     """
@@ -49,6 +55,7 @@ def evaluate_model(model: nn.Module, split: data.Split, batch_size: int, device:
         top1 += ranked[:, 0].sum().item()
         top5 += ranked.any(1).sum().item()
         loss += F.cross_entropy(outputs, labels, reduction="sum").item()
+        beat()
     model.train(was_training)
     samples = len(split.labels)
     return Evaluation(top1 / samples, top5 / samples, loss / samples, samples)

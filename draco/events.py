@@ -5,6 +5,7 @@ file sees whole lines; a killed run may leave half a line at the end, which read
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,10 @@ class EventLog:
     def write(self, event: str, **fields: Any) -> None:
         """Append one event."""
         self._file.write(json.dumps({"event": event, "time": round(time.time(), 6), **fields}) + "\n")
+
+    def beat(self) -> None:
+        """Show that the server is alive where a while passes without an event: the file's time is its heartbeat."""
+        os.utime(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""

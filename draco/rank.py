@@ -7,35 +7,44 @@ import torch
 
 from draco import assembly, data, server, transport, worker
 from draco.errors import MissingError
-from draco.job import Job, parse
-
-
-def read_job(run: Path) -> Job:
-    """Return the job of a run directory."""
-    path = run / "job.yaml"
-    return parse(path.read_text(), str(path))
+from draco.job import Job, parse, to_yaml
+from draco.run_directory import read_job
 
 
 def main(run: Path, simulate: bool) -> None:
-    """Do this process's part in the run."""
-    job = read_job(run)
-    torch.set_num_threads(job.threads)
-    root = Path(job.data.root)
+    """Do this process's part in the run. Only the server, or the simulation, looks into the run directory."""
     if simulate:
         _stop_on_signals(run)
-        serve_all(job, run, root)
+        job = read_job(run)
+        torch.set_num_threads(job.threads)
+        serve_all(job, run, Path(job.data.root))
         return
     rank, size = transport.rank_and_size()
+    if rank == 0:
+        _stop_on_signals(run)  # before MPI has forwarded any
+        _serve(run, size)
+    else:
+        _work(rank, transport.MpiWorker())
+    transport.leave()
+
+
+def _serve(run: Path, size: int) -> None:
+    job = read_job(run)
     if size != job.workers + 1:
         raise MissingError(f"{run}: the job has {job.workers} workers and a server, but MPI started {size} processes")
-    if rank == 0:
-        _stop_on_signals(run)
-        train, test = data.load(job.data.name, root, "train"), data.load(job.data.name, root, "test")
-        server.train(job, run, train, test, transport.MpiServer())
-    else:
-        train = data.load(job.data.name, root, "train")
-        worker.serve(job, rank, assembly.build_scheme(job), train, transport.MpiWorker())
-    transport.leave()
+    torch.set_num_threads(job.threads)
+    server_side = transport.MpiServer()
+    server_side.announce(to_yaml(job))
+    root = Path(job.data.root)
+    train, test = data.load(job.data.name, root, "train"), data.load(job.data.name, root, "test")
+    server.train(job, run, train, test, server_side)
+
+
+def _work(rank: int, worker_side: transport.MpiWorker) -> None:
+    job = parse(worker_side.job(), "the server's job", checked=True)
+    torch.set_num_threads(job.threads)
+    train = data.load(job.data.name, Path(job.data.root), "train")
+    worker.serve(job, rank, assembly.build_scheme(job), train, worker_side)
 
 
 def serve_all(job: Job, run: Path, root: Path) -> None:

@@ -9,8 +9,13 @@ checkpoints/        see checkpoint.py
 logs/               what the processes printed
 secret              seed of the server's permutations and projections; readable by the server's user only
 stop                while it exists the server ends at the next step, resumably
+launch/             on a cluster: which node hosts which ranks, as mpirun reads it (rankfile, hostfile) and as the
+                    server does (nodes.json)
+.reserve            space that is given up to write the state on a full disk
 """
 
+import contextlib
+import errno
 import json
 import os
 import secrets
@@ -20,8 +25,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from draco.job import Job, parse
+
 State = Literal["pending", "running", "interrupted", "succeeded", "failed", "lost"]
 TERMINAL: tuple[State, ...] = ("succeeded", "failed", "lost")
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_RESERVE_BYTES = 1 << 16
 UNFINISHED: tuple[State, ...] = ("pending", "running", "interrupted", "failed", "lost")
 
 
@@ -34,6 +43,7 @@ class Status(NamedTuple):
     pid: int  # of the process that wrote it
     host: str
     updated: float  # seconds since the epoch
+    started: str = ""  # when that process began, as the kernel counts it: a process id alone is used again
 
 
 def create(root: Path, name: str, job_yaml: str) -> Path:
@@ -50,25 +60,46 @@ def create(root: Path, name: str, job_yaml: str) -> Path:
             run = root / f"{name}-{stamp}-{attempt}"
     for folder in ("checkpoints", "logs"):
         (run / folder).mkdir()
+    reserve(run)
     replace(run / "job.yaml", job_yaml.encode())
     write_status(run, "pending")
     return run
 
 
+def reserve(run: Path) -> None:
+    """Set space aside for the state that is to be written when there is none left."""
+    if not (run / ".reserve").exists():
+        replace(run / ".reserve", b"\1" * _RESERVE_BYTES)
+
+
 def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part, even after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    try:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # a full disk needs the space
+        raise
 
 
 def write_status(run: Path, state: State, step: int = 0, message: str = "") -> None:
-    """Replace state.json."""
-    status = Status(state, step, message, os.getpid(), socket.gethostname(), time.time())
-    replace(run / "state.json", json.dumps(status._asdict(), indent=1).encode())
+    """Replace state.json; on a full disk with the space that was kept for it."""
+    pid = os.getpid()
+    status = Status(state, step, message, pid, socket.gethostname(), time.time(), process_start(pid))
+    content = json.dumps(status._asdict(), indent=1).encode()
+    try:
+        replace(run / "state.json", content)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        for unfinished in run.rglob(".*.*"):  # temporary files of what did not fit
+            unfinished.unlink(missing_ok=True)
+        (run / ".reserve").unlink(missing_ok=True)
+        replace(run / "state.json", content)
 
 
 def read_status(run: Path) -> Status:
@@ -79,15 +110,34 @@ def read_status(run: Path) -> Status:
 
 def is_alive(status: Status) -> bool:
     """Say whether the process that wrote the status still exists; a run on another host counts as alive."""
-    if status.host != socket.gethostname():
-        return True
+    return status.host != socket.gethostname() or exists(status.pid, status.started)
+
+
+def exists(pid: int, started: str) -> bool:
+    """Say whether a process of this machine still exists that began at `started` (where that is known)."""
     try:
-        os.kill(status.pid, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    fields = _stat(pid)
+    if fields and fields[0] == "Z":  # it has ended, and its parent has not asked how
+        return False
+    return not started or not fields or fields[19] == started
+
+
+def process_start(pid: int) -> str:
+    """Return when a process began, in clock ticks since boot; empty where the system does not tell."""
+    fields = _stat(pid)
+    return fields[19] if fields else ""
+
+
+def _stat(pid: int) -> list[str]:
+    """Return what the kernel tells of a process, from its state on; nothing where it does not."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return []
 
 
 def secret(run: Path) -> bytes:
@@ -96,6 +146,18 @@ def secret(run: Path) -> bytes:
     if not path.exists():
         replace(path, secrets.token_hex(32).encode(), mode=0o600)
     return bytes.fromhex(path.read_text())
+
+
+def read_job(run: Path) -> Job:
+    """Return the job of a run directory."""
+    path = run / "job.yaml"
+    return parse(path.read_text(), str(path), checked=True)
+
+
+def nodes(run: Path) -> list[str] | None:
+    """Return the node of every worker 1..n, or None where all ranks share one machine."""
+    path = run / "launch" / "nodes.json"
+    return list(json.loads(path.read_text())) if path.exists() else None
 
 
 def runs(root: Path) -> list[Path]:

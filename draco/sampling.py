@@ -7,6 +7,8 @@ Shapes: N samples in the data set, B samples in a step's global batch, k partiti
 """
 
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -46,6 +48,34 @@ def batch_indices(seed: int, step: int, batch_size: int, size: int) -> Tensor:
         chosen = epochs == epoch
         out[chosen] = _epoch_order(seed, epoch, size)[positions[chosen] % size]
     return out
+
+
+def draw_rows(
+    secret: bytes, step: int, workers: int, groups: Sequence[int] | None = None, nodes: Sequence[str] | None = None
+) -> list[int]:
+    """Return the row of the code that each worker 1..n gets at `step`, from the run's secret.
+
+    A uniformly random permutation, so that adversaries cannot choose where they sit. Where rows fall into groups that
+    compute the same (`groups[row]`) and workers share nodes (`nodes[worker - 1]`), a random one of those that spread
+    the c workers of a node evenly over the G groups, ceil(c / G) to one group at most: then a node that lies is
+    outvoted wherever that is no more than a group bears.
+    """
+    source = generator(secret, "rows", step)
+    shuffled = torch.randperm(workers, generator=source).tolist()
+    if groups is None or nodes is None:
+        return shuffled
+    first = {node: place for place, node in reversed(list(enumerate(nodes[worker] for worker in shuffled)))}
+    by_node = sorted(shuffled, key=lambda worker: first[nodes[worker]])  # nodes, and workers within, in random order
+    sizes, seen = Counter(groups), Counter[int]()
+    turn = torch.randperm(len(sizes), generator=source).tolist()  # larger groups first: they have one turn more
+    turns = []
+    for row, group in enumerate(groups):
+        turns.append((seen[group], -sizes[group], turn[group], row))
+        seen[group] += 1
+    rows = [0] * workers
+    for worker, (*_, row) in zip(by_node, sorted(turns), strict=True):  # deal: one to every group, then again
+        rows[worker] = row
+    return rows
 
 
 def partition_bounds(batch_size: int, partitions: int) -> list[tuple[int, int]]:

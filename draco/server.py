@@ -23,7 +23,7 @@ from draco.aggregators import AGGREGATORS
 from draco.errors import TrainingError
 from draco.events import EventLog
 from draco.job import Job, to_dict, total_steps
-from draco.sampling import derive_seed, generator
+from draco.sampling import derive_seed, draw_rows
 from draco.schemes import Scheme
 from draco.tensorboard import Board
 from draco.transport import ServerTransport, new_frames
@@ -148,18 +148,29 @@ class Collected:
 class Server:
     """Runs the steps of one job."""
 
-    def __init__(self, job: Job, training: Training, scheme: Scheme, transport: ServerTransport, secret: bytes) -> None:
+    def __init__(
+        self,
+        job: Job,
+        training: Training,
+        scheme: Scheme,
+        transport: ServerTransport,
+        secret: bytes,
+        nodes: Sequence[str] | None = None,
+    ) -> None:
+        """`nodes[rank - 1]` is the machine that hosts a worker; None: they share one."""
         self.job, self.training, self.scheme, self.transport, self.secret = job, training, scheme, transport, secret
         self.wire = assembly.build_wire(job, scheme, training.elements)
         self.frames = new_frames(job.workers, self.wire.frame_bytes)
         self.replies = wire.reply_matrix(self.frames, self.wire, scheme.dtype)
         self.aggregate = assembly.build_aggregate(job, training.model)
+        self.groups = scheme.groups()
+        self.nodes = nodes
 
     def run_step(self) -> dict[str, Any]:
         """Take one step and return its event."""
         step = self.training.step + 1
         clock = Clock()
-        rows = torch.randperm(self.job.workers, generator=generator(self.secret, "rows", step)).tolist()
+        rows = draw_rows(self.secret, step, self.job.workers, self.groups, self.nodes)
         seed = derive_seed(self.secret, "projections", step)
         inspection = self.scheme.inspect(self.replies, seed) if self.scheme.inspect else None
         collected = self._collect(step, rows, inspection.add if inspection else None, clock)
@@ -269,11 +280,11 @@ def train(job: Job, run: Path, split: data.Split, test: data.Split, transport: S
         log.write(
             "start", job=to_dict(job), steps=training.steps, summary=scheme.summary, elements=training.elements, **about
         )
-        server = Server(job, training, scheme, transport, run_directory.secret(run))
+        server = Server(job, training, scheme, transport, run_directory.secret(run), run_directory.nodes(run))
         stopped = _steps(server, run, test, log)
         transport.stop()
     except BaseException as error:
-        _record_end(training, run, log, "failed", str(error) or type(error).__name__)
+        _record_end(training, run, log, "failed", _reason(error, run))
         raise
     _record_end(training, run, log, "interrupted" if stopped else "succeeded", "asked to stop" if stopped else "")
 
@@ -300,7 +311,7 @@ def _steps(server: Server, run: Path, test: data.Split, log: EventLog) -> bool:
         if last or (job.checkpoint_every and training.step % job.checkpoint_every == 0):
             _save(training, run, log)
         if (last and job.eval_every != 0) or (job.eval_every and training.step % job.eval_every == 0):
-            result = evaluate.evaluate_model(training.model, test, job.eval_batch_size, job.device)
+            result = evaluate.evaluate_model(training.model, test, job.eval_batch_size, job.device, log.beat)
             evaluate.append(run, training.step, result)
             if board:
                 board.evaluation(training.step, result)
@@ -316,8 +327,24 @@ def _save(training: Training, run: Path, log: EventLog) -> None:
 
 
 def _record_end(training: Training, run: Path, log: EventLog, state: run_directory.State, message: str) -> None:
-    """Leave a checkpoint of the last whole step, the end event and the state, whatever brought the end about."""
-    _save(training, run, log)
-    log.write("end", state=state, step=training.step, message=message, **vars(training.ledger))
-    log.close()
-    run_directory.write_status(run, state, training.step, message)
+    """Leave a checkpoint of the last whole step, the end event and the state, whatever brought the end about.
+
+    On a full disk the state at least is written, from the space kept for it; it names the step that is really saved.
+    """
+    step = training.step
+    try:
+        _save(training, run, log)
+        log.write("end", state=state, step=step, message=message, **vars(training.ledger))
+        log.close()
+    except OSError as error:
+        state, message = "failed", message or _reason(error, run)
+        saved = checkpoint.newest(run / "checkpoints")
+        step = checkpoint.step_of(saved) if saved else 0
+    run_directory.write_status(run, state, step, message)
+
+
+def _reason(error: BaseException, run: Path) -> str:
+    """Return why a run failed, in one line."""
+    if isinstance(error, OSError) and error.errno in run_directory.NO_SPACE:
+        return f"no space left on the disk of {run}; free some, then resume"
+    return str(error) or type(error).__name__

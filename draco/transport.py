@@ -5,6 +5,7 @@ workers that may lie; both sides poll with short sleeps, so that ranks that wait
 compute; every wait of the server has a time limit. Upper-case mpi4py calls on preallocated buffers: no pickles.
 
     server                                   worker
+    announce(job as YAML)                    job() -> its text
     greetings(timeout) -> bytes of each      greet(bytes)
     exchange(step, rows, model, frames)      tasks() -> (step, row), the model in the given buffer
         yields (worker, length | fault)      reply(frame, length)
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 GREETING_BYTES = 1024
-_TAG_GREETING, _TAG_TASK, _TAG_MODEL, _TAG_REPLY = 1, 2, 3, 4
+_TAG_GREETING, _TAG_TASK, _TAG_MODEL, _TAG_REPLY, _TAG_JOB = 1, 2, 3, 4, 5
 _SHORTEST_SLEEP_S, _LONGEST_SLEEP_S = 20e-6, 1e-3
 
 Arrival = tuple[int, int | str]  # worker 1..n; the length of its frame in bytes, or why there is none
@@ -127,6 +128,12 @@ class MpiServer:
     def __init__(self) -> None:
         self._comm = _world()
         self.workers = self._comm.Get_size() - 1
+        self._announced: list[MPI.Request] = []
+
+    def announce(self, text: str) -> None:
+        """Send every worker the job: workers see no run directory, which may hold secrets and lies on the head."""
+        self._job = np.frombuffer(text.encode(), np.uint8)  # kept: MPI reads it until it is sent
+        self._announced = [self._comm.Isend(self._job, dest=w, tag=_TAG_JOB) for w in range(1, self.workers + 1)]
 
     def greetings(self, timeout_s: float) -> list[bytes]:
         """See ServerTransport."""
@@ -137,6 +144,8 @@ class MpiServer:
         for worker, arrival in self._completed(requests, time.monotonic() + timeout_s, "did not start"):
             if isinstance(arrival, str):
                 raise WorkerError(f"rank {worker}: its greeting was refused: {arrival}")
+        for request in self._announced:
+            request.Test()  # who has greeted has had the job
         return [bytes(row).rstrip(b"\0") for row in buffers]
 
     def exchange(
@@ -201,6 +210,18 @@ class MpiWorker:
 
     def __init__(self) -> None:
         self._comm = _world()
+
+    def job(self) -> str:
+        """Return the job that the server announced, as YAML."""
+        from mpi4py import MPI
+
+        status = MPI.Status()
+        pause = _Pause()
+        while not self._comm.Iprobe(source=0, tag=_TAG_JOB, status=status):
+            pause(False)
+        buffer = np.empty(status.Get_count(MPI.BYTE), np.uint8)
+        self._receive(buffer, _TAG_JOB)
+        return buffer.tobytes().decode()
 
     def greet(self, greeting: bytes) -> None:
         """Say once who this worker is."""

@@ -3,28 +3,29 @@
 import io
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from rich.console import Console
 
 from draco import run_directory
-from draco.job import parse, to_yaml
-from draco.launch import LAUNCHERS, Plan, plan, run
+from draco.job import Job, parse, to_yaml
+from draco.launch.plan import Plan, plan
 from draco.launch.progress import Progress
+from draco.launch.run import run
 
 JOB = "{name: a, workers: 4, model: lenet, data: synthetic, batch_size: 8, steps: 2, scheme: uncoded}"
 
 
-def test_every_launcher_that_a_job_can_name_has_a_plan() -> None:
-    from typing import get_args
-
-    from draco.job import Job
-
-    assert set(LAUNCHERS) == set(get_args(Job.model_fields["launcher"].annotation))
+@pytest.mark.parametrize("launcher", get_args(Job.model_fields["launcher"].annotation))
+def test_every_launcher_that_a_job_can_name_has_a_plan(launcher: str) -> None:
+    made = plan(parse(JOB, "test", [f"launcher={launcher}"]), Path("runs/a-1"))
+    assert made.argv
+    assert (made.files, made.roster) == ((), None)
 
 
 def test_local_mpi_starts_a_server_and_n_workers_that_yield() -> None:
-    made = plan(parse(JOB, "test"), Path("runs/a-1"), "/venv/bin/python")
+    made = plan(parse(JOB, "test"), Path("runs/a-1"), python="/venv/bin/python")
     assert made.argv == (
         "/venv/bin/mpirun", "-n", "5", "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none",
         "/venv/bin/python", "-m", "mpi4py", "-m", "draco", "rank", "runs/a-1",
@@ -35,7 +36,7 @@ def test_local_mpi_starts_a_server_and_n_workers_that_yield() -> None:
 
 
 def test_a_simulation_is_one_process() -> None:
-    made = plan(parse(JOB, "test", ["launcher=simulate", "threads=2"]), Path("runs/a-1"), "python")
+    made = plan(parse(JOB, "test", ["launcher=simulate", "threads=2"]), Path("runs/a-1"), python="python")
     assert made.argv == ("python", "-m", "draco", "rank", "runs/a-1", "--simulate")
     assert dict(made.environment)["OMP_NUM_THREADS"] == "2"
     assert str(made).endswith(" python -m draco rank runs/a-1 --simulate")

@@ -215,7 +215,7 @@ def test_a_rank_that_fails_ends_the_job_with_its_traceback(folder: Path) -> None
     text = job.read_text().replace("root: data", "root: elsewhere")
     assert text != job.read_text()
     broken = run_directory.create(folder / "runs", "broken", text)
-    from draco.launch import plan
+    from draco.launch.plan import plan
     from draco.rank import read_job
 
     made = plan(read_job(broken), broken)
@@ -235,7 +235,7 @@ def test_a_rank_that_fails_ends_the_job_with_its_traceback(folder: Path) -> None
 def test_the_number_of_processes_is_checked_before_anything_else(folder: Path) -> None:
     write_job(folder)
     run(folder, "--simulate")
-    from draco.launch import plan
+    from draco.launch.plan import plan
     from draco.rank import read_job
 
     job = read_job(newest(folder)).model_copy(update={"launcher": "mpi"})

@@ -1,13 +1,14 @@
 """Sampling: every sample once per epoch, keyed randomness, balanced partitions."""
 
 import hashlib
+from collections import Counter
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from draco.sampling import batch_indices, derive_seed, generator, partition_bounds
+from draco.sampling import batch_indices, derive_seed, draw_rows, generator, partition_bounds
 
 
 def take(seed: int, steps: int, batch_size: int, size: int) -> torch.Tensor:
@@ -112,3 +113,73 @@ def test_partitions_of_a_step_share_no_sample_within_an_epoch() -> None:
     indices = batch_indices(7, 2, 17, 60)
     parts = [set(indices[start:stop].tolist()) for start, stop in partition_bounds(17, 5)]
     assert len(set.union(*parts)) == sum(map(len, parts)) == 17
+
+
+# Rows of the code
+
+
+def test_rows_without_groups_or_nodes_are_the_plain_permutation_of_the_step() -> None:
+    for step in (1, 2):
+        expected = torch.randperm(6, generator=generator(b"secret", "rows", step)).tolist()
+        assert draw_rows(b"secret", step, 6) == expected
+        assert draw_rows(b"secret", step, 6, groups=[0, 1] * 3) == expected
+        assert draw_rows(b"secret", step, 6, nodes=["a", "b"] * 3) == expected
+
+
+@given(data=st.data(), workers=st.integers(1, 24), step=st.integers(1, 5))
+def test_the_workers_of_a_node_are_spread_evenly_over_the_groups(data: st.DataObject, workers: int, step: int) -> None:
+    count = data.draw(st.integers(1, workers), label="groups")
+    groups = [row % count for row in range(workers)]
+    nodes = data.draw(st.lists(st.sampled_from("abcd"), min_size=workers, max_size=workers), label="nodes")
+    rows = draw_rows(b"secret", step, workers, groups, nodes)
+    assert sorted(rows) == list(range(workers))
+    members = Counter((node, groups[row]) for node, row in zip(nodes, rows, strict=True))
+    held = Counter(nodes)
+    assert all(most <= -(-held[node] // count) for (node, _), most in members.items())
+
+
+def test_rows_of_unequal_nodes_and_groups_are_still_a_permutation() -> None:
+    """One node holds five of seven workers, and one group has a member more than the others."""
+    nodes, groups = ["a", "b", "a", "a", "c", "a", "a"], [0, 1, 2, 0, 1, 2, 0]
+    for step in range(1, 9):
+        rows = draw_rows(b"secret", step, 7, groups, nodes)
+        assert sorted(rows) == list(range(7))
+        assert max(Counter(groups[row] for row, node in zip(rows, nodes, strict=True) if node == "a").values()) == 2
+
+
+def test_rows_spread_over_nodes_differ_between_steps_and_secrets() -> None:
+    nodes, groups = list("abcdef") * 3, [0, 1, 2] * 6
+    drawn = {tuple(draw_rows(secret, step, 18, groups, nodes)) for secret in (b"x", b"y") for step in range(1, 6)}
+    assert len(drawn) == 10
+    assert draw_rows(b"x", 1, 18, groups, nodes) in map(list, drawn)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "abcdef",
+        "abcabc",
+        "aaaaaa",
+        "aaaabb",
+        "aaaaab",
+    ],
+)
+def test_every_worker_gets_into_every_group_equally_often(nodes: str) -> None:
+    groups = [0, 1, 2, 0, 1, 2]
+    met = Counter(
+        (worker, groups[row])
+        for step in range(1, 301)
+        for worker, row in enumerate(draw_rows(b"secret", step, 6, groups, list(nodes)))
+    )
+    assert len(met) == 18
+    assert all(65 <= times <= 135 for times in met.values())  # 100 each on average, within four standard deviations
+
+
+def test_who_shares_a_group_with_whom_changes() -> None:
+    """Else a liar would learn whose votes it can break."""
+    nodes, groups = ["a", "b", "c"] * 2, [0, 1] * 3
+    pairs = {
+        frozenset(worker for worker, row in enumerate(draw_rows(b"secret", step, 6, groups, nodes)) if not groups[row])
+        for step in range(1, 51)
+    }
+    assert len(pairs) == 8  # one worker of each node: every choice

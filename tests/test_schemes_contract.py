@@ -36,6 +36,19 @@ def test_the_value_is_consistent(scheme: Scheme) -> None:
 
 
 @EVERY
+def test_rows_of_a_group_compute_the_same_one_partition(scheme: Scheme) -> None:
+    """Only then may the server spread a node's workers over groups instead of over all rows."""
+    groups = scheme.groups()
+    if scheme.name != "repetition" or scheme.adversaries == 0:
+        assert groups is None
+        return
+    assert groups is not None
+    assert len(groups) == scheme.workers
+    assert set(groups) == set(range(scheme.assignment.shape[1]))
+    assert all(scheme.assignment[row].nonzero()[0].tolist() == [group] for row, group in enumerate(groups))
+
+
+@EVERY
 def test_encode_is_the_weighted_sum_of_its_partitions(scheme: Scheme) -> None:
     gradients = gradients_for(scheme, 6)
     before = gradients.clone()

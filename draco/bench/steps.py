@@ -15,7 +15,7 @@ from draco import events
 from draco.bench.timing import Row
 from draco.data import prepare
 from draco.job import parse, to_yaml
-from draco.launch import plan
+from draco.launch.plan import plan
 from draco.run_directory import create
 
 # A small batch and a large model, so that decoding does not hide behind the gradients. Every worker computes 12
@@ -74,7 +74,7 @@ def _steps(folder: Path, name: str, steps: int, launcher: str) -> list[Event]:
     text += f"scheme: {scheme}, batch_size: {batch_size}, eval_every: 0, launcher: {launcher}}}"
     job = parse(text, "bench")
     run = create(folder / "runs", name, to_yaml(job))
-    made = plan(job, run, sys.executable)
+    made = plan(job, run, python=sys.executable)
     _run(made.argv, made.environment)
     return [e for e in events.read(run / "events.jsonl") if e["event"] == "step"][WARM_UP:]
 

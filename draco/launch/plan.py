@@ -1,11 +1,14 @@
-"""What will be run: the command line and environment of a job, as values."""
+"""What will be run: the command line, environment and files of a job, as values."""
 
+import json
+import shlex
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from draco.job import Job
+from draco.launch import placement as placing
+from draco.launch.roster import Roster
 
 
 class Plan(NamedTuple):
@@ -13,15 +16,31 @@ class Plan(NamedTuple):
 
     argv: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]  # what is added to the caller's
+    files: tuple[tuple[Path, str], ...] = ()  # what it reads, to be written first
+    roster: Roster | None = None  # the nodes it uses; None: this machine
 
     def __str__(self) -> str:
-        settings = " ".join(f"{name}={value}" for name, value in self.environment)
-        return f"{settings} {' '.join(self.argv)}"
+        settings = "".join(f"{name}={shlex.quote(value)} " for name, value in self.environment)
+        files = "\n".join(f"{path}\n{text.rstrip()}" for path, text in self.files).splitlines()
+        return "".join(f"# {line}\n" for line in files) + settings + shlex.join(self.argv)
 
 
-def plan(job: Job, run: Path, python: str = sys.executable) -> Plan:
-    """Return how `job` is run in the directory `run`."""
-    return LAUNCHERS[job.launcher](job, run, python)
+# With more ranks than cores a rank that waits must give its core away: Open MPI's own waits sleep 0.1 ms between
+# polls, as ours do. Large messages are 30 times slower where it spins.
+_YIELD = {
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    "OMPI_MCA_threads_pthreads_yield_strategy": "nanosleep",
+    "OMPI_MCA_threads_pthreads_nanosleep_time": "100000",
+}
+# A container's only user is often root; mpirun gains nothing that its caller lacks.
+AS_ROOT = {f"{prefix}_ALLOW_RUN_AS_ROOT{suffix}": "1" for prefix in ("OMPI", "PRTE") for suffix in ("", "_CONFIRM")}
+
+
+def plan(job: Job, run: Path, roster: Roster | None = None, python: str = sys.executable) -> Plan:
+    """Return how `job` is run in the directory `run`: on the roster's nodes, or on this machine where it is None."""
+    if job.launcher == "simulate":
+        return _simulate(job, run, python)
+    return _cluster_mpi(job, run, roster) if roster else _local_mpi(job, run, python)
 
 
 def _process(job: Job) -> dict[str, str]:
@@ -41,26 +60,57 @@ def _simulate(job: Job, run: Path, python: str) -> Plan:
 def _local_mpi(job: Job, run: Path, python: str) -> Plan:
     """One rank for the server and one per worker on this machine, by the Open MPI of the virtual environment.
 
-    With more ranks than cores a rank that waits must give its core away: Open MPI's own waits sleep 0.1 ms between
-    polls, as ours do. Ranks are not bound to cores. One machine needs only shared memory; TCP is left out, so that
-    nothing listens on the network. `python -m mpi4py` ends all ranks when one of them fails.
+    Ranks are not bound to cores. One machine needs only shared memory; TCP is left out, so that nothing listens on
+    the network. `python -m mpi4py` ends all ranks when one of them fails.
     """
-    environment = {
-        **_process(job),
-        "OMPI_MCA_pml": "ob1",
-        "OMPI_MCA_btl": "self,sm",
-        "OMPI_MCA_mpi_yield_when_idle": "1",
-        "OMPI_MCA_threads_pthreads_yield_strategy": "nanosleep",
-        "OMPI_MCA_threads_pthreads_nanosleep_time": "100000",
-        # A container's only user is often root; on one machine mpirun gains nothing that its caller lacks.
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "PRTE_ALLOW_RUN_AS_ROOT": "1",
-        "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    }
-    mpirun = str(Path(python).parent / "mpirun")
-    argv = (mpirun, "-n", str(job.workers + 1), "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none")
-    return Plan((*argv, python, "-m", "mpi4py", "-m", "draco", "rank", str(run)), tuple(environment.items()))
+    environment = {**_process(job), "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm", **_YIELD, **AS_ROOT}
+    argv = (_mpirun(python), "-n", str(job.workers + 1), "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none")
+    return Plan((*argv, *_rank(python, run)), tuple(environment.items()))
 
 
-LAUNCHERS: Mapping[str, Callable[[Job, Path, str], Plan]] = {"mpi": _local_mpi, "simulate": _simulate}
+def _cluster_mpi(job: Job, run: Path, roster: Roster) -> Plan:
+    """The server on the head and the workers dealt out to the worker nodes, started from the head over ssh."""
+    placement = placing.place(roster, job.workers)
+    folder = run / "launch"
+    hostfile, rankfile = folder / "hostfile", folder / "rankfile"
+    argv = (
+        *mpirun(roster, {**_process(job), "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm,tcp"}),
+        "-n", str(job.workers + 1), "--hostfile", str(hostfile),
+        "--map-by", f"rankfile:FILE={rankfile}:OVERSUBSCRIBE",
+        "--output", f"file={run / 'logs' / 'rank'},merge",
+        *_rank(roster.python, run),
+    )  # fmt: skip
+    files = (
+        (hostfile, placing.hostfile(roster, placement)),
+        (rankfile, placing.rankfile(roster, placement)),
+        (folder / "nodes.json", json.dumps(placing.nodes_of_workers(placement))),
+    )
+    return Plan(argv, tuple(AS_ROOT.items()), files, roster)
+
+
+def mpirun(roster: Roster, environment: dict[str, str]) -> tuple[str, ...]:
+    """Return the part of an mpirun command that any program on the roster's nodes needs.
+
+    Only the head logs in to nodes (no tree of daemons that log in to each other); both layers keep to the cluster's
+    subnet, since any other interface (a bridge that every node has) would make them hang; a connection that has gone
+    silent is noticed within half a minute. `-x` carries the environment to nodes reached by ssh.
+    """
+    daemons = {
+        "prte_if_include": roster.subnet, "plm_ssh_no_tree_spawn": "1",
+        "plm_ssh_agent": f"ssh -F {roster.ssh_config}", "oob_tcp_keepalive_time": "10",
+        "oob_tcp_keepalive_intvl": "5", "oob_tcp_keepalive_probes": "3",
+    }  # fmt: skip
+    ranks = {**environment, **_YIELD}
+    return (
+        _mpirun(roster.python), "--bind-to", "none", "--mca", "btl_tcp_if_include", roster.subnet,
+        *(word for name, value in daemons.items() for word in ("--prtemca", name, value)),
+        *(word for name, value in ranks.items() for word in ("-x", f"{name}={value}")),
+    )  # fmt: skip
+
+
+def _mpirun(python: str) -> str:
+    return str(Path(python).parent / "mpirun")
+
+
+def _rank(python: str, run: Path) -> tuple[str, ...]:
+    return (python, "-m", "mpi4py", "-m", "draco", "rank", str(run))

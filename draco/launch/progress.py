@@ -20,12 +20,12 @@ _RECENT = 20  # steps over which the rate is measured
 
 
 class Progress:
-    """Follows a run's events.jsonl."""
+    """Follows a run's events.jsonl, or shows the events that it is given where `events` is None."""
 
-    def __init__(self, events: Path, console: Console, starting: str) -> None:
+    def __init__(self, events: Path | None, console: Console, starting: str) -> None:
         self._console = console
         self._path = events
-        self._position = events.stat().st_size if events.exists() else 0
+        self._position = events.stat().st_size if events and events.exists() else 0
         self._bar = Bar(
             TextColumn("{task.description}"), BarColumn(bar_width=10),
             MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
@@ -56,7 +56,7 @@ class Progress:
 
     def update(self) -> None:
         """Show what has happened since the last call."""
-        if not self._path.exists():
+        if not (self._path and self._path.exists()):
             return
         with open(self._path, "rb") as file:
             file.seek(self._position)
@@ -64,9 +64,10 @@ class Progress:
         self._position += len(new)
         *lines, self._part = (self._part + new).split(b"\n")
         for line in filter(None, lines):
-            self._show(json.loads(line))
+            self.show(json.loads(line))
 
-    def _show(self, event: dict[str, Any]) -> None:
+    def show(self, event: dict[str, Any]) -> None:
+        """Show one event."""
         if event["event"] == "start":
             self._steps = event["steps"]
             self._bar.update(self._task, total=self._steps, description="training")

@@ -6,20 +6,24 @@ loss of a node.
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from draco import run_directory
+from draco.launch import nodes
+from draco.launch.judge import Observed, judge
 from draco.launch.plan import Plan
 from draco.launch.progress import Progress
+from draco.launch.sweep import sweep
 
 _POLL_S = 0.1
 _LAST_WORDS_LINES = 25
-_ERROR = re.compile(r"[\w.]+(Error|Exception|Interrupt)\b.*:")  # the last line of a traceback
+_GRACE_S = 5.0  # between asking mpirun to end its ranks and killing it
+_AFTER_END_S = 10.0  # in which the processes must be gone once the run's state is final
 
 
 class Outcome(NamedTuple):
@@ -29,42 +33,68 @@ class Outcome(NamedTuple):
     output: str  # the last lines that its processes printed, where it did not end well
 
 
-def run(plan: Plan, directory: Path, progress: Progress) -> Outcome:
-    """Start the plan and wait for its end. Ctrl-C stops it resumably; a second one kills it."""
+Watch = Callable[[], str]  # says why the run must be ended, or nothing
+
+
+def run(
+    plan: Plan, directory: Path, progress: Progress, watch: Watch = lambda: "", gone: Mapping[str, str] = {}
+) -> Outcome:
+    """Start the plan and wait for its end. Ctrl-C stops it resumably; a second one kills it.
+
+    `gone` are the nodes that `watch` has found to be lost, each with the reason, filled by the time it says so.
+    """
+    for path, text in plan.files:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    before = run_directory.read_status(directory)
+    if before.state != "pending":
+        run_directory.write_status(directory, "pending", before.step)  # what follows is told of this launch
+    run_directory.reserve(directory)
     log = directory / "logs" / "output.log"
+    position, launched = log.stat().st_size if log.exists() else 0, time.time()
     with open(log, "ab") as output:
         process = subprocess.Popen(
             plan.argv, env={**os.environ, **dict(plan.environment)}, stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    with progress, _interruptible(process, directory, progress):
-        while True:
+    ended_because, final_polls = "", 0
+    with progress, _interruptible(process, directory, progress) as asked:
+        while process.returncode is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_POLL_S)
             progress.update()
-            if process.returncode is not None:
-                break
-    return _judged(directory, process.returncode, log)
+            ended_because = ended_because or watch()
+            final_polls += _is_final(directory)
+            if ended_because or final_polls * _POLL_S > _AFTER_END_S:
+                _kill(process)
+    _end_leftovers(plan, directory, gone)
+    printed = _printed(directory / "logs", position, launched)
+    _record(plan, directory, process.returncode, ended_because, printed, len(asked), gone)
+    status = run_directory.read_status(directory)
+    words = "" if status.state in ("succeeded", "interrupted") else "\n".join(printed[-_LAST_WORDS_LINES:])
+    return Outcome(status, words)
 
 
 @contextlib.contextmanager
-def _interruptible(process: subprocess.Popen[bytes], directory: Path, progress: Progress) -> Iterator[None]:
-    """Turn the first Ctrl-C (or SIGTERM) into a request to stop and the second into a kill; leave no process behind."""
-    asked = False
+def _interruptible(process: subprocess.Popen[bytes], directory: Path, progress: Progress) -> Iterator[list[int]]:
+    """Turn the first Ctrl-C (or SIGTERM) into a request to stop and the second into a kill; leave no process behind.
+
+    Yields the signals that came, a list that grows.
+    """
+    asked: list[int] = []
 
     def handle(signum: int, frame: object) -> None:
-        nonlocal asked
         del frame
-        if asked:
+        asked.append(signum)
+        if len(asked) > 1:
             _kill(process)
             return
-        asked = True
         (directory / "stop").touch()
         progress.say(f"{signal.Signals(signum).name}: stopping after this step; once more kills the run")
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield asked
     finally:
         _kill(process)
         for number, handler in previous.items():
@@ -77,21 +107,59 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         return
     os.killpg(process.pid, signal.SIGTERM)
     try:
-        process.wait(5)
+        process.wait(_GRACE_S)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def _judged(directory: Path, returncode: int, log: Path) -> Outcome:
-    """Read the state; a run whose processes are gone but whose state says otherwise has failed."""
+def _is_final(directory: Path) -> bool:
+    return run_directory.read_status(directory).state not in ("pending", "running")
+
+
+def _end_leftovers(plan: Plan, directory: Path, gone: Mapping[str, str]) -> None:
+    """Kill ranks that outlived mpirun, here and on the nodes that can be reached: they would join no other run."""
+    sweep(lambda run: run == str(directory))
+    if plan.roster and (there := [node.name for node in plan.roster.nodes[1:] if node.name not in gone]):
+        command = nodes.module(plan.roster, "draco.launch.sweep", str(directory))
+        nodes.ask(plan.roster, command, limit_s=10.0, only=there)
+
+
+def _printed(logs: Path, position: int, launched: float) -> list[str]:
+    """Return the lines that this launch's processes printed: each rank's own where it has a file, then mpirun's."""
+    lines: list[str] = []
+    for path in sorted(logs.glob("rank.*.out")):
+        if path.stat().st_mtime >= launched:
+            lines += path.read_text(errors="replace").splitlines()
+    return lines + (logs / "output.log").read_bytes()[position:].decode(errors="replace").splitlines()
+
+
+def _record(
+    plan: Plan,
+    directory: Path,
+    exit_code: int,
+    ended_because: str,
+    printed: list[str],
+    asked: int,
+    gone: Mapping[str, str],
+) -> None:
+    """Write the verdict where it is not what the run itself has recorded."""
     status = run_directory.read_status(directory)
-    lines = log.read_text(errors="replace").splitlines()
-    words = "\n".join(lines[-_LAST_WORDS_LINES:])
-    if status.state in ("pending", "running"):
-        errors = [line.strip() for line in lines if _ERROR.match(line)]
-        cause = errors[-1] if errors else "they printed no error"
-        message = f"its processes ended (exit code {returncode}): {cause}; see {log}"
-        run_directory.write_status(directory, "failed", status.step, message)
-        status = run_directory.read_status(directory)
-    return Outcome(status, "" if status.state in ("succeeded", "interrupted") else words)
+    # mpirun that has lost a node stops the server politely: nobody asked for such an interruption.
+    settled = status.state == "succeeded" or (status.state == "interrupted" and asked)
+    lost = gone or (nodes.unreachable(plan.roster) if plan.roster and not settled else {})
+    ranks = ranks_by_node(directory)
+    seen = Observed(status, exit_code, ended_because, lost, ranks, printed, asked > 0, asked > 1)
+    state, message = judge(seen)
+    if (state, message) != (status.state, status.message):
+        if state == "failed" and status.state in ("pending", "running"):
+            message = f"{message}; see {directory / 'logs'}"
+        run_directory.write_status(directory, state, status.step, message)
+
+
+def ranks_by_node(directory: Path) -> dict[str, list[int]]:
+    """Return the ranks of each node, as the run was last launched."""
+    held: dict[str, list[int]] = {}
+    for rank, node in enumerate(run_directory.nodes(directory) or [], start=1):
+        held.setdefault(node, []).append(rank)
+    return held

@@ -76,6 +76,13 @@ class Scheme(NamedTuple):
     amplification: float | None  # worst relative error of the result per relative error of a reply; None: exact
     summary: str  # one line for the user at the start of a job
 
+    def groups(self) -> list[int] | None:
+        """Return the group of every row, where rows of a group compute the same one partition; else None."""
+        alone = self.assignment.shape[1] == self.workers  # nobody shares a partition: groups would mean nothing
+        if alone or not (self.assignment.sum(1) == 1).all():
+            return None
+        return [int(column) for column in self.assignment.argmax(1)]
+
 
 def checked_gradients(name: str, gradients: Tensor, *, load: int) -> Tensor:
     """Return `gradients` if it is (load, d), else raise a ValueError that says what it must be."""

@@ -1,0 +1,1 @@
+"""What `make cluster-up` and its companions do: nodes, their inventory, their configuration by Ansible, their state."""

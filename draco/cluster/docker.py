@@ -1,0 +1,365 @@
+"""Nodes that are containers of the trainer's image on this machine: CLUSTER=docker. Up in seconds, on any system.
+
+One container is one node, on a network of the cluster's own, and two volumes stand in for the two access points of
+shared storage: data (every node reads it, the head writes it) and runs (the head alone sees it). What belongs to a
+cluster is found by its label, so `down` needs no state file. Needs Docker Engine 20.10 or newer; Podman's `docker` does
+the same, but Podman 4.3 does not heal a cut node.
+"""
+
+import ipaddress
+import json
+import subprocess
+import zlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from draco.cluster.nodes import HEAD, Cluster, Node, Request, State, names
+from draco.errors import MissingError, RefusedError
+
+PYTHON = "/opt/draco/bin/python"
+USER = "draco"
+WORK = "/srv/draco"
+_CLUSTER, _NODE, _ADDRESS = "draco.cluster", "draco.node", "draco.address"  # labels
+_MOST_WORKERS = 200
+_START_LIMIT_S = 20
+
+# Less is allowed than an engine allows by default: nobody in a node needs root or writes outside /tmp, its key folder
+# and the storage. Shared memory carries the messages between ranks of one node. Ansible puts its modules in /tmp.
+_CONFINED = (
+    "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
+    "--pids-limit", "4096", "--ulimit", "nofile=8192:8192",
+)  # fmt: skip
+_SHARED_MEMORY = "1g"
+
+# Asked from inside, because a container's address cannot be reached from a Mac.
+_AWAIT_SSHD = f"""\
+import socket, sys, time
+deadline = time.monotonic() + {_START_LIMIT_S}
+while time.monotonic() < deadline:
+    try:
+        with socket.create_connection(("127.0.0.1", 2222), timeout=1) as connection:
+            if connection.recv(4) == b"SSH-":
+                sys.exit()
+    except OSError:
+        pass
+    time.sleep(0.02)
+sys.exit("no SSH server on port 2222 after {_START_LIMIT_S} s")
+"""
+
+
+def up(request: Request, folder: Path) -> Cluster:
+    """See Backend: what is missing is made, what is stopped, paused or cut off is put right."""
+    if request.workers > _MOST_WORKERS:
+        raise RefusedError(f"WORKERS={request.workers}: containers take at most {_MOST_WORKERS} worker nodes")
+    cores = _cores()
+    image = image_id(request.image)
+    found = _containers(request.name)
+    _refuse_contradictions(request, image, found)
+    subnet = _subnet(request.name, found)
+    first = int(subnet.network_address) + 10
+    nodes = tuple(Node(name, str(ipaddress.IPv4Address(first + i))) for i, name in enumerate(names(request.workers)))
+    cpus = request.cpus or max((_cpus(container) for container in found.values()), default=0.0)
+    cpus = cpus or max(1.0, cores / len(nodes))
+    _make_volumes(request.name)
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        list(pool.map(lambda node: _bring_up(request, node, found.get(node.name), image, cpus), nodes))
+    return Cluster(
+        request.name, "docker", nodes, str(subnet), "node", PYTHON, USER, _created(request.name),
+        {"image": request.image, "image_id": image, "cpus": cpus, "cores": cores},
+    )  # fmt: skip
+
+
+def down(cluster: Cluster, folder: Path) -> None:
+    """See Backend; of `cluster` only the name is read."""
+    if containers := _labelled("container", cluster.name):
+        _engine("rm", "--force", "--volumes", *containers, about=f"{cluster.name}: docker rm")
+    if networks := _labelled("network", cluster.name):
+        _engine("network", "rm", *networks)
+
+
+def purge(name: str, folder: Path) -> None:
+    """See Backend."""
+    if _labelled("container", name):
+        raise RefusedError(f"{name}: its nodes are there and use its storage; make cluster-down first")
+    if volumes := _labelled("volume", name):
+        _engine("volume", "rm", *volumes)
+
+
+def states(cluster: Cluster, folder: Path) -> dict[str, State]:
+    """See Backend."""
+    found = _containers(cluster.name)
+    return {node.name: _state(cluster.name, found.get(node.name)) for node in cluster.nodes}
+
+
+def command(cluster: Cluster, folder: Path, node: str, argv: Sequence[str], *, terminal: bool = False) -> list[str]:
+    """See Backend."""
+    return ["docker", "exec", "-it" if terminal else "-i", "-w", WORK, _container(cluster.name, node), *argv]
+
+
+def storage_command(cluster: Cluster, folder: Path, argv: Sequence[str]) -> list[str] | None:
+    """See Backend: a container of its own, gone with the command. None if there is no storage."""
+    if _volume(cluster.name, "runs") not in _labelled("volume", cluster.name):
+        return None  # `docker run` would make one without a label
+    return [
+        "docker", "run", "--rm", "-i", "--pull", "never", "--label", f"{_CLUSTER}={cluster.name}", *_CONFINED,
+        "--network", "none", "--user", "10001:10001", "-v", f"{_volume(cluster.name, 'runs')}:{WORK}/runs", "-w", WORK,
+        cluster.details["image_id"], *argv,
+    ]  # fmt: skip
+
+
+def connection(cluster: Cluster, folder: Path, node: str) -> dict[str, Any]:
+    """See Backend: modules go through the engine, as the image's user."""
+    return {"ansible_connection": "community.docker.docker", "ansible_host": _container(cluster.name, node),
+            "ansible_remote_tmp": "/tmp/.ansible", "ansible_python_interpreter": cluster.python}  # fmt: skip
+
+
+def images(cluster: Cluster, folder: Path) -> dict[str, str]:
+    """See Backend."""
+    return {name: str(container["Image"]) for name, container in _containers(cluster.name).items()}
+
+
+def kill(cluster: Cluster, folder: Path, node: str) -> None:
+    """See Backend."""
+    _engine("kill", _container(cluster.name, node), about=f"{node}: docker kill")
+
+
+def pause(cluster: Cluster, folder: Path, node: str) -> None:
+    """See Backend."""
+    _engine("pause", _container(cluster.name, node), about=f"{node}: docker pause")
+
+
+def resume(cluster: Cluster, folder: Path, node: str) -> None:
+    """See Backend."""
+    _engine("unpause", _container(cluster.name, node), about=f"{node}: docker unpause")
+
+
+def cut(cluster: Cluster, folder: Path, node: str) -> None:
+    """See Backend: the interface goes; after `heal` it has another name and the same address."""
+    _engine("network", "disconnect", _network(cluster.name), _container(cluster.name, node), about=f"{node}: cut")
+
+
+def heal(cluster: Cluster, folder: Path, node: str) -> None:
+    """See Backend."""
+    _connect(cluster.name, next(n for n in cluster.nodes if n.name == node))
+
+
+def occupancy(nodes: int, cpus: float, cores: int) -> str:
+    """Say how much of a machine its nodes may use together.
+
+    >>> occupancy(4, 1.0, 2)
+    '4 nodes x 1 cpu on 2 cores'
+    """
+    return f"{nodes} nodes x {cpus:g} cpu{'' if cpus == 1 else 's'} on {cores} core{'' if cores == 1 else 's'}"
+
+
+def _container(name: str, node: str) -> str:
+    return f"draco-{name}-{node}"
+
+
+def _network(name: str) -> str:
+    return f"draco-{name}"
+
+
+def _volume(name: str, part: str) -> str:
+    return f"draco-{name}-{part}"
+
+
+def _engine(*argv: str, about: str = "") -> str:
+    """Run one command of the engine and return its output; `about` begins the message if it fails."""
+    try:
+        made = subprocess.run(["docker", *argv], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise MissingError(
+            "CLUSTER=docker needs Docker, and there is no command docker: install it "
+            "(Debian and Ubuntu: apt-get install docker.io; macOS and Windows: Docker Desktop)"
+        ) from error
+    if made.returncode:
+        raise MissingError(_explained(about or f"docker {' '.join(argv)}", made.stderr))
+    return made.stdout
+
+
+def _explained(about: str, said: str) -> str:
+    """Return what an engine's error message means and what to do."""
+    if "permission denied" in said and "daemon" in said:
+        return "this user may not use the Docker Engine: sudo usermod -aG docker $USER, then log in again"
+    if "Cannot connect" in said or "error during connect" in said or "daemon running" in said:
+        return (
+            "no Docker Engine answers: start it (Linux: sudo systemctl start docker; macOS and Windows: open Docker "
+            "Desktop), or see where DOCKER_HOST and docker context point"
+        )
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("WARNING")]
+    line = lines[0] if lines else "failed and did not say why"
+    for prefix in ("docker: ", "Error response from daemon: ", "Error: "):
+        line = line.removeprefix(prefix)
+    return f"{about}: {line}"
+
+
+def _cores() -> int:
+    """Return the number of cores of the machine that the engine runs on: on a Mac that is a virtual one."""
+    told = json.loads(_engine("info", "--format", "{{json .}}"))
+    return int(told["NCPU"] if "NCPU" in told else told["host"]["cpus"])  # Docker; Podman
+
+
+def image_id(image: str) -> str:
+    """Return an image's id."""
+    try:
+        told = _engine("image", "inspect", image)
+    except MissingError as error:
+        raise MissingError(f"{image}: there is no such image: make image") from error
+    return str(json.loads(told)[0]["Id"])
+
+
+def _labelled(kind: str, name: str) -> list[str]:
+    """Return the engine's own names of what belongs to a cluster: `container`, `network` or `volume`."""
+    all_of_them = ["--all"] if kind == "container" else []
+    return _engine(kind, "ls", "--quiet", *all_of_them, "--filter", f"label={_CLUSTER}={name}").split()
+
+
+def _containers(name: str) -> dict[str, dict[str, Any]]:
+    """Return what the engine knows of each node that there is, running or not."""
+    told = _labelled("container", name)
+    inspected = json.loads(_engine("container", "inspect", *told)) if told else []
+    return {c["Config"]["Labels"][_NODE]: c for c in inspected if _NODE in c["Config"]["Labels"]}
+
+
+def _runs(container: dict[str, Any]) -> bool:
+    return container["State"]["Status"] in ("running", "paused")
+
+
+def _is_connected(name: str, container: dict[str, Any]) -> bool:
+    return _network(name) in container["NetworkSettings"].get("Networks", {})
+
+
+def _cpus(container: dict[str, Any]) -> float:
+    return round(float(container["HostConfig"]["NanoCpus"]) / 1e9, 2)
+
+
+def _state(name: str, container: dict[str, Any] | None) -> State:
+    if container is None:
+        return "missing"
+    if not _runs(container):
+        return "stopped"
+    if container["State"]["Status"] == "paused":
+        return "paused"
+    return "running" if _is_connected(name, container) else "unreachable"
+
+
+def _differences(request: Request, image: str, container: dict[str, Any]) -> list[str]:
+    """Return in which respects a node is not what was asked for."""
+    compared = (
+        ("image", container["Image"].removeprefix("sha256:")[:12], image.removeprefix("sha256:")[:12]),
+        ("cpus", _cpus(container), None if request.cpus is None else round(request.cpus, 2)),
+        ("memory", container["HostConfig"]["Memory"], None if request.memory_mb is None else request.memory_mb * 2**20),
+    )
+    return [what for what, has, wanted in compared if wanted is not None and has != wanted]
+
+
+def _refuse_contradictions(request: Request, image: str, found: dict[str, dict[str, Any]]) -> None:
+    first = "make cluster-down first; runs and data stay"
+    faults = [
+        f"{node}: runs with another {' and '.join(differences)} than is asked for; {first}"
+        for node, container in sorted(found.items())
+        if _runs(container) and (differences := _differences(request, image, container))
+    ]
+    if set(found) - set(names(request.workers)):
+        workers = len(set(found) - {HEAD})
+        faults.append(f"{request.name}: has {workers} worker nodes, and WORKERS={request.workers} is fewer; {first}")
+    if faults:
+        raise RefusedError("\n".join(faults))
+
+
+def _subnet(name: str, found: dict[str, dict[str, Any]]) -> ipaddress.IPv4Network:
+    """Return the network of a cluster's nodes; make one if there are no nodes."""
+    networks = _labelled("network", name)
+    if found:
+        if not networks:
+            raise RefusedError(f"{name}: its network is gone; make cluster-down, then cluster-up; runs and data stay")
+        address = next(iter(found.values()))["Config"]["Labels"][_ADDRESS]
+        return ipaddress.IPv4Network(f"{address}/24", strict=False)
+    if networks:
+        _engine("network", "rm", *networks)
+    return _make_network(name)
+
+
+def _make_network(name: str) -> ipaddress.IPv4Network:
+    """Make a network in the upper half of 198.18.0.0/15 (benchmarks, RFC 2544); netns nodes use the lower one.
+
+    An engine keeps a container's address over restarts only in a network whose numbers were given.
+    """
+    start = zlib.crc32(name.encode())
+    for i in range(128):
+        subnet = f"198.19.{(start + i) % 128}.0/24"
+        try:
+            _engine("network", "create", "--label", f"{_CLUSTER}={name}", "--subnet", subnet, _network(name))
+        except MissingError as error:
+            if "overlap" not in str(error) and "already used" not in str(error):
+                raise
+        else:
+            return ipaddress.IPv4Network(subnet)
+    raise MissingError("every network in 198.19.0.0/17 is in use; make cluster-down for clusters that are not needed")
+
+
+def _make_volumes(name: str) -> None:
+    for volume in sorted({_volume(name, "data"), _volume(name, "runs")} - set(_labelled("volume", name))):
+        _engine("volume", "create", "--label", f"{_CLUSTER}={name}", volume)
+
+
+def _node_arguments(request: Request, node: Node, image: str, cpus: float) -> list[str]:
+    """Return what makes a node, after `docker`."""
+    labels = {_CLUSTER: request.name, _NODE: node.name, _ADDRESS: node.address}
+    writable = "" if node.name == HEAD else ":ro"
+    volumes = [f"{_volume(request.name, 'data')}:{WORK}/data{writable}"]
+    if node.name == HEAD:
+        volumes.append(f"{_volume(request.name, 'runs')}:{WORK}/runs")
+    return [
+        "run", "--detach", "--pull", "never", "--restart", "no",
+        "--name", _container(request.name, node.name), "--hostname", node.name,
+        "--network", _network(request.name), "--ip", node.address, "--network-alias", node.name,
+        *_each("--label", (f"{key}={value}" for key, value in labels.items())),
+        "--volume", "/etc/draco",  # keys: over restarts, and gone with the container
+        *_each("--volume", volumes),
+        *_CONFINED, "--shm-size", _SHARED_MEMORY, "--cpus", f"{cpus:.2f}",
+        *(["--memory", f"{request.memory_mb}m"] if request.memory_mb else []),
+        image,
+    ]  # fmt: skip
+
+
+def _each(option: str, values: Iterable[str]) -> list[str]:
+    return [part for value in values for part in (option, value)]
+
+
+def _bring_up(request: Request, node: Node, container: dict[str, Any] | None, image: str, cpus: float) -> None:
+    """Make one node, or put right what is wrong with it, and wait for its SSH server."""
+    name = _container(request.name, node.name)
+    if container is not None and _differences(request, image, container):  # and it does not run
+        _engine("rm", "--force", "--volumes", name)
+        container = None
+    if container is None:
+        _engine(*_node_arguments(request, node, image, cpus), about=f"{node.name}: docker run")
+    else:
+        if not _is_connected(request.name, container):
+            _connect(request.name, node)
+        if container["State"]["Status"] == "paused":
+            _engine("unpause", name)
+        elif not _runs(container):
+            _engine("start", name, about=f"{node.name}: docker start")
+    try:
+        _engine("exec", name, PYTHON, "-I", "-S", "-c", _AWAIT_SSHD, about=f"{node.name}: did not come up")
+    except MissingError as error:
+        raise MissingError(f"{error}; see docker logs {name}") from error
+
+
+def _connect(name: str, node: Node) -> None:
+    _engine(
+        "network", "connect", "--ip", node.address, "--alias", node.name, _network(name), _container(name, node.name),
+        about=f"{node.name}: docker network connect",
+    )  # fmt: skip
+
+
+def _created(name: str) -> str:
+    """Return since when a cluster is there: its oldest node."""
+    oldest = min(datetime.fromisoformat(container["Created"]) for container in _containers(name).values())
+    return oldest.astimezone(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,26 @@
+"""Ansible's inventory of a cluster: one pure function for every kind of node. Rank order is ours: the head first."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from draco.cluster.nodes import HEAD, Cluster
+
+SSH_PORT = 2222  # of the ranks' own sshd
+
+
+def inventory(cluster: Cluster, connections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the inventory as Ansible's YAML has it; `connections` holds each node's connection variables."""
+    hosts = {node.name: {**connections[node.name], "draco_address": node.address} for node in cluster.nodes}
+    shared = {
+        "draco_cluster": cluster.name,
+        "draco_subnet": cluster.subnet,
+        "draco_runtime": cluster.runtime,
+        "draco_python": cluster.python,
+        "draco_user": cluster.user,
+        "draco_ssh_port": SSH_PORT,
+        "storage_kind": "local" if cluster.backend == "ssh" else "given",
+    }
+    workers = {name: values for name, values in hosts.items() if name != HEAD}
+    return {
+        "all": {"vars": shared, "children": {"head": {"hosts": {HEAD: hosts[HEAD]}}, "workers": {"hosts": workers}}}
+    }

@@ -1,0 +1,122 @@
+"""Up, down and purge: nodes by their backend, configuration by Ansible, a check by the head itself."""
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from draco.cluster import configure, state
+from draco.cluster.backends import BACKENDS
+from draco.cluster.inventory import inventory
+from draco.cluster.nodes import HEAD, Cluster, Request
+from draco.errors import MissingError, NotConfiguredError, RefusedError
+
+Say = Callable[[str], None]
+
+
+def up(backend: str, request: Request, say: Say, root: Path = state.ROOT) -> tuple[Cluster, int]:
+    """Bring a cluster up, or repair it; return it and how many things Ansible changed.
+
+    Raises:
+        MissingError: this machine lacks a tool or the image.
+        RefusedError: a cluster of that name is there and is another one.
+        NotConfiguredError: the nodes are there, but not as they must be; a second call goes on from there.
+    """
+    configure.require()
+    before = state.load(request.name, root)
+    if before and before.backend != backend:
+        raise RefusedError(
+            f"{request.name}: is up already as CLUSTER={before.backend}; make cluster-down first, or another NAME="
+        )
+    folder = state.folder(request.name, root)
+    say("starting nodes")
+    try:
+        cluster = BACKENDS[backend].up(request, folder)
+    except Exception:
+        if not before and not any(folder.iterdir()):
+            folder.rmdir()  # nothing came of it: leave nothing behind
+        raise
+    if before:
+        cluster = cluster._replace(created=before.created)
+    state.save(cluster, root)
+    connections = {node.name: BACKENDS[backend].connection(cluster, folder, node.name) for node in cluster.nodes}
+    configure.write_inventory(inventory(cluster, connections), folder / "inventory.yml")
+    changed = configure.play("site.yml", folder / "inventory.yml", folder / "ansible.log", say, _variables(cluster))
+    say("passing messages between all nodes")
+    check(cluster, folder)
+    return cluster, changed
+
+
+def _variables(cluster: Cluster) -> dict[str, str]:
+    keys = ("image_name", "image_id", "image_archive")
+    return {key: cluster.details[key] for key in keys if key in cluster.details}
+
+
+def check(cluster: Cluster, folder: Path) -> None:
+    """Let the head check every node, as before a run."""
+    compare_images(cluster, folder)
+    command = BACKENDS[cluster.backend].command(cluster, folder, HEAD, [cluster.python, "-m", "draco", "head", "check"])
+    made = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise NotConfiguredError(made.stderr.strip() or f"head: its check ended with exit code {made.returncode}")
+
+
+def compare_images(cluster: Cluster, folder: Path) -> None:
+    """Refuse nodes that run another image than the head."""
+    images = BACKENDS[cluster.backend].images(cluster, folder)
+    if images and HEAD not in images:
+        raise NotConfiguredError(f"{cluster.name}: its head is gone; make cluster-up NAME={cluster.name} makes it anew")
+    faults = [
+        f"{name}: runs image {image[:19] or 'none'}, the head runs {images[HEAD][:19]}; make cluster-down, then "
+        "make cluster-up"
+        for name, image in images.items()
+        if image != images[HEAD]
+    ]
+    if faults:
+        raise NotConfiguredError("\n".join(faults))
+
+
+def down(name: str, say: Say, root: Path = state.ROOT) -> float:
+    """Remove a cluster's nodes, networks and keys; keep its runs. Return how long it took, in seconds.
+
+    Works for what is left of a cluster that came up in part; nothing to remove is no error.
+    """
+    began = time.monotonic()
+    cluster = state.load(name, root)
+    if cluster is None:
+        say("removing what is left")
+        for kind in _usable(name, root):
+            BACKENDS[kind].down(_nothing(name, kind), root / name)
+    else:
+        folder = state.folder(name, root)
+        if cluster.backend == "ssh":
+            say("removing what the play made")
+            configure.play("down.yml", folder / "inventory.yml", folder / "ansible.log", say)
+        say("removing nodes")
+        BACKENDS[cluster.backend].down(cluster, folder)
+    state.forget(name, root)
+    return time.monotonic() - began
+
+
+def _usable(name: str, root: Path) -> list[str]:
+    """Return the backends that this machine has the tools for; the others cannot have left anything."""
+    found = []
+    for kind, backend in BACKENDS.items():
+        with contextlib.suppress(MissingError):
+            backend.states(_nothing(name, kind), root / name)
+            found.append(kind)
+    return found
+
+
+def _nothing(name: str, backend: str) -> Cluster:
+    """Return a cluster of which only the name is known: what is labelled with it can still be found."""
+    return Cluster(name, backend, (), "", "node", "", "", "", {})
+
+
+def purge(name: str, root: Path = state.ROOT) -> None:
+    """Remove the runs and data of a cluster that is down, of whichever kind it was."""
+    if state.load(name, root):
+        raise RefusedError(f"{name}: is up; make cluster-down first")
+    for kind in _usable(name, root):
+        BACKENDS[kind].purge(name, root / name)

@@ -1,0 +1,187 @@
+"""What the operator's commands do on a cluster: the same command, on the head; for a run also its progress, here.
+
+A run belongs to its supervisor on the head. The operator only watches: a closed terminal or a broken connection ends
+nothing, Ctrl-C asks the run to stop.
+"""
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from typing import IO, Any
+
+from rich.console import Console
+
+from draco.cluster import state
+from draco.cluster.backends import BACKENDS
+from draco.cluster.nodes import HEAD, Cluster
+from draco.errors import NotConfiguredError
+from draco.launch.progress import Progress
+from draco.run_directory import Status
+
+_CONNECTIONS = 3  # attempts to reach a head that seems well, one after the other
+SILENT_S = 15.0  # after which a head that says nothing, not even that it is alive, is looked at
+
+
+def on_node(cluster: Cluster, node: str, argv: Sequence[str], *, terminal: bool = False) -> list[str]:
+    """Return the local command that runs `argv` on a node."""
+    folder = state.folder(cluster.name)
+    return BACKENDS[cluster.backend].command(cluster, folder, node, argv, terminal=terminal)
+
+
+def draco(cluster: Cluster, *arguments: str) -> list[str]:
+    """Return the local command that runs one of Draco's own commands on the head."""
+    return on_node(cluster, HEAD, [cluster.python, "-m", "draco", *arguments])
+
+
+def same(cluster: Cluster, arguments: Sequence[str], text: str = "") -> int:
+    """Run a command on the head as if it were run here and return its exit code; `text` is its standard input."""
+    return subprocess.run(draco(cluster, *arguments), input=text.encode(), check=False).returncode
+
+
+def start(cluster: Cluster, job_yaml: str, options: Sequence[str]) -> tuple[int, str]:
+    """Start a run on the head, watched over by its supervisor; return the exit code and the run's directory there."""
+    made = subprocess.run(
+        draco(cluster, "train", "-", "--checked", "--detach", *options),
+        input=job_yaml,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    lines = made.stdout.split("\n")
+    if made.returncode or "--dry-run" in options:
+        print(made.stdout, end="")
+        return made.returncode, ""
+    return 0, lines[-2]
+
+
+def attend(cluster: Cluster, run: str, console: Console, again: str) -> Status:
+    """Show a run's progress until it ends and return its verdict; Ctrl-C asks it to stop, a second one kills it.
+
+    Raises:
+        NotConfiguredError: the head is gone and with it the runs; says how to go on.
+    """
+    progress, tries = Progress(None, console, f"starting on {cluster.name}"), 0
+    with progress, _asking(cluster, run, progress):
+        while True:
+            began = time.monotonic()
+            process = subprocess.Popen(
+                draco(cluster, "follow", run), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+            )
+            assert process.stdout
+            try:
+                verdict = _watched(cluster, process.stdout, progress)
+            finally:
+                process.kill()
+                process.communicate()
+            if verdict:
+                return verdict
+            tries = tries + 1 if time.monotonic() - began < SILENT_S else 1
+            if _head(cluster) != "running" or tries == _CONNECTIONS:
+                break
+    return _without_head(cluster, run, again)
+
+
+class _asking:  # noqa: N801 - a context manager, used like a function
+    """Turns Ctrl-C into a request to the run: the first to stop, the second to end at once."""
+
+    def __init__(self, cluster: Cluster, run: str, progress: Progress) -> None:
+        self._cluster, self._run, self._progress = cluster, run, progress
+        self._asked = 0
+
+    def __enter__(self) -> None:
+        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, signum: int, frame: object) -> None:
+        del frame
+        self._asked += 1
+        options = ["--kill"] if self._asked > 1 else []
+        subprocess.Popen(
+            draco(self._cluster, "stop", self._run, "--no-wait", *options),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        if self._asked == 1:
+            self._progress.say(f"{signal.Signals(signum).name}: stopping after this step; once more kills the run")
+
+
+def _watched(cluster: Cluster, stream: IO[bytes], progress: Progress) -> Status | None:
+    """Show events from the head until the verdict, or return None when the head is gone."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        heard, rest = time.monotonic(), b""
+        while True:
+            if not selector.select(timeout=1.0):
+                if time.monotonic() - heard > SILENT_S and _head(cluster) != "running":
+                    return None
+                continue
+            heard = time.monotonic()
+            chunk = os.read(stream.fileno(), 1 << 16)
+            *lines, rest = (rest + chunk).split(b"\n")
+            for event in filter(None, map(_event, lines)):
+                if event["event"] == "state":
+                    return Status(**{key: value for key, value in event.items() if key != "event"})
+                progress.show(event)
+            if not chunk:
+                return None
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """Return the event in a line of the head's stream, or None where something else got into it."""
+    with contextlib.suppress(ValueError):
+        event = json.loads(line)
+        if isinstance(event, dict) and "event" in event:
+            return event
+    return None
+
+
+def _head(cluster: Cluster) -> str:
+    folder = state.folder(cluster.name)
+    return BACKENDS[cluster.backend].states(cluster, folder)[HEAD]
+
+
+def _without_head(cluster: Cluster, run: str, again: str) -> Status:
+    """Record that the head is gone, where its storage can be reached without it, and say how to go on."""
+    folder = state.folder(cluster.name)
+    found = _head(cluster)
+    why = f"the head is {found if found != 'running' else 'there but does not answer'}"
+    command = BACKENDS[cluster.backend].storage_command(
+        cluster, folder, [cluster.python, "-m", "draco", "head", "lost", run, f"{why}, and the server with it"]
+    )
+    if found in ("stopped", "missing") and command:
+        made = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if not made.returncode:
+            return Status(**json.loads(made.stdout))
+    raise NotConfiguredError(
+        f"{cluster.name}: {why}; the run may still be going on: make cluster-status. "
+        f"make cluster-up NAME={cluster.name} brings the head back, then: {again}"
+    )
+
+
+def snapshot(cluster: Cluster) -> dict[str, Any] | None:
+    """Return what the head says of its newest run, or None if it does not answer."""
+    try:
+        made = subprocess.run(
+            draco(cluster, "head", "runs"),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
+        )
+        found: dict[str, Any] = json.loads(made.stdout)
+    except (subprocess.TimeoutExpired, ValueError):
+        return None
+    return found
+
+
+def enter(cluster: Cluster, node: str) -> list[str]:
+    """Return the command that opens a shell on a node."""
+    return on_node(cluster, node, ["sh", "-c", "exec $(command -v bash || echo sh)"], terminal=True)

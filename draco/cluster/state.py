@@ -1,0 +1,73 @@
+"""Which clusters there are: .clusters/<name>/ holds cluster.json, keys, the inventory and Ansible's log."""
+
+import json
+import re
+from pathlib import Path
+
+from draco import run_directory
+from draco.cluster.nodes import Cluster, Node
+from draco.errors import MissingError, RefusedError
+
+ROOT = Path(".clusters")
+_NAME = re.compile("[a-z][a-z0-9-]{0,29}(?<!-storage)")  # netns keeps the storage of a cluster in <name>-storage
+
+
+def folder(name: str, root: Path = ROOT) -> Path:
+    """Return a cluster's own folder, made if need be; for its owner's eyes only, since keys lie in it."""
+    path = _path(name, root)
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
+def _path(name: str, root: Path) -> Path:
+    """Return the path of a cluster's folder, whose files are removed with it: a name must not lead out of `root`."""
+    if not _NAME.fullmatch(name):
+        raise RefusedError(f"NAME={name}: must be lower-case letters, digits and dashes, 30 at most, a letter first")
+    return root / name
+
+
+def save(cluster: Cluster, root: Path = ROOT) -> None:
+    """Write cluster.json."""
+    values = {**cluster._asdict(), "nodes": [node._asdict() for node in cluster.nodes]}
+    run_directory.replace(folder(cluster.name, root) / "cluster.json", json.dumps(values, indent=1).encode())
+
+
+def load(name: str, root: Path = ROOT) -> Cluster | None:
+    """Return a cluster that is up, or None."""
+    path = _path(name, root) / "cluster.json"
+    if not path.exists():
+        return None
+    values = json.loads(path.read_text())
+    nodes = tuple(Node(**node) for node in values.pop("nodes"))
+    return Cluster(nodes=nodes, **values)
+
+
+def forget(name: str, root: Path = ROOT) -> None:
+    """Remove what is kept of a cluster that is down."""
+    path = _path(name, root)
+    for file in path.iterdir() if path.exists() else ():
+        file.unlink()
+    if path.exists():
+        path.rmdir()
+
+
+def names(root: Path = ROOT) -> list[str]:
+    """Return the names of the clusters that are up."""
+    return sorted(path.parent.name for path in root.glob("*/cluster.json"))
+
+
+def chosen(name: str | None, root: Path = ROOT) -> Cluster:
+    """Return the cluster of that name, or the only one.
+
+    Raises:
+        MissingError: there is none.
+        RefusedError: there are several and none was named.
+    """
+    up = names(root)
+    if name is None and len(up) > 1:
+        raise RefusedError(f"clusters {', '.join(up)} are up: say which by NAME={up[0]}")
+    cluster = load(name or up[0], root) if name or up else None
+    if cluster is None:
+        known = f"; up are: {', '.join(up)}" if up else ""
+        raise MissingError(f"no cluster {name or ''} is up{known}; make cluster-up starts one".replace("  ", " "))
+    return cluster

@@ -1,0 +1,45 @@
+"""A run's events as a stream, for whoever is not on the machine that holds it, and for whoever was away.
+
+One JSON object a line on stdout: the run's own events; `alive` every few seconds, so that silence means something; and
+at the end one `state`, which is the run's verdict.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from draco import run_directory
+from draco.launch.roster import Roster
+from draco.launch.supervise import launched_at, settle, supervisor
+
+_POLL_S = 0.2
+_ALIVE_EVERY_S = 2.0
+_SETTLE_EVERY_S = 2.0
+
+
+def follow(directory: Path, roster: Roster | None) -> None:
+    """Print what has happened since the last launch and what happens, until the run has ended."""
+    path = directory / "events.jsonl"
+    position, said, settled = launched_at(directory), 0.0, time.monotonic()
+    while True:
+        alone = supervisor(directory) is None  # asked first: the supervisor has the last word on the state
+        status = run_directory.read_status(directory)
+        ended = alone and status.state not in ("pending", "running")
+        if path.exists():
+            with open(path, "rb") as file:
+                file.seek(position)
+                whole, newline, _ = file.read().rpartition(b"\n")
+            position += len(whole) + len(newline)
+            sys.stdout.buffer.write(whole + newline)
+        if ended:
+            print(json.dumps({"event": "state", **status._asdict()}), flush=True)
+            return
+        if time.monotonic() - said > _ALIVE_EVERY_S:
+            print('{"event": "alive"}')
+            said = time.monotonic()
+        if time.monotonic() - settled > _SETTLE_EVERY_S:
+            settle(directory, roster)
+            settled = time.monotonic()
+        sys.stdout.flush()
+        time.sleep(_POLL_S)

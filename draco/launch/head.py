@@ -1,0 +1,55 @@
+"""What the head does for the operator besides running jobs: check its nodes, tell of its runs, record a lost one."""
+
+import json
+import statistics
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from draco import run_directory
+from draco.errors import NotConfiguredError
+from draco.events import read as read_events
+from draco.launch import preflight, roster
+from draco.launch.supervise import settle, supervisor
+
+_RECENT = 20  # steps over which rate and suspects are taken
+
+
+def check() -> None:
+    """Check every node, as before a run."""
+    nodes = roster.read()
+    if nodes is None:
+        raise NotConfiguredError(f"{roster.PATH}: is not there: this is not the head of a cluster; make cluster-up")
+    preflight.check(nodes)
+
+
+def runs(root: Path) -> dict[str, Any]:
+    """Return what the newest run is doing, as plain values; an empty dict where there is none."""
+    found = run_directory.runs(root)
+    if not found:
+        return {}
+    newest = found[-1]
+    settle(newest, roster.read())
+    status = run_directory.read_status(newest)
+    events = [e for e in read_events(newest / "events.jsonl") if e["event"] in ("start", "step")]
+    steps = [e for e in events if e["event"] == "step"][-_RECENT:]
+    gaps = [b["time"] - a["time"] for a, b in pairwise(steps) if b["step"] > a["step"]]
+    suspects = Counter(rank for e in steps for rank in e["suspects"])
+    return {
+        "run": str(newest),
+        "state": status.state,
+        "message": status.message,
+        "step": steps[-1]["step"] if steps else status.step,
+        "steps": next((e["steps"] for e in reversed(events) if e["event"] == "start"), None),
+        "steps_per_s": round(1 / statistics.median(gaps), 3) if gaps and statistics.median(gaps) > 0 else None,
+        "suspects": sorted(suspects),
+        "supervised": supervisor(newest) is not None,
+        "others": len(found) - 1,
+    }
+
+
+def lost(run: Path, why: str) -> str:
+    """Record that a run went with its head, and return its status as JSON."""
+    settle(run, lost={"head": why})
+    return json.dumps(run_directory.read_status(run)._asdict())

@@ -1,0 +1,87 @@
+"""Which node hosts which ranks, and what it would mean if one node were lost or lied."""
+
+from collections.abc import Mapping
+
+from draco.job import Job
+from draco.job.fields import partitions
+from draco.launch.roster import Roster
+
+Placement = Mapping[str, tuple[int, ...]]  # node -> its MPI ranks; rank 0 is the server
+
+
+def place(roster: Roster, workers: int) -> Placement:
+    """Give the server to the head and deal the workers 1..n out to the worker nodes in turn.
+
+    So neighbouring ranks sit on different nodes and nodes differ by one rank at most. A cluster of a head alone hosts
+    everything.
+    """
+    hosts = [node.name for node in roster.nodes[1:]] or [roster.nodes[0].name]
+    ranks: dict[str, list[int]] = {node.name: [] for node in roster.nodes}
+    ranks[roster.nodes[0].name].append(0)
+    for rank in range(1, workers + 1):
+        ranks[hosts[(rank - 1) % len(hosts)]].append(rank)
+    return {name: tuple(held) for name, held in ranks.items()}
+
+
+def nodes_of_workers(placement: Placement) -> list[str]:
+    """Return the node of worker 1..n."""
+    held = {rank: node for node, ranks in placement.items() for rank in ranks if rank}
+    return [held[rank] for rank in sorted(held)]
+
+
+def hostfile(roster: Roster, placement: Placement) -> str:
+    """Return Open MPI's hostfile, with explicit slots: without them it would take the number of cores."""
+    return "".join(
+        f"{node.address} slots={len(placement[node.name])}\n" for node in roster.nodes if placement[node.name]
+    )
+
+
+def rankfile(roster: Roster, placement: Placement) -> str:
+    """Return Open MPI's rank file; ranks are not bound to the slot it names."""
+    held = sorted((rank, node.address) for node in roster.nodes for rank in placement[node.name])
+    return "".join(f"rank {rank}={address} slot=0\n" for rank, address in held)
+
+
+def most_liars_of_a_node(job: Job, placement: Placement) -> tuple[int, int] | None:
+    """Return (how many lies one treacherous node can tell, how many the job bears), counted as its scheme counts.
+
+    Repetition counts within each group, since the server spreads a node's workers over the groups; the other schemes
+    and the robust aggregators count workers. None: the job bears none and promises nothing.
+    """
+    most = max(len([rank for rank in ranks if rank]) for ranks in placement.values())
+    scheme = job.scheme
+    bears = scheme.adversaries if scheme.name != "uncoded" else job.aggregator_f
+    if not bears:
+        return None
+    return (-(-most // partitions(job)) if scheme.name == "repetition" else most), bears
+
+
+def _remedy(job: Job, placement: Placement) -> str:
+    """Say what would bear a whole node: more adversaries where the code has room for them, else more nodes only."""
+    for s in range(job.scheme.adversaries + 1, (job.workers - 1) // 2 + 1):
+        scheme = job.scheme.model_copy(update={"adversaries": s, "redundancy": None})
+        counted = most_liars_of_a_node(job.model_copy(update={"scheme": scheme}), placement)
+        if counted and counted[0] <= counted[1]:
+            return f"more nodes or scheme.adversaries={s} would bear a whole node"
+    return "only more nodes would bear a whole one"
+
+
+def warnings(job: Job, roster: Roster, placement: Placement) -> list[str]:
+    """Return one sentence for everything about the placement that the user should know."""
+    out = []
+    counted = most_liars_of_a_node(job, placement)
+    if counted and counted[0] > counted[1]:
+        node = max(placement, key=lambda name: len([rank for rank in placement[name] if rank]))
+        ranks = ", ".join(str(rank) for rank in placement[node] if rank)
+        where = " in one group" if job.scheme.name == "repetition" else ""
+        out.append(
+            f"{node} hosts ranks {ranks}: if that node lies, {counted[0]} workers lie{where}, and the job bears "
+            f"{counted[1]}; {_remedy(job, placement)}"
+        )
+    for host in roster.nodes:
+        held = len(placement[host.name])
+        if held * job.threads > host.cores:
+            each = f" of {job.threads} threads each" if job.threads > 1 else ""
+            ranks = f"{held} rank{'' if held == 1 else 's'}"
+            out.append(f"{host.name} is oversubscribed: {ranks}{each} on {host.cores} cores")
+    return out

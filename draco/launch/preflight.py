@@ -1,0 +1,95 @@
+"""What is checked on a cluster before a run: every node lets the head in, is as the head is, and carries messages."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from draco import run_directory
+from draco.errors import NotConfiguredError
+from draco.launch import nodes, placement
+from draco.launch.facts import facts, faults
+from draco.launch.plan import AS_ROOT, mpirun
+from draco.launch.roster import Roster
+from draco.launch.supervise import supervisor
+
+_ROUND_LIMIT_S = 60.0
+_LEAST_FREE_BYTES = 64 << 20
+
+
+def check(roster: Roster) -> None:
+    """Raise an error that names every node that is not fit for a run, with its reason.
+
+    Ranks of runs that have ended, which a node kept that was cut off at the time, are ended on the way.
+
+    Raises:
+        NotConfiguredError: nodes cannot be reached, differ from the head, or MPI does not work between them.
+    """
+    found = [*_disk(Path("runs")), *_nodes(roster)]
+    if not found:
+        found = _round(roster)
+    if found:
+        raise NotConfiguredError("\n".join(found))
+
+
+def _disk(runs: Path) -> list[str]:
+    free = shutil.disk_usage(runs if runs.exists() else ".").free
+    if free >= _LEAST_FREE_BYTES:
+        return []
+    return [f"{runs.absolute()}: {free >> 20} MiB free; a run needs {_LEAST_FREE_BYTES >> 20} MiB or more"]
+
+
+def _nodes(roster: Roster) -> list[str]:
+    asked = time.time()
+    going_on = [str(run) for run in run_directory.runs(Path("runs")) if supervisor(run) is not None]
+    sweep = nodes.module(roster, "draco.launch.sweep", "--but", *map(shlex.quote, going_on))
+    answers = nodes.ask(roster, [*sweep, "&&", *nodes.module(roster, "draco.launch.facts")])
+    mine = {**facts(), "asked": asked}
+    found = []
+    for name, answer in answers.items():
+        if answer.fault:
+            found.append(f"{name}: {answer.fault}")
+            continue
+        try:
+            said = json.loads(answer.output)
+        except ValueError:
+            found.append(f"{name}: its facts are not JSON: {answer.output[:80]!r}")
+            continue
+        found += faults(name, said, mine)
+    return found
+
+
+def _round(roster: Roster) -> list[str]:
+    """Start one rank on every node and pass a megabyte there and back."""
+    everywhere = {node.name: (rank,) for rank, node in enumerate(roster.nodes)}
+    with tempfile.TemporaryDirectory() as folder:
+        hostfile, rankfile = Path(folder, "hostfile"), Path(folder, "rankfile")
+        hostfile.write_text(placement.hostfile(roster, everywhere))
+        rankfile.write_text(placement.rankfile(roster, everywhere))
+        argv = [
+            *mpirun(roster, {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm,tcp"}),
+            "-n", str(len(everywhere)), "--hostfile", str(hostfile), "--map-by", f"rankfile:FILE={rankfile}",
+            roster.python, "-m", "mpi4py", "-m", "draco.launch.round_trip",
+        ]  # fmt: skip
+        environment = {**os.environ, **AS_ROOT}
+        try:
+            made = subprocess.run(
+                argv, capture_output=True, text=True, check=False, env=environment, timeout=_ROUND_LIMIT_S
+            )
+        except subprocess.TimeoutExpired:
+            return [
+                f"MPI: no round of messages over all nodes within {_ROUND_LIMIT_S:.0f} s; is {roster.subnet} right?"
+            ]
+    try:
+        answered = json.loads(made.stdout)
+    except ValueError:
+        answered = {}
+    silent = [node.name for rank, node in enumerate(roster.nodes) if rank and str(rank) not in answered]
+    if silent:
+        words = [line.strip() for line in made.stderr.splitlines() if line.strip(" -")]
+        return [f"MPI: {', '.join(silent)} took no part in a round of messages: {' '.join(words)[:600]}"]
+    return []

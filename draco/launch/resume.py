@@ -1,0 +1,53 @@
+"""Which run a command means: the unfinished one of a job, or the newest."""
+
+from pathlib import Path
+
+from draco import run_directory
+from draco.errors import MissingError, RefusedError
+from draco.job import Job, to_yaml
+from draco.launch.supervise import settle, supervisor
+
+
+def unfinished(runs: Path, job: Job, *, resume: bool, new: bool) -> Path | None:
+    """Return the unfinished run of this very job to go on with, or None to start anew.
+
+    Raises:
+        RefusedError: there is one and neither `resume` nor `new` was asked for, or it is running, or there is none.
+    """
+    if resume and new:
+        raise RefusedError("--resume and --new exclude each other: give one")
+    for run in reversed(run_directory.runs(runs)):
+        settle(run)
+        status = run_directory.read_status(run)
+        if (run / "job.yaml").read_text() != to_yaml(job) or status.state not in run_directory.UNFINISHED:
+            continue
+        if supervisor(run) is not None or (status.state in ("pending", "running") and run_directory.is_alive(status)):
+            if new:
+                continue
+            raise RefusedError(f"{run}: this job is running (process {status.pid}); --new starts another beside it")
+        if resume:
+            return run
+        if status.step and not new:
+            raise RefusedError(
+                f"{run}: this job {status.state} at step {status.step}; --resume (make: RESUME=1) goes on with it, "
+                "--new (make: NEW=1) starts anew"
+            )
+    if resume:
+        raise RefusedError(f"{runs}: no unfinished run of this very job; leave --resume out to start one")
+    return None
+
+
+def named_or_newest(run: Path | None, runs: Path) -> Path:
+    """Return `run`, or the newest run where it is None.
+
+    Raises:
+        MissingError: there is no such run.
+    """
+    if run is None:
+        found = run_directory.runs(runs)
+        if not found:
+            raise MissingError(f"{runs}: there is no run; start one with make train JOB=...")
+        return found[-1]
+    if not (run / "state.json").exists():
+        raise MissingError(f"{run}: is not a run directory (it has no state.json)")
+    return run

@@ -1,0 +1,42 @@
+"""Stops a run from elsewhere: politely at its next step, with a checkpoint; or at once."""
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+from draco import run_directory
+from draco.errors import RefusedError
+from draco.launch.roster import Roster
+from draco.launch.supervise import settle, supervisor
+
+_POLL_S = 0.2
+
+
+def stop(run: Path, *, kill: bool = False) -> None:
+    """Ask a run to stop after its step; with `kill` end its processes now.
+
+    Raises:
+        RefusedError: it is not running.
+    """
+    status = run_directory.read_status(run)
+    pid = supervisor(run)
+    if pid is None and status.state not in ("pending", "running"):
+        raise RefusedError(f"{run}: is not running: {status.state} at step {status.step}")
+    (run / "stop").touch()
+    if kill and pid is not None:
+        for number in (signal.SIGTERM, signal.SIGINT):  # the second kills; two of one kind might arrive as one
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+def wait(run: Path, roster: Roster | None) -> run_directory.Status:
+    """Return the verdict on a run once it has ended."""
+    while True:
+        settle(run, roster)
+        alone = supervisor(run) is None  # asked first: the supervisor has the last word on the state
+        status = run_directory.read_status(run)
+        if alone and status.state not in ("pending", "running"):
+            return status
+        time.sleep(_POLL_S)

@@ -1,0 +1,60 @@
+"""Ends what is left of runs on this machine: ranks that lost their launcher, and their MPI daemons.
+
+python -m draco.launch.sweep RUN              the ranks of one run
+python -m draco.launch.sweep --but RUN ...    those of all runs but these, which go on
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def sweep(ends: Callable[[str], bool]) -> list[int]:
+    """Kill every rank on this machine whose run `ends`, and the MPI daemon above it; return their process ids.
+
+    Runs are paths from this process's working folder, as the ranks' own are from theirs.
+    """
+    ended = []
+    for pid, words in _processes():
+        run = words[words.index("rank") + 1] if "draco" in words and "rank" in words[:-1] else None
+        if run is not None and ends(run) and _folder(pid) == os.getcwd():
+            parent = _parent(pid)
+            for each, name in ((parent, b"prted"), (pid, b"")):
+                if name in _command(each):
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(each, signal.SIGKILL)
+                        ended.append(each)
+    return ended
+
+
+def _processes() -> list[tuple[int, list[str]]]:
+    return [
+        (int(entry.name), _command(int(entry.name)).decode(errors="replace").split("\0"))
+        for entry in Path("/proc").glob("[0-9]*")
+    ]
+
+
+def _command(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def _folder(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{pid}/cwd")
+    return ""
+
+
+def _parent(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return 0
+
+
+if __name__ == "__main__":
+    kept = sys.argv[2:] if sys.argv[1] == "--but" else None
+    sweep(lambda run: run == sys.argv[1] if kept is None else run not in kept)

@@ -1,0 +1,140 @@
+"""The plan for a cluster, compared as a whole: what is run, with which files, and how a shell takes it."""
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from draco.errors import NotConfiguredError
+from draco.job import Job, parse
+from draco.launch.plan import AS_ROOT, Plan, mpirun, plan
+from draco.launch.roster import Host, Roster, read
+from draco.launch.roster import parse as parse_roster
+
+NODES = Roster(
+    "dev", "10.0.0.0/24", "/opt/draco/bin/python", "/etc/draco/ssh_config",
+    (
+        Host("head", "10.0.0.10", 4), Host("worker-01", "10.0.0.11", 4), Host("worker-02", "10.0.0.12", 4),
+        Host("worker-03", "10.0.0.13", 4),
+    ),
+)  # fmt: skip
+RUN = Path("runs/a-1")
+
+
+def job(*overrides: str) -> Job:
+    text = "{name: a, workers: 4, model: lenet, data: synthetic, batch_size: 8, steps: 2, scheme: uncoded}"
+    return parse(text, "test", overrides)
+
+
+def test_a_cluster_is_run_by_one_mpirun_on_the_head() -> None:
+    assert plan(job("threads=2"), RUN, NODES) == Plan(
+        argv=(
+            "/opt/draco/bin/mpirun", "--bind-to", "none",
+            "--mca", "btl_tcp_if_include", "10.0.0.0/24",
+            "--prtemca", "prte_if_include", "10.0.0.0/24",
+            "--prtemca", "plm_ssh_no_tree_spawn", "1",
+            "--prtemca", "plm_ssh_agent", "ssh -F /etc/draco/ssh_config",
+            "--prtemca", "oob_tcp_keepalive_time", "10",
+            "--prtemca", "oob_tcp_keepalive_intvl", "5",
+            "--prtemca", "oob_tcp_keepalive_probes", "3",
+            "-x", "OMP_NUM_THREADS=2",
+            "-x", "MKL_NUM_THREADS=2",
+            "-x", "OPENBLAS_NUM_THREADS=2",
+            "-x", "THP_MEM_ALLOC_ENABLE=1",
+            "-x", "OMPI_MCA_pml=ob1",
+            "-x", "OMPI_MCA_btl=self,sm,tcp",
+            "-x", "OMPI_MCA_mpi_yield_when_idle=1",
+            "-x", "OMPI_MCA_threads_pthreads_yield_strategy=nanosleep",
+            "-x", "OMPI_MCA_threads_pthreads_nanosleep_time=100000",
+            "-n", "5", "--hostfile", "runs/a-1/launch/hostfile",
+            "--map-by", "rankfile:FILE=runs/a-1/launch/rankfile:OVERSUBSCRIBE",
+            "--output", "file=runs/a-1/logs/rank,merge",
+            "/opt/draco/bin/python", "-m", "mpi4py", "-m", "draco", "rank", "runs/a-1",
+        ),
+        environment=tuple(AS_ROOT.items()),
+        files=(
+            (
+                RUN / "launch/hostfile",
+                "10.0.0.10 slots=1\n10.0.0.11 slots=2\n10.0.0.12 slots=1\n10.0.0.13 slots=1\n",
+            ),
+            (
+                RUN / "launch/rankfile",
+                "rank 0=10.0.0.10 slot=0\nrank 1=10.0.0.11 slot=0\nrank 2=10.0.0.12 slot=0\n"
+                "rank 3=10.0.0.13 slot=0\nrank 4=10.0.0.11 slot=0\n",
+            ),
+            (RUN / "launch/nodes.json", '["worker-01", "worker-02", "worker-03", "worker-01"]'),
+        ),
+        roster=NODES,
+    )  # fmt: skip
+
+
+def test_a_simulation_on_a_head_stays_on_the_head() -> None:
+    made = plan(job("launcher=simulate"), RUN, NODES, "python")
+    assert made.argv == ("python", "-m", "draco", "rank", "runs/a-1", "--simulate")
+    assert made.roster is None
+    assert made.files == ()
+
+
+@pytest.mark.parametrize("nodes", [None, NODES], ids=["this machine", "a cluster"])
+def test_the_last_line_of_a_dry_run_is_the_command_as_a_shell_takes_it(nodes: Roster | None) -> None:
+    made = plan(job(), Path("runs/it's a run"), nodes)
+    words = shlex.split(str(made).splitlines()[-1])
+    settings = [f"{name}={value}" for name, value in made.environment]
+    assert words == [*settings, *made.argv]
+
+
+def test_a_dry_run_can_be_pasted_as_a_whole(tmp_path: Path) -> None:
+    made = Plan(("true",), (("A", "b c"),), ((tmp_path / "launch/hostfile", "10.0.0.10 slots=1\n"),))
+    ran = subprocess.run(["sh", "-c", str(made)], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_dry_run_shows_every_file_with_its_path() -> None:
+    made = plan(job(), RUN, NODES)
+    for path, text in made.files:
+        assert f"# {path}\n" in str(made)
+        for line in text.splitlines():
+            assert line in str(made)
+
+
+@pytest.mark.parametrize("nodes", [None, NODES], ids=["this machine", "a cluster"])
+def test_nothing_in_a_plan_weakens_ssh(nodes: Roster | None) -> None:
+    text = str(plan(job(), RUN, nodes)).lower()
+    for word in ("stricthostkeychecking", "userknownhostsfile", "/dev/null", "rsh"):
+        assert word not in text
+
+
+def test_what_every_program_on_the_nodes_needs_comes_from_the_roster() -> None:
+    made = mpirun(NODES._replace(subnet="192.168.7.0/24", python="/x/python", ssh_config="/y"), {"A": "b"})
+    assert made[0] == "/x/mpirun"
+    assert made.count("192.168.7.0/24") == 2
+    assert "ssh -F /y" in made
+    assert "A=b" in made
+
+
+# The roster
+
+
+def written(**changes: object) -> str:
+    return json.dumps({**NODES._asdict(), "nodes": [host._asdict() for host in NODES.nodes], **changes})
+
+
+def test_a_roster_is_read_as_ansible_wrote_it(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.json"
+    assert read(path) is None
+    path.write_text(written())
+    assert read(path) == NODES
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "7", "[]", "{}", '"text"', written(nodes=[{"name": "head"}]), written(nodes=None), written(nodes=[]),
+        written(more=1),
+    ],
+)  # fmt: skip
+def test_a_roster_that_is_not_one_says_where_it_is_and_what_writes_it(text: str) -> None:
+    with pytest.raises(NotConfiguredError, match=r"^/etc/x: is not a roster .*make cluster-up writes it anew"):
+        parse_roster(text, "/etc/x")
