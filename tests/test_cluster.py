@@ -20,8 +20,8 @@ from clusters import SAME_MODEL, Bench, cluster, ended
 from draco.cluster import netns
 from draco.errors import MissingError
 
-# From the fault to the end of the run, with what a loaded machine of two cores takes on top.
-KILLED_S, SILENT_S = 40, 75
+# From the fault to the end of the run: 10 s and 35 s, and what two cores take that also run other tests.
+KILLED_S, SILENT_S = 60, 120
 PID = "/run/draco-sshd.pid"  # of the sshd that mpirun comes in by
 
 
@@ -49,43 +49,38 @@ def test_a_second_cluster_up_changes_nothing(bench: Bench) -> None:
     assert "head and 3 workers" in made.stderr
 
 
-def test_train_and_eval_and_report_run_on_the_cluster_that_is_up(bench: Bench) -> None:
-    trained = bench.draco("train", str(bench.job(steps=5)))
+def test_a_whole_node_may_lie_where_each_group_can_outvote_it(bench: Bench) -> None:
+    """Six workers in two groups on three nodes. Ranks 2 and 5 are one node: in one group they would be the majority."""
+    job = bench.job(steps=5, workers=6)
+    job.write_text(job.read_text().replace("attack: reverse_gradient", "attack: {name: random, ranks: [2, 5]}"))
+    trained = bench.draco("train", str(job))
     assert trained.returncode == 0, trained.stderr
     assert f"on {bench.name} ({bench.kind}: head and 3 workers)" in trained.stderr
     assert "tiny: succeeded" in trained.stdout
+    assert "10 caught, 0 missed, 0 falsely accused" in trained.stdout
+
+
+def test_eval_report_and_status_speak_of_the_run_on_the_cluster_that_is_up(bench: Bench) -> None:
     evaluated = bench.draco("eval")
     assert evaluated.returncode == 0, evaluated.stderr
     assert re.search(r"step 4: top-1 [\d.]+", evaluated.stdout)
     run = bench.status()["run"]
-    assert (run["state"], run["step"], run["steps"]) == ("succeeded", 5, 5)
-    assert len(run["suspects"]) == 1
-    reported = bench.draco("report", run["run"])
-    assert "5 caught, 0 missed, 0 falsely accused" in reported.stdout
+    assert (run["state"], run["step"], run["steps"], run["suspects"]) == ("succeeded", 5, 5, [2, 5])
+    assert "10 caught, 0 missed, 0 falsely accused" in bench.draco("report", run["run"]).stdout
     assert not (bench.folder / "runs").exists()
 
 
-@pytest.mark.parametrize("scheme", ["repetition", "cyclic"])
-def test_the_model_is_bit_for_bit_that_of_plain_local_mpi(bench: Bench, scheme: str) -> None:
-    job = bench.job(steps=3, scheme=scheme)
-    assert bench.draco("train", str(job)).returncode == 0
-    run = bench.status()["run"]["run"]
-    python = bench.cluster.python
-    again = f"{python} -m draco train {run}/job.yaml --here --new --secret {run}/secret --runs runs/local-{scheme}"
-    bench.sh("head", again)
-    bench.sh(
-        "head", f"{python} -c '{SAME_MODEL}' {run}/checkpoints/step-00000003.pt runs/local-{scheme}/*/checkpoints/*3.pt"
-    )
-    bench.sh("head", f"rm -r runs/local-{scheme}")
+def test_the_model_is_bit_for_bit_that_of_plain_local_mpi(bench: Bench) -> None:
+    assert bench.draco("train", str(bench.job(steps=3, scheme="cyclic"))).returncode == 0
+    same_as_local(bench)
 
 
-def test_members_of_a_repetition_group_never_share_a_node(bench: Bench) -> None:
-    """Six workers in two groups on three nodes: a whole node may lie, and each group outvotes it."""
-    job = bench.job(steps=8, workers=6)
-    job.write_text(job.read_text().replace("attack: reverse_gradient", "attack: {name: random, ranks: [2, 5]}"))
-    made = bench.draco("train", str(job))
-    assert made.returncode == 0, made.stderr  # ranks 2 and 5 are one node; in one group they would be the majority
-    assert "16 caught, 0 missed, 0 falsely accused" in made.stdout
+def same_as_local(bench: Bench) -> None:
+    """Train the newest run's job again on the head alone, with the same secret, and compare the models' bits."""
+    run, python = bench.status()["run"]["run"], bench.cluster.python
+    bench.sh("head", f"{python} -m draco train {run}/job.yaml --here --new --secret {run}/secret --runs runs/local")
+    bench.sh("head", f"{python} -c '{SAME_MODEL}' {run}/checkpoints/step-00000003.pt runs/local/*/checkpoints/*3.pt")
+    bench.sh("head", "rm -r runs/local")
 
 
 def test_a_dry_run_prints_the_mpirun_command_and_starts_nothing(bench: Bench) -> None:
@@ -331,17 +326,14 @@ def test_a_node_whose_key_changed_is_refused_until_cluster_up_has_seen_it(bench:
     assert "(1 changes)" in made.stderr or "changes" in made.stderr
 
 
-def test_a_head_that_dies_is_reported_and_the_run_goes_on_after_cluster_up(bench: Bench) -> None:
-    with bench.training(steps=60) as process:
+def test_a_head_that_dies_is_reported_and_its_run_is_recorded_as_lost(bench: Bench) -> None:
+    with bench.training() as process:
         bench.backend.kill(bench.cluster, bench.own, "head")
         code, said = ended(process, KILLED_S)
         assert code == 8, said
         assert "head is lost" in said
         assert bench.up().returncode == 0
         assert bench.run_state()["state"] == "lost"
-        again = bench.draco("train", str(bench.job(steps=60)), "--resume")
-        assert again.returncode == 0, again.stderr
-        assert "resumed after step" in again.stderr
 
 
 def test_a_second_cluster_of_the_same_kind_stands_beside_the_first(bench: Bench, tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from clusters import SAME_MODEL, Bench, cluster, ended
+from clusters import Bench, cluster, ended
 from test_cluster import (  # noqa: F401 - tests that must hold here too
     KILLED_S,
     SILENT_S,
+    same_as_local,
     test_a_second_cluster_up_changes_nothing,
     test_a_worker_can_log_in_nowhere,
     test_a_worker_neither_sees_the_runs_nor_writes_the_data,
@@ -52,11 +53,7 @@ def test_the_quickstart_trains_and_is_evaluated_in_containers(bench: Bench) -> N
 
 def test_the_model_is_bit_for_bit_that_of_plain_local_mpi_in_the_same_image(bench: Bench) -> None:
     assert bench.draco("train", str(bench.job(steps=3))).returncode == 0
-    run = bench.status()["run"]["run"]
-    python = bench.cluster.python
-    bench.sh("head", f"{python} -m draco train {run}/job.yaml --here --new --secret {run}/secret --runs runs/local")
-    bench.sh("head", f"{python} -c '{SAME_MODEL}' {run}/checkpoints/step-00000003.pt runs/local/*/checkpoints/*3.pt")
-    bench.sh("head", "rm -r runs/local")
+    same_as_local(bench)
 
 
 def test_a_container_that_is_killed_is_lost_and_the_run_goes_on_after_cluster_up(bench: Bench) -> None:
