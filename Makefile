@@ -66,13 +66,13 @@ ssh: .venv/ready ## Open a shell on NODE=head, worker-01 ... of the cluster (NAM
 	@$(DRACO) cluster ssh $(NODE) $(CLUSTER_NAME)
 
 cluster-down: .venv/ready ## Remove the cluster's nodes, networks and keys; runs and data stay (NAME=dev)
-	@$(DRACO) cluster down $(CLUSTER_NAME)
+	@$(DRACO) cluster down $(CLUSTER_NAME) $(if $(CLUSTER),--cluster $(CLUSTER))
 
 cluster-purge: .venv/ready ## Remove the runs and data of a cluster that is down (NAME=dev YES=1)
-	@$(DRACO) cluster purge $(CLUSTER_NAME) $(if $(YES),--yes)
+	@$(DRACO) cluster purge $(CLUSTER_NAME) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(YES),--yes)
 
 test: .venv/ready-dev ## Run the tests (ARGS="-k cyclic" is passed on to pytest)
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh
 

@@ -110,6 +110,8 @@ def build_parser() -> argparse.ArgumentParser:
     head.add_argument("what", choices=("check", "runs", "lost"), help="what to do")
     head.add_argument("rest", nargs="*", help="lost: the run, and why")
     head.set_defaults(do=_head)
+    for command in commands.choices.values():
+        command.allow_abbrev = False  # a cluster's head is passed the very words
     return parser
 
 
@@ -383,7 +385,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.do(args))  # an error must reach mpi4py as an exception, so that it ends every rank
     try:
         if args.command in command_line.ELSEWHERE and (cluster := command_line.target(args)):
-            return command_line.same(cluster, arguments)
+            return command_line.same(cluster, args, arguments)
         return int(args.do(args))
     except DracoError as error:
         print(error, file=sys.stderr)

@@ -1,6 +1,8 @@
 """What is kept of a cluster, what Ansible is told of it and says of it, and how machines are reached by ssh."""
 
+import ipaddress
 import json
+import os
 import shlex
 import stat
 import subprocess
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from draco.cluster import configure, lifecycle, ssh, state
+from draco.cluster import configure, docker, lifecycle, netns, ssh, state
 from draco.cluster.inventory import inventory
 from draco.cluster.nodes import Cluster, Node, Request, State, names
 from draco.errors import MissingError, NotConfiguredError, RefusedError
@@ -37,6 +39,21 @@ def test_a_cluster_is_loaded_as_it_was_saved_until_it_is_forgotten(tmp_path: Pat
     assert state.load("dev", tmp_path) is None
     assert list(tmp_path.iterdir()) == []
     state.forget("dev", tmp_path)  # nothing is left to forget
+
+
+def test_of_which_kinds_a_cluster_was_is_known_until_nothing_is_left_of_any(tmp_path: Path) -> None:
+    root = tmp_path / "kept"
+    assert state.kinds("dev", root) == []
+    state.note_kinds("dev", ["docker", "netns"], root)
+    state.note_kinds("other", ["ssh"], root)
+    assert (state.kinds("dev", root), state.kinds("other", root)) == (["docker", "netns"], ["ssh"])
+    state.save(cluster(), root)
+    state.forget("dev", root)  # its nodes; its storage is there
+    assert state.kinds("dev", root) == ["docker", "netns"]
+    assert state.names(root) == []
+    state.note_kinds("dev", [], root)
+    assert state.kinds("dev", root) == []
+    assert [path.name for path in root.iterdir()] == ["other.kinds"]
 
 
 def test_a_clusters_folder_is_its_owners_alone(tmp_path: Path) -> None:
@@ -81,8 +98,11 @@ def test_a_name_stays_within_the_folder_of_clusters(tmp_path: Path, name: str) -
     for folder in (root, root / "a/b", root.parent / "jobs", root.parent):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "precious").write_text("")
-    with pytest.raises((RefusedError, MissingError)):
-        state.forget(name, root)
+    before = sorted(tmp_path.rglob("*"))
+    for does in (state.forget, state.kinds, lambda name, root: state.note_kinds(name, ["netns"], root)):
+        with pytest.raises((RefusedError, MissingError)):
+            does(name, root)
+    assert sorted(tmp_path.rglob("*")) == before
     assert len(list(tmp_path.rglob("precious"))) == 4
 
 
@@ -216,7 +236,7 @@ class Ansible:
     def says(self, text: str, code: int = 0) -> None:
         (self.folder / "said").write_text(text)
         tool = self.folder / "ansible-playbook"
-        tool.write_text(f'#!/bin/sh\necho "$*" > {self.folder}/called\ncat {self.folder}/said\nexit {code}\n')
+        tool.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {self.folder}/called\ncat {self.folder}/said\nexit {code}\n')
         tool.chmod(0o755)
 
     def play(self, **variables: str) -> tuple[int, list[str]]:
@@ -234,9 +254,11 @@ def ansible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ansible:
 
 def test_a_play_tells_its_tasks_counts_its_changes_and_keeps_a_log(ansible: Ansible) -> None:
     ansible.says("TASK [base : Look] ****\nok: [head]\nRUNNING HANDLER [Reload] ****\n" + RECAP)
-    assert ansible.play(image_name="draco:x") == (13, ["base : Look", "Reload"])
-    called = (ansible.folder / "called").read_text().split()
-    assert called[called.index("--extra-vars") + 1] == "image_name=draco:x"
+    variables = {"image_name": "draco:x", "image_archive": '/it\'s a=b/ "c".tar', "image_id": "0123"}
+    assert ansible.play(**variables) == (13, ["base : Look", "Reload"])
+    called = (ansible.folder / "called").read_text().splitlines()
+    assert called.count("--extra-vars") == 1
+    assert json.loads(called[called.index("--extra-vars") + 1]) == variables
     assert called[called.index("--inventory") + 1].endswith("inventory.yml")
     assert "ok: [head]" in (ansible.folder / "log").read_text()
 
@@ -379,16 +401,16 @@ class Engine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.digits, self.fails = "ab" * 32, False
         self.saved: list[str] = []
-        monkeypatch.setattr(ssh.docker, "image_id", lambda image: f"sha256:{self.digits}")
-        monkeypatch.setattr(ssh.subprocess, "run", self.run)
+        monkeypatch.setattr(docker, "image_id", lambda image: f"sha256:{self.digits}")
+        monkeypatch.setattr(docker.subprocess, "run", self.run)
 
-    def run(self, argv: list[str], *, check: bool) -> None:
+    def run(self, argv: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         *command, path, image = argv
-        assert (command, check) == (["docker", "save", "--output"], True)
+        assert command == ["docker", "save", "--output"]
         Path(path).write_text(self.digits[: 7 if self.fails else 64])
         self.saved.append(image)
-        if self.fails:
-            raise subprocess.CalledProcessError(1, argv)
+        said = "Error response from daemon: no space left on device\n" if self.fails else ""
+        return subprocess.CompletedProcess(argv, int(self.fails), "", said)
 
 
 @pytest.fixture
@@ -418,12 +440,64 @@ def test_another_image_takes_the_place_of_the_one_that_was_saved(tmp_path: Path,
 
 def test_an_image_that_was_saved_in_part_is_saved_again(tmp_path: Path, engine: Engine) -> None:
     engine.fails = True
-    with pytest.raises(subprocess.CalledProcessError):
+    with pytest.raises(MissingError, match=r"/image-abababababab\.tar\.part: docker save: no space left on device$"):
         ssh._archive("draco:x", tmp_path)
+    assert not list(tmp_path.glob("*.tar"))
     engine.fails = False
     told = ssh._archive("draco:x", tmp_path)
     assert Path(told["image_archive"]).read_text() == engine.digits
     assert [path.name for path in tmp_path.iterdir()] == ["image-abababababab.tar"]
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Error response from daemon: No such image: draco:x\n", "draco:x: there is no such image: make image"),
+        ("Cannot connect to the Docker daemon at unix:///var/run/docker.sock.\n", "no Docker Engine answers: start it"),
+        ("permission denied while trying to connect to the Docker daemon socket\n", "this user may not use the Docker"),
+        ("Error response from daemon: disk on fire\n", "docker image inspect draco:x: disk on fire"),
+    ],
+    ids=["no image", "no engine", "no right", "anything else"],
+)
+def test_an_image_is_missed_only_where_the_engine_says_so(
+    monkeypatch: pytest.MonkeyPatch, said: str, told: str
+) -> None:
+    made = subprocess.CompletedProcess([], 1, "", said)
+    monkeypatch.setattr(docker.subprocess, "run", lambda *_, **__: made)
+    with pytest.raises(MissingError) as missing:
+        docker.image_id("draco:x")
+    assert str(missing.value).startswith(told)
+    assert ("make image" in str(missing.value)) == ("make image" in told)
+
+
+def test_the_memory_that_containers_may_use_is_kept_with_their_cluster(tmp_path: Path, monkeypatch) -> None:
+    for name, value in {
+        "_cores": 4, "image_id": "sha256:0", "_containers": {}, "_bring_up": None, "_make_volumes": None,
+        "_subnet": ipaddress.IPv4Network("198.19.0.0/24"), "_created": "2026-01-01T00:00:00+00:00",
+    }.items():  # fmt: skip
+        monkeypatch.setattr(docker, name, lambda *_, value=value: value)
+    made = docker.up(Request("dev", workers=1, image="draco:x", memory_mb=512), tmp_path)
+    assert json.loads(json.dumps(made.details)) == {
+        "image": "draco:x", "image_id": "sha256:0", "cpus": 2.0, "cores": 4, "memory_mb": 512,
+    }  # fmt: skip
+
+
+def test_fewer_workers_than_there_are_namespaces_of_are_refused(tmp_path: Path, monkeypatch) -> None:
+    def goes_on(folder: Path) -> Path:
+        raise MissingError("it went on")
+
+    monkeypatch.setattr(netns, "_require_tools", lambda: None)
+    monkeypatch.setattr(netns, "_storage", goes_on)
+    for node in names(2):
+        (tmp_path / f"{node}.pid").write_text(f"{os.getpid()} {netns._started(os.getpid())}")
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    fewer = r"^dev: has 2 worker nodes, and WORKERS=1 is fewer; make cluster-down first; runs and data stay$"
+    with pytest.raises(RefusedError, match=fewer):
+        netns.up(Request("dev", workers=1), tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+    for workers in (2, 3):
+        with pytest.raises(MissingError, match="it went on"):
+            netns.up(Request("dev", workers=workers), tmp_path)
 
 
 def test_without_an_inventory_the_error_says_what_is_needed(tmp_path: Path) -> None:
@@ -513,7 +587,8 @@ def test_nothing_is_done_to_somebodys_machines_that_cannot_be_undone(tmp_path: P
 
     monkeypatch.setattr(ssh.subprocess, "Popen", started)  # which subprocess.run calls, too
     (tmp_path / "kept").write_text("")
-    ssh.purge("lab", tmp_path)
+    with pytest.raises(RefusedError, match=r"^lab: these machines are yours: remove /srv/draco on them yourself$"):
+        ssh.purge("lab", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     for fault in (ssh.kill, ssh.pause, ssh.resume, ssh.cut, ssh.heal):
         with pytest.raises(RefusedError, match="lab: head is somebody's machine"):

@@ -113,7 +113,11 @@ def test_every_option_of_the_original_readme_is_in_the_table() -> None:
     assert [o for o in options.split() if f"`{o}`" not in first] == []
 
 
-@pytest.mark.parametrize("table", [SCHEMES, AGGREGATORS, [a for a in ATTACKS if a != "none"], DATASETS], ids=str)
+@pytest.mark.parametrize(
+    "table",
+    [SCHEMES, AGGREGATORS, [a for a in ATTACKS if a != "none"], DATASETS],
+    ids=["schemes", "aggregators", "attacks", "data sets"],
+)
 def test_the_readme_names_everything_in_the_tables(table) -> None:
     plain = README.lower().replace("-", "").replace("_", "")
     assert [name for name in table if name.replace("_", "") not in plain and not name.startswith("synthetic")] == []

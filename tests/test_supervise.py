@@ -18,6 +18,7 @@ from draco.launch import follow as following
 from draco.launch import head, nodes, preflight, supervise
 from draco.launch import run as running
 from draco.launch import stop as stopping
+from draco.launch import sweep as sweeping
 from draco.launch.plan import Plan
 from draco.launch.progress import Progress
 from draco.launch.resume import unfinished
@@ -564,30 +565,71 @@ def test_a_node_is_told_which_run_to_end_or_which_go_on(tmp_path: Path, process,
     assert [other.poll() for other in others] == [None] * 3
 
 
-def test_before_a_run_nodes_end_what_is_left_of_others_and_tell_their_facts_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process
-) -> None:
-    on_head, on_node = tmp_path / "head", tmp_path / "node"
-    on_head.mkdir()
-    (on_node / "data").mkdir(parents=True)
-    monkeypatch.chdir(on_head)
-    runs = [run_directory.create(Path("runs"), name, JOB) for name in ("over", "abandoned", "going on")]
-    run_directory.write_status(runs[0], "lost", 3)
-    abandoned(runs[1])
-    supervised_by(runs[1], NOBODY, "1")
-    supervised_by(runs[2], os.getpid(), run_directory.process_start(os.getpid()))
-    ranks = [process(on_node, "draco", "rank", str(run)) for run in runs]
-    asked: list[str] = []
+def test_a_run_goes_on_where_its_launcher_or_a_rank_is_left(tmp_path: Path, process) -> None:
+    launched, served, other = (f"{tmp_path}/{name}" for name in ("launched by", "served", "evaluated"))
+    for words in (
+        ["mpirun", "-n", "4", "python", "-m", "mpi4py", "-m", "draco", "rank", launched],
+        *[["python", "-m", "mpi4py", "-m", "draco", "rank", served]] * 2,  # told once
+        ["python", "-m", "draco", "rank", served, "--simulate"],
+        ["python", "-m", "draco", "eval", other],
+        ["python", "-m", "draco", "supervise", other],
+        ["rank", other],  # of another program
+        ["draco", "rank"],  # of no run
+    ):
+        process(tmp_path, *words)
+    found = sweeping.going_on()
+    assert [run for run in found if run.startswith(str(tmp_path))] == [launched, served]
+    assert "" not in found
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[str]]:
+    """Where ranks of the only node run, which is this machine, and what its shell is told, as ssh hands it on."""
+    folder, told = tmp_path / "node", list[str]()
+    (folder / "data").mkdir(parents=True)
 
     def ask(roster: Roster, argv: list[str], **_: object) -> dict[str, nodes.Answer]:
-        """Let this machine be the node: its shell gets the words as ssh hands them on."""
-        asked.append(" ".join(argv))
-        made = subprocess.run(["sh", "-c", asked[-1]], cwd="/", capture_output=True, text=True, check=False)
+        told.append(" ".join(argv))
+        made = subprocess.run(["sh", "-c", told[-1]], cwd="/", capture_output=True, text=True, check=False)
         return {"b": nodes.Answer(made.stdout, made.stderr)}
 
     monkeypatch.setattr(nodes, "ask", ask)
-    monkeypatch.setattr(nodes, "WORK", str(on_node))
+    monkeypatch.setattr(nodes, "WORK", str(folder))
+    (tmp_path / "head").mkdir()
+    monkeypatch.chdir(tmp_path / "head")
+    return folder, told
+
+
+def test_before_a_run_nodes_end_what_is_left_of_others_and_tell_their_facts_at_once(
+    node: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, process
+) -> None:
+    on_node, told = node
+    over, waits, *going_on = [
+        str(run_directory.create(Path(folder), name, JOB))
+        for folder, name in (("runs", "over"), ("runs", "waits"), ("runs", "going on"), ("kept elsewhere", "it's b"))
+    ]
+    run_directory.write_status(Path(over), "lost", 3)
+    supervised_by(Path(waits), os.getpid(), run_directory.process_start(os.getpid()))  # it has launched nothing yet
+    on_head = [
+        process(Path.cwd(), "mpirun", "draco", "rank", going_on[0]),
+        process(Path.cwd(), "draco", "rank", going_on[1]),
+    ]
+    ended = [process(on_node, "draco", "rank", run) for run in (over,)]
+    kept = [process(on_node, "draco", "rank", run) for run in (waits, *going_on)]
+    # The node's processes are this machine's, too: a head sees none but its own.
+    all_of_them, here = sweeping._processes, {each.pid for each in on_head}
+    monkeypatch.setattr(sweeping, "_processes", lambda: [each for each in all_of_them() if each[0] in here])
     assert preflight._nodes(NODES._replace(python=sys.executable)) == []
-    assert len(asked) == 1
-    assert [rank.wait(10) for rank in ranks[:2]] == [-signal.SIGKILL] * 2
-    assert ranks[2].poll() is None
+    assert len(told) == 1
+    assert [rank.wait(10) for rank in ended] == [-signal.SIGKILL]
+    assert [each.poll() for each in (*kept, *on_head)] == [None] * 5
+
+
+def test_after_a_run_nodes_end_its_ranks_whatever_it_is_called(node: tuple[Path, list[str]], process) -> None:
+    on_node, told = node
+    run = "runs/it's a; b"
+    mine, other = process(on_node, "draco", "rank", run), process(on_node, "draco", "rank", "runs/it's")
+    running._end_leftovers(Plan((), (), roster=NODES._replace(python=sys.executable)), Path(run), {})
+    assert len(told) == 1
+    assert mine.wait(10) == -signal.SIGKILL
+    assert other.poll() is None

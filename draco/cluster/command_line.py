@@ -40,13 +40,18 @@ def add_cluster(commands: Any) -> None:
     status = _named(does, "status", "nodes, health, image, and what the newest run is doing")
     status.add_argument("--json", action="store_true", help="print it as JSON")
     status.set_defaults(do=_status)
-    _named(does, "down", "remove nodes, networks and keys; runs and data stay", "dev").set_defaults(do=_down)
+    down = _named(does, "down", "remove nodes, networks and keys; runs and data stay", "dev")
+    down.set_defaults(do=_down)
     purge = _named(does, "purge", "remove the runs and data of a cluster that is down", "dev")
+    for parser in (down, purge):
+        parser.add_argument("--cluster", metavar="KIND", help="docker or netns, where its state here was lost")
     purge.add_argument("--yes", action="store_true", help="do not ask")
     purge.set_defaults(do=_purge)
     enter = _named(does, "ssh", "open a shell on a node")
     enter.add_argument("node", nargs="?", default="head", metavar="NODE")
     enter.set_defaults(do=_enter)
+    for command in does.choices.values():
+        command.allow_abbrev = False
 
 
 def _count(text: str) -> int:
@@ -81,11 +86,11 @@ def _is_here(run: Path | list[Path] | None) -> bool:
     return bool(named) and all((path / "state.json").exists() for path in named)
 
 
-def same(cluster: "Cluster", arguments: Sequence[str]) -> int:
+def same(cluster: "Cluster", args: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run the same command on the cluster's head."""
     from draco.cluster import remote
 
-    if "--plot" in arguments:
+    if getattr(args, "plot", None):
         raise RefusedError("--plot: draws on the machine that holds the runs; leave it out, or --here for runs here")
     words = list(arguments)
     if "--on" in words:
@@ -161,21 +166,18 @@ def _up(args: argparse.Namespace) -> int:
     import time
 
     from draco.cluster import lifecycle, state
-    from draco.cluster.backends import BACKENDS
     from draco.cluster.nodes import Request
 
     console = _console()
     before = state.load(args.name)
     kind = args.cluster or (before.backend if before else "docker")
-    if kind not in BACKENDS:
-        raise MissingError(f"CLUSTER={kind}: there are {', '.join(BACKENDS)}")
     known = before.details if before else {}  # a second call need not repeat what the first was told
     request = Request(
         args.name,
         args.workers or (len(before.workers) if before else 3),
         args.image or known.get("image", "draco:latest"),
         args.cpus,
-        args.memory_mb,
+        args.memory_mb or known.get("memory_mb"),
         args.inventory or (Path(known["inventory"]) if "inventory" in known else None),
     )
     began = time.monotonic()
@@ -231,7 +233,7 @@ def _down(args: argparse.Namespace) -> int:
 
     console = _console()
     with console.status("removing nodes") as spinner:
-        took = lifecycle.down(args.name, spinner.update)
+        took = lifecycle.down(args.name, spinner.update, args.cluster)
     console.print(
         f"{args.name}: down in {took:.0f} s; runs and data are kept: make cluster-up NAME={args.name} finds them "
         f"again, make cluster-purge NAME={args.name} removes them", highlight=False,
@@ -242,6 +244,7 @@ def _down(args: argparse.Namespace) -> int:
 def _purge(args: argparse.Namespace) -> int:
     from draco.cluster import lifecycle
 
+    lifecycle.may_purge(args.name, args.cluster)
     if not args.yes:
         if not sys.stdin.isatty():
             raise RefusedError(f"{args.name}: this removes all its runs and checkpoints; YES=1 says that it may")
@@ -251,7 +254,7 @@ def _purge(args: argparse.Namespace) -> int:
             answer = ""
         if answer != args.name:
             raise RefusedError(f"{args.name}: nothing was removed")
-    lifecycle.purge(args.name)
+    lifecycle.purge(args.name, args.cluster)
     print(f"{args.name}: its runs and data are gone")
     return 0
 

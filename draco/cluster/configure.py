@@ -47,8 +47,7 @@ def play(name: str, inventory: Path, log: Path, say: Callable[[str], None], vari
     # Sockets have short names only, and a node that is made anew must not be mistaken for the old one.
     sockets = tempfile.mkdtemp(prefix="draco-")
     argv = [str(_tool("ansible-playbook")), "--inventory", str(inventory), str(PLAYS / name)]
-    for key, value in variables.items():
-        argv += ["--extra-vars", f"{key}={value}"]
+    argv += ["--extra-vars", json.dumps(dict(variables))]
     environment = {
         **os.environ, "ANSIBLE_CONFIG": str(PLAYS / "ansible.cfg"), "ANSIBLE_SSH_CONTROL_PATH_DIR": sockets,
         "ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",

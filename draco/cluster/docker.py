@@ -68,7 +68,7 @@ def up(request: Request, folder: Path) -> Cluster:
         list(pool.map(lambda node: _bring_up(request, node, found.get(node.name), image, cpus), nodes))
     return Cluster(
         request.name, "docker", nodes, str(subnet), "node", PYTHON, USER, _created(request.name),
-        {"image": request.image, "image_id": image, "cpus": cpus, "cores": cores},
+        {"image": request.image, "image_id": image, "cpus": cpus, "cores": cores, "memory_mb": request.memory_mb},
     )  # fmt: skip
 
 
@@ -208,8 +208,15 @@ def image_id(image: str) -> str:
     try:
         told = _engine("image", "inspect", image)
     except MissingError as error:
+        if "no such image" not in str(error).lower():
+            raise
         raise MissingError(f"{image}: there is no such image: make image") from error
     return str(json.loads(told)[0]["Id"])
+
+
+def save(image: str, archive: Path) -> None:
+    """Write an image into a file that `docker load` reads."""
+    _engine("save", "--output", str(archive), image, about=f"{archive}: docker save")
 
 
 def _labelled(kind: str, name: str) -> list[str]:

@@ -1,6 +1,5 @@
 """Up, down and purge: nodes by their backend, configuration by Ansible, a check by the head itself."""
 
-import contextlib
 import subprocess
 import time
 from collections.abc import Callable
@@ -9,13 +8,13 @@ from pathlib import Path
 from draco.cluster import configure, state
 from draco.cluster.backends import BACKENDS
 from draco.cluster.inventory import inventory
-from draco.cluster.nodes import HEAD, Cluster, Request
-from draco.errors import MissingError, NotConfiguredError, RefusedError
+from draco.cluster.nodes import HEAD, Backend, Cluster, Request
+from draco.errors import DracoError, MissingError, NotConfiguredError, RefusedError
 
 Say = Callable[[str], None]
 
 
-def up(backend: str, request: Request, say: Say, root: Path = state.ROOT) -> tuple[Cluster, int]:
+def up(kind: str, request: Request, say: Say, root: Path = state.ROOT) -> tuple[Cluster, int]:
     """Bring a cluster up, or repair it; return it and how many things Ansible changed.
 
     Raises:
@@ -23,24 +22,29 @@ def up(backend: str, request: Request, say: Say, root: Path = state.ROOT) -> tup
         RefusedError: a cluster of that name is there and is another one.
         NotConfiguredError: the nodes are there, but not as they must be; a second call goes on from there.
     """
+    nodes = backend(kind)
     configure.require()
     before = state.load(request.name, root)
-    if before and before.backend != backend:
+    if before and before.backend != kind:
         raise RefusedError(
             f"{request.name}: is up already as CLUSTER={before.backend}; make cluster-down first, or another NAME="
         )
     folder = state.folder(request.name, root)
+    noted = state.kinds(request.name, root)
+    if kind != "ssh":  # whose storage is not ours
+        state.note_kinds(request.name, sorted({*noted, kind}), root)
     say("starting nodes")
     try:
-        cluster = BACKENDS[backend].up(request, folder)
+        cluster = nodes.up(request, folder)
     except Exception:
-        if not before and not any(folder.iterdir()):
-            folder.rmdir()  # nothing came of it: leave nothing behind
+        if not before and not any(folder.iterdir()):  # nothing came of it: leave nothing behind
+            folder.rmdir()
+            state.note_kinds(request.name, noted, root)
         raise
     if before:
         cluster = cluster._replace(created=before.created)
     state.save(cluster, root)
-    connections = {node.name: BACKENDS[backend].connection(cluster, folder, node.name) for node in cluster.nodes}
+    connections = {node.name: nodes.connection(cluster, folder, node.name) for node in cluster.nodes}
     configure.write_inventory(inventory(cluster, connections), folder / "inventory.yml")
     changed = configure.play("site.yml", folder / "inventory.yml", folder / "ansible.log", say, _variables(cluster))
     say("passing messages between all nodes")
@@ -77,46 +81,65 @@ def compare_images(cluster: Cluster, folder: Path) -> None:
         raise NotConfiguredError("\n".join(faults))
 
 
-def down(name: str, say: Say, root: Path = state.ROOT) -> float:
+def down(name: str, say: Say, kind: str | None = None, root: Path = state.ROOT) -> float:
     """Remove a cluster's nodes, networks and keys; keep its runs. Return how long it took, in seconds.
 
-    Works for what is left of a cluster that came up in part; nothing to remove is no error.
+    Works for what is left of a cluster that came up in part; nothing to remove is no error. `kind` is for a cluster
+    whose state file was lost.
     """
     began = time.monotonic()
     cluster = state.load(name, root)
-    if cluster is None:
-        say("removing what is left")
-        for kind in _usable(name, root):
-            BACKENDS[kind].down(_nothing(name, kind), root / name)
-    else:
-        folder = state.folder(name, root)
-        if cluster.backend == "ssh":
-            say("removing what the play made")
-            configure.play("down.yml", folder / "inventory.yml", folder / "ansible.log", say)
-        say("removing nodes")
-        BACKENDS[cluster.backend].down(cluster, folder)
+    folder = root / name
+    if cluster and cluster.backend == "ssh":
+        say("removing what the play made")
+        configure.play("down.yml", folder / "inventory.yml", folder / "ansible.log", say)
+    say("removing nodes")
+    for each in [cluster.backend] if cluster else [kind] if kind else state.kinds(name, root):
+        backend(each).down(cluster or _nothing(name, each), folder)
     state.forget(name, root)
     return time.monotonic() - began
 
 
-def _usable(name: str, root: Path) -> list[str]:
-    """Return the backends that this machine has the tools for; the others cannot have left anything."""
-    found = []
-    for kind, backend in BACKENDS.items():
-        with contextlib.suppress(MissingError):
-            backend.states(_nothing(name, kind), root / name)
-            found.append(kind)
-    return found
+def backend(kind: str) -> Backend:
+    """Return the backend of that name.
+
+    Raises:
+        MissingError: there is none.
+    """
+    if kind not in BACKENDS:
+        raise MissingError(f"CLUSTER={kind}: there are {', '.join(BACKENDS)}")
+    return BACKENDS[kind]
 
 
-def _nothing(name: str, backend: str) -> Cluster:
+def _nothing(name: str, kind: str) -> Cluster:
     """Return a cluster of which only the name is known: what is labelled with it can still be found."""
-    return Cluster(name, backend, (), "", "node", "", "", "", {})
+    return Cluster(name, kind, (), "", "node", "", "", "", {})
 
 
-def purge(name: str, root: Path = state.ROOT) -> None:
-    """Remove the runs and data of a cluster that is down, of whichever kind it was."""
+def purge(name: str, kind: str | None = None, root: Path = state.ROOT) -> None:
+    """Remove the runs and data of a cluster that is down, of whichever kinds it was.
+
+    Raises:
+        MissingError: nothing is known of such a cluster here.
+        RefusedError: it is up, or its storage belongs to somebody else.
+    """
+    may_purge(name, kind, root)
+    faults: list[DracoError] = []
+    for each in [kind] if kind else state.kinds(name, root):
+        try:
+            backend(each).purge(name, root / name)
+            state.note_kinds(name, [other for other in state.kinds(name, root) if other != each], root)
+        except DracoError as error:  # the others are purged all the same
+            faults.append(error)
+    if faults:
+        raise faults[0]
+
+
+def may_purge(name: str, kind: str | None = None, root: Path = state.ROOT) -> None:
+    """Raise what can be told before anything is removed."""
+    if kind:
+        backend(kind)
     if state.load(name, root):
         raise RefusedError(f"{name}: is up; make cluster-down first")
-    for kind in _usable(name, root):
-        BACKENDS[kind].purge(name, root / name)
+    if not kind and not state.kinds(name, root):
+        raise MissingError(f"{name}: nothing is known here of its storage; CLUSTER=docker or netns says where it is")

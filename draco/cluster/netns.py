@@ -31,6 +31,12 @@ _MOST_WORKERS = 200
 def up(request: Request, folder: Path) -> Cluster:
     """See Backend."""
     _require_tools()
+    there = len(list(folder.glob("worker-*.pid")))
+    if request.workers < there:
+        raise RefusedError(
+            f"{request.name}: has {there} worker nodes, and WORKERS={request.workers} is fewer; make cluster-down "
+            "first; runs and data stay"
+        )
     if request.workers > _MOST_WORKERS:
         raise RefusedError(f"WORKERS={request.workers}: namespaces take at most {_MOST_WORKERS} worker nodes")
     folder = folder.resolve()

@@ -159,9 +159,9 @@ def _without_head(cluster: Cluster, run: str, again: str) -> Status:
         made = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if not made.returncode:
             return Status(**json.loads(made.stdout))
+    goes_on = "" if found in ("stopped", "missing") else "; the run may still be going on: make cluster-status"
     raise NotConfiguredError(
-        f"{cluster.name}: {why}; the run may still be going on: make cluster-status. "
-        f"make cluster-up NAME={cluster.name} brings the head back, then: {again}"
+        f"{cluster.name}: {why}{goes_on}. make cluster-up NAME={cluster.name} brings the head back, then: {again}"
     )
 
 

@@ -145,7 +145,7 @@ def _archive(image: str, folder: Path) -> dict[str, str]:
         for other in folder.glob("image-*.tar*"):
             other.unlink()
         part = archive.with_suffix(".tar.part")
-        subprocess.run(["docker", "save", "--output", str(part), image], check=True)
+        docker.save(image, part)
         part.rename(archive)
     return {"image_name": image, "image_id": identity, "image_archive": str(archive)}
 
@@ -195,7 +195,8 @@ def down(cluster: Cluster, folder: Path) -> None:
 
 
 def purge(name: str, folder: Path) -> None:
-    """See Backend: the machines are somebody's own, and so is what lies under /srv/draco on them."""
+    """See Backend: the machines are somebody's own, and so is what lies on them."""
+    raise RefusedError(f"{name}: these machines are yours: remove {WORK} on them yourself")
 
 
 def states(cluster: Cluster, folder: Path) -> dict[str, State]:

@@ -1,7 +1,12 @@
-"""Which clusters there are: .clusters/<name>/ holds cluster.json, keys, the inventory and Ansible's log."""
+"""Which clusters there are: .clusters/<name>/ holds cluster.json, keys, the inventory and Ansible's log.
+
+Beside it .clusters/<name>.kinds says of which kinds it was brought up here, also before it was and after it is up: so
+what is left of a broken start is found, and the storage of a cluster that is down.
+"""
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from draco import run_directory
@@ -40,6 +45,22 @@ def load(name: str, root: Path = ROOT) -> Cluster | None:
     values = json.loads(path.read_text())
     nodes = tuple(Node(**node) for node in values.pop("nodes"))
     return Cluster(nodes=nodes, **values)
+
+
+def kinds(name: str, root: Path = ROOT) -> list[str]:
+    """Return the kinds of which a cluster was brought up here and whose storage is still there."""
+    path = _path(name, root).with_name(f"{name}.kinds")
+    return path.read_text().split() if path.exists() else []
+
+
+def note_kinds(name: str, found: Sequence[str], root: Path = ROOT) -> None:
+    """Record the kinds of which storage or nodes may be there; none of them: forget."""
+    path = _path(name, root).with_name(f"{name}.kinds")
+    if found:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(" ".join(found))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def forget(name: str, root: Path = ROOT) -> None:

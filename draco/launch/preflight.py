@@ -11,7 +11,7 @@ from pathlib import Path
 
 from draco import run_directory
 from draco.errors import NotConfiguredError
-from draco.launch import nodes, placement
+from draco.launch import nodes, placement, sweep
 from draco.launch.facts import facts, faults
 from draco.launch.plan import AS_ROOT, mpirun
 from draco.launch.roster import Roster
@@ -45,9 +45,10 @@ def _disk(runs: Path) -> list[str]:
 
 def _nodes(roster: Roster) -> list[str]:
     asked = time.time()
-    going_on = [str(run) for run in run_directory.runs(Path("runs")) if supervisor(run) is not None]
-    sweep = nodes.module(roster, "draco.launch.sweep", "--but", *map(shlex.quote, going_on))
-    answers = nodes.ask(roster, [*sweep, "&&", *nodes.module(roster, "draco.launch.facts")])
+    supervised = [str(run) for run in run_directory.runs(Path("runs")) if supervisor(run) is not None]
+    kept = sorted({*sweep.going_on(), *supervised})
+    ended = nodes.module(roster, "draco.launch.sweep", "--but", *map(shlex.quote, kept))
+    answers = nodes.ask(roster, [*ended, "&&", *nodes.module(roster, "draco.launch.facts")])
     mine = {**facts(), "asked": asked}
     found = []
     for name, answer in answers.items():

@@ -6,6 +6,7 @@ loss of a node.
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -121,7 +122,7 @@ def _end_leftovers(plan: Plan, directory: Path, gone: Mapping[str, str]) -> None
     """Kill ranks that outlived mpirun, here and on the nodes that can be reached: they would join no other run."""
     sweep(lambda run: run == str(directory))
     if plan.roster and (there := [node.name for node in plan.roster.nodes[1:] if node.name not in gone]):
-        command = nodes.module(plan.roster, "draco.launch.sweep", str(directory))
+        command = nodes.module(plan.roster, "draco.launch.sweep", shlex.quote(str(directory)))
         nodes.ask(plan.roster, command, limit_s=10.0, only=there)
 
 

@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -19,7 +19,7 @@ def sweep(ends: Callable[[str], bool]) -> list[int]:
     """
     ended = []
     for pid, words in _processes():
-        run = words[words.index("rank") + 1] if "draco" in words and "rank" in words[:-1] else None
+        run = _run(words)
         if run is not None and ends(run) and _folder(pid) == os.getcwd():
             parent = _parent(pid)
             for each, name in ((parent, b"prted"), (pid, b"")):
@@ -28,6 +28,16 @@ def sweep(ends: Callable[[str], bool]) -> list[int]:
                         os.kill(each, signal.SIGKILL)
                         ended.append(each)
     return ended
+
+
+def going_on() -> list[str]:
+    """Return the runs that have a process on this machine: on the head all that go on have one."""
+    return sorted({run for _, words in _processes() if (run := _run(words))})
+
+
+def _run(words: Sequence[str]) -> str | None:
+    """Return the run that a command line is of: a rank's, or that of the mpirun that starts it."""
+    return words[words.index("rank") + 1] if "draco" in words and "rank" in words[:-1] else None
 
 
 def _processes() -> list[tuple[int, list[str]]]:
