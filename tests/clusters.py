@@ -16,7 +16,7 @@ from draco.cluster.nodes import Backend, Cluster
 LIMIT_S = 150
 NEWLINE = "\n"
 JOB = """\
-name: tiny
+name: tiny-experiment
 workers: {workers}
 model: fc
 data: synthetic

@@ -33,7 +33,11 @@ def why_not() -> str:
     return "" if shutil.which("ansible-playbook", path=str(Path(sys.executable).parent)) else "ansible is not installed"
 
 
-pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"), pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.xdist_group("clusters"),  # one after the other: they take what the machine has
+    pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
+    pytest.mark.timeout(400),
+]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def test_a_whole_node_may_lie_where_each_group_can_outvote_it(bench: Bench) -> N
     trained = bench.draco("train", str(job))
     assert trained.returncode == 0, trained.stderr
     assert f"on {bench.name} ({bench.kind}: head and 3 workers)" in trained.stderr
-    assert "tiny: succeeded" in trained.stdout
+    assert "tiny-experiment: succeeded" in trained.stdout
     assert "10 caught, 0 missed, 0 falsely accused" in trained.stdout
 
 
@@ -89,7 +93,7 @@ def test_a_dry_run_prints_the_mpirun_command_and_starts_nothing(bench: Bench) ->
     assert made.returncode == 0, made.stderr
     assert "mpirun" in made.stdout
     assert "plm_ssh_no_tree_spawn 1" in made.stdout
-    assert f"rank 0={bench.cluster.head.address} slot=0" in made.stdout
+    assert f"hostfile\n# {bench.cluster.head.address}\n# {bench.cluster.workers[0].address}\n" in made.stdout
     assert bench.sh("head", "ls runs") == before
 
 
@@ -214,18 +218,6 @@ def test_a_worker_node_that_dies_is_lost_and_the_run_goes_on_after_cluster_up(be
         again = bench.draco("train", str(bench.job(steps=60)), "--resume")
         assert again.returncode == 0, again.stderr
         assert "resumed after step" in again.stderr
-
-
-def test_a_frozen_node_is_lost_within_the_limit(bench: Bench) -> None:
-    with bench.training() as process:
-        bench.backend.pause(bench.cluster, bench.own, "worker-01")
-        try:
-            assert bench.status()["nodes"][1]["state"] == "paused"
-            code, said = ended(process, SILENT_S)
-        finally:
-            bench.backend.resume(bench.cluster, bench.own, "worker-01")
-    assert code == 8, said
-    assert "worker-01 (ranks 1) is lost" in said
 
 
 def test_a_node_that_is_cut_off_is_lost_and_its_ranks_are_ended_before_the_next_run(bench: Bench) -> None:

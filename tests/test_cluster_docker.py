@@ -24,7 +24,11 @@ from test_cluster import (  # noqa: F401 - tests that must hold here too
 )
 from test_docker_nodes import IMAGE, lacking
 
-pytestmark = [pytest.mark.skipif(bool(lacking()), reason=lacking() or "-"), pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.xdist_group("clusters"),  # one after the other: they take what the machine has
+    pytest.mark.skipif(bool(lacking()), reason=lacking() or "-"),
+    pytest.mark.timeout(400),
+]
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +58,6 @@ def test_the_quickstart_trains_and_is_evaluated_in_containers(bench: Bench) -> N
 def test_the_model_is_bit_for_bit_that_of_plain_local_mpi_in_the_same_image(bench: Bench) -> None:
     assert bench.draco("train", str(bench.job(steps=3))).returncode == 0
     same_as_local(bench)
-
-
-def test_a_container_that_is_killed_is_lost_and_the_run_goes_on_after_cluster_up(bench: Bench) -> None:
-    with bench.training(steps=40) as process:
-        bench.backend.kill(bench.cluster, bench.own, "worker-03")
-        code, said = ended(process, KILLED_S)
-        assert code == 8, said
-        assert "worker-03 (ranks 3) is lost" in said
-        assert bench.up("--image", IMAGE).returncode == 0
-        again = bench.draco("train", str(bench.job(steps=40)), "--resume")
-        assert again.returncode == 0, again.stderr
 
 
 def test_a_container_that_is_paused_is_lost_within_the_limit(bench: Bench) -> None:

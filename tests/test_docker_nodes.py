@@ -12,6 +12,7 @@ from draco.cluster import docker
 from draco.cluster.nodes import Cluster, Node, Request
 from draco.errors import MissingError, RefusedError
 
+pytestmark = pytest.mark.xdist_group("clusters")
 IMAGE = os.environ.get("DRACO_TEST_IMAGE", "draco:latest")
 NAME = f"test-{os.getpid()}-{os.urandom(3).hex()}"
 REQUEST = Request(NAME, workers=2, image=IMAGE)

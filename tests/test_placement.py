@@ -18,7 +18,6 @@ from draco.launch.placement import (
     most_liars_of_a_node,
     nodes_of_workers,
     place,
-    rankfile,
     warnings,
 )
 from draco.launch.roster import Host, Roster
@@ -56,7 +55,7 @@ def test_a_node_without_a_rank_is_in_the_placement_and_in_no_file() -> None:
     nodes = roster(3)
     made = place(nodes, 2)
     assert made["worker-03"] == ()
-    assert "10.0.0.13" not in hostfile(nodes, made) + rankfile(nodes, made)
+    assert "10.0.0.13" not in hostfile(nodes, made)
 
 
 @settings(max_examples=30)
@@ -82,19 +81,15 @@ def test_the_nodes_of_workers_leave_the_server_out() -> None:
     assert nodes_of_workers(placed(0, 2)) == ["head", "head"]
 
 
-def test_files_name_addresses_slots_and_every_rank_in_order() -> None:
+def test_the_hostfile_has_a_line_for_every_rank_in_order() -> None:
     nodes = roster(2)
-    made = place(nodes, 3)
-    assert hostfile(nodes, made) == "10.0.0.10 slots=1\n10.0.0.11 slots=2\n10.0.0.12 slots=1\n"
-    assert rankfile(nodes, made) == (
-        "rank 0=10.0.0.10 slot=0\nrank 1=10.0.0.11 slot=0\nrank 2=10.0.0.12 slot=0\nrank 3=10.0.0.11 slot=0\n"
-    )
+    assert hostfile(nodes, place(nodes, 3)) == "10.0.0.10\n10.0.0.11\n10.0.0.12\n10.0.0.11\n"
 
 
 def test_ranks_stay_in_order_beyond_the_ninth() -> None:
-    nodes = roster(1)
-    lines = rankfile(nodes, place(nodes, 11)).splitlines()
-    assert [int(line.split("=")[0].removeprefix("rank ")) for line in lines] == list(range(12))
+    nodes = roster(11)
+    lines = hostfile(nodes, place(nodes, 11)).splitlines()
+    assert lines == [node.address for node in nodes.nodes]
 
 
 # What one node that lies can do

@@ -48,8 +48,9 @@ def test_a_cluster_is_run_by_one_mpirun_on_the_head() -> None:
             "-x", "OMPI_MCA_mpi_yield_when_idle=1",
             "-x", "OMPI_MCA_threads_pthreads_yield_strategy=nanosleep",
             "-x", "OMPI_MCA_threads_pthreads_nanosleep_time=100000",
+            "-x", "OMPI_MCA_mpi_abort_delay=3",
             "-n", "5", "--hostfile", "runs/a-1/launch/hostfile",
-            "--map-by", "rankfile:FILE=runs/a-1/launch/rankfile:OVERSUBSCRIBE",
+            "--map-by", "seq:OVERSUBSCRIBE",
             "--output", "file=runs/a-1/logs/rank,merge",
             "/opt/draco/bin/python", "-m", "mpi4py", "-m", "draco", "rank", "runs/a-1",
         ),
@@ -57,12 +58,7 @@ def test_a_cluster_is_run_by_one_mpirun_on_the_head() -> None:
         files=(
             (
                 RUN / "launch/hostfile",
-                "10.0.0.10 slots=1\n10.0.0.11 slots=2\n10.0.0.12 slots=1\n10.0.0.13 slots=1\n",
-            ),
-            (
-                RUN / "launch/rankfile",
-                "rank 0=10.0.0.10 slot=0\nrank 1=10.0.0.11 slot=0\nrank 2=10.0.0.12 slot=0\n"
-                "rank 3=10.0.0.13 slot=0\nrank 4=10.0.0.11 slot=0\n",
+                "10.0.0.10\n10.0.0.11\n10.0.0.12\n10.0.0.13\n10.0.0.11\n",
             ),
             (RUN / "launch/nodes.json", '["worker-01", "worker-02", "worker-03", "worker-01"]'),
         ),

@@ -284,12 +284,15 @@ def _start(folder: Path, storage: Path, prefix: str, bridge: str, subnet: str, i
         role,
     ]
     clean = {name: os.environ[name] for name in ("LANG", "HOME") if name in os.environ}
-    with open(folder / f"{node.name}.log", "ab") as log:
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            env={**clean, "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-        )  # fmt: skip
-    (folder / f"{node.name}.pid").write_text(f"{process.pid} {_started(process.pid)}")
+    with open(folder / f"{node.name}.log", "ab") as log, open(os.devnull, "rb") as nothing:
+        pid = os.posix_spawn(
+            shutil.which("ip", path=_PATH) or "ip",
+            argv,
+            {**clean, "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+            file_actions=[(os.POSIX_SPAWN_DUP2, file.fileno(), to) for to, file in enumerate((nothing, log, log))],
+            setsid=True,
+        )
+    (folder / f"{node.name}.pid").write_text(f"{pid} {_started(pid)}")
 
 
 def _await_sshd(folder: Path, node: Node) -> None:

@@ -30,16 +30,13 @@ def nodes_of_workers(placement: Placement) -> list[str]:
 
 
 def hostfile(roster: Roster, placement: Placement) -> str:
-    """Return Open MPI's hostfile, with explicit slots: without them it would take the number of cores."""
-    return "".join(
-        f"{node.address} slots={len(placement[node.name])}\n" for node in roster.nodes if placement[node.name]
-    )
+    """Return Open MPI's hostfile for `--map-by seq`: line i is the node of rank i, which is one slot there.
 
-
-def rankfile(roster: Roster, placement: Placement) -> str:
-    """Return Open MPI's rank file; ranks are not bound to the slot it names."""
+    Not a rank file: its path would stand in `--map-by rankfile:FILE=...`, and Open MPI 5.0.11 takes any "pe" in that
+    (runs/my-experiment-1) for the directive PE.
+    """
     held = sorted((rank, node.address) for node in roster.nodes for rank in placement[node.name])
-    return "".join(f"rank {rank}={address} slot=0\n" for rank, address in held)
+    return "".join(f"{address}\n" for _, address in held)
 
 
 def most_liars_of_a_node(job: Job, placement: Placement) -> tuple[int, int] | None:

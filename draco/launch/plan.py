@@ -72,17 +72,15 @@ def _cluster_mpi(job: Job, run: Path, roster: Roster) -> Plan:
     """The server on the head and the workers dealt out to the worker nodes, started from the head over ssh."""
     placement = placing.place(roster, job.workers)
     folder = run / "launch"
-    hostfile, rankfile = folder / "hostfile", folder / "rankfile"
+    hostfile = folder / "hostfile"
     argv = (
         *mpirun(roster, {**_process(job), "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm,tcp"}),
-        "-n", str(job.workers + 1), "--hostfile", str(hostfile),
-        "--map-by", f"rankfile:FILE={rankfile}:OVERSUBSCRIBE",
+        "-n", str(job.workers + 1), "--hostfile", str(hostfile), "--map-by", "seq:OVERSUBSCRIBE",
         "--output", f"file={run / 'logs' / 'rank'},merge",
         *_rank(roster.python, run),
     )  # fmt: skip
     files = (
         (hostfile, placing.hostfile(roster, placement)),
-        (rankfile, placing.rankfile(roster, placement)),
         (folder / "nodes.json", json.dumps(placing.nodes_of_workers(placement))),
     )
     return Plan(argv, tuple(AS_ROOT.items()), files, roster)
@@ -93,14 +91,15 @@ def mpirun(roster: Roster, environment: dict[str, str]) -> tuple[str, ...]:
 
     Only the head logs in to nodes (no tree of daemons that log in to each other); both layers keep to the cluster's
     subnet, since any other interface (a bridge that every node has) would make them hang; a connection that has gone
-    silent is noticed within half a minute. `-x` carries the environment to nodes reached by ssh.
+    silent is noticed within half a minute. `-x` carries the environment to nodes reached by ssh. When a rank dies, the
+    others see their connections break and abort: the delay lets mpirun see first which one it was, and of what it died.
     """
     daemons = {
         "prte_if_include": roster.subnet, "plm_ssh_no_tree_spawn": "1",
         "plm_ssh_agent": f"ssh -F {roster.ssh_config}", "oob_tcp_keepalive_time": "10",
         "oob_tcp_keepalive_intvl": "5", "oob_tcp_keepalive_probes": "3",
     }  # fmt: skip
-    ranks = {**environment, **_YIELD}
+    ranks = {**environment, **_YIELD, "OMPI_MCA_mpi_abort_delay": "3"}
     return (
         _mpirun(roster.python), "--bind-to", "none", "--mca", "btl_tcp_if_include", roster.subnet,
         *(word for name, value in daemons.items() for word in ("--prtemca", name, value)),

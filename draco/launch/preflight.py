@@ -68,12 +68,11 @@ def _round(roster: Roster) -> list[str]:
     """Start one rank on every node and pass a megabyte there and back."""
     everywhere = {node.name: (rank,) for rank, node in enumerate(roster.nodes)}
     with tempfile.TemporaryDirectory() as folder:
-        hostfile, rankfile = Path(folder, "hostfile"), Path(folder, "rankfile")
+        hostfile = Path(folder, "hostfile")
         hostfile.write_text(placement.hostfile(roster, everywhere))
-        rankfile.write_text(placement.rankfile(roster, everywhere))
         argv = [
             *mpirun(roster, {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm,tcp"}),
-            "-n", str(len(everywhere)), "--hostfile", str(hostfile), "--map-by", f"rankfile:FILE={rankfile}",
+            "-n", str(len(everywhere)), "--hostfile", str(hostfile), "--map-by", "seq:OVERSUBSCRIBE",
             roster.python, "-m", "mpi4py", "-m", "draco.launch.round_trip",
         ]  # fmt: skip
         environment = {**os.environ, **AS_ROOT}
