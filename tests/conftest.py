@@ -1,6 +1,8 @@
 """What several tests share: data made once, jobs in few words, and training inside this process."""
 
 import os
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ settings.register_profile("draco", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "draco")
 
+ROOT = Path(__file__).parents[1]
 JOB = """
 name: test
 workers: 5
@@ -93,3 +96,13 @@ def train(tmp_path: Path, data_root: Path) -> Callable[..., Trained]:
         return Trained(run)
 
     return run_it
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the working tree that shares its virtual environment and prepared data."""
+    for name in ("draco", "jobs", "Makefile", "bootstrap.py", "pyproject.toml", "constraints.txt"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv").symlink_to(Path(sys.executable).parents[1])
+    return tmp_path

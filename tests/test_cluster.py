@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from checkout import make
 from clusters import SAME_MODEL, Bench, cluster, ended
 
 from draco.cluster import netns
@@ -328,10 +329,24 @@ def test_a_head_that_dies_is_reported_and_its_run_is_recorded_as_lost(bench: Ben
         assert bench.run_state()["state"] == "lost"
 
 
-def test_a_second_cluster_of_the_same_kind_stands_beside_the_first(bench: Bench, tmp_path: Path) -> None:
-    with cluster(tmp_path, "netns", workers=1) as other:
-        assert other.cluster.subnet != bench.cluster.subnet
-        assert other.status()["healthy"]
+def test_the_make_targets_do_it_all_beside_another_cluster_of_the_same_kind(bench: Bench, checkout: Path) -> None:
+    name = f"make{os.getpid()}"
+    up = make(checkout, "cluster-up", "CLUSTER=netns", "WORKERS=2", f"NAME={name}")
+    try:
+        assert up.returncode == 0, up.stderr
+        trained = make(checkout, "train", "JOB=jobs/quickstart.yaml", "SET=steps=6")
+        assert trained.returncode == 0, trained.stderr
+        assert "6 caught, 0 missed, 0 falsely accused" in trained.stdout
+        assert make(checkout, "eval").returncode == 0
+        status = json.loads(make(checkout, "cluster-status", "FORMAT=json").stdout)
+        assert status["healthy"]
+        assert status["subnet"] != bench.cluster.subnet
+        assert status["run"]["state"] == "succeeded"
+        assert make(checkout, "logs").returncode == 0
+    finally:
+        down = make(checkout, "cluster-down", f"NAME={name}")
+        make(checkout, "cluster-purge", f"NAME={name}", "YES=1")
+    assert down.returncode == 0, down.stderr
     assert bench.status()["healthy"]
 
 

@@ -2,12 +2,10 @@
 
 import re
 import shlex
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from checkout import make
 
 from draco.__main__ import build_parser, main
 from draco.aggregators import AGGREGATORS
@@ -21,22 +19,6 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"(?:^    .*\n|^\n(?=    ))+", README, re.MULTILINE)
 COMMANDS = sorted({c.strip() for c in re.findall(r"(?:^    |`)\$? ?(make [a-z][^`\n]*)", README, re.MULTILINE)})
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A copy of the working tree that shares its virtual environment and prepared data."""
-    for name in ("draco", "jobs", "Makefile", "bootstrap.py", "pyproject.toml", "constraints.txt"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-        copy(ROOT / name, tmp_path / name)
-    (tmp_path / ".venv").symlink_to(Path(sys.executable).parents[1])
-    return tmp_path
-
-
-def make(checkout: Path, *arguments: str, limit_s: float = 200) -> subprocess.CompletedProcess[str]:
-    # The shared virtual environment is taken as it is: setting it up from the copy would tie it to the copy.
-    ready = [f"--old-file=.venv/{name}" for name in ("ready", "ready-dev", "ready-cluster")]
-    return subprocess.run(["make", *ready, *arguments], cwd=checkout, capture_output=True, text=True, timeout=limit_s)
 
 
 def test_the_quickstart_trains_over_mpi_under_attack_and_catches_the_liar(checkout: Path) -> None:
