@@ -72,7 +72,7 @@ cluster-purge: .venv/ready ## Remove the runs and data of a cluster that is down
 	@$(DRACO) cluster purge $(CLUSTER_NAME) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(YES),--yes)
 
 test: .venv/ready-dev ## Run the tests (ARGS="-k cyclic" is passed on to pytest)
-	@.venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh
 

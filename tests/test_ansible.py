@@ -155,7 +155,9 @@ def test_the_sshd_of_images_and_hosts_accepts_its_configuration(tmp_path: Path) 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module directory_content, imported as Python."""
+    intern = sys.intern
     pytest.importorskip("ansible.module_utils.basic", reason="Ansible is not installed here: make setup EXTRAS=cluster")
+    sys.intern = intern  # which Ansible replaces for the whole process, and torch compiles with
     spec = importlib.util.spec_from_file_location("directory_content", ANSIBLE / "library/directory_content.py")
     assert spec
     assert spec.loader

@@ -35,7 +35,6 @@ def why_not() -> str:
 
 
 pytestmark = [
-    pytest.mark.xdist_group("clusters"),  # one after the other: they take what the machine has
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
     pytest.mark.timeout(400),
 ]

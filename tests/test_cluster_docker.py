@@ -25,7 +25,6 @@ from test_cluster import (  # noqa: F401 - tests that must hold here too
 from test_docker_nodes import IMAGE, lacking
 
 pytestmark = [
-    pytest.mark.xdist_group("clusters"),  # one after the other: they take what the machine has
     pytest.mark.skipif(bool(lacking()), reason=lacking() or "-"),
     pytest.mark.timeout(400),
 ]

@@ -12,7 +12,6 @@ from draco.cluster import netns
 from draco.cluster.nodes import Request
 
 pytestmark = [
-    pytest.mark.xdist_group("clusters"),  # one after the other: they take what the machine has
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
     pytest.mark.timeout(400),
 ]

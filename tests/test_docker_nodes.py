@@ -12,7 +12,6 @@ from draco.cluster import docker
 from draco.cluster.nodes import Cluster, Node, Request
 from draco.errors import MissingError, RefusedError
 
-pytestmark = pytest.mark.xdist_group("clusters")
 IMAGE = os.environ.get("DRACO_TEST_IMAGE", "draco:latest")
 NAME = f"test-{os.getpid()}-{os.urandom(3).hex()}"
 REQUEST = Request(NAME, workers=2, image=IMAGE)
@@ -246,7 +245,7 @@ def test_a_cut_node_is_unreachable_and_lives_until_it_is_healed(cluster: Cluster
     assert inside(cluster, folder, "worker-01", "true").returncode == 0
     docker.heal(cluster, folder, "worker-01")
     assert docker.states(cluster, folder)["worker-01"] == "running"
-    assert reaches(cluster, folder, "head", address)
+    assert any(reaches(cluster, folder, "head", address) for _ in range(10))  # its neighbours must notice first
     assert reaches(cluster, folder, "head", "worker-01")
 
 

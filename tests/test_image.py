@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("clusters")
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "images"
 DOCKERFILE = (IMAGES / "Dockerfile").read_text()
