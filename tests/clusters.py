@@ -138,7 +138,7 @@ class Bench:
             counted = f"$(cat runs/{run}/events.jsonl 2>/dev/null | grep -c bytes_received)"
             waited = f"for i in $(seq 600); do [ {counted} -ge {step} ] && exit 0; sleep 0.2; done; exit 1"
             made = self.on("head", "sh", "-c", waited, limit_s=LIMIT_S)
-            assert made.returncode == 0, (made, process.poll())
+            assert made.returncode == 0, (made, process.poll() is not None and process.communicate())
             assert process.poll() is None, process.communicate()
             yield process
         finally:

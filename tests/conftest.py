@@ -101,7 +101,7 @@ def train(tmp_path: Path, data_root: Path) -> Callable[..., Trained]:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of the working tree that shares its virtual environment and prepared data."""
-    for name in ("draco", "jobs", "Makefile", "bootstrap.py", "pyproject.toml", "constraints.txt"):
+    for name in ("ansible", "draco", "images", "jobs", "Makefile", "bootstrap.py", "pyproject.toml", "constraints.txt"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         copy(ROOT / name, tmp_path / name)
     (tmp_path / ".venv").symlink_to(Path(sys.executable).parents[1])
