@@ -35,6 +35,7 @@ def why_not() -> str:
 
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
     pytest.mark.timeout(400),
 ]

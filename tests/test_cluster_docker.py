@@ -25,6 +25,7 @@ from test_cluster import (  # noqa: F401 - tests that must hold here too
 from test_docker_nodes import IMAGE, lacking
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.skipif(bool(lacking()), reason=lacking() or "-"),
     pytest.mark.timeout(400),
 ]

@@ -12,6 +12,7 @@ from draco.cluster import netns
 from draco.cluster.nodes import Request
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
     pytest.mark.timeout(400),
 ]
