@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from draco import run_directory
 from draco.cluster import ssh
 from draco.cluster.nodes import HEAD, Cluster, Node, Request, State, names
 from draco.errors import MissingError, RefusedError
@@ -292,7 +293,7 @@ def _start(folder: Path, storage: Path, prefix: str, bridge: str, subnet: str, i
             file_actions=[(os.POSIX_SPAWN_DUP2, file.fileno(), to) for to, file in enumerate((nothing, log, log))],
             setsid=True,
         )
-    (folder / f"{node.name}.pid").write_text(f"{pid} {_started(pid)}")
+    (folder / f"{node.name}.pid").write_text(f"{pid} {run_directory.process_start(pid)}")
 
 
 def _await_sshd(folder: Path, node: Node) -> None:
@@ -315,11 +316,6 @@ def _host_key(folder: Path, node: str) -> str:
     return (folder / f"{node}.hostkey.pub").read_text()
 
 
-def _started(pid: int) -> str:
-    """Return when a process started, in clock ticks since boot; with the id it names one process for good."""
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-
-
 def _process_state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
@@ -328,7 +324,7 @@ def _outer(folder: Path, node: str) -> int | None:
     """Return the process that holds a node's namespaces, if it lives."""
     with contextlib.suppress(OSError, ValueError):
         pid, started = (folder / f"{node}.pid").read_text().split()
-        if _started(int(pid)) == started and _process_state(int(pid)) != "Z":
+        if run_directory.exists(int(pid), started):
             return int(pid)
     return None
 
