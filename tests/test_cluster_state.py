@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from draco import run_directory
 from draco.cluster import configure, docker, lifecycle, netns, ssh, state
 from draco.cluster.inventory import inventory
 from draco.cluster.nodes import Cluster, Node, Request, State, names
@@ -489,7 +490,7 @@ def test_fewer_workers_than_there_are_namespaces_of_are_refused(tmp_path: Path, 
     monkeypatch.setattr(netns, "_require_tools", lambda: None)
     monkeypatch.setattr(netns, "_storage", goes_on)
     for node in names(2):
-        (tmp_path / f"{node}.pid").write_text(f"{os.getpid()} {netns._started(os.getpid())}")
+        (tmp_path / f"{node}.pid").write_text(f"{os.getpid()} {run_directory.process_start(os.getpid())}")
     before = {path.name: path.read_text() for path in tmp_path.iterdir()}
     fewer = r"^dev: has 2 worker nodes, and WORKERS=1 is fewer; make cluster-down first; runs and data stay$"
     with pytest.raises(RefusedError, match=fewer):

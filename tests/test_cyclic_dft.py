@@ -8,7 +8,7 @@ import torch
 from attacked import error_of, every_placement, gradients_for, honest, lies, neighbours, with_lies
 
 from draco.schemes import DecodeError, build
-from draco.schemes.cyclic_dft import dft_code
+from draco.schemes.cyclic_dft import TOLERANCE, dft_code
 
 
 def as_published(n: int, s: int) -> np.ndarray:
@@ -61,6 +61,23 @@ def test_bears_every_attack(n: int, s: int) -> None:
             decoded = scheme.decode(with_lies(sent, rows, lie))
             assert error_of(decoded.gradients, gradients) <= 1e-6, name
             assert decoded.suspects == rows, name
+
+
+def test_no_projection_hides_a_small_lie_among_neighbours() -> None:
+    """With a tolerance of 1e-8 one projection in twenty let four of the five liars explain the syndrome."""
+    scheme = build("cyclic_dft", workers=45, adversaries=5)
+    sent = honest(scheme, gradients_for(scheme, 200))
+    rows = neighbours(45, 5)[2]
+    replies = with_lies(sent, rows, lies(scheme, sent, rows)["just above the noise"])
+    assert {scheme.decode(replies, seed=seed).suspects for seed in range(200)} == {rows}
+
+
+@pytest.mark.parametrize(("n", "s"), [(9, 1), (15, 3), (45, 5), (21, 10)])
+def test_honest_rounding_stays_well_within_the_tolerance(n: int, s: int) -> None:
+    strict = build("cyclic_dft", workers=n, adversaries=s, tolerance=TOLERANCE / 4)
+    gradients = gradients_for(strict, 20_000)
+    for near in (gradients, gradients[:1] + 1e-3 * gradients):
+        assert strict.decode(honest(strict, near), seed=0).suspects == ()
 
 
 def test_bears_missing_rows_and_refuses_more_than_s_liars() -> None:
