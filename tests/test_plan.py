@@ -39,6 +39,8 @@ def test_a_cluster_is_run_by_one_mpirun_on_the_head() -> None:
             "--prtemca", "oob_tcp_keepalive_time", "10",
             "--prtemca", "oob_tcp_keepalive_intvl", "5",
             "--prtemca", "oob_tcp_keepalive_probes", "3",
+            "--prtemca", "oob_tcp_dynamic_ipv4_ports", "20824-20827",
+            "--prtemca", "oob_tcp_disable_ipv6_family", "1",
             "-x", "OMP_NUM_THREADS=2",
             "-x", "MKL_NUM_THREADS=2",
             "-x", "OPENBLAS_NUM_THREADS=2",
@@ -49,6 +51,9 @@ def test_a_cluster_is_run_by_one_mpirun_on_the_head() -> None:
             "-x", "OMPI_MCA_threads_pthreads_yield_strategy=nanosleep",
             "-x", "OMPI_MCA_threads_pthreads_nanosleep_time=100000",
             "-x", "OMPI_MCA_mpi_abort_delay=3",
+            "-x", "OMPI_MCA_btl_tcp_disable_family=6",
+            "-x", "OMPI_MCA_btl_tcp_port_min_v4=20000",
+            "-x", "OMPI_MCA_btl_tcp_port_range_v4=800",
             "-n", "5", "--hostfile", "runs/a-1/launch/hostfile",
             "--map-by", "seq:OVERSUBSCRIBE",
             "--output", "file=runs/a-1/logs/rank,merge",
@@ -103,7 +108,7 @@ def test_nothing_in_a_plan_weakens_ssh(nodes: Roster | None) -> None:
 
 
 def test_what_every_program_on_the_nodes_needs_comes_from_the_roster() -> None:
-    made = mpirun(NODES._replace(subnet="192.168.7.0/24", python="/x/python", ssh_config="/y"), {"A": "b"})
+    made = mpirun(NODES._replace(subnet="192.168.7.0/24", python="/x/python", ssh_config="/y"), {"A": "b"}, "x")
     assert made[0] == "/x/mpirun"
     assert made.count("192.168.7.0/24") == 2
     assert "ssh -F /y" in made
@@ -134,3 +139,14 @@ def test_a_roster_is_read_as_ansible_wrote_it(tmp_path: Path) -> None:
 def test_a_roster_that_is_not_one_says_where_it_is_and_what_writes_it(text: str) -> None:
     with pytest.raises(NotConfiguredError, match=r"^/etc/x: is not a roster .*make cluster-up writes it anew"):
         parse_roster(text, "/etc/x")
+
+
+def test_programs_at_the_same_time_listen_on_ports_of_their_own_that_firewalls_know() -> None:
+    ports = set()
+    for purpose in map(str, range(500)):
+        made = mpirun(NODES, {}, purpose)
+        first, last = map(int, made[made.index("oob_tcp_dynamic_ipv4_ports") + 1].split("-"))
+        assert 20_800 <= first < last < 21_000
+        ports.add((first, last))
+    assert len(ports) == 50
+    assert sum(last - first + 1 for first, last in ports) == 200

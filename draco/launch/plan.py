@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +75,7 @@ def _cluster_mpi(job: Job, run: Path, roster: Roster) -> Plan:
     folder = run / "launch"
     hostfile = folder / "hostfile"
     argv = (
-        *mpirun(roster, {**_process(job), "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm,tcp"}),
+        *mpirun(roster, {**_process(job), "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm,tcp"}, run.name),
         "-n", str(job.workers + 1), "--hostfile", str(hostfile), "--map-by", "seq:OVERSUBSCRIBE",
         "--output", f"file={run / 'logs' / 'rank'},merge",
         *_rank(roster.python, run),
@@ -86,20 +87,35 @@ def _cluster_mpi(job: Job, run: Path, roster: Roster) -> Plan:
     return Plan(argv, tuple(AS_ROOT.items()), files, roster)
 
 
-def mpirun(roster: Roster, environment: dict[str, str]) -> tuple[str, ...]:
+# What firewalls have to let pass between the head and its workers, infra/base/security.tf among them. A daemon listens
+# on every port it is given: those on the head that other mpiruns are given must be others.
+RANK_PORTS = range(20_000, 20_800)
+DAEMON_PORTS = range(20_800, 21_000)
+_PORTS_OF_A_DAEMON = 4
+
+
+def mpirun(roster: Roster, environment: dict[str, str], purpose: str) -> tuple[str, ...]:
     """Return the part of an mpirun command that any program on the roster's nodes needs.
+
+    `purpose` differs between programs that run at the same time.
 
     Only the head logs in to nodes (no tree of daemons that log in to each other); both layers keep to the cluster's
     subnet, since any other interface (a bridge that every node has) would make them hang; a connection that has gone
     silent is noticed within half a minute. `-x` carries the environment to nodes reached by ssh. When a rank dies, the
     others see their connections break and abort: the delay lets mpirun see first which one it was, and of what it died.
     """
+    places = len(DAEMON_PORTS) // _PORTS_OF_A_DAEMON
+    first = DAEMON_PORTS[zlib.crc32(purpose.encode()) % places * _PORTS_OF_A_DAEMON]
     daemons = {
         "prte_if_include": roster.subnet, "plm_ssh_no_tree_spawn": "1",
         "plm_ssh_agent": f"ssh -F {roster.ssh_config}", "oob_tcp_keepalive_time": "10",
         "oob_tcp_keepalive_intvl": "5", "oob_tcp_keepalive_probes": "3",
+        "oob_tcp_dynamic_ipv4_ports": f"{first}-{first + _PORTS_OF_A_DAEMON - 1}", "oob_tcp_disable_ipv6_family": "1",
     }  # fmt: skip
-    ranks = {**environment, **_YIELD, "OMPI_MCA_mpi_abort_delay": "3"}
+    ranks = {
+        **environment, **_YIELD, "OMPI_MCA_mpi_abort_delay": "3", "OMPI_MCA_btl_tcp_disable_family": "6",
+        "OMPI_MCA_btl_tcp_port_min_v4": str(RANK_PORTS.start), "OMPI_MCA_btl_tcp_port_range_v4": str(len(RANK_PORTS)),
+    }  # fmt: skip
     return (
         _mpirun(roster.python), "--bind-to", "none", "--mca", "btl_tcp_if_include", roster.subnet,
         *(word for name, value in daemons.items() for word in ("--prtemca", name, value)),

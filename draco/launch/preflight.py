@@ -71,7 +71,7 @@ def _round(roster: Roster) -> list[str]:
         hostfile = Path(folder, "hostfile")
         hostfile.write_text(placement.hostfile(roster, everywhere))
         argv = [
-            *mpirun(roster, {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm,tcp"}),
+            *mpirun(roster, {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm,tcp"}, f"check {os.getpid()}"),
             "-n", str(len(everywhere)), "--hostfile", str(hostfile), "--map-by", "seq:OVERSUBSCRIBE",
             roster.python, "-m", "mpi4py", "-m", "draco.launch.round_trip",
         ]  # fmt: skip
