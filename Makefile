@@ -9,11 +9,16 @@ WHERE = $(if $(NAME),--on $(NAME)) $(if $(LOCAL),--here)
 CLUSTER_NAME = $(if $(NAME),--name $(NAME))
 UP_OPTIONS = $(CLUSTER_NAME) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(WORKERS),--workers $(WORKERS)) \
     $(if $(IMAGE),--image $(IMAGE)) $(if $(CPUS),--cpus $(CPUS)) $(if $(MEMORY_MB),--memory-mb $(MEMORY_MB)) \
-    $(if $(INVENTORY),--inventory $(INVENTORY))
+    $(if $(INVENTORY),--inventory $(INVENTORY)) $(if $(YES),--yes) $(SETTINGS)
+# What CLUSTER=aws is told: SET="region=us-west-2 worker_types=m5.large"; the commonest have a word of their own.
+SETTINGS = $(foreach value,$(SET) $(if $(REGION),region=$(REGION)) $(if $(HOURS),hours=$(HOURS)) \
+    $(if $(MAX_PRICE),max_price=$(MAX_PRICE)),--set $(value))
+PLAN_OPTIONS = $(CLUSTER_NAME) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(WORKERS),--workers $(WORKERS)) \
+    $(if $(IMAGE),--image $(IMAGE)) $(SETTINGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train eval report logs stop data validate test lint bench schema lock clean \
-    image cluster-up cluster-status ssh cluster-down cluster-purge
+    image cluster-up cluster-status status ssh cluster-down cluster-purge plan doctor extend leftovers
 
 help: ## List the targets
 	@echo "make train JOB=jobs/quickstart.yaml   is the place to start"
@@ -56,11 +61,27 @@ validate: .venv/ready ## Check every job file, or JOB=...
 image: ## Build the trainer image draco:latest (BASE= WHEELS_DIR= TORCH=cuda; images/README.md)
 	@images/build.sh
 
-cluster-up: .venv/ready-cluster ## Bring a cluster up or repair it (CLUSTER=docker|netns|ssh WORKERS=3 NAME=dev)
+cluster-up: .venv/ready-cluster ## Bring a cluster up or repair it (CLUSTER=docker|netns|ssh|aws WORKERS=3 NAME=dev)
 	@$(DRACO) cluster up $(UP_OPTIONS)
 
 cluster-status: .venv/ready ## Nodes, health, image and what the newest run is doing (NAME= FORMAT=json)
 	@$(DRACO) cluster status $(CLUSTER_NAME) $(if $(filter json,$(FORMAT)),--json)
+
+status: cluster-status
+
+plan: .venv/ready-cluster ## What CLUSTER=aws would cost (WORKERS=3 REGION= HOURS=4 MAX_PRICE= SET="..." FORMAT=json)
+	@$(DRACO) cluster plan $(PLAN_OPTIONS) $(if $(filter json,$(FORMAT)),--json)
+
+doctor: .venv/ready-cluster ## What CLUSTER=aws needs, and what of it is missing
+	@$(DRACO) cluster doctor $(PLAN_OPTIONS)
+
+extend: .venv/ready-cluster ## Let a cluster on AWS live HOURS=2 longer (NAME= YES=1)
+	@$(if $(HOURS),,echo "make extend: say how much longer: make extend HOURS=2" >&2; exit 2)
+	@$(DRACO) cluster extend --hours $(HOURS) $(CLUSTER_NAME) $(if $(YES),--yes)
+
+leftovers: .venv/ready-cluster ## Everything of Draco at AWS (REGION= NAME=); REMOVE=1 removes what was lost track of
+	@$(DRACO) cluster leftovers $(CLUSTER_NAME) $(if $(REGION),--region $(REGION)) $(if $(REMOVE),--remove) \
+	    $(if $(YES),--yes)
 
 ssh: .venv/ready ## Open a shell on NODE=head, worker-01 ... of the cluster (NAME=)
 	@$(DRACO) cluster ssh $(NODE) $(CLUSTER_NAME)

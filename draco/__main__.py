@@ -383,6 +383,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     if args.command == "rank":
         return int(args.do(args))  # an error must reach mpi4py as an exception, so that it ends every rank
+    command_line.warn(args)
     try:
         if args.command in command_line.ELSEWHERE and (cluster := command_line.target(args)):
             return command_line.same(cluster, args, arguments)

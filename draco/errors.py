@@ -4,7 +4,9 @@ DracoError           one line says what, where, and what to do; `exit_code` is w
 ├── JobError         2  the job spec is wrong: every fault at once, nothing was touched
 ├── MissingError     3  a tool, a data set or a credential is missing
 ├── RefusedError     4  it could be done, but only on an explicit word from the user
+├── NoCapacityError  5  the cloud has no such machines now, or not at this price
 ├── NotConfiguredError  6  the cluster is up but a node is not as it must be; `make cluster-up` again is safe
+├── LeftoversError   9  something is left over that costs money
 └── TrainingError    7  the run failed; what it had done is in its run directory
     ├── DecodeError     what arrived cannot be decoded within the scheme's promise
     └── WorkerError     workers that were needed did not answer, or answered nothing usable
@@ -36,15 +38,27 @@ class MissingError(DracoError):
 
 
 class RefusedError(DracoError):
-    """The command would replace or repeat something; the user has to say which."""
+    """The command would replace, repeat or cost something; the user has to say that it may."""
 
     exit_code = 4
+
+
+class NoCapacityError(DracoError):
+    """The cloud has no such machines now, or not at this price."""
+
+    exit_code = 5
 
 
 class NotConfiguredError(DracoError):
     """The cluster is up, but a node is not as it must be."""
 
     exit_code = 6
+
+
+class LeftoversError(DracoError):
+    """Something is left over that costs money."""
+
+    exit_code = 9
 
 
 class TrainingError(DracoError):

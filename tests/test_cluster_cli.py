@@ -16,7 +16,7 @@ from draco import run_directory
 from draco.__main__ import main
 from draco.cluster import command_line, lifecycle, remote, state, status
 from draco.cluster.backends import BACKENDS
-from draco.cluster.nodes import Cluster, Node, Request, names
+from draco.cluster.nodes import Cluster, Node, Request, Say, names
 from draco.errors import MissingError, NotConfiguredError, RefusedError
 from draco.launch.progress import Progress
 
@@ -44,10 +44,10 @@ class Kind:
         if words[0] in self._faults:
             raise self._faults[words[0]]
 
-    def down(self, cluster: Cluster, folder: Path) -> None:
+    def down(self, cluster: Cluster, folder: Path, say: Say) -> None:
         self._ask("down", cluster.name, cluster.backend, cluster.nodes, folder)
 
-    def purge(self, name: str, folder: Path) -> None:
+    def purge(self, name: str, folder: Path, say: Say) -> None:
         self._ask("purge", name, folder)
 
 
@@ -94,7 +94,7 @@ def test_a_kind_of_cluster_that_there_is_none_of_is_told_with_those_that_there_a
 ) -> None:
     monkeypatch.setattr(lifecycle.configure, "require", lambda: None)
     assert main(["cluster", "up", "--cluster", "lxc"]) == 3
-    assert capsys.readouterr().err == "CLUSTER=lxc: there are docker, netns, ssh\n"
+    assert capsys.readouterr().err == "CLUSTER=lxc: there are docker, netns, ssh, aws\n"
     assert list(here.iterdir()) == []
 
 
@@ -184,7 +184,7 @@ def test_storage_of_which_nothing_is_known_is_purged_where_its_kind_is_told(
     answers(monkeypatch, None)
     assert main([*PURGE, *yes]) == 3
     said = capsys.readouterr()
-    assert said.err == "dev: nothing is known here of its storage; CLUSTER=docker or netns says where it is\n"
+    assert said.err == "dev: nothing is known here of its storage; CLUSTER=docker, netns or aws says where it is\n"
     assert "are gone" not in said.out
     assert kept.exists()
     answers(monkeypatch, "dev")
@@ -198,7 +198,12 @@ def test_a_purge_asks_the_kinds_that_a_cluster_was_of_and_no_other(monkeypatch: 
     state.note_kinds("other", ["ssh"])
     assert main([*PURGE, "--yes"]) == 0
     asked = [("purge", "dev", FOLDER)]
-    assert {kind: backend.asked for kind, backend in made.items()} == {"docker": asked, "netns": asked, "ssh": []}
+    assert {kind: backend.asked for kind, backend in made.items()} == {
+        "docker": asked,
+        "netns": asked,
+        "ssh": [],
+        "aws": [],
+    }
     assert (state.kinds("dev"), state.kinds("other")) == ([], ["ssh"])
     assert main([*PURGE, "--yes"]) == 3  # it is gone
     assert "nothing is known here" in capsys.readouterr().err
@@ -209,7 +214,12 @@ def test_a_purge_of_one_kind_leaves_the_others(monkeypatch: pytest.MonkeyPatch) 
     state.note_kinds("dev", ["docker", "netns"])
     assert main([*PURGE, "--yes", "--cluster", "netns"]) == 0
     asked = [("purge", "dev", FOLDER)]
-    assert {kind: backend.asked for kind, backend in made.items()} == {"docker": [], "netns": asked, "ssh": []}
+    assert {kind: backend.asked for kind, backend in made.items()} == {
+        "docker": [],
+        "netns": asked,
+        "ssh": [],
+        "aws": [],
+    }
     assert state.kinds("dev") == ["docker"]
 
 
@@ -236,7 +246,7 @@ def test_only_a_kind_that_there_is_can_be_purged_or_taken_down(capsys) -> None:
     (state.folder("dev") / "key").write_text("secret")
     for words in ([*PURGE, "--yes"], ["cluster", "down"]):
         assert main([*words, "--cluster", "lxc"]) == 3
-        assert capsys.readouterr().err.splitlines()[-1] == "CLUSTER=lxc: there are docker, netns, ssh"
+        assert capsys.readouterr().err.splitlines()[-1] == "CLUSTER=lxc: there are docker, netns, ssh, aws"
     assert kept.exists()
     assert (FOLDER / "key").exists()
     assert state.kinds("dev") == ["netns"]
@@ -302,7 +312,7 @@ def test_what_cannot_be_taken_down_is_told_and_not_forgotten(monkeypatch, capsys
 def test_a_kind_is_noted_before_anything_is_started(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     noted: list[list[str]] = []
 
-    def up(request: Request, folder: Path) -> Cluster:
+    def up(request: Request, folder: Path, say: Say) -> Cluster:
         noted.append(state.kinds(request.name))
         (folder / "operator_key").touch()
         raise RefusedError("half of it is up")

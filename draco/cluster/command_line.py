@@ -15,7 +15,7 @@ from draco.errors import MissingError, RefusedError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from draco.cluster.nodes import Cluster
+    from draco.cluster.nodes import Cluster, Request
     from draco.job import Job
     from draco.run_directory import Status
 
@@ -30,9 +30,17 @@ def add_cluster(commands: Any) -> None:
     cluster = commands.add_parser("cluster", help="bring a cluster up or down, look at it, enter its nodes")
     does = cluster.add_subparsers(dest="does", required=True, metavar="WHAT", help="what to do")
     up = _named(does, "up", "bring a cluster up, or repair it; changes nothing where nothing is amiss", "dev")
-    up.add_argument("--cluster", default=None, metavar="KIND", help="docker (default), netns or ssh")
-    up.add_argument("--workers", type=_count, metavar="N", help="worker nodes beside the head (3)")
-    up.add_argument("--image", help="trainer image (draco:latest)")
+    planned = _named(does, "plan", "what a cluster on AWS would cost; changes nothing", "dev")
+    planned.add_argument("--json", action="store_true", help="print it as JSON")
+    planned.set_defaults(do=_plan)
+    checked = _named(does, "doctor", "what a cluster on AWS needs, and what of it is missing", "dev")
+    checked.set_defaults(do=_doctor)
+    for parser, default in ((up, "docker"), (planned, "aws"), (checked, "aws")):
+        parser.add_argument("--cluster", metavar="KIND", help=f"docker, netns, ssh or aws (default: {default})")
+        parser.add_argument("--workers", type=_count, metavar="N", help="worker nodes beside the head (3)")
+        parser.add_argument("--image", help="trainer image (draco:latest)")
+        parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="settings (aws)")
+    up.add_argument("--yes", action="store_true", help="do not ask (aws)")
     up.add_argument("--cpus", type=float, metavar="C", help="processor limit of each node (docker)")
     up.add_argument("--memory-mb", type=int, metavar="M", help="memory limit of each node (docker)")
     up.add_argument("--inventory", type=Path, metavar="FILE", help="Ansible inventory of your own machines (ssh)")
@@ -44,14 +52,33 @@ def add_cluster(commands: Any) -> None:
     down.set_defaults(do=_down)
     purge = _named(does, "purge", "remove the runs and data of a cluster that is down", "dev")
     for parser in (down, purge):
-        parser.add_argument("--cluster", metavar="KIND", help="docker or netns, where its state here was lost")
+        parser.add_argument("--cluster", metavar="KIND", help="docker, netns or aws, where its state here was lost")
     purge.add_argument("--yes", action="store_true", help="do not ask")
     purge.set_defaults(do=_purge)
+    left = does.add_parser("leftovers", help="everything of Draco that AWS holds; remove what was lost track of")
+    left.add_argument("--name", help="of this cluster only")
+    left.add_argument("--region", help="where to look (default: the shell's)")
+    left.add_argument("--remove", action="store_true", help="remove the cluster's instances and what belongs to them")
+    left.set_defaults(do=_leftovers)
+    longer = _named(does, "extend", "let a cluster on AWS live longer")
+    longer.add_argument("--hours", type=float, required=True, metavar="H", help="how much longer")
+    longer.set_defaults(do=_extend)
+    for parser in (left, longer):
+        parser.add_argument("--yes", action="store_true", help="do not ask")
     enter = _named(does, "ssh", "open a shell on a node")
     enter.add_argument("node", nargs="?", default="head", metavar="NODE")
     enter.set_defaults(do=_enter)
     for command in does.choices.values():
         command.allow_abbrev = False
+
+
+def warn(args: argparse.Namespace) -> None:
+    """Warn of clusters that end soon or cost money for nothing, but not where they are being seen to."""
+    from draco.cluster import expiry
+
+    if getattr(args, "does", None) not in ("up", "down", "purge", "extend"):
+        for line in expiry.warnings():
+            print(f"warning: {line}", file=sys.stderr)
 
 
 def _count(text: str) -> int:
@@ -166,20 +193,22 @@ def _up(args: argparse.Namespace) -> int:
     import time
 
     from draco.cluster import lifecycle, state
-    from draco.cluster.nodes import Request
 
     console = _console()
     before = state.load(args.name)
     kind = args.cluster or (before.backend if before else "docker")
-    known = before.details if before else {}  # a second call need not repeat what the first was told
-    request = Request(
-        args.name,
-        args.workers or (len(before.workers) if before else 3),
-        args.image or known.get("image", "draco:latest"),
-        args.cpus,
-        args.memory_mb or known.get("memory_mb"),
-        args.inventory or (Path(known["inventory"]) if "inventory" in known else None),
+    known = before.details if before else {}
+    request = _request(args)._replace(
+        cpus=args.cpus,
+        memory_mb=args.memory_mb or known.get("memory_mb"),
+        inventory=args.inventory or (Path(known["inventory"]) if "inventory" in known else None),
     )
+    if kind == "aws":
+        from draco.cluster.aws import command_line as money
+
+        money.agree(request, state.path_of(args.name), console, yes=args.yes)
+    elif args.set:
+        raise RefusedError(f"SET={' '.join(args.set)}: is for CLUSTER=aws")
     began = time.monotonic()
     with console.status("starting nodes") as spinner:
         cluster, changed = lifecycle.up(kind, request, spinner.update)
@@ -192,6 +221,56 @@ def _up(args: argparse.Namespace) -> int:
         console.print(room, highlight=False)
     console.print("next: make train JOB=jobs/quickstart.yaml; make cluster-status; make cluster-down", highlight=False)
     return 0
+
+
+def _request(args: argparse.Namespace) -> "Request":
+    """Return what was asked for; a second call need not repeat what the first was told."""
+    from draco.cluster import state
+    from draco.cluster.nodes import Request
+
+    before = state.load(args.name)
+    return Request(
+        args.name,
+        args.workers or (len(before.workers) if before else 3),
+        args.image or (before.details.get("image") if before else None) or "draco:latest",
+        settings=tuple(args.set),
+    )
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from draco.cluster import state
+    from draco.cluster.aws import command_line as money
+
+    _only_aws(args)
+    return money.plan(_request(args), state.path_of(args.name), as_json=args.json)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from draco.cluster import state
+    from draco.cluster.aws import command_line as money
+
+    _only_aws(args)
+    return money.doctor(_request(args), state.path_of(args.name))
+
+
+def _only_aws(args: argparse.Namespace) -> None:
+    if args.cluster not in (None, "aws"):
+        raise RefusedError(f"CLUSTER={args.cluster}: costs nothing and needs no account; this is for CLUSTER=aws")
+
+
+def _leftovers(args: argparse.Namespace) -> int:
+    from draco.cluster import state
+    from draco.cluster.aws import command_line as money
+
+    return money.leftovers(args.name, args.region, remove=args.remove, yes=args.yes, ups=state.names())
+
+
+def _extend(args: argparse.Namespace) -> int:
+    from draco.cluster import state
+    from draco.cluster.aws import command_line as money
+
+    name = state.chosen(args.name).name
+    return money.extend(name, state.path_of(name), args.hours, yes=args.yes)
 
 
 def _room(cluster: "Cluster") -> str:
@@ -213,7 +292,8 @@ def _status(args: argparse.Namespace) -> int:
     backend, folder = BACKENDS[cluster.backend], state.folder(cluster.name)
     states = backend.states(cluster, folder)
     run = remote.snapshot(cluster) if states["head"] == "running" else None
-    found = status.gather(cluster, states, backend.images(cluster, folder), run, _room(cluster))
+    notes = backend.notes(cluster, folder)
+    found = status.gather(cluster, states, backend.images(cluster, folder), run, _room(cluster), notes)
     if args.json:
         import json
 
@@ -224,6 +304,8 @@ def _status(args: argparse.Namespace) -> int:
     console = Console(soft_wrap=True)
     console.print(f"{cluster.name} ({cluster.backend}), up since {cluster.created}  {_room(cluster)}", highlight=False)
     console.print(status.table(found))
+    for line in status.note_lines(notes):
+        console.print(line, highlight=False)
     console.print(status.run_line(run), highlight=False)
     return 0
 
@@ -254,7 +336,8 @@ def _purge(args: argparse.Namespace) -> int:
             answer = ""
         if answer != args.name:
             raise RefusedError(f"{args.name}: nothing was removed")
-    lifecycle.purge(args.name, args.cluster)
+    with _console().status("removing") as spinner:
+        lifecycle.purge(args.name, spinner.update, args.cluster)
     print(f"{args.name}: its runs and data are gone")
     return 0
 

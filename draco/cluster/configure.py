@@ -38,7 +38,7 @@ def write_inventory(values: Mapping[str, Any], path: Path) -> None:
     path.write_text(out.getvalue())
 
 
-def play(name: str, inventory: Path, log: Path, say: Callable[[str], None], variables: Mapping[str, str] = {}) -> int:
+def play(name: str, inventory: Path, log: Path, say: Callable[[str], None], variables: Mapping[str, Any] = {}) -> int:
     """Run the play `name` and return how many things it changed.
 
     Raises:

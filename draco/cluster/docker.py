@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from draco.cluster.nodes import HEAD, Cluster, Node, Request, State, names
+from draco.cluster.nodes import HEAD, Cluster, Node, Request, Say, State, names, quietly
 from draco.errors import MissingError, RefusedError
 
 PYTHON = "/opt/draco/bin/python"
@@ -50,7 +50,7 @@ sys.exit("no SSH server on port 2222 after {_START_LIMIT_S} s")
 """
 
 
-def up(request: Request, folder: Path) -> Cluster:
+def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
     """See Backend: what is missing is made, what is stopped, paused or cut off is put right."""
     if request.workers > _MOST_WORKERS:
         raise RefusedError(f"WORKERS={request.workers}: containers take at most {_MOST_WORKERS} worker nodes")
@@ -72,7 +72,7 @@ def up(request: Request, folder: Path) -> Cluster:
     )  # fmt: skip
 
 
-def down(cluster: Cluster, folder: Path) -> None:
+def down(cluster: Cluster, folder: Path, say: Say = quietly) -> None:
     """See Backend; of `cluster` only the name is read."""
     if containers := _labelled("container", cluster.name):
         _engine("rm", "--force", "--volumes", *containers, about=f"{cluster.name}: docker rm")
@@ -80,7 +80,7 @@ def down(cluster: Cluster, folder: Path) -> None:
         _engine("network", "rm", *networks)
 
 
-def purge(name: str, folder: Path) -> None:
+def purge(name: str, folder: Path, say: Say = quietly) -> None:
     """See Backend."""
     if _labelled("container", name):
         raise RefusedError(f"{name}: its nodes are there and use its storage; make cluster-down first")
@@ -92,6 +92,11 @@ def states(cluster: Cluster, folder: Path) -> dict[str, State]:
     """See Backend."""
     found = _containers(cluster.name)
     return {node.name: _state(cluster.name, found.get(node.name)) for node in cluster.nodes}
+
+
+def notes(cluster: Cluster, folder: Path) -> dict[str, Any]:
+    """See Backend."""
+    return {}
 
 
 def command(cluster: Cluster, folder: Path, node: str, argv: Sequence[str], *, terminal: bool = False) -> list[str]:

@@ -19,6 +19,7 @@ def inventory(cluster: Cluster, connections: Mapping[str, Mapping[str, Any]]) ->
         "draco_user": cluster.user,
         "draco_ssh_port": SSH_PORT,
         "storage_kind": "local" if cluster.backend == "ssh" else "given",
+        **cluster.details.get("inventory_variables", {}),
     }
     workers = {name: values for name, values in hosts.items() if name != HEAD}
     return {

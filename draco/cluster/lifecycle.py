@@ -2,16 +2,14 @@
 
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from draco.cluster import configure, state
 from draco.cluster.backends import BACKENDS
 from draco.cluster.inventory import inventory
-from draco.cluster.nodes import HEAD, Backend, Cluster, Request
+from draco.cluster.nodes import HEAD, Backend, Cluster, Request, Say
 from draco.errors import DracoError, MissingError, NotConfiguredError, RefusedError
-
-Say = Callable[[str], None]
 
 
 def up(kind: str, request: Request, say: Say, root: Path = state.ROOT) -> tuple[Cluster, int]:
@@ -35,11 +33,12 @@ def up(kind: str, request: Request, say: Say, root: Path = state.ROOT) -> tuple[
         state.note_kinds(request.name, sorted({*noted, kind}), root)
     say("starting nodes")
     try:
-        cluster = nodes.up(request, folder)
+        cluster = nodes.up(request, folder, say)
     except Exception:
         if not before and not any(folder.iterdir()):  # nothing came of it: leave nothing behind
             folder.rmdir()
-            state.note_kinds(request.name, noted, root)
+            if not state.is_beside(request.name, root):
+                state.note_kinds(request.name, noted, root)
         raise
     if before:
         cluster = cluster._replace(created=before.created)
@@ -52,8 +51,8 @@ def up(kind: str, request: Request, say: Say, root: Path = state.ROOT) -> tuple[
     return cluster, changed
 
 
-def _variables(cluster: Cluster) -> dict[str, str]:
-    keys = ("image_name", "image_id", "image_archive")
+def _variables(cluster: Cluster) -> dict[str, Any]:
+    keys = ("image_name", "image_id", "image_archive", "image_pull", "image_login", "image_logout")
     return {key: cluster.details[key] for key in keys if key in cluster.details}
 
 
@@ -95,7 +94,7 @@ def down(name: str, say: Say, kind: str | None = None, root: Path = state.ROOT) 
         configure.play("down.yml", folder / "inventory.yml", folder / "ansible.log", say)
     say("removing nodes")
     for each in [cluster.backend] if cluster else [kind] if kind else state.kinds(name, root):
-        backend(each).down(cluster or _nothing(name, each), folder)
+        backend(each).down(cluster or _nothing(name, each), folder, say)
     state.forget(name, root)
     return time.monotonic() - began
 
@@ -116,7 +115,7 @@ def _nothing(name: str, kind: str) -> Cluster:
     return Cluster(name, kind, (), "", "node", "", "", "", {})
 
 
-def purge(name: str, kind: str | None = None, root: Path = state.ROOT) -> None:
+def purge(name: str, say: Say, kind: str | None = None, root: Path = state.ROOT) -> None:
     """Remove the runs and data of a cluster that is down, of whichever kinds it was.
 
     Raises:
@@ -127,7 +126,7 @@ def purge(name: str, kind: str | None = None, root: Path = state.ROOT) -> None:
     faults: list[DracoError] = []
     for each in [kind] if kind else state.kinds(name, root):
         try:
-            backend(each).purge(name, root / name)
+            backend(each).purge(name, root / name, say)
             state.note_kinds(name, [other for other in state.kinds(name, root) if other != each], root)
         except DracoError as error:  # the others are purged all the same
             faults.append(error)
@@ -142,4 +141,6 @@ def may_purge(name: str, kind: str | None = None, root: Path = state.ROOT) -> No
     if state.load(name, root):
         raise RefusedError(f"{name}: is up; make cluster-down first")
     if not kind and not state.kinds(name, root):
-        raise MissingError(f"{name}: nothing is known here of its storage; CLUSTER=docker or netns says where it is")
+        raise MissingError(
+            f"{name}: nothing is known here of its storage; CLUSTER=docker, netns or aws says where it is"
+        )

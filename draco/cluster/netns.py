@@ -20,7 +20,7 @@ from typing import Any
 
 from draco import run_directory
 from draco.cluster import ssh
-from draco.cluster.nodes import HEAD, Cluster, Node, Request, State, names
+from draco.cluster.nodes import HEAD, Cluster, Node, Request, Say, State, names, quietly
 from draco.errors import MissingError, RefusedError
 
 _TOOLS = {"ip": "iproute2", "unshare": "util-linux", "setpriv": "util-linux", "ssh": "openssh-client",
@@ -29,7 +29,7 @@ _START_LIMIT_S = 20.0
 _MOST_WORKERS = 200
 
 
-def up(request: Request, folder: Path) -> Cluster:
+def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
     """See Backend."""
     _require_tools()
     there = len(list(folder.glob("worker-*.pid")))
@@ -73,7 +73,7 @@ def up(request: Request, folder: Path) -> Cluster:
     )  # fmt: skip
 
 
-def down(cluster: Cluster, folder: Path) -> None:
+def down(cluster: Cluster, folder: Path, say: Say = quietly) -> None:
     """See Backend."""
     if not shutil.which("ip", path=_PATH):
         return
@@ -94,7 +94,7 @@ def down(cluster: Cluster, folder: Path) -> None:
             path.unlink()
 
 
-def purge(name: str, folder: Path) -> None:
+def purge(name: str, folder: Path, say: Say = quietly) -> None:
     """See Backend."""
     shutil.rmtree(_storage(folder), ignore_errors=True)
 
@@ -113,6 +113,11 @@ def states(cluster: Cluster, folder: Path) -> dict[str, State]:
         else:
             found[node.name] = "running"
     return found
+
+
+def notes(cluster: Cluster, folder: Path) -> dict[str, Any]:
+    """See Backend."""
+    return {}
 
 
 def command(cluster: Cluster, folder: Path, node: str, argv: Sequence[str], *, terminal: bool = False) -> list[str]:

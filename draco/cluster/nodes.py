@@ -4,13 +4,14 @@ A backend is a module with the functions of `Backend`. It makes bare nodes and s
 them into an MPI cluster, and the launcher on the head starts jobs. Nothing above a backend knows what a node is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 HEAD = "head"
 State = Literal["running", "paused", "stopped", "missing", "unreachable"]
 Runtime = Literal["node", "host", "container"]
+Say = Callable[[str], None]  # tells the user what is being done
 
 
 class Node(NamedTuple):
@@ -53,12 +54,17 @@ class Request(NamedTuple):
     cpus: float | None = None  # limit for each node; None: the machine's cores divided by the nodes, at least 1
     memory_mb: int | None = None  # limit for each node; None: no limit
     inventory: Path | None = None  # of somebody's own machines
+    settings: tuple[str, ...] = ()  # key=value, of a cloud's
+
+
+def quietly(what: str) -> None:
+    """Tell nobody."""
 
 
 class Backend(Protocol):
     """The functions that a module in BACKENDS has."""
 
-    def up(self, request: Request, folder: Path) -> Cluster:
+    def up(self, request: Request, folder: Path, say: Say = quietly) -> Cluster:
         """Make or start every node that is missing and return the cluster once all of them can be reached.
 
         A second call changes nothing. `folder` is the cluster's own folder, for keys and the like.
@@ -66,13 +72,21 @@ class Backend(Protocol):
         Raises:
             MissingError: this machine lacks something that the nodes need.
             RefusedError: the request contradicts the cluster that is there already.
+            NoCapacityError: a cloud has no such machines now.
         """
 
-    def down(self, cluster: Cluster, folder: Path) -> None:
-        """Remove nodes, networks and keys, whatever of them is left; keep the storage."""
+    def down(self, cluster: Cluster, folder: Path, say: Say = quietly) -> None:
+        """Remove nodes, networks and keys, whatever of them is left; keep the storage.
 
-    def purge(self, name: str, folder: Path) -> None:
+        Raises:
+            LeftoversError: something is left that costs money.
+        """
+
+    def purge(self, name: str, folder: Path, say: Say = quietly) -> None:
         """Remove the storage of a cluster that is down: its runs and data."""
+
+    def notes(self, cluster: Cluster, folder: Path) -> dict[str, Any]:
+        """Return what else a status says, such as costs; empty where there is nothing."""
 
     def states(self, cluster: Cluster, folder: Path) -> dict[str, State]:
         """Return the state of every node, without waiting for any for long."""

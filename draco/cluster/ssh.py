@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from draco.cluster import docker
-from draco.cluster.nodes import HEAD, Cluster, Node, Request, Runtime, State
+from draco.cluster.nodes import HEAD, Cluster, Node, Request, Runtime, Say, State, quietly
 from draco.errors import MissingError, RefusedError
 
 WORK = "/srv/draco"
@@ -80,7 +80,7 @@ def probed(folder: Path, nodes: Sequence[Node]) -> dict[str, State]:
     return states
 
 
-def up(request: Request, folder: Path) -> Cluster:
+def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
     """See Backend."""
     if request.inventory is None:
         raise MissingError("CLUSTER=ssh needs INVENTORY=hosts.yml: an Ansible inventory with groups head and workers")
@@ -190,11 +190,11 @@ def _subnet(addresses: Sequence[str]) -> str:
     return str(ipaddress.ip_network((min(numbers), 32 - max(bits, 1)), strict=False))
 
 
-def down(cluster: Cluster, folder: Path) -> None:
+def down(cluster: Cluster, folder: Path, say: Say = quietly) -> None:
     """See Backend; what the play made is removed by ansible/down.yml, and the machines go on."""
 
 
-def purge(name: str, folder: Path) -> None:
+def purge(name: str, folder: Path, say: Say = quietly) -> None:
     """See Backend: the machines are somebody's own, and so is what lies on them."""
     raise RefusedError(f"{name}: these machines are yours: remove {WORK} on them yourself")
 
@@ -202,6 +202,11 @@ def purge(name: str, folder: Path) -> None:
 def states(cluster: Cluster, folder: Path) -> dict[str, State]:
     """See Backend."""
     return probed(folder, cluster.nodes)
+
+
+def notes(cluster: Cluster, folder: Path) -> dict[str, Any]:
+    """See Backend."""
+    return {}
 
 
 def command(cluster: Cluster, folder: Path, node: str, argv: Sequence[str], *, terminal: bool = False) -> list[str]:

@@ -1,7 +1,7 @@
 """Which clusters there are: .clusters/<name>/ holds cluster.json, keys, the inventory and Ansible's log.
 
 Beside it .clusters/<name>.kinds says of which kinds it was brought up here, also before it was and after it is up: so
-what is left of a broken start is found, and the storage of a cluster that is down.
+what is left of a broken start is found, and the storage of a cluster that is down. aws/home.py describes <name>.aws/.
 """
 
 import json
@@ -19,12 +19,12 @@ _NAME = re.compile("[a-z][a-z0-9-]{0,29}(?<!-storage)")  # netns keeps the stora
 
 def folder(name: str, root: Path = ROOT) -> Path:
     """Return a cluster's own folder, made if need be; for its owner's eyes only, since keys lie in it."""
-    path = _path(name, root)
+    path = path_of(name, root)
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     return path
 
 
-def _path(name: str, root: Path) -> Path:
+def path_of(name: str, root: Path = ROOT) -> Path:
     """Return the path of a cluster's folder, whose files are removed with it: a name must not lead out of `root`."""
     if not _NAME.fullmatch(name):
         raise RefusedError(f"NAME={name}: must be lower-case letters, digits and dashes, 30 at most, a letter first")
@@ -39,7 +39,7 @@ def save(cluster: Cluster, root: Path = ROOT) -> None:
 
 def load(name: str, root: Path = ROOT) -> Cluster | None:
     """Return a cluster that is up, or None."""
-    path = _path(name, root) / "cluster.json"
+    path = path_of(name, root) / "cluster.json"
     if not path.exists():
         return None
     values = json.loads(path.read_text())
@@ -49,13 +49,13 @@ def load(name: str, root: Path = ROOT) -> Cluster | None:
 
 def kinds(name: str, root: Path = ROOT) -> list[str]:
     """Return the kinds of which a cluster was brought up here and whose storage is still there."""
-    path = _path(name, root).with_name(f"{name}.kinds")
+    path = path_of(name, root).with_name(f"{name}.kinds")
     return path.read_text().split() if path.exists() else []
 
 
 def note_kinds(name: str, found: Sequence[str], root: Path = ROOT) -> None:
     """Record the kinds of which storage or nodes may be there; none of them: forget."""
-    path = _path(name, root).with_name(f"{name}.kinds")
+    path = path_of(name, root).with_name(f"{name}.kinds")
     if found:
         path.parent.mkdir(exist_ok=True)
         path.write_text(" ".join(found))
@@ -63,9 +63,14 @@ def note_kinds(name: str, found: Sequence[str], root: Path = ROOT) -> None:
         path.unlink(missing_ok=True)
 
 
+def is_beside(name: str, root: Path = ROOT) -> bool:
+    """Say whether a kind keeps a folder of its own for the cluster, as aws does what outlives `cluster-down`."""
+    return any(path.is_dir() for path in root.glob(f"{name}.*"))
+
+
 def forget(name: str, root: Path = ROOT) -> None:
     """Remove what is kept of a cluster that is down."""
-    path = _path(name, root)
+    path = path_of(name, root)
     for file in path.iterdir() if path.exists() else ():
         file.unlink()
     if path.exists():

@@ -9,7 +9,12 @@ from draco.cluster.nodes import Cluster
 
 
 def gather(
-    cluster: Cluster, states: Mapping[str, str], images: Mapping[str, str], run: Mapping[str, Any] | None, room: str
+    cluster: Cluster,
+    states: Mapping[str, str],
+    images: Mapping[str, str],
+    run: Mapping[str, Any] | None,
+    room: str,
+    notes: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
     """Return the whole status as plain values. `run` is None where the head does not answer, empty without runs."""
     return {
@@ -27,6 +32,7 @@ def gather(
         ],
         "healthy": all(state == "running" for state in states.values()) and len(set(images.values())) < 2,
         "run": run,
+        **({"notes": dict(notes)} if notes else {}),
     }  # fmt: skip
 
 
@@ -39,6 +45,23 @@ def table(status: Mapping[str, Any]) -> Table:
             node["name"], node["state"], node["address"], *([node["image"]] if node["image"] else []), style=style
         )
     return out
+
+
+def note_lines(notes: Mapping[str, Any]) -> list[str]:
+    """Return where a cloud's cluster is, what it costs and until when it lives, a line each."""
+    if not notes:
+        return []
+    money = [f"about ${notes[key]:.2f}{words}" for key, words in (("spent", " so far"), ("per_hour", " per hour"))
+             if notes[key] is not None]  # fmt: skip
+    left = notes["hours_left"]
+    ends = f"ends itself in {left:.1f} h ({notes['expires_at']})" if left > 0 else f"expired at {notes['expires_at']}"
+    markets = {market: sum(each == market for each in notes["market"].values()) for market in notes["market"].values()}
+    lines = [
+        f"{notes['zone']}: {', '.join(f'{count} {market}' for market, count in sorted(markets.items()))} nodes, "
+        f"workers {notes['type']}; {', '.join([*money, ends])}; make extend HOURS=2 puts it off"
+    ]
+    taken = {node: code for node, code in notes["notices"].items() if code != "fulfilled"}
+    return lines + [f"notice: {node}: {code}" for node, code in sorted(taken.items())]
 
 
 def run_line(run: Mapping[str, Any] | None) -> str:

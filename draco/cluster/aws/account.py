@@ -1,0 +1,99 @@
+"""The way to AWS: clients of one region, who is calling, and what AWS refuses, in sentences."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    NoRegionError,
+    ProfileNotFound,
+    TokenRetrievalError,
+    UnauthorizedSSOTokenError,
+)
+from botocore.exceptions import ConnectionError as NoConnection
+
+from draco.errors import DracoError, MissingError, NotConfiguredError
+
+PATIENCE = Config(connect_timeout=10, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 6})
+EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
+UNKNOWN = {"AuthFailure", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException"}
+FORBIDDEN = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"}
+THROTTLED = {"RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequestsException"}
+LOGIN = "aws configure, aws sso login, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+
+
+class Caller(NamedTuple):
+    """Who is calling."""
+
+    account: str
+    arn: str
+
+    @property
+    def name(self) -> str:
+        """The last part of the ARN: a user's name, or a role's session."""
+        return self.arn.rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+
+
+@cache
+def client(service: str, region: str) -> Any:
+    """Return a client; which endpoint it talks to is the environment's choice."""
+    return boto3.client(service, region_name=region, config=PATIENCE)
+
+
+def default_region() -> str | None:
+    """Return the region that the shell or the AWS configuration names."""
+    with speaking("reading the AWS configuration"):
+        region: str | None = boto3.session.Session().region_name
+    return region
+
+
+def caller(region: str) -> Caller:
+    """Return who is calling.
+
+    Raises:
+        MissingError: no credentials, or AWS does not accept them.
+    """
+    with speaking("asking AWS who is calling"):
+        found = client("sts", region).get_caller_identity()
+    return Caller(found["Account"], found["Arn"])
+
+
+@contextmanager
+def speaking(what: str) -> Iterator[None]:
+    """Turn AWS's refusals within the block into errors that begin with what was attempted.
+
+    Raises:
+        MissingError: credentials, a region, a permission or a connection are missing.
+        NotConfiguredError: AWS answered with something else; the same command may be given again.
+    """
+    try:
+        yield
+    except ClientError as error:
+        raise refusal(what, error.response["Error"]["Code"], error.response["Error"].get("Message", "")) from error
+    except (NoCredentialsError, TokenRetrievalError, UnauthorizedSSOTokenError, ProfileNotFound) as error:
+        raise MissingError(f"{what}: no AWS credentials ({error}): {LOGIN}") from error
+    except NoRegionError as error:
+        raise MissingError(f"{what}: no region: AWS_REGION=us-east-1, or SET=region=us-east-1") from error
+    except NoConnection as error:
+        raise MissingError(f"{what}: AWS does not answer: {error}") from error
+    except BotoCoreError as error:
+        raise NotConfiguredError(f"{what}: {error}") from error
+
+
+def refusal(what: str, code: str, message: str) -> DracoError:
+    """Return the error for one of AWS's error codes."""
+    if code in EXPIRED:
+        return MissingError(f"{what}: the AWS credentials have expired: {LOGIN}")
+    if code in UNKNOWN:
+        return MissingError(f"{what}: AWS does not accept these credentials ({code}): {LOGIN}")
+    if code in FORBIDDEN:
+        return MissingError(f"{what}: these credentials may not: {message}; docs/aws.md lists what they need")
+    if code in THROTTLED:
+        return NotConfiguredError(f"{what}: AWS takes no more calls for now ({code}); try again in a minute")
+    return NotConfiguredError(f"{what}: {code}: {message}")

@@ -1,0 +1,102 @@
+"""Where the AWS side of a cluster is kept between commands, and what stays fixed while it is up.
+
+.clusters/<name>.aws/ outlives `cluster-down`, as the network and the storage at AWS do:
+    settings.json    what the user asked for
+    choice.json      zone, type, market, expiry: while there are instances
+    host_keys.json   instance id -> the host key that its console printed
+    base/ cluster/   copies of infra/base and infra/cluster, each with its variables, log and state
+"""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from draco import run_directory
+from draco.cluster.aws.candidates import Candidate, Market
+from draco.cluster.aws.settings import Settings
+from draco.cluster.aws.terraform import Bucket
+
+
+class Choice(NamedTuple):
+    """What was chosen at a cluster's start and holds until it is down."""
+
+    type: str  # of the workers
+    zone: str
+    market: Market
+    ami: str
+    expires_at: str  # RFC 3339, UTC
+    per_hour: float | None  # of the whole cluster in dollars, as quoted
+
+
+class Home(NamedTuple):
+    """The folder of one cluster's AWS side."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """The file of the settings."""
+        return self.path / "settings.json"
+
+    @property
+    def base(self) -> Path:
+        """The copy of the root that outlives clusters."""
+        return self.path / "base"
+
+    @property
+    def cluster(self) -> Path:
+        """The copy of the root with the instances."""
+        return self.path / "cluster"
+
+    def choice(self) -> Choice | None:
+        """Return what was chosen, or None."""
+        path = self.path / "choice.json"
+        return Choice(**json.loads(path.read_text())) if path.exists() else None
+
+    def choose(self, choice: Choice | None) -> None:
+        """Record what was chosen; None: forget."""
+        path = self.path / "choice.json"
+        if choice is None:
+            path.unlink(missing_ok=True)
+        else:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            run_directory.replace(path, json.dumps(choice._asdict(), indent=1).encode())
+
+    def host_keys(self) -> dict[str, str]:
+        """Return the host keys that consoles printed, by instance."""
+        path = self.path / "host_keys.json"
+        found: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        return found
+
+    def keep_host_keys(self, keys: dict[str, str]) -> None:
+        """Record host keys by instance."""
+        run_directory.replace(self.path / "host_keys.json", json.dumps(keys, indent=1).encode())
+
+
+def of(folder: Path) -> Home:
+    """Return the home that belongs to a cluster's own folder."""
+    return Home(folder.with_name(f"{folder.name}.aws"))
+
+
+def bucket(settings: Settings, name: str, root: str) -> Bucket | None:
+    """Return where the state of a root is kept, if not in its copy."""
+    if settings.state_bucket is None:
+        return None
+    assert settings.region
+    return Bucket(settings.state_bucket, f"draco/{name}/{root}.tfstate", settings.region)
+
+
+def moment(text: str) -> datetime:
+    """Return the moment that an expiry names."""
+    return datetime.fromisoformat(text)
+
+
+def expiry(moment: datetime) -> str:
+    """Return a moment as the tag ExpiresAt has it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def chosen(candidate: Candidate, ami: str, expires_at: str, per_hour: float | None) -> Choice:
+    """Return the choice of a candidate."""
+    return Choice(candidate.type, candidate.zone, candidate.market, ami, expires_at, per_hour)

@@ -1,0 +1,64 @@
+"""A cluster's instances as AWS knows them, found by their tags."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from draco.cluster.aws import account
+
+ALIVE = ("pending", "running")
+_PRESENT = (*ALIVE, "stopping", "stopped", "shutting-down")
+
+
+class Instance(NamedTuple):
+    """One of them."""
+
+    id: str
+    node: str
+    state: str
+    type: str
+    zone: str
+    market: str
+    launched: datetime
+    request: str | None  # of a spot instance
+
+
+def find(region: str, name: str) -> dict[str, Instance]:
+    """Return the instances of a cluster that are not gone, by node; a living one before one that ends."""
+    filters = [{"Name": "tag:Project", "Values": ["draco"]}, {"Name": "tag:Cluster", "Values": [name]},
+               {"Name": "instance-state-name", "Values": list(_PRESENT)}]  # fmt: skip
+    with account.speaking(f"looking for the instances of {name}"):
+        pages = account.client("ec2", region).get_paginator("describe_instances").paginate(Filters=filters)
+        found = [_instance(each) for page in pages for group in page["Reservations"] for each in group["Instances"]]
+    return {each.node: each for each in sorted(found, key=lambda each: each.state in ALIVE)}
+
+
+def alive(region: str, name: str) -> dict[str, Instance]:
+    """Return the instances of a cluster that run or begin to, by node."""
+    return {node: each for node, each in find(region, name).items() if each.state in ALIVE}
+
+
+def notices(region: str, found: Mapping[str, Instance]) -> dict[str, str]:
+    """Return what AWS says of each spot instance's request, by node: fulfilled, marked-for-termination, ..."""
+    requests = {each.request: node for node, each in found.items() if each.request}
+    if not requests:
+        return {}
+    with account.speaking("asking for spot notices"):
+        answer = account.client("ec2", region).describe_spot_instance_requests(
+            Filters=[{"Name": "spot-instance-request-id", "Values": list(requests)}]
+        )
+    return {requests[each["SpotInstanceRequestId"]]: each["Status"]["Code"] for each in answer["SpotInstanceRequests"]}
+
+
+def age_hours(each: Instance, now: datetime | None = None) -> float:
+    """Return for how long an instance has been paid for."""
+    return ((now or datetime.now(UTC)) - each.launched).total_seconds() / 3600
+
+
+def _instance(told: Mapping[str, Any]) -> Instance:
+    tags = {tag["Key"]: tag["Value"] for tag in told.get("Tags", [])}
+    return Instance(
+        told["InstanceId"], tags.get("Node", "?"), told["State"]["Name"], told["InstanceType"],
+        told["Placement"]["AvailabilityZone"], told.get("InstanceLifecycle", "on-demand"), told["LaunchTime"],
+        told.get("SpotInstanceRequestId"),
+    )  # fmt: skip

@@ -1,0 +1,171 @@
+"""What there is of Draco in AWS, found by tags: in lists, in errors, and removed where Terraform no longer knows of it.
+
+No state file is read, so a cluster whose state is lost is found and removed as well. Only what is tagged Project=draco
+and Cluster=<name> is touched.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from botocore.exceptions import ClientError
+from rich.table import Table
+
+from draco.cluster.aws.account import speaking
+from draco.cluster.aws.tagged import KINDS, Kind, Seen, is_gone
+from draco.errors import DracoError, LeftoversError, MissingError
+
+_POLL_S = 2.0
+_AFTER_A_FAULT_S = 60.0
+
+
+class Left(NamedTuple):
+    """One thing of a cluster's."""
+
+    kind: str  # a name in tagged.KINDS
+    id: str
+    name: str  # of the cluster
+    root: str  # "cluster", or "base": what outlives clusters
+    owner: str
+    note: str
+    costs: bool  # by being there
+    expires_at: datetime | None
+    ending: bool = False  # told to go, and not gone yet
+
+
+def find(region: str, name: str | None = None) -> tuple[list[Left], list[str]]:
+    """Return what there is of one cluster or of all, and one sentence for each kind that could not be looked at.
+
+    What has been told to go and is going is not among it.
+
+    Raises:
+        MissingError: nothing can be looked at: no credentials, or AWS does not answer.
+    """
+    found: list[Left] = []
+    unseen: list[DracoError] = []
+    for kind in KINDS:
+        try:
+            found += [thing for thing in _look(kind, region, name) if not thing.ending]
+        except DracoError as error:
+            if not isinstance(error.__cause__, ClientError):
+                raise
+            unseen.append(error)
+    if len(unseen) == len(KINDS):
+        raise unseen[0]
+    return found, [str(error) for error in unseen]
+
+
+def remove(region: str, name: str, roots: Sequence[str], say: Callable[[str], None], limit_s: float = 600.0) -> None:
+    """Remove what there is of a cluster in `roots`, "cluster" or also "base", and wait until it is gone.
+
+    Removing the base removes all runs and checkpoints: ask before. May be called again, and beside Terraform.
+
+    Raises:
+        LeftoversError: lists what could not be removed or looked at, each with the reason.
+        MissingError: no credentials, or AWS does not answer.
+    """
+    deadline = time.monotonic() + limit_s
+    faults: list[str] = []
+    for kind in KINDS:
+        if "base" in roots or not kind.base:
+            faults += _remove_all(kind, region, name, roots, say, deadline)
+            if faults:  # what that holds will not go, however long one waits
+                deadline = min(deadline, time.monotonic() + _AFTER_A_FAULT_S)
+    if faults:
+        raise LeftoversError(
+            "\n".join([f"{name}: not everything could be removed; the same command may be given again", *faults])
+        )
+
+
+def table(found: Sequence[Left]) -> Table:
+    """Return what was found as a table: first the clusters' own things, then what outlives them."""
+    out = Table("cluster", "what", "id", "about", "costs", "expires", "owner", box=None)
+    for thing in sorted(found, key=lambda thing: (thing.root != "cluster", thing.name, not thing.costs)):
+        out.add_row(
+            thing.name or "?", thing.kind, thing.id, thing.note, "$" if thing.costs else "", _when(thing.expires_at),
+            thing.owner, style="red" if thing.root == "cluster" and thing.costs else "",
+        )  # fmt: skip
+    return out
+
+
+def sentence(found: Sequence[Left]) -> str:
+    """Return what was found, one thing per line."""
+    return "\n".join(_sentence(thing) for thing in found)
+
+
+def _sentence(thing: Left) -> str:
+    note = f" ({thing.note})" if thing.note else ""
+    costs = ", costs money" if thing.costs else ""
+    expires = f", expires {_when(thing.expires_at)}" if thing.expires_at else ""
+    owner = f", of {thing.owner}" if thing.owner else ""
+    return f"{thing.name or '?'}: {thing.kind} {thing.id}{note}{costs}{expires}{owner}"
+
+
+def _when(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC" if moment else ""
+
+
+def _expiry(tag: str | None) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(tag or "")
+    except ValueError:
+        return None  # somebody edited it; the node goes by the last that it could read
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _left(kind: Kind, seen: Seen) -> Left:
+    tags = seen.tags
+    root = "base" if kind.base else tags.get("Root", "cluster")
+    return Left(
+        kind.name, seen.id, tags.get("Cluster", ""), root, tags.get("Owner", ""), seen.note, seen.costs,
+        _expiry(tags.get("ExpiresAt")), seen.ending,
+    )  # fmt: skip
+
+
+def _look(kind: Kind, region: str, name: str | None) -> list[Left]:
+    """Return the things of one kind. Tags are compared here, whatever was asked: a filter of EC2's takes wildcards."""
+    with speaking(f"{region}: {kind.names} cannot be looked at"):
+        seen = list(kind.look(region, name))
+    ours = [one for one in seen if one.tags.get("Project") == "draco"]
+    return [_left(kind, one) for one in ours if name is None or one.tags.get("Cluster") == name]
+
+
+def _remove_all(
+    kind: Kind, region: str, name: str, roots: Sequence[str], say: Callable[[str], None], deadline: float
+) -> list[str]:
+    """Remove the things of one kind; return why which are still there.
+
+    What is refused is tried again until the deadline, because what holds it may be going.
+    """
+    for attempt in itertools.count():
+        try:
+            left = [thing for thing in _look(kind, region, name) if thing.root in roots]
+        except DracoError as error:
+            if not isinstance(error.__cause__, ClientError):
+                raise
+            return [str(error)]
+        if not left:
+            return []
+        counted = f"{len(left)} {kind.name if len(left) == 1 else kind.names}"
+        say(f"waiting for {counted} to go" if attempt else f"removing {counted}")
+        reasons = {thing: None if thing.ending else _refusal(kind, region, thing) for thing in left}
+        forbidden = all(isinstance(reason, MissingError) for reason in reasons.values())
+        if forbidden or time.monotonic() > deadline:
+            return [f"{_sentence(one)}: {why or 'was told to go, and is still there'}" for one, why in reasons.items()]
+        time.sleep(min(_POLL_S, attempt / 4))
+    return []
+
+
+def _refusal(kind: Kind, region: str, thing: Left) -> DracoError | None:
+    """Delete one thing; return what AWS has against it."""
+    try:
+        with speaking("cannot be removed"):
+            kind.delete(region, thing.id)
+    except DracoError as error:
+        cause = error.__cause__
+        if not isinstance(cause, ClientError):
+            raise
+        return None if is_gone(cause) else error
+    return None

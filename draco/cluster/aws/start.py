@@ -1,0 +1,289 @@
+"""How a cluster comes up on AWS, step by step; each may fail, and the next `cluster-up` goes on from there.
+
+settings -> quote -> base (network, storage, registry) -> image -> instances -> host keys -> a way in by ssh
+"""
+
+import re
+import subprocess
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from draco.cluster import docker, ssh
+from draco.cluster.aws import account, address, home, host_keys, instances, leftovers, quote, registry, terraform
+from draco.cluster.aws import settings as settings_module
+from draco.cluster.aws.home import Choice, Home
+from draco.cluster.aws.quote import Quote
+from draco.cluster.aws.settings import Settings
+from draco.cluster.nodes import HEAD, Cluster, Node, Request, Say, names
+from draco.errors import MissingError, NoCapacityError, NotConfiguredError, RefusedError
+
+LOGIN = "ec2-user"  # of Amazon Linux
+MOST_WORKERS = 200
+START_LIMIT_S = 300  # for the instances of one candidate
+SSH_LIMIT_S = 240
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")  # what an image repository may be called
+_AMI = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-6.1-x86_64"
+
+
+def wanted(request: Request, folder: Path) -> Settings:
+    """Return the settings that a request amounts to, those of earlier requests included; nothing is recorded.
+
+    Raises:
+        JobError: lists every fault of SET=.
+        MissingError: no region.
+        RefusedError: the cluster lies in another region.
+    """
+    before = settings_module.load(home.of(folder).settings)
+    made = settings_module.updated(before, request.settings)
+    region = made.region or account.default_region()
+    if region is None:
+        raise MissingError("no region: AWS_REGION=us-east-1, or SET=region=us-east-1")
+    if before.region not in (None, region):
+        raise RefusedError(
+            f"{request.name}: lies in {before.region}, not {region}; another NAME=, or make cluster-down and "
+            "make cluster-purge first, which removes its runs"
+        )
+    if not _NAME.fullmatch(request.name):
+        raise RefusedError(f"NAME={request.name}: at AWS no dash may end it, nor follow another")
+    if request.workers > MOST_WORKERS:
+        raise RefusedError(f"WORKERS={request.workers}: AWS takes at most {MOST_WORKERS} worker nodes")
+    return made.model_copy(update={"region": region})
+
+
+def missing(request: Request, settings: Settings) -> list[str]:
+    """Return the nodes that would have to be started."""
+    assert settings.region
+    there = instances.alive(settings.region, request.name)
+    return [node for node in names(request.workers) if node not in there]
+
+
+def quoted(request: Request, settings: Settings, folder: Path) -> Quote:
+    """Return what the cluster costs: where it is already, as long as any of it is there."""
+    assert settings.region
+    choice = home.of(folder).choice()
+    if choice and instances.alive(settings.region, request.name):
+        settings = settings.model_copy(update={"worker_types": (choice.type,), "zone": choice.zone})
+        found = quote.quote(request.name, settings, request.workers)
+        same = tuple(each for each in found.candidates if each.market == choice.market)
+        return found._replace(candidates=same) if same else found
+    return quote.quote(request.name, settings, request.workers)
+
+
+def up(request: Request, folder: Path, say: Say) -> Cluster:
+    """Bring the cluster up, or start what is missing of it. See Backend."""
+    terraform.require()
+    identity = docker.image_id(request.image)
+    settings = wanted(request, folder)
+    region, there = _region(settings), home.of(folder)
+    say("asking AWS who is calling")
+    caller = account.caller(region)
+    _refuse_others(request.name, region, there)
+    owner = settings.owner or re.sub(r"[^\w+=,.@-]", "-", caller.name, flags=re.ASCII)[:64]
+    ssh_cidr = settings.ssh_cidr or address.own_cidr()
+    choice = there.choice() if instances.alive(region, request.name) else None
+    _refuse_fewer(request, region)
+    choices = [choice] if choice else _choices(request, settings, folder, say)
+    there.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings_module.save(settings, there.settings)
+    base = _base(request.name, settings, owner, there, say)
+    image = registry.push(region, base["repository_url"], request.image, say)
+    key = _operator_key(request.name, folder)
+    values = {
+        "name": request.name, "owner": owner, "region": region, "workers": request.workers, "image": image,
+        "ssh_cidr": ssh_cidr, "ssh_public_key": key, "head_type": settings.head_type,
+        "idle_minutes": settings.idle_minutes, "volume_gb": settings.volume_gb, "efa": settings.efa,
+        "placement_group": settings.placement_group,
+        "max_spot_price": None if settings.max_spot_price is None else f"{settings.max_spot_price:g}",
+        **{key: base[key] for key in (
+            "vpc_id", "head_security_group_id", "worker_security_group_id", "head_profile", "worker_profile",
+        )},
+    }  # fmt: skip
+    chosen = _start(there, settings, values, base["subnet_ids"], choices, say, pinned=choice is not None)
+    found = terraform.outputs(there.cluster)["nodes"]
+    _way_in(there, folder, region, found, request, say)
+    return _cluster(request, settings, folder, base, chosen, found, image, identity)
+
+
+def _region(settings: Settings) -> str:
+    assert settings.region
+    return settings.region
+
+
+def _refuse_others(name: str, region: str, there: Home) -> None:
+    """Refuse a name that is taken: by somebody else, or by a cluster whose state was lost."""
+    if terraform.known(there.base):
+        return
+    found, _ = leftovers.find(region, name)
+    if found:
+        owners = ", ".join(sorted({each.owner or "?" for each in found}))
+        raise RefusedError(
+            f"{name}: there is such a cluster in {region} ({len(found)} things of {owners}), and {there.path} does not "
+            f"know it: another NAME=, or, if it is yours and its state is lost, make leftovers NAME={name} REMOVE=1 "
+            f"and make cluster-purge NAME={name} CLUSTER=aws"
+        )
+
+
+def _refuse_fewer(request: Request, region: str) -> None:
+    """Refuse to take workers away, whose ranks may be running."""
+    wanted_nodes = names(request.workers)
+    extra = [node for node in instances.alive(region, request.name) if node not in wanted_nodes]
+    if extra:
+        raise RefusedError(
+            f"{request.name}: has {', '.join(sorted(extra))} beside the WORKERS={request.workers} asked for; "
+            "make cluster-down first; runs and data stay"
+        )
+
+
+def _choices(request: Request, settings: Settings, folder: Path, say: Say) -> list[Choice]:
+    """Return what to try, in order."""
+    say("asking AWS for prices and quotas")
+    found = quoted(request, settings, folder)
+    quote.refuse(found)
+    ami = settings.ami or _ami(_region(settings))
+    expires = home.expiry(datetime.now(UTC) + timedelta(hours=settings.hours))
+    return [home.chosen(each, ami, expires, found.at(each.price)) for each in found.candidates]
+
+
+def _ami(region: str) -> str:
+    with account.speaking("looking for Amazon Linux 2023"):
+        found: str = account.client("ssm", region).get_parameter(Name=_AMI)["Parameter"]["Value"]
+    return found
+
+
+def _base(name: str, settings: Settings, owner: str, there: Home, say: Say) -> dict[str, Any]:
+    """Make or mend network, storage and registry; return where they are."""
+    values = {"name": name, "owner": owner, "region": settings.region, "ssm": settings.ssm}
+    terraform.prepare("base", there.base, values, home.bucket(settings, name, "base"))
+    terraform.apply(there.base, say)
+    return terraform.outputs(there.base)
+
+
+def _operator_key(name: str, folder: Path) -> str:
+    """Return the public half of the operator's key for this cluster."""
+    path = folder / "operator_key"
+    if not path.exists():
+        made = subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"operator of {name}", "-f", str(path)],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if made.returncode:
+            raise MissingError(f"ssh-keygen: {made.stderr.strip()}")
+    return path.with_suffix(".pub").read_text().strip()
+
+
+def _start(
+    there: Home, settings: Settings, values: Mapping[str, Any], subnets: Mapping[str, str], choices: list[Choice],
+    say: Say, *, pinned: bool,
+) -> Choice:  # fmt: skip
+    """Make the instances at the first choice that has capacity; without any, leave none of a new cluster.
+
+    Raises:
+        NoCapacityError: none has; what was tried, and what to do.
+    """
+    tried = []
+    for choice in choices:
+        what = f"{choice.type} in {choice.zone}, {choice.market}"
+        say(f"starting instances: {what}")
+        there.choose(choice)
+        terraform.prepare(
+            "cluster", there.cluster,
+            {**values, "zone": choice.zone, "subnet_id": subnets[choice.zone], "worker_type": choice.type,
+             "market": choice.market, "ami": choice.ami, "expires_at": choice.expires_at},
+            home.bucket(settings, values["name"], "cluster"),
+        )  # fmt: skip
+        try:
+            terraform.apply(there.cluster, say, START_LIMIT_S)
+            return choice
+        except NoCapacityError as error:
+            tried.append(f"{what}: {error}")
+    if pinned:
+        raise NoCapacityError("\n".join([
+            *tried, f"{values['name']}: its other nodes are there and cost money: try again later, or "
+            f"make cluster-down NAME={values['name']} and make cluster-up, which may choose other types and zones",
+        ]))  # fmt: skip
+    say("no capacity: removing what was started")
+    terraform.destroy(there.cluster, say)
+    there.choose(None)
+    more = "" if settings.on_demand else ", SET=on_demand=true"
+    raise NoCapacityError("\n".join(
+        [*tried, f"{values['name']}: nothing is running; try again later, other SET=worker_types=, fewer WORKERS{more}"]
+    ))  # fmt: skip
+
+
+def _way_in(there: Home, folder: Path, region: str, found: Mapping[str, Any], request: Request, say: Say) -> None:
+    """Learn every node's host key from its console, and wait until each lets the operator in.
+
+    Workers are reached through the head, which sees only what is encrypted for them and holds no key of the operator.
+    """
+    known = there.host_keys()
+    strangers = {node: each["id"] for node, each in found.items() if each["id"] not in known}
+    if strangers:
+        say("waiting for host keys")
+        collected = host_keys.collect(region, strangers, say)
+        known |= {strangers[node]: key for node, key in collected.items()}
+    there.keep_host_keys({each["id"]: known[each["id"]] for each in found.values()})
+    hosts = folder.resolve() / "known_hosts"
+    addresses = {node: [each["private_ip"], each["public_ip"]] for node, each in found.items()}
+    hosts.write_text(host_keys.known_hosts(addresses, {node: known[each["id"]] for node, each in found.items()}))
+    common = {
+        "User": LOGIN, "IdentityFile": str(folder.resolve() / "operator_key"), "IdentitiesOnly": "yes",
+        "UserKnownHostsFile": str(hosts), "GlobalKnownHostsFile": "none",
+    }  # fmt: skip
+    ssh.write_config(folder, {
+        node: {**common, "HostName": each["public_ip"]} if node == HEAD
+        else {**common, "HostName": each["private_ip"], "ProxyJump": HEAD}
+        for node, each in found.items()
+    })  # fmt: skip
+    _await(folder, _nodes(found, request), say)
+
+
+def _await(folder: Path, nodes: tuple[Node, ...], say: Say) -> None:
+    deadline = time.monotonic() + SSH_LIMIT_S
+    waiting = list(nodes)
+    while True:
+        states = ssh.probed(folder, waiting)
+        waiting = [node for node in waiting if states[node.name] != "running"]
+        if not waiting:
+            return
+        if time.monotonic() > deadline:
+            silent = ", ".join(node.name for node in waiting)
+            raise NotConfiguredError(
+                f"{silent}: no login by ssh within {SSH_LIMIT_S} s; ssh -F {folder / 'ssh_config'} {waiting[0].name} "
+                "says why; has your own address changed? make cluster-up again is safe"
+            )
+        say(f"waiting for {waiting[0].name} to let ssh in")
+        time.sleep(2)
+
+
+def _nodes(found: Mapping[str, Any], request: Request) -> tuple[Node, ...]:
+    return tuple(Node(node, found[node]["private_ip"]) for node in names(request.workers))
+
+
+def _cluster(
+    request: Request, settings: Settings, folder: Path, base: Mapping[str, Any], choice: Choice,
+    found: Mapping[str, Any], image: str, identity: str,
+) -> Cluster:  # fmt: skip
+    region = settings.region
+    storage = {
+        "storage_kind": "mount", "storage_fstype": "efs",
+        **{f"storage_{part}_src": f"{base['file_system_id']}:/" for part in ("data", "runs")},
+        **{f"storage_{part}_opts": f"_netdev,nofail,tls,iam,accesspoint={base[f'{part}_access_point_id']}"
+           for part in ("data", "runs")},
+    }  # fmt: skip
+    registry_host = image.partition("/")[0]
+    login = f"aws ecr get-login-password --region {region}"
+    return Cluster(
+        request.name, "aws", _nodes(found, request), base["subnet_cidrs"][choice.zone], "container", docker.PYTHON,
+        docker.USER, datetime.now(UTC).isoformat(timespec="seconds"),
+        {
+            "image": request.image, "image_name": image, "image_id": identity, "image_pull": True,
+            "image_login": f"{login} | docker login --username AWS --password-stdin {registry_host}",
+            "image_logout": f"docker logout {registry_host}",
+            "region": region, "zone": choice.zone, "type": choice.type, "market": choice.market,
+            "per_hour": choice.per_hour, "expires_at": choice.expires_at,
+            "instances": {node: each["id"] for node, each in found.items()}, "inventory_variables": storage,
+        },
+    )  # fmt: skip

@@ -1,0 +1,33 @@
+"""A fake AWS, its API only, that the code within this process takes for AWS."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import boto3
+import pytest
+from fake_aws import Fake, running
+from fake_aws.world import QUOTAS
+
+from draco.cluster.aws import account, prices
+
+
+@contextmanager
+def taken_for_aws(folder: Path) -> Iterator[Fake]:
+    """Run a fake and let the clients of this process talk to it."""
+    with running(folder, nodes=False) as fake, pytest.MonkeyPatch.context() as patch:
+        for name, value in fake.environment.items():
+            patch.setenv(name, value)
+        patch.setattr(boto3, "DEFAULT_SESSION", None)  # it would remember other credentials
+        account.client.cache_clear()
+        yield fake
+    account.client.cache_clear()
+    prices.fetch.cache_clear()
+
+
+def renew(fake: Fake) -> None:
+    """Forget what a test set and asked for."""
+    prices.fetch.cache_clear()
+    fake.set_faults({})
+    fake.set_prices({})
+    fake.set_quotas({code: limit for code, (_, limit) in QUOTAS.items()})
