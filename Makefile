@@ -96,12 +96,13 @@ test: .venv/ready-dev ## Run the tests (ARGS="-k cyclic" is passed on to pytest)
 	@.venv/bin/python -m pytest -n 2 --dist loadfile -m "not alone" $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none
 	@.venv/bin/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]
 
-SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh
+SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/watch.sh
 
-lint: .venv/ready-dev ## Run ruff, mypy, yamllint, shellcheck, hadolint and ansible-lint
+lint: .venv/ready-dev ## Run ruff, mypy, yamllint, shellcheck, hadolint, ansible-lint and checkov
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 	@.venv/bin/yamllint --strict ansible jobs && .venv/bin/shellcheck $(SHELL_FILES) && .venv/bin/hadolint images/Dockerfile
 	@cd ansible && PATH="../.venv/bin:$$PATH" ../.venv/bin/ansible-lint --offline
+	@.venv/bin/uv tool run --from checkov==3.3.30 checkov -d infra --quiet --compact --skip-download
 
 bench: .venv/ready-dev ## Measure the kernels and a training step against memory copies and peers
 	@$(DRACO) bench $(ARGS)

@@ -101,8 +101,14 @@ def train(tmp_path: Path, data_root: Path) -> Callable[..., Trained]:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of the working tree that shares its virtual environment and prepared data."""
-    for name in ("ansible", "draco", "images", "jobs", "Makefile", "bootstrap.py", "pyproject.toml", "constraints.txt"):
+    return copied(tmp_path)
+
+
+def copied(folder: Path) -> Path:
+    """Copy what the make targets need into a folder."""
+    folders = ("ansible", "draco", "images", "infra", "jobs")
+    for name in (*folders, "Makefile", "bootstrap.py", "pyproject.toml", "constraints.txt"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-        copy(ROOT / name, tmp_path / name)
-    (tmp_path / ".venv").symlink_to(Path(sys.executable).parents[1])
-    return tmp_path
+        copy(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
+    return folder

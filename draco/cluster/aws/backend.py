@@ -47,12 +47,12 @@ def remaining(region: str, name: str, say: Say, failed: DracoError | None = None
         LeftoversError: something could not be removed, or not be looked at.
     """
     say("looking for leftovers")
-    found, unseen = leftovers.find(region, name)
-    if any(each.root == "cluster" for each in found):
+    found, unseen = leftovers.find(region, name, ["cluster"])
+    if found:
         leftovers.remove(region, name, ["cluster"], say)
     if unseen:
         raise LeftoversError("\n".join([f"{name}: nobody could see whether all is gone:", *unseen]))
-    if failed and not any(each.root == "cluster" for each in found):
+    if failed and not found:
         raise failed
 
 
@@ -126,8 +126,7 @@ def images(cluster: Cluster, folder: Path) -> dict[str, str]:
 def kill(cluster: Cluster, folder: Path, node: str) -> None:
     """See Backend."""
     region = _region(cluster, folder)
-    with account.speaking(f"ending {node}"):
-        account.client("ec2", region).terminate_instances(InstanceIds=[cluster.details["instances"][node]])
+    instances.end(region, [each for each in instances.find(region, cluster.name) if each.node == node])
 
 
 def _refuse(cluster: Cluster, folder: Path, node: str) -> None:

@@ -62,9 +62,9 @@ def collect(
         time.sleep(_POLL_S)
 
 
-def known_hosts(nodes: Mapping[str, Sequence[str]], keys: Mapping[str, str]) -> str:
+def known_hosts(nodes: Mapping[str, Sequence[str | None]], keys: Mapping[str, str]) -> str:
     """Return the text of a known_hosts file. `nodes`: name -> addresses, by all of which the node is known."""
-    return "".join(f"{','.join([name, *addresses])} {keys[name]}\n" for name, addresses in nodes.items())
+    return "".join(f"{','.join([name, *filter(None, addresses)])} {keys[name]}\n" for name, addresses in nodes.items())
 
 
 def _console(region: str, instance: str) -> str:

@@ -1,6 +1,6 @@
 """A cluster's instances as AWS knows them, found by their tags."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -23,19 +23,25 @@ class Instance(NamedTuple):
     request: str | None  # of a spot instance
 
 
-def find(region: str, name: str) -> dict[str, Instance]:
-    """Return the instances of a cluster that are not gone, by node; a living one before one that ends."""
+def find(region: str, name: str) -> list[Instance]:
+    """Return the instances of a cluster that are not gone."""
     filters = [{"Name": "tag:Project", "Values": ["draco"]}, {"Name": "tag:Cluster", "Values": [name]},
                {"Name": "instance-state-name", "Values": list(_PRESENT)}]  # fmt: skip
     with account.speaking(f"looking for the instances of {name}"):
         pages = account.client("ec2", region).get_paginator("describe_instances").paginate(Filters=filters)
-        found = [_instance(each) for page in pages for group in page["Reservations"] for each in group["Instances"]]
-    return {each.node: each for each in sorted(found, key=lambda each: each.state in ALIVE)}
+        return [_instance(each) for page in pages for group in page["Reservations"] for each in group["Instances"]]
 
 
 def alive(region: str, name: str) -> dict[str, Instance]:
     """Return the instances of a cluster that run or begin to, by node."""
-    return {node: each for node, each in find(region, name).items() if each.state in ALIVE}
+    return {each.node: each for each in find(region, name) if each.state in ALIVE}
+
+
+def end(region: str, which: Iterable[Instance]) -> None:
+    """End instances."""
+    if ids := [each.id for each in which]:
+        with account.speaking(f"ending {', '.join(ids)}"):
+            account.client("ec2", region).terminate_instances(InstanceIds=ids)
 
 
 def notices(region: str, found: Mapping[str, Instance]) -> dict[str, str]:

@@ -35,7 +35,9 @@ class Left(NamedTuple):
     ending: bool = False  # told to go, and not gone yet
 
 
-def find(region: str, name: str | None = None) -> tuple[list[Left], list[str]]:
+def find(
+    region: str, name: str | None = None, roots: Sequence[str] = ("cluster", "base")
+) -> tuple[list[Left], list[str]]:
     """Return what there is of one cluster or of all, and one sentence for each kind that could not be looked at.
 
     What has been told to go and is going is not among it.
@@ -45,14 +47,15 @@ def find(region: str, name: str | None = None) -> tuple[list[Left], list[str]]:
     """
     found: list[Left] = []
     unseen: list[DracoError] = []
-    for kind in KINDS:
+    kinds = _kinds(roots)
+    for kind in kinds:
         try:
-            found += [thing for thing in _look(kind, region, name) if not thing.ending]
+            found += [thing for thing in _look(kind, region, name) if thing.root in roots and not thing.ending]
         except DracoError as error:
             if not isinstance(error.__cause__, ClientError):
                 raise
             unseen.append(error)
-    if len(unseen) == len(KINDS):
+    if len(unseen) == len(kinds):
         raise unseen[0]
     return found, [str(error) for error in unseen]
 
@@ -68,11 +71,10 @@ def remove(region: str, name: str, roots: Sequence[str], say: Callable[[str], No
     """
     deadline = time.monotonic() + limit_s
     faults: list[str] = []
-    for kind in KINDS:
-        if "base" in roots or not kind.base:
-            faults += _remove_all(kind, region, name, roots, say, deadline)
-            if faults:  # what that holds will not go, however long one waits
-                deadline = min(deadline, time.monotonic() + _AFTER_A_FAULT_S)
+    for kind in _kinds(roots):
+        faults += _remove_all(kind, region, name, roots, say, deadline)
+        if faults:  # what that holds will not go, however long one waits
+            deadline = min(deadline, time.monotonic() + _AFTER_A_FAULT_S)
     if faults:
         raise LeftoversError(
             "\n".join([f"{name}: not everything could be removed; the same command may be given again", *faults])
@@ -93,6 +95,10 @@ def table(found: Sequence[Left]) -> Table:
 def sentence(found: Sequence[Left]) -> str:
     """Return what was found, one thing per line."""
     return "\n".join(_sentence(thing) for thing in found)
+
+
+def _kinds(roots: Sequence[str]) -> list[Kind]:
+    return [kind for kind in KINDS if "base" in roots or not kind.base]
 
 
 def _sentence(thing: Left) -> str:
@@ -152,7 +158,7 @@ def _remove_all(
         say(f"waiting for {counted} to go" if attempt else f"removing {counted}")
         reasons = {thing: None if thing.ending else _refusal(kind, region, thing) for thing in left}
         forbidden = all(isinstance(reason, MissingError) for reason in reasons.values())
-        if forbidden or time.monotonic() > deadline:
+        if forbidden or (attempt and time.monotonic() > deadline):  # not before a second look
             return [f"{_sentence(one)}: {why or 'was told to go, and is still there'}" for one, why in reasons.items()]
         time.sleep(min(_POLL_S, attempt / 4))
     return []

@@ -176,9 +176,10 @@ def _logged_in(region: str, host: str) -> Iterator[dict[str, str]]:
 
 def _current_context(folder: Path) -> str | None:
     try:
-        found = json.loads((folder / "config.json").read_text()).get("currentContext")
+        config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
         return None
+    found = config.get("currentContext") if isinstance(config, dict) else None
     return found if isinstance(found, str) else None
 
 

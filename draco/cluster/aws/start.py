@@ -103,6 +103,7 @@ def up(request: Request, folder: Path, say: Say) -> Cluster:
     }  # fmt: skip
     chosen = _start(there, settings, values, base["subnet_ids"], choices, say, pinned=choice is not None)
     found = terraform.outputs(there.cluster)["nodes"]
+    _end_strays(request.name, region, found, say)
     _way_in(there, folder, region, found, request, say)
     return _cluster(request, settings, folder, base, chosen, found, image, identity)
 
@@ -211,6 +212,15 @@ def _start(
     raise NoCapacityError("\n".join(
         [*tried, f"{values['name']}: nothing is running; try again later, other SET=worker_types=, fewer WORKERS{more}"]
     ))  # fmt: skip
+
+
+def _end_strays(name: str, region: str, found: Mapping[str, Any], say: Say) -> None:
+    """End instances of this cluster that Terraform does not know: it was stopped while AWS was still answering."""
+    known = {each["id"] for each in found.values()}
+    strays = [each for each in instances.find(region, name) if each.state in instances.ALIVE and each.id not in known]
+    for each in strays:
+        say(f"ending {each.id}, a second {each.node}")
+    instances.end(region, strays)
 
 
 def _way_in(there: Home, folder: Path, region: str, found: Mapping[str, Any], request: Request, say: Say) -> None:

@@ -5,7 +5,8 @@ that is: access points (file system), rules between the base's groups, the group
 is born with. Nothing of Draco's is on a schedule of AWS's, so there are no schedules to look for: a cluster's end is a
 timer on each of its nodes.
 
-Roles and instance profiles belong to the account, not to a region: they are found from every region.
+Roles and instance profiles belong to the account, not to a region. Their tag Region says whose they are; without it
+they are found from every region.
 """
 
 import re
@@ -236,8 +237,8 @@ def _of_iam(plural: str, singular: str) -> Callable[[str, str | None], Iterator[
                 identity = raw[f"{singular}Name"]
                 if identity.startswith(f"draco-{name}-" if name else "draco-"):
                     told = _or_gone(get, **{f"{singular}Name": identity})
-                    if told is not None:
-                        yield Seen(identity, _tags(told[singular]), "in every region")
+                    if told is not None and _tags(told[singular]).get("Region", region) == region:
+                        yield Seen(identity, _tags(told[singular]))
 
     return look
 

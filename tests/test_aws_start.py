@@ -1,0 +1,265 @@
+"""The way up and down at AWS: real Terraform and its real provider against a fake AWS that starts no machines.
+
+What only machines show (host keys, ssh, Ansible, training) is in test_aws.py. One network serves all tests here.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+import terraform as terraform_here
+from fake_account import renew, taken_for_aws
+from fake_aws import Fake
+
+from draco.cluster import docker, state
+from draco.cluster.aws import backend, extend, home, instances, leftovers, registry, start, terraform
+from draco.cluster.nodes import Cluster, Request, quietly
+from draco.errors import LeftoversError, MissingError, NoCapacityError, NotConfiguredError, RefusedError
+
+pytestmark = [
+    pytest.mark.skipif(bool(terraform_here.why_not()), reason=terraform_here.why_not() or "-"),
+    pytest.mark.timeout(300),
+]
+
+REGION = "us-east-1"
+DIGEST = f"@sha256:{'ab' * 32}"
+ONE_TYPE = ("worker_types=m6i.xlarge", "ssh_cidr=203.0.113.7/32")
+
+
+class Account:
+    """An operator's folder, and the fake AWS it talks to."""
+
+    def __init__(self, fake: Fake, root: Path) -> None:
+        self.fake, self.root, self.said = fake, root, []
+        self.folder = root / "dev"
+
+    def request(self, *words: str, workers: int = 2) -> Request:
+        return Request("dev", workers, settings=(*ONE_TYPE, *words))
+
+    def up(self, *words: str, workers: int = 2) -> Cluster:
+        self.folder.mkdir(exist_ok=True)
+        made = start.up(self.request(*words, workers=workers), self.folder, self.said.append)
+        state.save(made, self.root)
+        return made
+
+    def down(self, name: str = "dev") -> None:
+        nothing = Cluster(name, "aws", (), "", "container", "", "", "", {})
+        backend.down(nothing, self.root / name, quietly)
+
+    def alive(self) -> dict[str, instances.Instance]:
+        return instances.alive(REGION, "dev")
+
+    def plan(self) -> dict[str, int]:
+        """Return what Terraform would still change."""
+        folder = home.of(self.folder).cluster
+        command = ["terraform", "plan", "-json", "-input=false"]
+        made = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+        (summary,) = [e for e in map(json.loads, made.splitlines()) if e["type"] == "change_summary"]
+        changes = summary["changes"]
+        return {key: changes[key] for key in ("add", "change", "remove")}
+
+
+@pytest.fixture(scope="module")
+def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
+    folder = tmp_path_factory.mktemp("aws")
+    with taken_for_aws(folder / "fake") as fake, pytest.MonkeyPatch.context() as patch:
+        for name, value in terraform_here.environment(folder).items():
+            patch.setenv(name, value)
+        patch.setattr(docker, "image_id", lambda image: f"sha256:{'cd' * 32}")
+        patch.setattr(registry, "push", lambda region, url, image, say: url + DIGEST)
+        patch.setattr(start, "_way_in", lambda *_: None)
+        yield Account(fake, folder)
+
+
+@pytest.fixture(autouse=True)
+def clean(account: Account) -> Iterator[None]:
+    """No instances before and after every test; the base stays."""
+    account.said.clear()
+    yield
+    renew(account.fake)
+    if account.alive():
+        account.down()
+    assert account.alive() == {}
+
+
+def test_a_cluster_comes_up_is_repaired_put_off_and_taken_down(account: Account) -> None:
+    made = account.up()
+    nodes = account.alive()
+    assert {node: each.market for node, each in nodes.items()} == {
+        "head": "on-demand", "worker-01": "spot", "worker-02": "spot",
+    }  # fmt: skip
+    assert account.plan() == {"add": 0, "change": 0, "remove": 0}
+    assert made.details["image_name"].endswith(DIGEST)
+    assert made.details["inventory_variables"]["storage_kind"] == "mount"
+
+    terminated = nodes["worker-02"]
+    account.fake.client("ec2").terminate_instances(InstanceIds=[terminated.id])
+    assert account.plan()["add"] == 1
+    assert backend.states(made, account.folder)["worker-02"] == "missing"
+    account.up()
+    after = account.alive()
+    assert {node for node in nodes if after[node].id != nodes[node].id} == {"worker-02"}
+    assert account.plan() == {"add": 0, "change": 0, "remove": 0}
+
+    before = home.of(account.folder).choice()
+    assert before
+    until = extend.extend(made, account.folder, 2.0)
+    assert datetime.fromisoformat(until) - datetime.fromisoformat(before.expires_at) == timedelta(hours=2)
+    described = account.fake.client("ec2").describe_instances(InstanceIds=[each.id for each in after.values()])
+    tags = [
+        {tag["Key"]: tag["Value"] for tag in each["Tags"]}
+        for group in described["Reservations"] for each in group["Instances"]
+    ]  # fmt: skip
+    assert {each["ExpiresAt"] for each in tags} == {until}
+    assert {each["Role"] for each in tags} == {"head", "worker"}
+    notes = backend.notes(made, account.folder)
+    assert notes["expires_at"] == until
+    assert 5.9 < notes["hours_left"] <= 6
+    with pytest.raises(RefusedError, match=r"^HOURS=200: must be above 0, and the end at most 168 hours from now$"):
+        extend.extend(made, account.folder, 200)
+
+    with pytest.raises(RefusedError, match="has worker-02 beside the WORKERS=1 asked for"):
+        account.up(workers=1)
+    account.down()
+    found, unseen = leftovers.find(REGION, "dev")
+    assert unseen == []
+    assert {each.root for each in found} == {"base"}, leftovers.sentence(found)
+    account.down()  # again: nothing to do, and no error
+
+
+def test_without_capacity_the_next_place_is_tried_and_at_last_on_demand(account: Account) -> None:
+    account.fake.set_faults({"RunInstances": {"code": "InsufficientInstanceCapacity", "market": "spot"}})
+    with pytest.raises(NoCapacityError) as refused:
+        account.up("zone=us-east-1a")
+    assert "m6i.xlarge in us-east-1a, spot: " in str(refused.value)
+    assert "InsufficientInstanceCapacity" in str(refused.value)
+    assert "dev: nothing is running; try again later" in str(refused.value)
+    assert account.alive() == {}
+    assert home.of(account.folder).choice() is None
+
+    account.up("zone=us-east-1a", "on_demand=true", workers=1)
+    nodes = account.alive()
+    assert {each.market for each in nodes.values()} == {"on-demand"}
+    assert {each.zone for each in nodes.values()} == {"us-east-1a"}
+
+
+def test_a_price_above_the_cap_is_refused_before_anything_exists(account: Account) -> None:
+    account.fake.set_faults({"RunInstances": {"code": "InternalError"}})  # nobody may even ask
+    with pytest.raises(RefusedError, match=r"^dev: costs \$0\.\d+ per hour, above max_price=0.01"):
+        account.up("max_price=0.01")
+    account.fake.set_quotas({"L-34B43A08": 4.0})
+    with pytest.raises(MissingError, match="quota spot vCPU: needs 8, 4 of 4 left"):
+        account.up("max_price=")
+    account.fake.set_faults({"*": {"code": "ExpiredToken"}})
+    with pytest.raises(MissingError, match=r"^asking AWS who is calling: the AWS credentials have expired: "):
+        account.up()
+
+
+def test_credentials_that_expire_under_way_and_a_crowded_api_leave_what_the_next_call_goes_on_from(
+    account: Account,
+) -> None:
+    account.fake.set_faults({"RunInstances": {"code": "ExpiredToken", "after": 1}})  # after the head, perhaps
+    with pytest.raises(MissingError, match="credentials have expired"):
+        account.up()
+    account.fake.set_faults({"RunInstances": {"code": "RequestLimitExceeded", "times": 2}})
+    account.up()
+    assert sorted(account.alive()) == ["head", "worker-01", "worker-02"]
+
+
+def test_ctrl_c_in_mid_apply_saves_the_state(account: Account) -> None:
+    account.fake.set_faults({"RunInstances": {"delay_s": 4, "market": "spot"}})
+
+    def interrupt() -> None:
+        while not any("aws_instance.worker" in line for line in account.said):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        account.up()
+    thread.join()
+    assert "stopping: Terraform finishes what is under way and saves its state; please wait" in account.said
+    assert "aws_key_pair" in (home.of(account.folder).cluster / "terraform.tfstate").read_text()
+    time.sleep(4)  # AWS answers after all: there are workers that nobody has heard of
+    account.fake.set_faults({})
+    made = account.up()
+    alive = [each for each in instances.find(REGION, "dev") if each.state in instances.ALIVE]
+    assert {each.node: each.id for each in alive} == made.details["instances"]
+    assert len(alive) == 3
+
+
+def test_an_apply_that_takes_too_long_is_stopped_once_and_counts_as_no_capacity(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "START_LIMIT_S", 8)
+    account.fake.set_faults({"RunInstances": {"delay_s": 12, "market": "spot"}})
+    with pytest.raises(NoCapacityError, match=r"aws_instance.worker.*: no capacity within 8 s"):
+        account.up(workers=1)
+
+
+def test_a_name_that_is_taken_or_whose_state_is_lost_is_refused_and_can_be_cleaned(
+    account: Account, tmp_path: Path
+) -> None:
+    account.up(workers=1)
+    other = Account(account.fake, tmp_path)
+    with pytest.raises(RefusedError, match=r"^dev: there is such a cluster in us-east-1 \(\d+ things of moto\)"):
+        other.up()
+    with pytest.raises(RefusedError, match=r"^dev: has instances; make cluster-down"):
+        backend.purge("dev", other.folder)
+    other.down()  # nothing is known of it here but its name
+    found, _ = leftovers.find(REGION, "dev")
+    assert {each.root for each in found} == {"base"}
+    assert account.alive() == {}
+
+
+def test_something_that_cannot_be_removed_is_told(account: Account) -> None:
+    account.up(workers=1)
+    account.fake.set_faults({"DescribeVolumes": {"code": "UnauthorizedOperation"}})
+    with pytest.raises(LeftoversError, match="nobody could see whether all is gone"):
+        account.down()
+
+
+def test_somebody_else_at_work_is_told_apart(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terraform, "_OPTIONS", ("-input=false", "-lock-timeout=0s"))
+    account.fake.set_faults({"DescribeVpcs": {"delay_s": 4, "times": 1}})
+    folder = home.of(account.folder).base
+    faults: list[Exception] = []
+
+    def first() -> None:
+        os.system(f"cd {folder} && terraform plan -input=false > plan.log 2>&1")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    time.sleep(2.5)
+    try:
+        terraform.apply(folder, quietly)
+    except (RefusedError, NotConfiguredError) as error:
+        faults.append(error)
+    thread.join()
+    assert [type(fault) for fault in faults] == [RefusedError]
+    assert "somebody else" in str(faults[0])
+
+
+def test_purging_takes_the_network_and_the_storage_too(account: Account) -> None:
+    """The last test here."""
+    account.fake.client("ec2")
+    backend.purge("dev", account.folder)
+    found, unseen = leftovers.find(REGION, "dev")
+    assert (found, unseen) == ([], [])
+    assert not home.of(account.folder).path.exists()
+
+
+def test_wrong_settings_are_all_told_before_anything_is_asked(account: Account) -> None:
+    asked = len(account.fake.calls())
+    with pytest.raises(ValueError, match="regoin: did you mean region") as refused:
+        account.up("regoin=x", "hours=-1", "ssh_cidr=0.0.0.0/0")
+    assert len(str(refused.value).splitlines()) == 3
+    assert len(account.fake.calls()) == asked
