@@ -96,7 +96,8 @@ test: .venv/ready-dev ## Run the tests (ARGS="-k cyclic" is passed on to pytest)
 	@.venv/bin/python -m pytest -n 2 --dist loadfile -m "not alone" $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none
 	@.venv/bin/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]
 
-SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/watch.sh
+SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/watch.sh \
+    $(addprefix tests/fake_aws/stand_ins/,aws boot.sh machine.sh mount.efs shutdown)
 
 lint: .venv/ready-dev ## Run ruff, mypy, yamllint, shellcheck, hadolint, ansible-lint and checkov
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

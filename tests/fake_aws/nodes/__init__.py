@@ -1,0 +1,1 @@
+"""Instances as real nodes: namespaces of this machine, its network between them, and what EC2 provides around them."""

@@ -1,0 +1,235 @@
+"""A cluster at AWS from the first command to the last: real Terraform, Ansible, ssh, Docker and MPI on a fake AWS.
+
+Its instances are namespaces with a Docker Engine each (fake_aws/README.md). The tests go on from one another.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import policy
+import pytest
+import terraform
+from checkout import make
+from conftest import ROOT, copied
+from fake_aws import Fake, running
+from fake_aws.nodes import tools
+
+from draco.cluster import docker
+from draco.errors import MissingError
+
+
+def why_not() -> str:
+    """Say why this cannot run here, or nothing."""
+    if reason := terraform.why_not() or tools.why_not("dockerd", "docker-registry", "sudo"):
+        return reason
+    try:
+        docker.image_id("draco:latest")
+    except MissingError as error:
+        return str(error)
+    return ""
+
+
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
+    pytest.mark.timeout(600),
+]
+LIMIT_S = 540
+MINUTE_S = 2.0  # of the timers on instances
+
+
+class Operator:
+    """Somebody at a checkout, with an account."""
+
+    def __init__(self, folder: Path, fake: Fake) -> None:
+        self.folder, self.fake = folder, fake
+
+    def make(self, *arguments: str, code: int = 0) -> str:
+        """Run make, which must end with `code` of the command line's; return what it printed."""
+        made = make(self.folder, *arguments, limit_s=LIMIT_S)
+        assert (made.returncode == 0) == (code == 0), (made.stdout, made.stderr)
+        if code:
+            assert f"Error {code}" in made.stderr, made.stderr
+        return made.stdout + made.stderr
+
+    def ssh(
+        self, node: str, line: str, *, container: bool = False, limit_s: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a shell line on a node, as root on the machine or as the trainer in its container."""
+        inside = ["docker", "exec", "-i", "draco"] if container else []
+        words = shlex.join(["sudo", "-n", *inside, "sh", "-c", line])
+        command = ["ssh", "-F", str(self.folder / ".clusters/dev/ssh_config"), node, "--", words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
+
+    def status(self) -> dict[str, Any]:
+        printed = self.make("--silent", "status", "FORMAT=json")
+        found: dict[str, Any] = json.loads(printed[printed.index("{") : printed.rindex("}") + 1])
+        return found
+
+    def instances(self) -> dict[str, dict[str, Any]]:
+        """Return the cluster's instances that live, by node, as AWS describes them."""
+        described = self.fake.client("ec2").describe_instances(
+            Filters=[{"Name": "tag:Cluster", "Values": ["dev"]}, {"Name": "instance-state-name", "Values": ["running"]}]
+        )
+        return {
+            next(tag["Value"] for tag in each["Tags"] if tag["Key"] == "Node"): each
+            for group in described["Reservations"] for each in group["Instances"]
+        }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    folder = tmp_path_factory.mktemp("operator")
+    copied(folder)
+    with (
+        running(tmp_path_factory.mktemp("aws"), minute_s=MINUTE_S) as fake,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in (terraform.environment(folder) | fake.environment).items():
+            patch.setenv(name, value)
+        yield Operator(folder, fake)
+
+
+def test_up_trains_and_evaluates(operator: Operator) -> None:
+    said = operator.make("cluster-up", "CLUSTER=aws", "WORKERS=2", "YES=1")
+    assert "at most" in said
+    assert "dev (aws): head and 2 workers, ready in" in said
+    trained = operator.make("train", "JOB=jobs/quickstart.yaml", "SET=steps=12", "CLUSTER=aws")
+    assert "12 caught, 0 missed, 0 falsely accused" in trained
+    assert "every checkpoint is evaluated already" in operator.make("eval", "CLUSTER=aws")
+
+
+def test_status_tells_nodes_prices_and_the_end(operator: Operator) -> None:
+    found = operator.status()
+    assert [(node["name"], node["state"]) for node in found["nodes"]] == [
+        ("head", "running"), ("worker-01", "running"), ("worker-02", "running"),
+    ]  # fmt: skip
+    assert found["healthy"]
+    assert found["run"]["state"] == "succeeded"
+    notes = found["notes"]
+    assert notes["market"] == {"head": "on-demand", "worker-01": "spot", "worker-02": "spot"}
+    assert 0 < notes["spent"] < notes["per_hour"] < 1
+    assert 3 < notes["hours_left"] < 4
+    assert "ends itself in 3." in operator.make("cluster-status")
+
+
+def test_resources_are_what_the_security_model_says(operator: Operator) -> None:
+    ec2 = operator.fake.client("ec2")
+    instances = operator.instances()
+    assert {each["MetadataOptions"]["HttpTokens"] for each in instances.values()} == {"required"}
+    assert {each["MetadataOptions"]["HttpPutResponseHopLimit"] for each in instances.values()} == {1}
+    volumes = ec2.describe_volumes(Filters=[{"Name": "tag:Cluster", "Values": ["dev"]}])["Volumes"]
+    assert len(volumes) == 3
+    assert all(volume["Encrypted"] for volume in volumes)
+    groups = ec2.describe_security_groups(Filters=[{"Name": "tag:Cluster", "Values": ["dev"]}])["SecurityGroups"]
+    open_to = {r["CidrIp"] for group in groups for rule in group["IpPermissions"] for r in rule["IpRanges"]}
+    assert len(groups) == 3
+    assert open_to == {f"{self_address(operator)}/32"}
+    (storage,) = operator.fake.client("efs").describe_file_systems()["FileSystems"]
+    assert storage["Encrypted"]
+    assert storage["ThroughputMode"] == "elastic"
+    roles = {each["IamInstanceProfile"]["Arn"].rsplit("/")[-1] for each in instances.values()}
+    assert roles == {"draco-dev-head", "draco-dev-worker"}
+
+
+def self_address(operator: Operator) -> str:
+    with urllib.request.urlopen(os.environ["DRACO_CHECKIP_URL"]) as answer:
+        return str(answer.read().decode().strip())
+
+
+def test_a_worker_reaches_what_it_needs_and_no_more(operator: Operator) -> None:
+    addresses = {node: each["PrivateIpAddress"] for node, each in operator.instances().items()}
+
+    def reaches(source: str, target: str, port: int) -> bool:
+        line = f"timeout 3 bash -c '</dev/tcp/{addresses[target]}/{port}'"
+        return operator.ssh(source, line).returncode == 0
+
+    assert reaches("head", "worker-01", 2222)
+    assert not reaches("worker-01", "head", 22)
+    assert not reaches("worker-01", "worker-02", 22)
+    assert not reaches("worker-01", "worker-02", 2222)
+    assert "draco-dev-worker" in operator.ssh("worker-01", "aws sts get-caller-identity").stdout
+    token = "curl -sS -m 3 -X PUT http://169.254.169.254/latest/api/token -H X-aws-ec2-metadata-token-ttl-seconds:60"
+    assert operator.ssh("worker-01", token).returncode == 0
+    asked = """python3 -c 'import urllib.request as r; r.urlopen("http://169.254.169.254/latest", timeout=3)'"""
+    refused = operator.ssh("worker-01", asked, container=True)
+    assert "URLError" in refused.stderr, refused
+    assert operator.ssh("worker-01", "touch /srv/draco/data/x").returncode != 0
+    assert operator.ssh("worker-01", "ls /srv/draco/runs/*").returncode != 0
+    assert operator.ssh("head", "ls -d /srv/draco/runs/*").stdout.count("quickstart") == 1
+
+
+def test_a_worker_that_is_taken_away_ends_the_run_and_alone_is_started_anew(operator: Operator) -> None:
+    before = {node: each["InstanceId"] for node, each in operator.instances().items()}
+    operator.make("train", "JOB=jobs/quickstart.yaml", "SET=steps=100000", "NEW=1", "DETACH=1")
+    deadline = time.monotonic() + 120
+    while operator.status()["run"]["step"] < 2:
+        assert time.monotonic() < deadline
+        time.sleep(2)
+    operator.fake.interrupt(before["worker-02"], after_s=8)
+    assert operator.status()["notes"]["notices"]["worker-02"] == "marked-for-termination"
+    while operator.status()["run"]["state"] == "running":
+        assert time.monotonic() < deadline
+        time.sleep(2)
+    found = operator.status()
+    assert found["run"]["state"] == "lost"
+    assert {node["name"]: node["state"] for node in found["nodes"]}["worker-02"] == "missing"
+    said = operator.make("cluster-up", "YES=1")
+    assert "to be started: worker-02; the others are there" in said
+    after = {node: each["InstanceId"] for node, each in operator.instances().items()}
+    assert {node for node in before if after[node] != before[node]} == {"worker-02"}
+    resumed = operator.make("train", "JOB=jobs/quickstart.yaml", "SET=steps=100000", "RESUME=1", "DETACH=1")
+    assert "quickstart" in resumed
+    operator.make("stop")
+
+
+def test_a_second_up_changes_nothing(operator: Operator) -> None:
+    said = operator.make("cluster-up")
+    assert "nothing changed" in said
+    assert "at most" not in said
+
+
+def test_a_node_ends_itself_when_its_time_is_up_and_not_before(operator: Operator) -> None:
+    assert "dev: ends itself at " in operator.make("extend", "HOURS=1", "YES=1")
+    worker = operator.instances()["worker-01"]["InstanceId"]
+    past = (datetime.now(UTC) - timedelta(minutes=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    operator.fake.client("ec2").create_tags(Resources=[worker], Tags=[{"Key": "ExpiresAt", "Value": past}])
+    deadline = time.monotonic() + 60
+    while "worker-01" in operator.instances():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert sorted(operator.instances()) == ["head", "worker-02"]
+
+
+def test_down_leaves_nothing_that_costs_but_the_storage(operator: Operator) -> None:
+    assert "runs and data are kept" in operator.make("cluster-down")
+    assert operator.instances() == {}
+    left = operator.make("leftovers")
+    assert "file system" in left
+    assert "instance " not in left.replace("instance profile", "")
+    assert "no cluster" in operator.make("status", code=3)
+
+
+def test_the_documented_policy_allows_all_that_was_asked(operator: Operator) -> None:
+    allowed = json.loads((ROOT / "docs/aws-policy.json").read_text())
+    own = [call for call in operator.fake.calls() if call.get("by") in (None, "operator")]
+    asked = {f"{call['service']}:{call['action']}" for call in own}
+    assert len(asked) > 50
+    assert sorted(action for action in asked if not policy.covers(allowed, action)) == []
+
+
+def test_purge_removes_the_rest(operator: Operator) -> None:
+    """The last test here."""
+    operator.make("cluster-purge", "CLUSTER=aws", "YES=1")
+    assert "nothing of Draco" in operator.make("leftovers")
+    assert not list((operator.folder / ".clusters").glob("dev*"))
+    shutil.rmtree(operator.folder / ".clusters")
