@@ -67,7 +67,7 @@ cluster-up: .venv/ready-cluster ## Bring a cluster up or repair it (CLUSTER=dock
 cluster-status: .venv/ready ## Nodes, health, image and what the newest run is doing (NAME= FORMAT=json)
 	@$(DRACO) cluster status $(CLUSTER_NAME) $(if $(filter json,$(FORMAT)),--json)
 
-status: cluster-status
+status: cluster-status ## The same
 
 plan: .venv/ready-cluster ## What CLUSTER=aws would cost (WORKERS=3 REGION= HOURS=4 MAX_PRICE= SET="..." FORMAT=json)
 	@$(DRACO) cluster plan $(PLAN_OPTIONS) $(if $(filter json,$(FORMAT)),--json)

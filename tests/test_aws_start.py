@@ -1,10 +1,12 @@
 """The way up and down at AWS: real Terraform and its real provider against a fake AWS that starts no machines.
 
-What only machines show (host keys, ssh, Ansible, training) is in test_aws.py. One network serves all tests here.
+What only machines show (host keys, ssh, Ansible, training) is in test_aws.py. One network serves all tests here, and
+the state is kept in a bucket (in test_aws.py it is in the folder).
 """
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -21,7 +23,7 @@ from fake_aws import Fake
 from draco.cluster import docker, state
 from draco.cluster.aws import backend, extend, home, instances, leftovers, registry, start, terraform
 from draco.cluster.nodes import Cluster, Request, quietly
-from draco.errors import LeftoversError, MissingError, NoCapacityError, NotConfiguredError, RefusedError
+from draco.errors import MissingError, NoCapacityError, NotConfiguredError, RefusedError
 
 pytestmark = [
     pytest.mark.skipif(bool(terraform_here.why_not()), reason=terraform_here.why_not() or "-"),
@@ -30,7 +32,8 @@ pytestmark = [
 
 REGION = "us-east-1"
 DIGEST = f"@sha256:{'ab' * 32}"
-ONE_TYPE = ("worker_types=m6i.xlarge", "ssh_cidr=203.0.113.7/32")
+BUCKET = "draco-state"
+GIVEN = ("worker_types=m6i.xlarge", "ssh_cidr=203.0.113.7/32", f"state_bucket={BUCKET}", "on_demand=false", "zone=")
 
 
 class Account:
@@ -41,7 +44,7 @@ class Account:
         self.folder = root / "dev"
 
     def request(self, *words: str, workers: int = 2) -> Request:
-        return Request("dev", workers, settings=(*ONE_TYPE, *words))
+        return Request("dev", workers, settings=(*GIVEN, *words))
 
     def up(self, *words: str, workers: int = 2) -> Cluster:
         self.folder.mkdir(exist_ok=True)
@@ -75,6 +78,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
         patch.setattr(docker, "image_id", lambda image: f"sha256:{'cd' * 32}")
         patch.setattr(registry, "push", lambda region, url, image, say: url + DIGEST)
         patch.setattr(start, "_way_in", lambda *_: None)
+        fake.client("s3").create_bucket(Bucket=BUCKET)
         yield Account(fake, folder)
 
 
@@ -108,6 +112,13 @@ def test_a_cluster_comes_up_is_repaired_put_off_and_taken_down(account: Account)
     assert {node for node in nodes if after[node].id != nodes[node].id} == {"worker-02"}
     assert account.plan() == {"add": 0, "change": 0, "remove": 0}
 
+    changed = r"^dev: is up: head_type from m6i.large to c6i.large, efa from False to True would take new nodes"
+    with pytest.raises(RefusedError, match=changed):
+        account.up("head_type=c6i.large", "efa=true")
+    with pytest.raises(RefusedError, match="make extend puts the end off"):
+        account.up("hours=9")
+    with pytest.raises(RefusedError, match=f"its state is in the bucket {BUCKET}, not here: SET=state_bucket={BUCKET}"):
+        account.up("state_bucket=")
     before = home.of(account.folder).choice()
     assert before
     until = extend.extend(made, account.folder, 2.0)
@@ -187,7 +198,8 @@ def test_ctrl_c_in_mid_apply_saves_the_state(account: Account) -> None:
         account.up()
     thread.join()
     assert "stopping: Terraform finishes what is under way and saves its state; please wait" in account.said
-    assert "aws_key_pair" in (home.of(account.folder).cluster / "terraform.tfstate").read_text()
+    kept = account.fake.client("s3").get_object(Bucket=BUCKET, Key="draco/dev/cluster.tfstate")["Body"].read()
+    assert b"aws_key_pair" in kept
     time.sleep(4)  # AWS answers after all: there are workers that nobody has heard of
     account.fake.set_faults({})
     made = account.up()
@@ -199,9 +211,9 @@ def test_ctrl_c_in_mid_apply_saves_the_state(account: Account) -> None:
 def test_an_apply_that_takes_too_long_is_stopped_once_and_counts_as_no_capacity(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start, "START_LIMIT_S", 8)
-    account.fake.set_faults({"RunInstances": {"delay_s": 12, "market": "spot"}})
-    with pytest.raises(NoCapacityError, match=r"aws_instance.worker.*: no capacity within 8 s"):
+    monkeypatch.setattr(start, "START_LIMIT_S", 20)
+    account.fake.set_faults({"RunInstances": {"delay_s": 60, "market": "spot"}})
+    with pytest.raises(NoCapacityError, match=r"aws_instance.worker.*: no capacity within 20 s"):
         account.up(workers=1)
 
 
@@ -211,6 +223,10 @@ def test_a_name_that_is_taken_or_whose_state_is_lost_is_refused_and_can_be_clean
     account.up(workers=1)
     other = Account(account.fake, tmp_path)
     with pytest.raises(RefusedError, match=r"^dev: there is such a cluster in us-east-1 \(\d+ things of moto\)"):
+        other.up("state_bucket=")
+    with pytest.raises(RefusedError, match=r"^dev: there is such a cluster in us-east-1, and roles are global"):
+        other.up("region=us-west-2", "state_bucket=")
+    with pytest.raises(RefusedError, match=r"^dev: is up, started from elsewhere"):
         other.up()
     with pytest.raises(RefusedError, match=r"^dev: has instances; make cluster-down"):
         backend.purge("dev", other.folder)
@@ -220,11 +236,11 @@ def test_a_name_that_is_taken_or_whose_state_is_lost_is_refused_and_can_be_clean
     assert account.alive() == {}
 
 
-def test_something_that_cannot_be_removed_is_told(account: Account) -> None:
+def test_a_lost_folder_goes_on_from_the_bucket(account: Account) -> None:
+    before = terraform.outputs(home.of(account.folder).base)["file_system_id"]
+    shutil.rmtree(home.of(account.folder).path)
     account.up(workers=1)
-    account.fake.set_faults({"DescribeVolumes": {"code": "UnauthorizedOperation"}})
-    with pytest.raises(LeftoversError, match="nobody could see whether all is gone"):
-        account.down()
+    assert terraform.outputs(home.of(account.folder).base)["file_system_id"] == before
 
 
 def test_somebody_else_at_work_is_told_apart(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:

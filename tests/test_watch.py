@@ -112,11 +112,15 @@ def test_a_worker_ends_itself_when_the_cluster_has_expired(node: Node) -> None:
 def test_a_head_ends_all_nodes_and_then_itself(node: Node) -> None:
     node.does("curl", tag(at(-0.1)))
     assert node.watch(ROLE="head") == ALL_DOWN
-    listed, ended = (call for call in node.called() if call.startswith("aws"))
+    listed, ended = (call for call in node.called() if call.startswith("aws ec2"))
     assert "--region us-west-2" in listed
     assert "Name=tag:Project,Values=draco Name=tag:Cluster,Values=dev" in listed
     assert "--region us-west-2" in ended
     assert ended.endswith("--instance-ids i-0 i-1")
+    made, written = (call for call in node.called() if call.startswith("aws logs"))
+    assert made.startswith("aws logs create-log-stream --region us-west-2 --log-group-name /draco/dev ")
+    assert made.split()[-1] == written.split()[8]  # the same stream
+    assert ",message=the cluster expired at 20" in written
 
 
 def test_a_head_that_cannot_end_the_others_still_ends_itself(node: Node) -> None:

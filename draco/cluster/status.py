@@ -60,6 +60,8 @@ def note_lines(notes: Mapping[str, Any]) -> list[str]:
         f"{notes['zone']}: {', '.join(f'{count} {market}' for market, count in sorted(markets.items()))} nodes, "
         f"workers {notes['type']}; {', '.join([*money, ends])}; make extend HOURS=2 puts it off"
     ]
+    if notes["ended"]:
+        lines.append(f"the head ended it: {notes['ended']}")
     taken = {node: code for node, code in notes["notices"].items() if code != "fulfilled"}
     return lines + [f"notice: {node}: {code}" for node, code in sorted(taken.items())]
 

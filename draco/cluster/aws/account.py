@@ -64,6 +64,22 @@ def caller(region: str) -> Caller:
     return Caller(found["Account"], found["Arn"])
 
 
+def has_object(region: str, bucket: str, key: str) -> bool:
+    """Say whether a bucket holds an object of that key.
+
+    Raises:
+        DracoError: there is no such bucket, or it may not be looked into.
+    """
+    with speaking(f"looking into the bucket {bucket}"):
+        return bool(client("s3", region).list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents"))
+
+
+def tags_of_role(region: str, role: str) -> dict[str, str]:
+    """Return the tags of a role; ClientError NoSuchEntity without one."""
+    told = client("iam", region).get_role(RoleName=role)["Role"]
+    return {tag["Key"]: tag["Value"] for tag in told.get("Tags", [])}
+
+
 @contextmanager
 def speaking(what: str) -> Iterator[None]:
     """Turn AWS's refusals within the block into errors that begin with what was attempted.

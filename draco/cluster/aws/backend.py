@@ -8,7 +8,7 @@ from typing import Any
 from draco.cluster import ssh
 from draco.cluster.aws import account, home, instances, leftovers, start, terraform
 from draco.cluster.aws import settings as settings_module
-from draco.cluster.nodes import Cluster, Request, Say, State, quietly
+from draco.cluster.nodes import HEAD, Cluster, Request, Say, State, quietly
 from draco.errors import DracoError, LeftoversError, MissingError, RefusedError
 
 
@@ -97,6 +97,7 @@ def notes(cluster: Cluster, folder: Path) -> dict[str, Any]:
         "spent": None if per_hour is None else per_hour / len(cluster.nodes) * sum(hours),
         "expires_at": home.expiry(expires),
         "hours_left": (expires - now).total_seconds() / 3600,
+        "ended": None if HEAD in alive else instances.last_words(region, cluster.name),
     }
 
 

@@ -34,15 +34,20 @@ def agree(request: "Request", folder: Path, console: "Console", *, yes: bool) ->
         RefusedError: declined, or above max_price.
         NoCapacityError, MissingError: there is nowhere to start it, or a quota falls short.
     """
-    from draco.cluster.aws import quote, start
+    from draco.cluster.aws import quote, registry, start
 
     settings = start.wanted(request, folder)
+    start.refuse_changes(request, settings, folder)
     nodes = start.missing(request, settings)
     if not nodes:
         return
     found = start.quoted(request, settings, folder)
     console.print(quote.table(found), highlight=False)
     quote.refuse(found)
+    with console.status("scanning the image, if there is a scanner"):
+        vulnerabilities = registry.scan(request.image)
+    if vulnerabilities:
+        console.print(vulnerabilities, highlight=False)
     if len(nodes) <= request.workers:
         console.print(f"to be started: {', '.join(nodes)}; the others are there", highlight=False)
     _ask(f"{request.name}: start it", yes)

@@ -56,6 +56,22 @@ def notices(region: str, found: Mapping[str, Instance]) -> dict[str, str]:
     return {requests[each["SpotInstanceRequestId"]]: each["Status"]["Code"] for each in answer["SpotInstanceRequests"]}
 
 
+def last_words(region: str, name: str) -> str | None:
+    """Return what the head said when it ended the cluster, if ever one did.
+
+    Raises:
+        DracoError: AWS does not answer.
+    """
+    group = f"/draco/{name}"
+    logs = account.client("logs", region)
+    with account.speaking(f"reading the log of {name}"):
+        streams = logs.describe_log_streams(logGroupName=group, orderBy="LastEventTime", descending=True, limit=1)
+        for stream in streams["logStreams"]:
+            events = logs.get_log_events(logGroupName=group, logStreamName=stream["logStreamName"], limit=1)["events"]
+            return str(events[0]["message"]) if events else None
+    return None
+
+
 def age_hours(each: Instance, now: datetime | None = None) -> float:
     """Return for how long an instance has been paid for."""
     return ((now or datetime.now(UTC)) - each.launched).total_seconds() / 3600

@@ -6,7 +6,7 @@ and Cluster=<name> is touched.
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ from draco.cluster.aws.tagged import KINDS, Kind, Seen, is_gone
 from draco.errors import DracoError, LeftoversError, MissingError
 
 _POLL_S = 2.0
+_NAMED = {"key pair", "launch template", "placement group", "security group", "image repository", "instance profile",
+          "role", "log group"}  # fmt: skip
 _AFTER_A_FAULT_S = 60.0
 
 
@@ -79,6 +81,26 @@ def remove(region: str, name: str, roots: Sequence[str], say: Callable[[str], No
         raise LeftoversError(
             "\n".join([f"{name}: not everything could be removed; the same command may be given again", *faults])
         )
+
+
+def remove_strays(region: str, name: str, root: str, known: Set[str], say: Callable[[str], None]) -> None:
+    """Remove what has a name that Terraform needs, and is not in its state: it was stopped before it heard the answer.
+
+    `known`: whatever the state holds. Data are never among it: file systems have no names to be taken.
+
+    Raises:
+        LeftoversError: something could not be removed.
+    """
+    faults: list[str] = []
+    for kind in KINDS:
+        if kind.name in _NAMED:
+            strays = [each for each in _look(kind, region, name) if each.root == root and each.id not in known]
+            for each in strays:
+                say(f"removing {each.kind} {each.id}, which nobody knows of")
+                if refusal := _refusal(kind, region, each):
+                    faults.append(str(refusal))
+    if faults:
+        raise LeftoversError("\n".join(faults))
 
 
 def table(found: Sequence[Left]) -> Table:

@@ -38,7 +38,7 @@ class Settings(BaseModel):
     )
     on_demand: bool = Field(False, description="take workers on demand where no spot capacity is left")
     ssh_cidr: str | None = Field(None, description="who may reach the head by ssh; null: the caller's own address")
-    owner: str | None = Field(None, pattern=r"^[\w+=,.@-]{1,64}$", description="null: the caller's name at AWS")
+    owner: str | None = Field(None, pattern=r"^[A-Za-z0-9_+=,.@-]{1,64}$", description="null: the caller's name at AWS")
     idle_minutes: int = Field(60, ge=0, le=10_000, description="without a run after which the head ends all; 0: never")
     volume_gb: int = Field(30, ge=20, le=16_000, description="size of each node's disk")
     placement_group: bool = Field(False, description="nodes close together; makes shortages likelier")

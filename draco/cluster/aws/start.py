@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from draco.cluster import docker, ssh
-from draco.cluster.aws import account, address, home, host_keys, instances, leftovers, quote, registry, terraform
+from draco.cluster.aws import (
+    account,
+    address,
+    home,
+    host_keys,
+    instances,
+    leftovers,
+    optional,
+    quote,
+    registry,
+    terraform,
+)
 from draco.cluster.aws import settings as settings_module
 from draco.cluster.aws.home import Choice, Home
 from draco.cluster.aws.quote import Quote
@@ -25,6 +36,11 @@ MOST_WORKERS = 200
 START_LIMIT_S = 300  # for the instances of one candidate
 SSH_LIMIT_S = 240
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")  # what an image repository may be called
+_TAKEN = re.compile(r"Already ?Exists|Duplicate", re.IGNORECASE)
+# Settings that Terraform would meet by making nodes anew, or not at all.
+FIXED = (
+    "zone", "head_type", "worker_types", "hours", "max_spot_price", "volume_gb", "placement_group", "efa", "ami",
+)  # fmt: skip
 _AMI = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-6.1-x86_64"
 
 
@@ -34,9 +50,10 @@ def wanted(request: Request, folder: Path) -> Settings:
     Raises:
         JobError: lists every fault of SET=.
         MissingError: no region.
-        RefusedError: the cluster lies in another region.
+        RefusedError: the cluster lies in another region, or its state elsewhere.
     """
-    before = settings_module.load(home.of(folder).settings)
+    there = home.of(folder)
+    before = settings_module.load(there.settings)
     made = settings_module.updated(before, request.settings)
     region = made.region or account.default_region()
     if region is None:
@@ -46,11 +63,33 @@ def wanted(request: Request, folder: Path) -> Settings:
             f"{request.name}: lies in {before.region}, not {region}; another NAME=, or make cluster-down and "
             "make cluster-purge first, which removes its runs"
         )
+    if terraform.known(there.base) and made.state_bucket != before.state_bucket:
+        raise RefusedError(
+            f"{request.name}: its state is {_place(before)}, not {_place(made)}: "
+            f"SET=state_bucket={before.state_bucket or ''}"
+        )
     if not _NAME.fullmatch(request.name):
         raise RefusedError(f"NAME={request.name}: at AWS no dash may end it, nor follow another")
     if request.workers > MOST_WORKERS:
         raise RefusedError(f"WORKERS={request.workers}: AWS takes at most {MOST_WORKERS} worker nodes")
     return made.model_copy(update={"region": region})
+
+
+def _place(settings: Settings) -> str:
+    return f"in the bucket {settings.state_bucket}" if settings.state_bucket else "here"
+
+
+def refuse_changes(request: Request, settings: Settings, folder: Path) -> None:
+    """Refuse settings that nodes which are there do not have, and would not survive."""
+    there = home.of(folder)
+    before = settings_module.load(there.settings)
+    changed = [key for key in FIXED if getattr(settings, key) != getattr(before, key)]
+    if changed and there.choice() and instances.alive(_region(settings), request.name):
+        words = ", ".join(f"{key} from {getattr(before, key)} to {getattr(settings, key)}" for key in changed)
+        longer = "; make extend puts the end off" if "hours" in changed else ""
+        raise RefusedError(
+            f"{request.name}: is up: {words} would take new nodes: make cluster-down first; runs and data stay{longer}"
+        )
 
 
 def missing(request: Request, settings: Settings) -> list[str]:
@@ -80,7 +119,8 @@ def up(request: Request, folder: Path, say: Say) -> Cluster:
     region, there = _region(settings), home.of(folder)
     say("asking AWS who is calling")
     caller = account.caller(region)
-    _refuse_others(request.name, region, there)
+    _refuse_others(request.name, settings, there)
+    refuse_changes(request, settings, folder)
     owner = settings.owner or re.sub(r"[^\w+=,.@-]", "-", caller.name, flags=re.ASCII)[:64]
     ssh_cidr = settings.ssh_cidr or address.own_cidr()
     choice = there.choice() if instances.alive(region, request.name) else None
@@ -113,18 +153,34 @@ def _region(settings: Settings) -> str:
     return settings.region
 
 
-def _refuse_others(name: str, region: str, there: Home) -> None:
-    """Refuse a name that is taken: by somebody else, or by a cluster whose state was lost."""
+def _refuse_others(name: str, settings: Settings, there: Home) -> None:
+    """Refuse a name that is taken: by somebody else, in another region, or by a cluster whose state was lost."""
     if terraform.known(there.base):
         return
+    region = _region(settings)
     found, _ = leftovers.find(region, name)
-    if found:
+    state = home.bucket(settings, name, "base")
+    is_ours = state is not None and account.has_object(state.region, state.name, state.key)
+    if is_ours and any(each.kind == "instance" for each in found):
+        raise RefusedError(f"{name}: is up, started from elsewhere; make cluster-down NAME={name} CLUSTER=aws first")
+    if found and not is_ours:
         owners = ", ".join(sorted({each.owner or "?" for each in found}))
         raise RefusedError(
             f"{name}: there is such a cluster in {region} ({len(found)} things of {owners}), and {there.path} does not "
             f"know it: another NAME=, or, if it is yours and its state is lost, make leftovers NAME={name} REMOVE=1 "
             f"and make cluster-purge NAME={name} CLUSTER=aws"
         )
+
+    role = f"draco-{name}-head"
+    elsewhere = (
+        None
+        if found
+        else optional.ask(
+            "looking for roles", lambda: account.tags_of_role(region, role).get("Region", "an unknown region")
+        )
+    )
+    if elsewhere:
+        raise RefusedError(f"{name}: there is such a cluster in {elsewhere}, and roles are global: another NAME=")
 
 
 def _refuse_fewer(request: Request, region: str) -> None:
@@ -158,8 +214,19 @@ def _base(name: str, settings: Settings, owner: str, there: Home, say: Say) -> d
     """Make or mend network, storage and registry; return where they are."""
     values = {"name": name, "owner": owner, "region": settings.region, "ssm": settings.ssm}
     terraform.prepare("base", there.base, values, home.bucket(settings, name, "base"))
-    terraform.apply(there.base, say)
+    _apply(there.base, "base", name, _region(settings), say)
     return terraform.outputs(there.base)
+
+
+def _apply(folder: Path, root: str, name: str, region: str, say: Say, limit_s: float = 1200) -> None:
+    """Apply a root; where names are taken by what a stopped Terraform never heard of, remove that and go on."""
+    try:
+        terraform.apply(folder, say, limit_s)
+    except NotConfiguredError as error:
+        if not _TAKEN.search(str(error)):
+            raise
+        leftovers.remove_strays(region, name, root, terraform.values(folder), say)
+        terraform.apply(folder, say, limit_s)
 
 
 def _operator_key(name: str, folder: Path) -> str:
@@ -196,7 +263,7 @@ def _start(
             home.bucket(settings, values["name"], "cluster"),
         )  # fmt: skip
         try:
-            terraform.apply(there.cluster, say, START_LIMIT_S)
+            _apply(there.cluster, "cluster", values["name"], values["region"], say, START_LIMIT_S)
             return choice
         except NoCapacityError as error:
             tried.append(f"{what}: {error}")

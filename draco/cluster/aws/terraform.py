@@ -118,6 +118,23 @@ def outputs(folder: Path) -> dict[str, Any]:
     return {name: value["value"] for name, value in json.loads(made.stdout).items()}
 
 
+def values(folder: Path) -> set[str]:
+    """Return every string that the state holds, ids among them."""
+    made = subprocess.run(
+        ["terraform", "show", "-json"], cwd=folder, env=_environment(), capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        raise NotConfiguredError(f"terraform show in {folder}: {made.stderr.strip()}")
+    return set(_strings(json.loads(made.stdout)))
+
+
+def _strings(found: Any) -> Iterator[str]:
+    if isinstance(found, str):
+        yield found
+    for inner in found.values() if isinstance(found, dict) else found if isinstance(found, list) else ():
+        yield from _strings(inner)
+
+
 _OPTIONS = ("-input=false", f"-lock-timeout={LOCK_TIMEOUT_S}s")
 
 

@@ -54,6 +54,14 @@ idle() {
     [[ -n $(find "$STATE/active" -mmin "+$IDLE_MINUTES") ]]
 }
 
+# Where it can still be read when the node is gone: the head's last words. Without commas, which would end the message.
+tell() {
+    local log=(--region "$REGION" --log-group-name "/draco/$CLUSTER" --log-stream-name "$(date -u +%FT%H-%M-%SZ)")
+    say "$*"
+    timeout 20 aws logs create-log-stream "${log[@]}" &&
+        timeout 20 aws logs put-log-events "${log[@]}" --log-events "timestamp=$(date +%s)000,message=$*" > /dev/null
+}
+
 terminate_cluster() {
     timeout 60 aws ec2 describe-instances --region "$REGION" --output text \
         --filters Name=tag:Project,Values=draco "Name=tag:Cluster,Values=$CLUSTER" \
@@ -66,13 +74,15 @@ mkdir -p "$STATE"
 keep_trainer_from_metadata
 expires=$(expiry)
 if [[ ! $(date -u +%FT%TZ) < $expires ]]; then
-    say "the cluster expired at $expires"
     if [[ $ROLE == head ]]; then
+        tell "the cluster expired at $expires"
         terminate_cluster # workers that do not end themselves too
+    else
+        say "the cluster expired at $expires"
     fi
     shutdown -h now
 elif [[ $ROLE == head && $IDLE_MINUTES -gt 0 ]] && idle; then
-    say "no run and no ssh session for $IDLE_MINUTES minutes"
+    tell "no run and no ssh session for $IDLE_MINUTES minutes"
     # Workers do not know: where they could not be ended, the head stays and tries again in a minute.
     terminate_cluster && shutdown -h now
 fi
