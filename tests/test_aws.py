@@ -167,7 +167,7 @@ def test_a_worker_reaches_what_it_needs_and_no_more(operator: Operator) -> None:
     assert operator.ssh("head", "ls -d /srv/draco/runs/*").stdout.count("quickstart") == 1
 
 
-def test_a_worker_that_is_taken_away_ends_the_run_and_alone_is_started_anew(operator: Operator) -> None:
+def test_a_worker_that_is_taken_away_is_announced_and_ends_the_run(operator: Operator) -> None:
     before = {node: each["InstanceId"] for node, each in operator.instances().items()}
     operator.make("train", "JOB=jobs/quickstart.yaml", "SET=steps=100000", "NEW=1", "DETACH=1")
     deadline = time.monotonic() + 120
@@ -182,17 +182,13 @@ def test_a_worker_that_is_taken_away_ends_the_run_and_alone_is_started_anew(oper
     found = operator.status()
     assert found["run"]["state"] == "lost"
     assert {node["name"]: node["state"] for node in found["nodes"]}["worker-02"] == "missing"
-    said = operator.make("cluster-up", "YES=1")
-    assert "to be started: worker-02; the others are there" in said
-    after = {node: each["InstanceId"] for node, each in operator.instances().items()}
-    assert {node for node in before if after[node] != before[node]} == {"worker-02"}
 
 
 def test_a_cluster_ends_itself_when_its_time_is_up_and_not_before(operator: Operator) -> None:
     assert "dev: ends itself at " in operator.make("extend", "HOURS=1", "YES=1")
     head = operator.instances()["head"]["InstanceId"]
     past = (datetime.now(UTC) - timedelta(minutes=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    assert len(operator.instances()) == 3
+    assert sorted(operator.instances()) == ["head", "worker-01"]
     operator.fake.client("ec2").create_tags(Resources=[head], Tags=[{"Key": "ExpiresAt", "Value": past}])
     deadline = time.monotonic() + 60
     while operator.instances():  # the head ends the workers, whose own tags say otherwise
@@ -212,7 +208,8 @@ def test_down_leaves_nothing_that_costs_but_the_storage(operator: Operator) -> N
 
 def test_the_documented_policy_allows_all_that_was_asked(operator: Operator) -> None:
     allowed = json.loads((ROOT / "docs/aws-policy.json").read_text())
-    own = [call for call in operator.fake.calls() if call.get("by") in (None, "operator")]
+    key = operator.fake.environment["AWS_ACCESS_KEY_ID"]  # nodes have their roles'
+    own = [call for call in operator.fake.calls() if call["access_key"] == key]
     asked = {f"{call['service']}:{call['action']}" for call in own}
     assert len(asked) > 50
     assert sorted(action for action in asked if not policy.covers(allowed, action)) == []
