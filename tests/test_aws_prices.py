@@ -306,7 +306,10 @@ def test_a_quote_is_plain_json() -> None:
 
 
 def test_a_cluster_that_fits_is_not_refused() -> None:
-    quote.refuse(made(max_price=0.89))
+    fitting = made(max_price=0.89)
+    assert fitting.per_hour is not None
+    assert fitting.per_hour <= 0.89
+    quote.refuse(fitting)
 
 
 def test_a_price_above_the_limit_is_refused_with_both_numbers_and_the_way_out() -> None:

@@ -226,15 +226,6 @@ def test_after_ctrl_c_expired_credentials_and_a_crowded_api_the_next_call_goes_o
     assert len(alive) == 3
 
 
-def test_an_apply_that_takes_too_long_is_stopped_once_and_counts_as_no_capacity(
-    account: Account, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(start, "START_LIMIT_S", 30)
-    account.fake.set_faults({"RunInstances": {"delay_s": 30, "market": "spot"}})
-    with pytest.raises(NoCapacityError, match=r"aws_instance.worker.*: no capacity within 30 s"):
-        account.up(workers=1)
-
-
 def test_a_lost_folder_goes_on_from_the_bucket(account: Account) -> None:
     before = terraform.outputs(home.of(account.folder).base)["file_system_id"]
     shutil.rmtree(home.of(account.folder).path)

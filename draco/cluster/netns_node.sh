@@ -15,6 +15,10 @@ mkdir -p /root/.ssh
 mount -t tmpfs -o mode=0700 tmpfs /root/.ssh
 cp "$folder/operator_key.pub" /root/.ssh/authorized_keys
 [ ! -e /root/.bashrc ] || mount --bind /dev/null /root/.bashrc # bash reads it at every command over ssh
+# MPI names its folders after process ids, which nodes have in common, as they have /tmp.
+mkdir -p /root/.prte /run/tmp
+mount -t tmpfs -o mode=0700 tmpfs /root/.prte
+echo 'prte_tmpdir_base = /run/tmp' > /root/.prte/mca-params.conf
 printf '127.0.0.1 localhost\n' > /etc/hosts
 rm -f /etc/ssh/ssh_host_*
 ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key

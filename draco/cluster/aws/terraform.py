@@ -176,38 +176,44 @@ def _run(folder: Path, arguments: Sequence[str], say: Say, limit_s: float) -> No
         )  # fmt: skip
     faults: list[_Fault] = []
     deadline = time.monotonic() + limit_s
-    stopped = False  # by the deadline
-    with _asking(process, say) as asked:
+    with _asking(process, say) as stop:
         for event in _events(log, process):
             if event is not None and (fault := _shown(event, say)):
                 faults.append(fault)
-            if time.monotonic() > deadline and not (stopped or asked):
-                stopped = True
-                say("taking too long: Terraform is asked to stop, and finishes what is under way")
-                process.send_signal(signal.SIGINT)
-    if asked:
+            if time.monotonic() > deadline:
+                stop("time")
+    if stop.why == "user":
         raise KeyboardInterrupt
-    if stopped:
+    if process.returncode and stop.why == "time":
         raise _late(faults, limit_s, folder)
     if process.returncode:
         raise _sentence(faults or [_Fault("", f"exit code {process.returncode}", "")], folder)
 
 
+class _Stop:
+    """Asks Terraform to stop, once, whoever wants it and however often; `why` is then who: "user" outranks "time"."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", say: Say) -> None:
+        self._process, self._say = process, say
+        self.why = ""
+
+    def __call__(self, why: str) -> None:
+        if not self.why:
+            self._process.send_signal(signal.SIGINT)
+        if self.why in ("", "time") and why != self.why:
+            late = "taking too long: " if why == "time" else ""
+            self._say(f"{late}stopping: Terraform finishes what is under way and saves its state; please wait")
+            self.why = why
+
+
 @contextmanager
-def _asking(process: "subprocess.Popen[bytes]", say: Say) -> Iterator[list[int]]:
-    """Turn signals to this process into one SIGINT to Terraform; yields the list of those that came."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: object) -> None:
-        del frame
-        if not asked and process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        asked.append(number)
-        say("stopping: Terraform finishes what is under way and saves its state; please wait")
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+def _asking(process: "subprocess.Popen[bytes]", say: Say) -> Iterator[_Stop]:
+    """Let signals to this process stop Terraform."""
+    stop = _Stop(process, say)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, lambda *_: stop("user")) for number in numbers}
     try:
-        yield asked
+        yield stop
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -282,7 +288,7 @@ def _sentence(faults: Sequence[_Fault], folder: Path) -> DracoError:
         lines.append(f"{where}{' '.join(text.split())[:500]}")
     for kind in (MissingError, NoCapacityError):  # without credentials nothing else matters
         telling = [error for error in errors if isinstance(error, kind)]
-        if telling and (kind is MissingError or len(telling) == len(errors)):
+        if telling and (kind is MissingError or len(telling) == len(faults)):
             return kind("\n".join(dict.fromkeys(map(str, telling))))
     said = [*dict.fromkeys([*map(str, errors), *lines])]
     return NotConfiguredError("\n".join([*said, f"all of it: {folder / 'terraform.log'}; the same command goes on"]))
