@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -371,6 +372,7 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _rank(args: argparse.Namespace) -> int:
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # mpirun forwards it to ranks that are still importing; it would kill
     from draco import rank
 
     rank.main(args.run, args.simulate)
@@ -382,7 +384,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
     if args.command == "rank":
-        return int(args.do(args))  # an error must reach mpi4py as an exception, so that it ends every rank
+        return int(args.do(args))
     command_line.warn(args)
     try:
         if args.command in command_line.ELSEWHERE and (cluster := command_line.target(args)):

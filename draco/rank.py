@@ -1,6 +1,7 @@
 """What one process of a run does: rank 0 is the server, the others are workers; or all of them in one process."""
 
 import signal
+import traceback
 from pathlib import Path
 
 import torch
@@ -14,21 +15,27 @@ from draco.run_directory import read_job
 def main(run: Path, simulate: bool) -> None:
     """Do this process's part in the run. Only the server, or the simulation, looks into the run directory."""
     if simulate:
-        _stop_on_signals(run)
+        _obey_signals(run)
         job = read_job(run)
         torch.set_num_threads(job.threads)
         serve_all(job, run, Path(job.data.root))
         return
     rank, size = transport.rank_and_size()
-    if rank == 0:
-        _stop_on_signals(run)  # before MPI has forwarded any
-        _serve(run, size)
-    else:
-        _work(rank, transport.MpiWorker())
-    transport.leave()
+    try:
+        if rank:
+            whole = _work(rank, transport.MpiWorker())
+        else:
+            _obey_signals(run)
+            whole = _serve(run, size)
+    except transport.ServerGone:
+        transport.fail(everybody=False)
+    except BaseException:
+        traceback.print_exc()
+        transport.fail(everybody=rank == 0)  # without a worker the others may go on
+    transport.leave(finalize=whole)
 
 
-def _serve(run: Path, size: int) -> None:
+def _serve(run: Path, size: int) -> bool:
     job = read_job(run)
     if size != job.workers + 1:
         raise MissingError(f"{run}: the job has {job.workers} workers and a server, but MPI started {size} processes")
@@ -38,13 +45,15 @@ def _serve(run: Path, size: int) -> None:
     root = Path(job.data.root)
     train, test = data.load(job.data.name, root, "train"), data.load(job.data.name, root, "test")
     server.train(job, run, train, test, server_side)
+    return server_side.whole
 
 
-def _work(rank: int, worker_side: transport.MpiWorker) -> None:
+def _work(rank: int, worker_side: transport.MpiWorker) -> bool:
     job = parse(worker_side.job(), "the server's job", checked=True)
     torch.set_num_threads(job.threads)
     train = data.load(job.data.name, Path(job.data.root), "train")
     worker.serve(job, rank, assembly.build_scheme(job), train, worker_side)
+    return worker_side.whole
 
 
 def serve_all(job: Job, run: Path, root: Path) -> None:
@@ -55,12 +64,12 @@ def serve_all(job: Job, run: Path, root: Path) -> None:
     server.train(job, run, train, test, transport.Simulated([w.reply for w in workers], greetings))
 
 
-def _stop_on_signals(run: Path) -> None:
-    """Let the server end resumably on SIGTERM, SIGINT and SIGUSR1, which mpirun forwards to every rank."""
+def _obey_signals(run: Path) -> None:
+    """End resumably on SIGTERM and SIGINT, leave a checkpoint on SIGUSR1, which mpirun forwards to every rank."""
 
-    def stop(signum: int, frame: object) -> None:
-        del signum, frame
-        (run / "stop").touch()
+    def ask(signum: int, frame: object) -> None:
+        del frame
+        (run / ("checkpoint" if signum == signal.SIGUSR1 else "stop")).touch()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, stop)
+        signal.signal(number, ask)

@@ -9,6 +9,7 @@ checkpoints/        see checkpoint.py
 logs/               what the processes printed
 secret              seed of the server's permutations and projections; readable by the server's user only
 stop                while it exists the server ends at the next step, resumably
+checkpoint          asks the server for a checkpoint at the next step; the server removes it
 launch/             on a cluster: which node hosts which ranks, as mpirun reads it (hostfile) and as the
                     server does (nodes.json)
 .reserve            space that is given up to write the state on a full disk

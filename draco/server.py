@@ -2,34 +2,32 @@
 
 One loop for every scheme and both transports. The server trusts no worker: a reply is checked for size, dtype, step
 and finiteness before anything reads it, every wait has a limit, and rows of the code are handed out from a fresh
-secret permutation each step.
+secret permutation each step. Workers that are gone, or late beyond its patience, are erasures where the scheme bears
+them (`Scheme.bears`); where it does not, the run ends `lost` and its supervisor starts it again.
 
 Shapes: n workers, d = p + b + 1 elements of a step vector (see gradients.py), m gradients after decoding.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from draco import assembly, checkpoint, data, evaluate, models, run_directory, wire
 from draco.aggregators import AGGREGATORS
-from draco.errors import TrainingError
+from draco.collect import DIVERGED, Collector, is_finite
+from draco.errors import TrainingError, WorkerError
 from draco.events import EventLog
 from draco.job import Job, to_dict, total_steps
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import Scheme
 from draco.tensorboard import Board
-from draco.transport import ServerTransport, new_frames
-
-NOT_FINITE = "it holds numbers that are not finite"
-DIVERGED = "training has diverged; is a defence missing, or optimizer.lr too high?"
+from draco.transport import ServerTransport
 
 
 @dataclass
@@ -42,7 +40,7 @@ class Ledger:
     suspicions: dict[int, int] = field(default_factory=dict)  # rank -> steps at which it was a suspect
 
     def note(self, suspects: set[int], liars: set[int]) -> None:
-        """Count one step."""
+        """Count one step; `liars` are those that took part."""
         self.caught += len(suspects & liars)
         self.missed += len(liars - suspects)
         self.falsely_accused += len(suspects - liars)
@@ -135,16 +133,6 @@ class Clock:
         self.seconds["communication"] = left
 
 
-@dataclass(frozen=True)
-class Collected:
-    """One step's replies, checked."""
-
-    arrived: np.ndarray[tuple[int], np.dtype[np.bool_]]  # (n,) by row
-    refused: dict[int, str]  # rank -> why its reply was not used
-    timings: list[wire.Timing]
-    bytes_received: int
-
-
 class Server:
     """Runs the steps of one job."""
 
@@ -158,76 +146,51 @@ class Server:
         nodes: Sequence[str] | None = None,
     ) -> None:
         """`nodes[rank - 1]` is the machine that hosts a worker; None: they share one."""
-        self.job, self.training, self.scheme, self.transport, self.secret = job, training, scheme, transport, secret
-        self.wire = assembly.build_wire(job, scheme, training.elements)
-        self.frames = new_frames(job.workers, self.wire.frame_bytes)
-        self.replies = wire.reply_matrix(self.frames, self.wire, scheme.dtype)
+        self.job, self.training, self.transport, self.secret = job, training, transport, secret
+        self.collector = Collector(job, scheme, transport, assembly.build_wire(job, scheme, training.elements))
         self.aggregate = assembly.build_aggregate(job, training.model)
         self.groups = scheme.groups()
         self.nodes = nodes
 
     def run_step(self) -> dict[str, Any]:
-        """Take one step and return its event."""
+        """Take one step and return its event.
+
+        Raises:
+            TrainingError: it cannot be taken; see `collect.Collector` for how.
+        """
         step = self.training.step + 1
         clock = Clock()
-        rows = draw_rows(self.secret, step, self.job.workers, self.groups, self.nodes)
+        rows = self._rows(step)
         seed = derive_seed(self.secret, "projections", step)
-        inspection = self.scheme.inspect(self.replies, seed) if self.scheme.inspect else None
-        collected = self._collect(step, rows, inspection.add if inspection else None, clock)
-        decoded = self.scheme.decode(self.replies, collected.arrived, seed=seed, inspection=inspection)
-        clock.lap("decode")
-        vector = self._aggregated(step, decoded.gradients, missing=len(collected.refused))
+        replies = self.collector.collect(step, rows, self.training.flat, seed, clock.lap)
+        vector = self._aggregated(step, replies.decoded.gradients, missing=len(replies.refused))
         clock.lap("aggregate")
         rate = self.training.update(vector)
         clock.lap("update")
-        clock.split_exchange(collected.timings, self.transport.concurrent)
-        ranks = {row: rank for rank, row in enumerate(rows, start=1)}
-        suspects = {ranks[row] for row in decoded.suspects} | set(collected.refused)
-        self.training.ledger.note(suspects, set(assembly.byzantine(self.job, step)))
+        clock.split_exchange(replies.timings, self.transport.concurrent)
+        by_row = {row: rank for rank, row in enumerate(rows, start=1)}
+        suspects = {by_row[row] for row in replies.decoded.suspects} | set(replies.refused)
+        lost = {*self.transport.gone()} - {*replies.refused}
+        self.training.ledger.note(suspects, {*assembly.byzantine(self.job, step)} - replies.absent)
         return {
             "step": step,
             "loss": vector[-1].item(),
             "lr": rate,
             "suspects": sorted(suspects),
-            "refused": {str(rank): why for rank, why in sorted(collected.refused.items())},
+            "refused": {str(rank): why for rank, why in sorted(replies.refused.items())},
+            "lost": sorted(lost),
+            "straggling": sorted(replies.absent - lost),
             "seconds": {part: round(seconds, 6) for part, seconds in clock.seconds.items()},
-            "bytes_received": collected.bytes_received,
+            "bytes_received": replies.bytes_received,
         }
 
-    def _collect(
-        self, step: int, rows: Sequence[int], inspect: Callable[[int], None] | None, clock: Clock
-    ) -> Collected:
-        arrived = np.zeros(self.job.workers, np.bool_)
-        refused: dict[int, str] = {}
-        timings: list[wire.Timing] = []
-        total = 0
-        limit = self.job.reply_timeout_s
-        for rank, length in self.transport.exchange(step, rows, self.training.flat, self.frames, limit):
-            clock.lap("exchange")
-            row = rows[rank - 1]
-            total += length if isinstance(length, int) else 0
-            timing = self._checked(step, row, length)
-            if isinstance(timing, str):
-                refused[rank] = timing
-            else:
-                arrived[row] = True
-                timings.append(timing)
-                if inspect:
-                    inspect(row)
-            clock.lap("decode")
-        clock.lap("exchange")
-        if len(refused) == self.job.workers and set(refused.values()) == {NOT_FINITE}:
-            raise TrainingError(f"step {step}: no worker's reply is finite: {DIVERGED}")
-        return Collected(arrived, refused, timings, total)
-
-    def _checked(self, step: int, row: int, length: int | str) -> wire.Timing | str:
-        """Return the timing in a usable reply, or why it is refused."""
-        if isinstance(length, str):
-            return length
-        timing = wire.unpack(self.frames[row], length, self.wire, step, self.replies[row])
-        if isinstance(timing, wire.Timing) and not is_finite(self.replies[row]):
-            return NOT_FINITE
-        return timing
+    def _rows(self, step: int) -> list[int]:
+        """Draw every worker's row; a worker whose late reply is still coming into a row keeps that row."""
+        rows = draw_rows(self.secret, step, self.job.workers, self.groups, self.nodes)
+        for rank, row in self.transport.held().items():
+            other = rows.index(row)
+            rows[other], rows[rank - 1] = rows[rank - 1], row
+        return rows
 
     def _aggregated(self, step: int, gradients: Tensor, missing: int) -> Tensor:
         """Reduce (m, d) to (d,): the gradient by the job's rule, statistics and loss by a rule of the same kind."""
@@ -244,11 +207,6 @@ class Server:
         return vector
 
 
-def is_finite(vector: Tensor) -> bool:
-    """Say whether every element is finite: a sum carries every NaN and infinity, and reads the vector only once."""
-    return bool(torch.isfinite(vector.sum())) or bool(torch.isfinite(vector).all())
-
-
 def choose_vote(job: Job, greetings: Sequence[bytes]) -> tuple[str, str]:
     """Return the vote to take and why: bits only where all workers say that they compute alike.
 
@@ -256,7 +214,7 @@ def choose_vote(job: Job, greetings: Sequence[bytes]) -> tuple[str, str]:
     """
     if job.scheme.vote != "auto":
         return job.scheme.vote, "the job says so"
-    kinds = sorted(set(greetings))
+    kinds = sorted(set(filter(None, greetings)))
     if len(kinds) == 1:
         return "exact", "all workers report the same torch, instruction set, threads and device"
     texts = "; ".join(kind.decode(errors="replace")[:200] for kind in kinds[:3])
@@ -284,7 +242,7 @@ def train(job: Job, run: Path, split: data.Split, test: data.Split, transport: S
         stopped = _steps(server, run, test, log)
         transport.stop()
     except BaseException as error:
-        _record_end(training, run, log, "failed", _reason(error, run))
+        _record_end(training, run, log, "lost" if isinstance(error, WorkerError) else "failed", _reason(error, run))
         raise
     _record_end(training, run, log, "interrupted" if stopped else "succeeded", "asked to stop" if stopped else "")
 
@@ -303,6 +261,9 @@ def _steps(server: Server, run: Path, test: data.Split, log: EventLog) -> bool:
     while training.step < training.steps:
         if (run / "stop").exists():
             return True
+        if (run / "checkpoint").exists():  # somebody fears that the next step may not be taken
+            (run / "checkpoint").unlink()
+            _save(training, run, log)
         event = server.run_step()
         log.write("step", **event)
         if board:

@@ -27,8 +27,8 @@ def test_every_launcher_that_a_job_can_name_has_a_plan(launcher: str) -> None:
 def test_local_mpi_starts_a_server_and_n_workers_that_yield() -> None:
     made = plan(parse(JOB, "test"), Path("runs/a-1"), python="/venv/bin/python")
     assert made.argv == (
-        "/venv/bin/mpirun", "-n", "5", "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none",
-        "/venv/bin/python", "-m", "mpi4py", "-m", "draco", "rank", "runs/a-1",
+        "/venv/bin/mpirun", "--with-ft", "ulfm", "-n", "5", "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none",
+        "/venv/bin/python", "-m", "draco", "rank", "runs/a-1",
     )  # fmt: skip
     environment = dict(made.environment)
     assert environment["OMPI_MCA_mpi_yield_when_idle"] == "1"

@@ -54,10 +54,10 @@ def test_a_cluster_is_run_by_one_mpirun_on_the_head() -> None:
             "-x", "OMPI_MCA_btl_tcp_disable_family=6",
             "-x", "OMPI_MCA_btl_tcp_port_min_v4=20000",
             "-x", "OMPI_MCA_btl_tcp_port_range_v4=800",
-            "-n", "5", "--hostfile", "runs/a-1/launch/hostfile",
+            "--with-ft", "ulfm", "-n", "5", "--hostfile", "runs/a-1/launch/hostfile",
             "--map-by", "seq:OVERSUBSCRIBE",
             "--output", "file=runs/a-1/logs/rank,merge",
-            "/opt/draco/bin/python", "-m", "mpi4py", "-m", "draco", "rank", "runs/a-1",
+            "/opt/draco/bin/python", "-m", "draco", "rank", "runs/a-1",
         ),
         environment=tuple(AS_ROOT.items()),
         files=(

@@ -1,6 +1,6 @@
 """Receiving n * d floats from n processes against copying them: run under mpirun by the benchmark.
 
-mpirun -n 16 python -m mpi4py -m draco.bench.receive D REPEATS
+mpirun -n 16 python -m draco.bench.receive D REPEATS
 """
 
 import json
@@ -29,7 +29,7 @@ def main(d: int, repeats: int) -> None:
     for step in range(1, repeats + 2):
         time.sleep(0.05)  # let the workers come back to waiting
         began = time.perf_counter()
-        for _ in server.exchange(step, range(size - 1), model, frames, 100.0):
+        for _ in server.exchange(step, range(size - 1), model, frames):
             pass
         received.append(time.perf_counter() - began)
         began = time.perf_counter()

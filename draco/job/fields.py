@@ -203,7 +203,14 @@ class Job(Section):
     )
     eval_batch_size: int = _field(1000, "Batch size of an evaluation.", ge=1)
     wire: Wire = _field(Wire(), "Wire format, by dtype or with options.")
-    reply_timeout_s: float = _field(60.0, "A worker that has not answered a step by then is lost.", gt=0.0, le=86400.0)
+    reply_timeout_s: float = _field(
+        60.0, "A worker that is needed and has not answered a step by then is lost.", gt=0.0, le=86400.0
+    )
+    patience_s: float | None = _field(
+        None,
+        "Wait so long for a worker that the scheme can do without; null: ten times the usual, 2 s at least.",
+        gt=0.0,
+    )
     start_timeout_s: float = _field(300.0, "Time for all workers to come up.", gt=0.0, le=86400.0)
     tensorboard: bool = _field(False, "Also write TensorBoard files into the run directory.")
 

@@ -58,14 +58,20 @@ def _simulate(job: Job, run: Path, python: str) -> Plan:
     return Plan((python, "-m", "draco", "rank", str(run), "--simulate"), tuple(_process(job).items()))
 
 
+# A rank that dies does not end the others: the server is told, and decides.
+_FAULT_TOLERANT = ("--with-ft", "ulfm")
+
+
 def _local_mpi(job: Job, run: Path, python: str) -> Plan:
     """One rank for the server and one per worker on this machine, by the Open MPI of the virtual environment.
 
     Ranks are not bound to cores. One machine needs only shared memory; TCP is left out, so that nothing listens on
-    the network. `python -m mpi4py` ends all ranks when one of them fails.
+    the network.
     """
     environment = {**_process(job), "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm", **_YIELD, **AS_ROOT}
-    argv = (_mpirun(python), "-n", str(job.workers + 1), "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none")
+    argv = (
+        _mpirun(python), *_FAULT_TOLERANT, "-n", str(job.workers + 1), "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none"
+    )  # fmt: skip
     return Plan((*argv, *_rank(python, run)), tuple(environment.items()))
 
 
@@ -76,7 +82,7 @@ def _cluster_mpi(job: Job, run: Path, roster: Roster) -> Plan:
     hostfile = folder / "hostfile"
     argv = (
         *mpirun(roster, {**_process(job), "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm,tcp"}, run.name),
-        "-n", str(job.workers + 1), "--hostfile", str(hostfile), "--map-by", "seq:OVERSUBSCRIBE",
+        *_FAULT_TOLERANT, "-n", str(job.workers + 1), "--hostfile", str(hostfile), "--map-by", "seq:OVERSUBSCRIBE",
         "--output", f"file={run / 'logs' / 'rank'},merge",
         *_rank(roster.python, run),
     )  # fmt: skip
@@ -128,4 +134,4 @@ def _mpirun(python: str) -> str:
 
 
 def _rank(python: str, run: Path) -> tuple[str, ...]:
-    return (python, "-m", "mpi4py", "-m", "draco", "rank", str(run))
+    return (python, "-m", "draco", "rank", str(run))

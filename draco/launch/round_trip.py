@@ -27,7 +27,11 @@ def main() -> None:
     seconds = {}
     for other in range(1, size):
         began = time.perf_counter()
-        comm.Recv(message, source=other, tag=_TAG)
+        status = MPI.Status()
+        waiting = comm.Mprobe(source=other, tag=_TAG, status=status)
+        if status.Get_count(MPI.BYTE) != _BYTES:  # before it has a place: Open MPI would write past the buffer's end
+            raise SystemExit(f"rank {other}: sent {status.Get_count(MPI.BYTE)} bytes, not {_BYTES}")
+        waiting.Recv(message)
         if not (message == other % 251).all():
             raise SystemExit(f"rank {other}: its message arrived changed")
         comm.Send(message, dest=other, tag=_TAG)

@@ -5,7 +5,8 @@ Shapes: n workers, k partitions, d parameters, m gradients after decoding, load 
 A row is a position in the code, not a rank: the server hands out rows from a fresh secret permutation every step.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -82,6 +83,20 @@ class Scheme(NamedTuple):
         if alone or not (self.assignment.sum(1) == 1).all():
             return None
         return [int(column) for column in self.assignment.argmax(1)]
+
+    def bears(self, absent: Sequence[int], suspects: Sequence[int]) -> bool:
+        """Say whether what was decoded without the rows `absent` is right, whoever the up to s liars are.
+
+        Absent rows need not be liars: s may lie among the rest. A code of distance 2s + 1 has distance 2s + 1 - a
+        without a of its rows, so what leaves w suspects is the truth, not s liars' forgery, where w + s < 2s + 1 - a:
+        w + a <= s. Rows of a group have a code of their own. (2w + a <= 2s, up to which decoding may succeed, would
+        count on liars to be among the absent.) A partition that fewer than 2s + 1 rows compute bears no absence.
+        """
+        if not absent:
+            return True
+        groups = self.groups() or [0] * self.workers
+        wrong = Counter(groups[row] for row in {*absent, *suspects})
+        return int(self.assignment.sum(0).min()) > 2 * self.adversaries and max(wrong.values()) <= self.adversaries
 
 
 def checked_gradients(name: str, gradients: Tensor, *, load: int) -> Tensor:

@@ -1,0 +1,149 @@
+"""A real MPI rank that does its worst, beside real workers: the server ends with the model of an honest cluster.
+
+Rank 5 of five is hostile_worker.py; the job bears one adversary.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hostile_worker import MANNERS
+
+from draco import checkpoint, events, run_directory
+from draco.job import parse, to_yaml
+from draco.launch.plan import plan
+
+JOB = """
+name: hostile
+workers: 5
+model: lenet
+data: synthetic
+batch_size: 10
+steps: {steps}
+scheme: {{name: {scheme}, adversaries: 1}}
+optimizer: {{name: sgd, lr: 0.05}}
+patience_s: 0.3
+reply_timeout_s: 20
+eval_every: 0
+"""
+LIMIT_S = 45
+WORST_RSS_MB = 250  # above what the server needs besides; the flood is twice that
+PROGRAM = Path(__file__).with_name("hostile_worker.py")
+UNASKED = "it sent a message that nobody asked for"
+DISTURBING = ("twice", "flood", "gone")  # after which the worker takes no further part
+
+
+class Ended:
+    """A run that has ended."""
+
+    def __init__(self, run: Path, output: str, grown_mb: float) -> None:
+        self.run, self.output, self.grown_mb = run, output, grown_mb
+        self.steps = [e for e in events.read(run / "events.jsonl") if e["event"] == "step"]
+        self.model = model_of(run)
+
+
+def model_of(run: Path) -> torch.Tensor:
+    path = checkpoint.newest(run / "checkpoints")
+    assert path
+    return torch.cat([value.flatten() for value in checkpoint.load(path)["model"].values()])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, data_root: Path) -> Path:
+    (tmp_path / "data").symlink_to(data_root)
+    return tmp_path
+
+
+def run(folder: Path, scheme: str, seed: int, *manners: str, steps: int = 12) -> Ended:
+    job = parse(JOB.format(scheme=scheme, steps=steps), "test")
+    directory = run_directory.create(folder / "runs", job.name, to_yaml(job)).relative_to(folder)
+    made = plan(job, directory)
+    at = made.argv.index("-n")
+    rank = made.argv[made.argv.index("none") + 1 :]
+    where = made.argv[at + 2 : len(made.argv) - len(rank)]
+    argv = (*made.argv[:at], *where, "-n", "5", *rank, ":",
+            "-n", "1", sys.executable, str(PROGRAM), str(seed), ",".join(manners))  # fmt: skip
+    with open(folder / "output", "w+") as output:
+        process = subprocess.Popen(
+            argv, env={**os.environ, **dict(made.environment)}, cwd=folder, stdout=output, stderr=output
+        )
+        sizes: list[float] = []
+        watching = threading.Thread(target=watch, args=(process, folder / directory, sizes))
+        watching.start()
+        try:
+            process.wait(LIMIT_S)  # its exit code says nothing: the server may have left before the last worker
+        finally:
+            process.kill()
+            watching.join()
+        output.seek(0)
+        said = output.read()
+    assert run_directory.read_status(folder / directory).state == "succeeded", said
+    return Ended(folder / directory, said, max(sizes) - sizes[0] if sizes else 0.0)
+
+
+def watch(process: "subprocess.Popen[str]", directory: Path, sizes: list[float]) -> None:
+    """Note the server's memory, in MB, from its first step on."""
+    while process.poll() is None:
+        status = run_directory.read_status(directory)
+        if any(e["event"] == "step" for e in events.read(directory / "events.jsonl")):
+            try:
+                lines = Path(f"/proc/{status.pid}/status").read_text().splitlines()
+            except OSError:
+                return
+            sizes += [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")]
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def honest(data_root: Path, train) -> Callable[..., torch.Tensor]:
+    """Return the model that an honest cluster ends with, by scheme and steps."""
+
+    def model(scheme: str, steps: int = 12) -> torch.Tensor:
+        job = parse(JOB.format(scheme=scheme, steps=steps), "test", ["launcher=simulate", f"data.root={data_root}"])
+        return model_of(train(job).run)
+
+    return model
+
+
+def assert_right(ended: Ended, honest: torch.Tensor, scheme: str) -> None:
+    if scheme == "repetition":
+        assert torch.equal(ended.model, honest)
+    else:
+        torch.testing.assert_close(ended.model, honest, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", ["repetition", "cyclic"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_whatever_it_answers_the_model_is_right(folder: Path, honest, scheme: str, seed: int) -> None:
+    manners = [name for name in MANNERS if name not in DISTURBING]
+    ended = run(folder, scheme, seed, *manners, steps=25)
+    assert_right(ended, honest(scheme, 25), scheme)
+    accused = {rank for step in ended.steps for rank in step["suspects"]}
+    assert accused == {5}
+    assert {rank for step in ended.steps for rank in step["straggling"]} <= {5}
+    assert not any(step["lost"] for step in ended.steps)
+
+
+def test_one_that_sends_unasked_is_refused_from_then_on(folder: Path, honest) -> None:
+    ended = run(folder, "repetition", 1, "twice")
+    assert_right(ended, honest("repetition"), "repetition")
+    assert all(step["refused"] == {"5": UNASKED} for step in ended.steps[2:])
+
+
+def test_a_flood_neither_fills_the_server_nor_holds_it_up(folder: Path, honest) -> None:
+    ended = run(folder, "repetition", 1, "flood")
+    assert_right(ended, honest("repetition"), "repetition")
+    assert ended.steps[-1]["refused"] == {"5": UNASKED}
+    assert 0 < ended.grown_mb < WORST_RSS_MB
+
+
+def test_one_that_ends_is_lost_and_no_suspect(folder: Path, honest) -> None:
+    ended = run(folder, "repetition", 1, "gone")
+    assert_right(ended, honest("repetition"), "repetition")
+    assert all((step["lost"], step["straggling"], step["suspects"]) == ([5], [], []) for step in ended.steps[1:])
