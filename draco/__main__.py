@@ -1,6 +1,7 @@
 """The command line, nothing else: `python -m draco COMMAND ...`. Heavy imports wait until a command needs them."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from draco.cluster import command_line
-from draco.errors import DracoError, JobError, MissingError
+from draco.errors import DracoError, JobError, MissingError, TrainingError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -279,11 +280,20 @@ def _eval(args: argparse.Namespace) -> int:
     job = read_job(args.run)
     test = data.load(job.data.name, Path(job.data.root), "test")
     count = 0
+    refused: set[int] = set()
+
+    def refuse(step: int, why: str) -> None:
+        refused.add(step)
+        print(f"not evaluated: {why}", file=sys.stderr, flush=True)
+
     for step, result in evaluate_run(
-        args.run, job, test, follow=args.follow, batch_size=args.batch_size, device=args.device
+        args.run, job, test, follow=args.follow, batch_size=args.batch_size, device=args.device, refuse=refuse
     ):
         count += 1
+        refused.discard(step)
         print(f"step {step}: top-1 {result.top1:.4f}  top-5 {result.top5:.4f}  loss {result.loss:.4f}", flush=True)
+    if refused:
+        return TrainingError.exit_code
     if not count:
         print(f"{args.run}: every checkpoint is evaluated already; see {args.run / 'evaluations.jsonl'}")
     return 0
@@ -393,6 +403,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DracoError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if not (error.filename and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)):
+            raise
+        print(f"{error.filename}: cannot be written or read: {os.strerror(error.errno)}", file=sys.stderr)
+        return TrainingError.exit_code
     except KeyboardInterrupt:  # of a command that only watches or waits
         return command_line.INTERRUPTED
 

@@ -4,7 +4,7 @@ It reads only checkpoints whose manifest vouches for them, does none twice, and 
 """
 
 import copy
-import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from draco import assembly, checkpoint, data, run_directory
-from draco.events import read
+from draco import assembly, checkpoint, data, fit, run_directory
+from draco.events import Lines, read
 from draco.job import Job
 
 POLL_S = 1.0
@@ -63,13 +63,16 @@ def evaluate_model(
 
 def append(run: Path, step: int, result: Evaluation) -> None:
     """Add one line to the run's evaluations."""
-    with open(run / "evaluations.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, "time": round(time.time(), 3), **result._asdict()}) + "\n")
+    file = Lines(run / "evaluations.jsonl")
+    try:
+        file.append({"step": step, "time": round(time.time(), 3), **result._asdict()})
+    finally:
+        file.close()
 
 
 def done_steps(run: Path) -> set[int]:
     """Return the steps whose evaluation is recorded."""
-    return {line["step"] for line in read(run / "evaluations.jsonl")}
+    return {line["step"] for line in read(run / "evaluations.jsonl") if "step" in line}
 
 
 def pending(run: Path) -> list[tuple[int, Path]]:
@@ -79,23 +82,56 @@ def pending(run: Path) -> list[tuple[int, Path]]:
 
 
 def evaluate_run(
-    run: Path, job: Job, test: data.Split, *, follow: bool, batch_size: int | None = None, device: str | None = None
+    run: Path,
+    job: Job,
+    test: data.Split,
+    *,
+    follow: bool,
+    batch_size: int | None = None,
+    device: str | None = None,
+    refuse: Callable[[int, str], None] = lambda step, why: None,
 ) -> Iterator[tuple[int, Evaluation]]:
     """Yield the evaluation of each checkpoint that has none yet; with `follow`, until the run is terminal.
 
-    Raises:
-        CheckpointError: a checkpoint is not what its manifest says.
+    `refuse` is told, once, of each checkpoint that cannot be used and why; one that takes its place is looked at anew.
     """
     model = assembly.build_model(job, test.info)
+    refused: set[tuple[Path, int]] = set()
     while True:
         # The state is read before the folder: a checkpoint written in between is found in this very pass.
         status = run_directory.read_status(run)
         over = status.state in (*run_directory.TERMINAL, "interrupted") or not run_directory.is_alive(status)
         for step, path in pending(run):
-            model.load_state_dict(checkpoint.load(path)["model"])
+            mark = (path, _changed(path))
+            if mark in refused:
+                continue
+            try:
+                _load(model, job, step, path)
+            except checkpoint.CheckpointError as error:
+                refused.add(mark)
+                refuse(step, str(error))
+                continue
             result = evaluate_model(model, test, batch_size or job.eval_batch_size, device or job.device)
             append(run, step, result)
             yield step, result
         if over or not follow:
             return
         time.sleep(POLL_S)
+
+
+def _load(model: nn.Module, job: Job, step: int, path: Path) -> None:
+    """Load a checkpoint of the job into its model."""
+    state = model.state_dict()
+    limit = fit.limit(job, state, sum(parameter.numel() for parameter in model.parameters()))
+    contents = checkpoint.load(path, limit)
+    if why := fit.model_misfit(contents, state, job, step):
+        raise checkpoint.CheckpointError(why, path)
+    model.load_state_dict(contents["model"])
+
+
+def _changed(path: Path) -> int:
+    """Return when the manifest of a checkpoint was written; 0 where it is gone."""
+    try:
+        return os.lstat(path.with_suffix(".json")).st_mtime_ns
+    except OSError:
+        return 0

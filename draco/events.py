@@ -1,47 +1,79 @@
 """events.jsonl: what happened in a run, one JSON object a line, written by the server only.
 
 Every event has `event` and `time` (seconds since the epoch). A line is written at once, so that whoever follows the
-file sees whole lines; a killed run may leave half a line at the end, which readers pass over.
+file sees whole lines; a killed run or a full disk may leave half a line, which is ended before the next one is written
+and which readers pass over.
 """
 
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from draco.run_directory import write_all
 
 Event = dict[str, Any]
+
+
+class Lines:
+    """Appends JSON objects to a file, one a line, nothing kept back: what is not in the file was not written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        size = os.fstat(self._descriptor).st_size
+        self._torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"  # spoils only itself
+
+    def append(self, values: Mapping[str, Any]) -> None:
+        """Append one line."""
+        line = ("\n" if self._torn else "") + json.dumps(values) + "\n"
+        self._torn = True
+        try:
+            write_all(self._descriptor, line.encode())
+        except OSError as error:
+            error.filename = str(self._path)  # which a failed write does not tell
+            raise
+        self._torn = False
+
+    def beat(self) -> None:
+        """Make the file new without another line."""
+        os.utime(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
 
 
 class EventLog:
     """Appends events to a file."""
 
     def __init__(self, path: Path) -> None:
-        self._file: TextIO = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - kept open for the run
-        if self._file.tell() and path.read_bytes()[-1:] != b"\n":
-            self._file.write("\n")  # end the half line that a killed run left, so that it spoils only itself
+        self._lines = Lines(path)
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event."""
-        self._file.write(json.dumps({"event": event, "time": round(time.time(), 6), **fields}) + "\n")
+        self._lines.append({"event": event, "time": round(time.time(), 6), **fields})
 
     def beat(self) -> None:
         """Show that the server is alive where a while passes without an event: the file's time is its heartbeat."""
-        os.utime(self._file.fileno())
+        self._lines.beat()
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._lines.close()
 
 
 def read(path: Path) -> Iterator[Event]:
     """Yield the events of a file, without lines that are not whole."""
     if not path.exists():
         return
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
+                event = json.loads(line)
+            except ValueError:
                 continue
+            if isinstance(event, dict):
+                yield event

@@ -19,6 +19,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import socket
 import time
@@ -31,7 +32,9 @@ from draco.job import Job, parse
 State = Literal["pending", "running", "interrupted", "succeeded", "failed", "lost"]
 TERMINAL: tuple[State, ...] = ("succeeded", "failed", "lost")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (*NO_SPACE, errno.EROFS, errno.EIO)  # the disk's fault, whatever was to be written
 _RESERVE_BYTES = 1 << 16
+_TEMPORARY = re.compile(r"\..+\.([0-9]+)")  # what `replace` writes to, and which process did
 UNFINISHED: tuple[State, ...] = ("pending", "running", "interrupted", "failed", "lost")
 
 
@@ -77,14 +80,58 @@ def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part, even after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)  # a full disk needs the space
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        try:
+            write_all(descriptor, content)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)  # a full disk needs the space
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None  # a failed write names no file, a failed open ours
         raise
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write all of `content`; the system may take it in pieces, and does when the disk is about to be full."""
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def remove_temporaries(run: Path) -> None:
+    """Remove what processes that were killed had begun to write, and what this process has not put in its place."""
+    for path in run.rglob(".*"):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and (int(match[1]) == os.getpid() or not exists(int(match[1]), "")):
+            with contextlib.suppress(OSError):  # it is only in the way
+                path.unlink()
+
+
+def trouble(error: BaseException, run: Path) -> str:
+    """Return in one line what is wrong with the run's disk, or nothing where the error says nothing of it."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in NO_SPACE:
+        return f"no space left on the disk of {run}; free some, then resume"
+    if number == errno.EROFS:
+        return f"the disk of {run} is read-only; remount it for writing, then resume"
+    if number == errno.EIO:
+        return f"the disk of {run} has failed to read or write; see to it, then resume"
+    return ""
+
+
+def unrecorded(run: Path, error: OSError) -> str:
+    """Return in one line that a run has ended and that its own record could not be told."""
+    why = "is read-only" if error.errno == errno.EROFS else f"cannot be written ({error.strerror})"
+    try:
+        said = f"says `{read_status(run).state}` though the run has ended"
+    except (OSError, ValueError, TypeError):
+        said = "cannot be read either"
+    remedy = "remount it for writing" if error.errno == errno.EROFS else "mend that"
+    return f"{run}: {why}: nothing more can be recorded; what is on disk {said}: {remedy}, then resume"
 
 
 def write_status(run: Path, state: State, step: int = 0, message: str = "") -> None:
@@ -97,8 +144,7 @@ def write_status(run: Path, state: State, step: int = 0, message: str = "") -> N
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        for unfinished in run.rglob(".*.*"):  # temporary files of what did not fit
-            unfinished.unlink(missing_ok=True)
+        remove_temporaries(run)  # of what did not fit
         (run / ".reserve").unlink(missing_ok=True)
         replace(run / "state.json", content)
 
@@ -163,4 +209,9 @@ def nodes(run: Path) -> list[str] | None:
 
 def runs(root: Path) -> list[Path]:
     """Return every run directory under `root`, oldest first."""
-    return sorted((p.parent for p in root.glob("*/state.json")), key=lambda p: (p / "job.yaml").stat().st_mtime_ns)
+
+    def age(run: Path) -> tuple[int, int, str]:
+        # File times tick every few milliseconds: of two runs made within a tick the later has the higher number.
+        return (run / "job.yaml").stat().st_mtime_ns, len(run.name), run.name
+
+    return sorted((p.parent for p in root.glob("*/state.json")), key=age)

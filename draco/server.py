@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from draco import assembly, checkpoint, data, evaluate, models, run_directory, wire
+from draco import assembly, checkpoint, data, evaluate, fit, models, run_directory, wire
 from draco.aggregators import AGGREGATORS
 from draco.collect import DIVERGED, Collector, is_finite
 from draco.errors import TrainingError, WorkerError
@@ -95,14 +95,20 @@ class Training:
             "torch": str(torch.__version__),
         }
 
-    def restore(self, contents: checkpoint.Contents) -> None:
-        """Go back to where a checkpoint was taken."""
+    def restore(self, step: int, contents: checkpoint.Contents) -> None:
+        """Go back to where a checkpoint was taken: wholly, or not at all where it is none of this job at that step.
+
+        Raises:
+            CheckpointError: why it is not.
+        """
+        if why := fit.misfit(contents, self.contents(), self.job, step, self.flat.numel()):
+            raise checkpoint.CheckpointError(why)
         self.model.load_state_dict(contents["model"])
         self.optimizer.load_state_dict(contents["optimizer"])
         self.schedule.load_state_dict(contents["schedule"])
         models.read_statistics(self.model, self.statistics)
         self.ledger = Ledger(**contents["ledger"])
-        self.step = contents["step"]
+        self.step = step
 
 
 class Clock:
@@ -248,10 +254,16 @@ def train(job: Job, run: Path, split: data.Split, test: data.Split, transport: S
 
 
 def _resume(training: Training, run: Path, log: EventLog) -> None:
-    newest = checkpoint.newest(run / "checkpoints")
-    if newest is not None:
-        training.restore(checkpoint.load(newest))
-        log.write("resume", step=training.step, file=newest.name)
+    """Go back to the newest checkpoint that can be used, telling of those that cannot."""
+
+    def refuse(path: Path, why: str) -> None:
+        log.write("refused_checkpoint", file=path.name, why=why)
+
+    run_directory.remove_temporaries(run)
+    limit = fit.limit(training.job, training.model.state_dict(), training.flat.numel())
+    used = checkpoint.newest_usable(run / "checkpoints", limit, training.restore, refuse)
+    if used is not None:
+        log.write("resume", step=training.step, file=used.name)
 
 
 def _steps(server: Server, run: Path, test: data.Split, log: EventLog) -> bool:
@@ -291,21 +303,33 @@ def _record_end(training: Training, run: Path, log: EventLog, state: run_directo
     """Leave a checkpoint of the last whole step, the end event and the state, whatever brought the end about.
 
     On a full disk the state at least is written, from the space kept for it; it names the step that is really saved.
+
+    Raises:
+        TrainingError: not even the state could be written.
     """
     step = training.step
     try:
-        _save(training, run, log)
+        if step or not checkpoint.is_begun(run / "checkpoints"):
+            _save(training, run, log)
+        else:  # none of them could be used: a first one beside them would pass for what they held
+            step = _newest_step(run)
         log.write("end", state=state, step=step, message=message, **vars(training.ledger))
-        log.close()
     except OSError as error:
         state, message = "failed", message or _reason(error, run)
-        saved = checkpoint.newest(run / "checkpoints")
-        step = checkpoint.step_of(saved) if saved else 0
-    run_directory.write_status(run, state, step, message)
+        step = _newest_step(run)
+    try:
+        run_directory.write_status(run, state, step, message)
+    except OSError as error:
+        raise TrainingError(run_directory.unrecorded(run, error)) from error
+    finally:
+        log.close()
+
+
+def _newest_step(run: Path) -> int:
+    newest = checkpoint.newest(run / "checkpoints")
+    return checkpoint.step_of(newest) if newest else 0
 
 
 def _reason(error: BaseException, run: Path) -> str:
     """Return why a run failed, in one line."""
-    if isinstance(error, OSError) and error.errno in run_directory.NO_SPACE:
-        return f"no space left on the disk of {run}; free some, then resume"
-    return str(error) or type(error).__name__
+    return run_directory.trouble(error, run) or str(error) or type(error).__name__

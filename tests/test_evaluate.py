@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from draco import assembly, checkpoint, data, evaluate, models, run_directory
+from draco.__main__ import main
 from draco.job import Job
 
 Make = Callable[..., Job]
@@ -76,14 +77,76 @@ def test_every_checkpoint_is_evaluated_once(finished, make_job: Make) -> None:
     assert steps_of(finished.run) == [1, 2, 3]
 
 
-def test_a_damaged_checkpoint_is_not_evaluated(finished, make_job: Make) -> None:
+def test_a_checkpoint_that_cannot_be_used_is_told_of_once_and_the_others_are_evaluated(
+    finished, make_job: Make
+) -> None:
     job = make_job("steps=3", "checkpoint_every=1")
-    path = checkpoint.newest(finished.run / "checkpoints")
-    path.write_bytes(path.read_bytes()[:-1])
+    folder = finished.run / "checkpoints"
+    good = (folder / "step-00000002.pt").read_bytes()
+    (folder / "step-00000002.pt").write_bytes(good[:-1])
+    foreign = checkpoint.load(folder / "step-00000003.pt")
+    foreign["job"]["seed"] += 1
+    (folder / "step-00000003.json").unlink()
+    checkpoint.save(folder, 3, foreign)
     test = data.load("synthetic", Path(job.data.root), "test")
-    with pytest.raises(checkpoint.CheckpointError):
-        list(evaluate.evaluate_run(finished.run, job, test, follow=False))
+    said: list[tuple[int, str]] = []
+
+    def look() -> list[int]:
+        found = evaluate.evaluate_run(
+            finished.run, job, test, follow=False, batch_size=512, refuse=lambda *refusal: said.append(refusal)
+        )
+        return [step for step, _ in found]
+
+    assert look() == [1]
+    assert [step for step, _ in said] == [2, 3]
+    assert "its manifest says" in said[0][1]
+    assert "another job: seed is 8, not 7" in said[1][1]
+    (folder / "step-00000002.pt").write_bytes(good)
+    assert look() == [2]
     assert steps_of(finished.run) == [1, 2]
+
+
+def test_what_the_server_writes_in_the_place_of_a_refused_checkpoint_is_evaluated(
+    finished, make_job: Make, monkeypatch
+) -> None:
+    """Beside training: the evaluator meets a bad one, the server sets it aside and writes it anew."""
+    job = make_job("steps=3", "checkpoint_every=1")
+    folder = finished.run / "checkpoints"
+    contents = checkpoint.load(folder / "step-00000003.pt")
+    (folder / "step-00000003.pt").write_bytes(b"garbage")
+    run_directory.write_status(finished.run, "running", 2)
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 2:
+            checkpoint.save(folder, 3, contents)
+            run_directory.write_status(finished.run, "succeeded", 3)
+
+    monkeypatch.setattr(evaluate.time, "sleep", nap)
+    test = data.load("synthetic", Path(job.data.root), "test")
+    said: list[int] = []
+    found = evaluate.evaluate_run(
+        finished.run, job, test, follow=True, batch_size=1024, refuse=lambda step, why: said.append(step)
+    )
+    assert [step for step, _ in found] == [1, 2, 3]
+    assert said == [3]
+
+
+def test_the_command_says_what_it_could_not_evaluate_and_that_not_all_is_done(finished, capsys) -> None:
+    folder = finished.run / "checkpoints"
+    (folder / "step-00000003.json").write_text("{}")
+    assert main(["eval", str(finished.run), "--here"]) == 7
+    printed = capsys.readouterr()
+    assert printed.out.count("top-1") == 2
+    assert printed.err.startswith(f"not evaluated: {folder}/step-00000003.pt: its manifest must hold")
+    assert printed.err.count("\n") == 1
+
+
+def test_an_evaluation_that_half_fitted_on_the_disk_spoils_only_itself(tmp_path: Path) -> None:
+    (tmp_path / "evaluations.jsonl").write_text('{"step": 1}\n{"step": 2, "ti')
+    evaluate.append(tmp_path, 3, evaluate.Evaluation(0.5, 0.6, 0.7, 10))
+    assert evaluate.done_steps(tmp_path) == {1, 3}
 
 
 def test_following_takes_new_checkpoints_and_ends_with_the_run(finished, make_job: Make, monkeypatch) -> None:

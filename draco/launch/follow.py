@@ -25,6 +25,8 @@ def follow(directory: Path, roster: Roster | None) -> None:
     while True:
         alone = supervisor(directory) is None  # asked first: the supervisor has the last word on the state
         status = run_directory.read_status(directory)
+        if time.monotonic() - settled > _SETTLE_EVERY_S:
+            status, settled = settle(directory, roster), time.monotonic()
         ended = alone and status.state not in ("pending", "running")
         if path.exists():
             with open(path, "rb") as file:
@@ -38,8 +40,5 @@ def follow(directory: Path, roster: Roster | None) -> None:
         if time.monotonic() - said > _ALIVE_EVERY_S:
             print('{"event": "alive"}')
             said = time.monotonic()
-        if time.monotonic() - settled > _SETTLE_EVERY_S:
-            settle(directory, roster)
-            settled = time.monotonic()
         sys.stdout.flush()
         time.sleep(_POLL_S)

@@ -30,8 +30,7 @@ def runs(root: Path) -> dict[str, Any]:
     if not found:
         return {}
     newest = found[-1]
-    settle(newest, roster.read())
-    status = run_directory.read_status(newest)
+    status = settle(newest, roster.read())
     events = [e for e in read_events(newest / "events.jsonl") if e["event"] in ("start", "step")]
     steps = [e for e in events if e["event"] == "step"][-_RECENT:]
     gaps = [b["time"] - a["time"] for a, b in pairwise(steps) if b["step"] > a["step"]]
@@ -51,5 +50,4 @@ def runs(root: Path) -> dict[str, Any]:
 
 def lost(run: Path, why: str) -> str:
     """Record that a run went with its head, and return its status as JSON."""
-    settle(run, lost={"head": why})
-    return json.dumps(run_directory.read_status(run)._asdict())
+    return json.dumps(settle(run, lost={"head": why})._asdict())

@@ -4,6 +4,7 @@ On a terminal one line that is redrawn; elsewhere a line every few seconds. Read
 the trainer, works for any launcher, and cannot slow a step down.
 """
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -64,7 +65,8 @@ class Progress:
         self._position += len(new)
         *lines, self._part = (self._part + new).split(b"\n")
         for line in filter(None, lines):
-            self.show(json.loads(line))
+            with contextlib.suppress(ValueError):  # half a line, of a server that was killed or had no space left
+                self.show(json.loads(line))
 
     def show(self, event: dict[str, Any]) -> None:
         """Show one event."""
@@ -74,6 +76,8 @@ class Progress:
             self.say(event["summary"])
             if "vote_reason" in event:
                 self.say(f"vote: {event['vote']} ({event['vote_reason']})")
+        elif event["event"] == "refused_checkpoint":
+            self.say(f"not used: {event['file']}: {event['why']}")
         elif event["event"] == "resume":
             self.say(f"resumed after step {event['step']} from {event['file']}")
             self._bar.update(self._task, completed=event["step"])

@@ -17,8 +17,7 @@ def unfinished(runs: Path, job: Job, *, resume: bool, new: bool) -> Path | None:
     if resume and new:
         raise RefusedError("--resume and --new exclude each other: give one")
     for run in reversed(run_directory.runs(runs)):
-        settle(run)
-        status = run_directory.read_status(run)
+        status = settle(run)
         if (run / "job.yaml").read_text() != to_yaml(job) or status.state not in run_directory.UNFINISHED:
             continue
         if supervisor(run) is not None or (status.state in ("pending", "running") and run_directory.is_alive(status)):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from draco import run_directory
+from draco.errors import TrainingError
 from draco.launch import nodes
 from draco.launch.judge import Observed, judge
 from draco.launch.plan import Plan
@@ -43,6 +44,9 @@ def run(
     """Start the plan and wait for its end. Ctrl-C stops it resumably; a second one kills it.
 
     `gone` are the nodes that `watch` has found to be lost, each with the reason, filled by the time it says so.
+
+    Raises:
+        TrainingError: how it ended could not be recorded, for its disk cannot be written.
     """
     for path, text in plan.files:
         path.parent.mkdir(exist_ok=True)
@@ -70,7 +74,10 @@ def run(
                 _kill(process)
     _end_leftovers(plan, directory, gone)
     printed = _printed(directory / "logs", position, launched)
-    _record(plan, directory, process.returncode, ended_because, printed, len(asked), gone)
+    try:
+        _record(plan, directory, process.returncode, ended_because, printed, len(asked), gone)
+    except OSError as error:
+        raise TrainingError(run_directory.unrecorded(directory, error)) from error
     status = run_directory.read_status(directory)
     words = "" if status.state in ("succeeded", "interrupted") else "\n".join(printed[-_LAST_WORDS_LINES:])
     return Outcome(status, words)
@@ -90,8 +97,14 @@ def _interruptible(process: subprocess.Popen[bytes], directory: Path, progress: 
         if len(asked) > 1:
             _kill(process)
             return
-        (directory / "stop").touch()
-        progress.say(f"{signal.Signals(signum).name}: stopping after this step; once more kills the run")
+        name = signal.Signals(signum).name
+        try:
+            (directory / "stop").touch()
+        except OSError as error:  # whatever is asked of the server there, it will not learn
+            progress.say(f"{name}: {directory} cannot be written ({error.strerror}): killing the run")
+            _kill(process)
+            return
+        progress.say(f"{name}: stopping after this step; once more kills the run")
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

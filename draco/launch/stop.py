@@ -24,7 +24,13 @@ def stop(run: Path, *, kill: bool = False) -> None:
     pid = supervisor(run)
     if pid is None and status.state not in ("pending", "running"):
         raise RefusedError(f"{run}: is not running: {status.state} at step {status.step}")
-    (run / "stop").touch()
+    try:
+        (run / "stop").touch()
+    except OSError as error:
+        if not kill:
+            raise RefusedError(
+                f"{run}: cannot be asked to stop ({error.strerror}); --kill ends it all the same"
+            ) from error
     if kill and pid is not None:
         for number in (signal.SIGTERM, signal.SIGINT):  # the second kills; two of one kind might arrive as one
             with contextlib.suppress(ProcessLookupError):
@@ -34,9 +40,8 @@ def stop(run: Path, *, kill: bool = False) -> None:
 def wait(run: Path, roster: Roster | None) -> run_directory.Status:
     """Return the verdict on a run once it has ended."""
     while True:
-        settle(run, roster)
         alone = supervisor(run) is None  # asked first: the supervisor has the last word on the state
-        status = run_directory.read_status(run)
+        status = settle(run, roster)
         if alone and status.state not in ("pending", "running"):
             return status
         time.sleep(_POLL_S)

@@ -31,6 +31,7 @@ from draco.launch.run import Outcome, ranks_by_node, run
 
 QUIET_S = 10.0  # without a sign of life from the server before the nodes are asked
 LOOK_EVERY_S = 4.0
+GONE = "its launcher and its server are gone: killed, the machine restarted, or their disk could not be written"
 SLACK_S = 240.0  # beyond the server's own time limits, after which it is taken to hang
 
 
@@ -123,22 +124,30 @@ def supervisor(directory: Path) -> int | None:
     return int(values["pid"]) if run_directory.exists(values["pid"], values["started"]) else None
 
 
-def settle(directory: Path, roster: Roster | None = None, lost: Mapping[str, str] | None = None) -> None:
+def settle(
+    directory: Path, roster: Roster | None = None, lost: Mapping[str, str] | None = None
+) -> run_directory.Status:
     """Record the end of a run that nothing looks after any more: its supervisor and its server are both gone.
 
+    Returns the run's status; where its disk cannot be written, what it would be, with a message that says so.
     `lost` names nodes that are known to be gone; without it a cluster's nodes are asked.
     """
     status = run_directory.read_status(directory)
     if status.state not in ("pending", "running"):
-        return
+        return status
     if lost is None and (supervisor(directory) is not None or run_directory.is_alive(status)):
-        return
+        return status
     if lost is None:
         lost = nodes.unreachable(roster) if roster and run_directory.nodes(directory) else {}
     status = run_directory.read_status(directory)  # again: it may have ended while all this was found out
     if status.state not in ("pending", "running"):
-        return
-    seen = Observed(status, None, "its launcher and its server are gone: killed, or the machine restarted", lost,
-                    ranks_by_node(directory))  # fmt: skip
+        return status
+    seen = Observed(status, None, GONE, lost, ranks_by_node(directory))
     state, message = judge(seen)
-    run_directory.write_status(directory, state, status.step, message)
+    try:
+        run_directory.write_status(directory, state, status.step, message)
+    except OSError as error:
+        if error.errno not in run_directory.NOT_WRITABLE:
+            raise
+        return status._replace(state=state, message=f"{message}; {run_directory.unrecorded(directory, error)}")
+    return run_directory.read_status(directory)
