@@ -18,7 +18,7 @@ PLAN_OPTIONS = $(CLUSTER_NAME) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(WORK
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train eval report logs stop data validate test lint bench schema lock clean \
-    image cluster-up cluster-status status ssh cluster-down cluster-purge plan doctor extend leftovers
+    soak image cluster-up cluster-status status ssh cluster-down cluster-purge plan doctor extend leftovers
 
 help: ## List the targets
 	@echo "make train JOB=jobs/quickstart.yaml   is the place to start"
@@ -99,6 +99,10 @@ test: .venv/ready-dev ## Run the tests (ARGS="-k cyclic" is passed on to pytest)
 
 SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/watch.sh \
     $(addprefix tests/fake_aws/stand_ins/,aws boot.sh machine.sh mount.efs shutdown)
+
+soak: .venv/ready-cluster ## Disturb a run at random and compare its model (WHERE=local|netns|docker FAULTS=50 MINUTES=20 SEED=1)
+	@PYTHONPATH=tests .venv/bin/python tests/soak.py $(if $(WHERE),--where $(WHERE)) $(if $(FAULTS),--faults $(FAULTS)) \
+	    $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 lint: .venv/ready-dev ## Run ruff, mypy, yamllint, shellcheck, hadolint, ansible-lint and checkov
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
