@@ -18,7 +18,8 @@ PLAN_OPTIONS = $(CLUSTER_NAME) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(WORK
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train eval report logs stop data validate test lint bench schema lock clean \
-    soak image cluster-up cluster-status status ssh cluster-down cluster-purge plan doctor extend leftovers
+    soak image cluster-up cluster-status status ssh cluster-down cluster-purge plan doctor extend interrupt \
+    leftovers
 
 help: ## List the targets
 	@echo "make train JOB=jobs/quickstart.yaml   is the place to start"
@@ -79,6 +80,11 @@ extend: .venv/ready-cluster ## Let a cluster on AWS live HOURS=2 longer (NAME= Y
 	@$(if $(HOURS),,echo "make extend: say how much longer: make extend HOURS=2" >&2; exit 2)
 	@$(DRACO) cluster extend --hours $(HOURS) $(CLUSTER_NAME) $(if $(YES),--yes)
 
+interrupt: .venv/ready ## Take NODE=worker-02 away as a cloud does and tell how the run comes back (NOTICE=120 WAIT=180 YES=1)
+	@$(if $(NODE),,echo "make interrupt: say which worker: make interrupt NODE=worker-02" >&2; exit 2)
+	@$(DRACO) cluster interrupt $(NODE) $(CLUSTER_NAME) $(if $(NOTICE),--notice $(NOTICE)) \
+	    $(if $(WAIT),--wait $(WAIT)) $(if $(YES),--yes)
+
 leftovers: .venv/ready-cluster ## Everything of Draco at AWS (REGION= NAME=); REMOVE=1 removes what was lost track of
 	@$(DRACO) cluster leftovers $(CLUSTER_NAME) $(if $(REGION),--region $(REGION)) $(if $(REMOVE),--remove) \
 	    $(if $(YES),--yes)
@@ -97,7 +103,7 @@ test: .venv/ready-dev ## Run the tests (ARGS="-k cyclic" is passed on to pytest)
 	@.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none
 	@.venv/bin/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]
 
-SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/watch.sh \
+SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/*.sh \
     $(addprefix tests/fake_aws/stand_ins/,aws boot.sh machine.sh mount.efs shutdown)
 
 soak: .venv/ready-cluster ## Disturb a run at random and compare its model (WHERE=local|netns|docker FAULTS=50 MINUTES=20 SEED=1)

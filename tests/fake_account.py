@@ -13,9 +13,9 @@ from draco.cluster.aws import account, prices
 
 
 @contextmanager
-def taken_for_aws(folder: Path) -> Iterator[Fake]:
+def taken_for_aws(folder: Path, minute_s: float = 60.0) -> Iterator[Fake]:
     """Run a fake and let the clients of this process talk to it."""
-    with running(folder, nodes=False) as fake, pytest.MonkeyPatch.context() as patch:
+    with running(folder, nodes=False, minute_s=minute_s) as fake, pytest.MonkeyPatch.context() as patch:
         for name, value in fake.environment.items():
             patch.setenv(name, value)
         patch.setattr(boto3, "DEFAULT_SESSION", None)  # it would remember other credentials

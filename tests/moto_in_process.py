@@ -11,7 +11,7 @@ from draco.cluster.aws import account
 from draco.cluster.aws.account import client
 
 REGION = "us-east-1"
-SERVICES = ("ec2", "efs", "ecr", "iam", "logs")
+SERVICES = ("ec2", "efs", "ecr", "fis", "iam", "logs")
 _EVENTS = {"logs": "cloudwatch-logs"}
 Give = Callable[[Any], dict[str, Any] | None]
 

@@ -5,12 +5,14 @@ Its instances are namespaces with a Docker Engine each (fake_aws/README.md). The
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -168,14 +170,23 @@ def test_a_worker_reaches_what_it_needs_and_no_more(operator: Operator) -> None:
 
 
 def test_a_worker_that_is_taken_away_is_announced_and_ends_the_run(operator: Operator) -> None:
-    before = {node: each["InstanceId"] for node, each in operator.instances().items()}
     operator.make("train", "JOB=jobs/quickstart.yaml", "SET=steps=100000", "NEW=1", "DETACH=1")
     deadline = time.monotonic() + 120
     while operator.status()["run"]["step"] < 2:
         assert time.monotonic() < deadline
         time.sleep(2)
-    operator.fake.interrupt(before["worker-02"], after_s=8)
-    assert operator.status()["notes"]["notices"]["worker-02"] == "marked-for-termination"
+    refused = operator.make("interrupt", "NODE=head", code=4)
+    assert "at AWS it is on demand" in refused
+    interrupted = ["interrupt", "NODE=worker-02", "NOTICE=600", "YES=1", "WAIT=120"]  # ten of the fake's minutes: 20 s
+    with ThreadPoolExecutor(1) as pool:
+        said = pool.submit(make, operator.folder, *interrupted, limit_s=LIMIT_S)
+        while operator.ssh("worker-02", "cat /run/draco/notice.json", container=True).returncode:
+            assert time.monotonic() < deadline
+        assert operator.ssh("worker-02", "touch /run/draco/x", container=True).returncode != 0
+        assert operator.status()["notes"]["notices"]["worker-02"] == "marked-for-termination"
+    assert "takes $1.00 for it" in said.result().stdout + said.result().stderr
+    assert re.search(r"\d\.\d +node gone +worker-02", said.result().stdout), said.result()
+    assert operator.instances().keys() == {"head", "worker-01"}
     while operator.status()["run"]["state"] == "running":
         assert time.monotonic() < deadline
         time.sleep(2)

@@ -28,8 +28,8 @@ SPANS = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", TEXT.replac
 
 # Services as boto3 and as IAM call them.
 SERVICES = {
-    "ec2": "ec2", "ecr": "ecr", "efs": "elasticfilesystem", "iam": "iam", "logs": "logs", "pricing": "pricing",
-    "s3": "s3", "service-quotas": "servicequotas", "ssm": "ssm", "sts": "sts",
+    "ec2": "ec2", "ecr": "ecr", "efs": "elasticfilesystem", "fis": "fis", "iam": "iam", "logs": "logs",
+    "pricing": "pricing", "s3": "s3", "service-quotas": "servicequotas", "ssm": "ssm", "sts": "sts",
 }  # fmt: skip
 NO_OPERATION = {"iam:PassRole", "s3:ListBucket"}  # rights that are not called as an operation is
 
@@ -95,7 +95,8 @@ def test_every_make_target_and_variable_that_is_named_exists() -> None:
 def test_every_target_for_clusters_is_described() -> None:
     described = {name for row in rows(5) for name in re.findall(r"`(?:make )?([a-z-]+)", row[0])}
     assert described >= {"doctor", "plan", "image", "cluster-up", "train", "eval", "data", "report", "logs", "stop",
-                         "status", "ssh", "extend", "leftovers", "cluster-down", "cluster-purge"}  # fmt: skip
+                         "status", "ssh", "extend", "interrupt", "leftovers", "cluster-down",
+                         "cluster-purge"}  # fmt: skip
 
 
 def test_the_example_of_make_plan_is_what_it_prints() -> None:
@@ -266,9 +267,14 @@ def test_rights_over_roles_are_for_dracos_roles_and_instances_alone() -> None:
             names = [resource.rpartition(":")[2] for resource in policy.listed(statement["Resource"])]
             assert all(name.startswith(("role/draco-", "instance-profile/draco-", "role/aws-service-role/"))
                        for name in names)  # fmt: skip
-    (passing,) = [each for each in POLICY["Statement"] if "iam:PassRole" in policy.listed(each["Action"])]
-    assert sorted(passing["Resource"]) == ["arn:aws:iam::*:role/draco-*-head", "arn:aws:iam::*:role/draco-*-worker"]
-    assert passing["Condition"] == {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
+    passing = [each for each in POLICY["Statement"] if "iam:PassRole" in policy.listed(each["Action"])]
+    given = {each["Condition"]["StringEquals"]["iam:PassedToService"]: policy.listed(each["Resource"])
+             for each in passing}  # fmt: skip
+    assert given == {
+        "ec2.amazonaws.com": ["arn:aws:iam::*:role/draco-*-head", "arn:aws:iam::*:role/draco-*-worker"],
+        "fis.amazonaws.com": ["arn:aws:iam::*:role/draco-*-interrupt"],
+    }
+    assert [list(each["Condition"]) for each in passing] == [["StringEquals"]] * 2
     (attaching,) = [each for each in POLICY["Statement"] if "iam:AttachRolePolicy" in policy.listed(each["Action"])]
     assert attaching["Condition"]["ArnEquals"]["iam:PolicyARN"].endswith("/AmazonSSMManagedInstanceCore")
 

@@ -9,7 +9,7 @@ from typing import Any
 import moto_in_process
 import pytest
 from botocore.exceptions import EndpointConnectionError
-from fake_aws.gaps import placement
+from fake_aws.gaps import experiments, placement
 from moto_in_process import REGION, SERVICES, Aws, error
 from rich.console import Console
 
@@ -21,7 +21,7 @@ EXPIRES = "2026-11-23T14:00:00Z"
 BASE = {"mount target", "file system", "security group", "subnet", "route table", "internet gateway", "network",
         "image repository", "instance profile", "role", "log group"}  # fmt: skip
 CLUSTER = {"spot request", "instance", "volume", "network interface", "address", "key pair", "security group rule",
-           "security group", "placement group", "launch template"}  # fmt: skip
+           "security group", "placement group", "launch template", "experiment template"}  # fmt: skip
 POLICY = """{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "ecr:GetAuthorizationToken",
     "Resource": "*"}]}"""
 PUBLIC_KEY = b"ssh-ed25519 " + base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(32))
@@ -31,6 +31,7 @@ _prefixes = itertools.count(1)
 @pytest.fixture(scope="module", autouse=True)
 def _clients() -> Iterator[None]:
     placement.fill(None)  # moto has no placement groups
+    experiments.fill(None)  # and does not list templates of experiments
     with moto_in_process.clients() as patch:
         patch.setattr(leftovers, "_POLL_S", 0.02)
         patch.setattr(leftovers, "_AFTER_A_FAULT_S", 0.2)
@@ -137,6 +138,10 @@ def make_cluster(name: str, base: dict[str, str], given: dict[str, str] | None =
     ec2.create_launch_template(
         LaunchTemplateName=f"draco-{name}-head", LaunchTemplateData={"InstanceType": "m6i.large"},
         TagSpecifications=marked("launch-template", given),
+    )  # fmt: skip
+    client("fis", REGION).create_experiment_template(
+        clientToken=name, description="interrupt", stopConditions=[{"source": "none"}], roleArn="arn:aws:iam::1:role/a",
+        actions={"interrupt": {"actionId": "aws:ec2:send-spot-instance-interruptions"}}, tags=given,
     )  # fmt: skip
     efa = ec2.create_security_group(
         GroupName=f"draco-{name}-efa", Description="efa", VpcId=base["vpc"],

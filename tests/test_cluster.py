@@ -223,6 +223,32 @@ def test_a_worker_node_that_dies_is_lost_and_the_run_goes_on_after_cluster_up(be
         assert "resumed after step" in again.stderr
 
 
+HEAR = """
+import sys, time
+from draco.launch import notices, roster
+heard, deadline = notices.Notices(roster.read()), time.monotonic() + float(sys.argv[1])
+while not (found := heard.read()) and time.monotonic() < deadline:
+    time.sleep(0.05)
+heard.close()
+print({node: notice.sentence() for node, notice in found.items()})
+"""
+
+
+def test_a_worker_that_is_interrupted_is_announced_to_the_head_and_a_fresh_one_is_not(bench: Bench) -> None:
+    hear = bench.backend.command(bench.cluster, bench.own, "head", [bench.cluster.python, "-c", HEAR, "60"])
+    with bench.training(), subprocess.Popen(hear, stdout=subprocess.PIPE, text=True) as hearing:
+        made = bench.draco("cluster", "interrupt", "worker-02", "--notice", "6", "--wait", "120")
+        (told,) = re.findall(r"worker-02: (spot interruption at \d\d:\d\d:\d\dZ)", made.stderr)
+        assert hearing.communicate()[0] == f"{ {'worker-02': told} }\n"
+    assert made.returncode in (0, 8), made.stderr  # whether the run comes back is its supervisor's
+    assert re.search(rf"0\.0 +notice +{told} *\n(?s:.*)[67]\.\d +node gone +worker-02 *\n", made.stdout), made.stdout
+    assert "without a step" in made.stdout
+    left = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o '[n]otice.json'"
+    assert bench.on("worker-01", "sh", "-c", f"sleep 3; {left}").stdout == ""
+    assert bench.up().returncode == 0
+    assert bench.sh("head", f"{bench.cluster.python} -c '{HEAR}' 4") == "{}\n"
+
+
 def test_a_node_that_is_cut_off_is_lost_and_its_ranks_are_ended_before_the_next_run(bench: Bench) -> None:
     with bench.training() as process:
         bench.backend.cut(bench.cluster, bench.own, "worker-02")

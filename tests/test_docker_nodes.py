@@ -11,6 +11,7 @@ import pytest
 from draco.cluster import docker
 from draco.cluster.nodes import Cluster, Node, Request
 from draco.errors import MissingError, RefusedError
+from draco.launch.notices import PATH, Notice, parse
 
 IMAGE = os.environ.get("DRACO_TEST_IMAGE", "draco:latest")
 NAME = f"test-{os.getpid()}-{os.urandom(3).hex()}"
@@ -228,6 +229,19 @@ def test_a_node_writes_nowhere_but_where_it_must(cluster: Cluster, folder: Path)
     writable = "for p in / /opt/draco /home/draco /srv/draco /tmp /etc/draco /dev/shm; do test -w $p && echo $p; done"
     ran = inside(cluster, folder, "worker-01", "sh", "-c", writable)
     assert ran.stdout.split() == [b"/tmp", b"/etc/draco", b"/dev/shm"]
+
+
+def test_a_notice_is_there_to_be_read_until_the_node_is_a_fresh_one(cluster: Cluster, folder: Path) -> None:
+    notice = Notice("interruption", "2026-01-02T03:04:05Z")
+    docker.announce(cluster, folder, "worker-01", "something else")
+    docker.announce(cluster, folder, "worker-01", notice.text())
+    assert parse(inside(cluster, folder, "worker-01", "cat", PATH).stdout) == notice
+    for change in (f"echo > {PATH}", f"rm {PATH}", f"echo > {PATH}.new"):  # whoever runs ranks there
+        assert inside(cluster, folder, "worker-01", "sh", "-c", change).returncode != 0
+    assert inside(cluster, folder, "worker-02", "ls", PATH).returncode != 0
+    docker.kill(cluster, folder, "worker-01")
+    docker.up(REQUEST, folder)
+    assert inside(cluster, folder, "worker-01", "ls", PATH).returncode != 0
 
 
 def test_a_paused_node_is_paused_until_it_is_resumed(cluster: Cluster, folder: Path) -> None:

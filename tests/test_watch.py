@@ -13,6 +13,7 @@ import pytest
 
 CLUSTER = Path(__file__).parents[1] / "infra" / "cluster"
 WATCH = CLUSTER / "files" / "watch.sh"
+NOTICE = WATCH.with_name("notice.sh")
 TOOLS = ("bash", "cat", "chmod", "date", "find", "mkdir", "mv", "timeout", "touch", "xargs")  # the real ones
 # What each command prints and returns unless a test says otherwise; every call is noted with its arguments.
 QUIET = {
@@ -234,21 +235,24 @@ def test_a_node_without_iptables_ends_all_the_same(node: Node) -> None:
     assert node.watch(EXPIRES_AT=at(-1)) == DOWN
 
 
-def test_user_data_installs_the_script_with_its_settings_and_starts_its_timer(node: Node, tmp_path: Path) -> None:
+def test_user_data_installs_both_scripts_with_their_settings_and_starts_them(node: Node, tmp_path: Path) -> None:
     node.does("systemctl", "")
     values = {
         "role": "head", "cluster": "dev", "region": "us-west-2", "idle_minutes": "60",
-        "expires_at": "2026-11-23T14:00:00Z", "watch": WATCH.read_text(),
+        "expires_at": "2026-11-23T14:00:00Z", "watch": WATCH.read_text(), "notice": NOTICE.read_text(),
     }  # fmt: skip
     text = re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], (CLUSTER / "user_data.sh.tftpl").read_text())
     for folder in ("/etc/systemd/system", "/usr/local/sbin"):
         (tmp_path / folder[1:]).mkdir(parents=True)
     script = tmp_path / "user_data"
-    script.write_text(re.sub(r"^(cat >|chmod 0755) /", rf"\1 {tmp_path}/", text, flags=re.MULTILINE))
+    script.write_text(
+        re.sub(r"(^cat >|^chmod 0755|(?<=draco-watch)) /(?=etc|usr)", rf"\1 {tmp_path}/", text, flags=re.MULTILINE)
+    )
     subprocess.run(["/bin/bash", str(script)], env={"PATH": str(node.commands)}, check=True, timeout=30)
-    installed = tmp_path / "usr/local/sbin/draco-watch"
-    assert installed.read_text().rstrip() == WATCH.read_text().rstrip()
-    assert os.access(installed, os.X_OK)
+    for name, source in (("draco-watch", WATCH), ("draco-notice", NOTICE)):
+        installed = tmp_path / "usr/local/sbin" / name
+        assert installed.read_text().rstrip() == source.read_text().rstrip()
+        assert os.access(installed, os.X_OK)
     settings = (tmp_path / "etc/draco-watch.env").read_text()
     assert settings == "ROLE=head\nCLUSTER=dev\nREGION=us-west-2\nIDLE_MINUTES=60\nEXPIRES_AT=2026-11-23T14:00:00Z\n"
     units = tmp_path / "etc/systemd/system"
@@ -257,4 +261,7 @@ def test_user_data_installs_the_script_with_its_settings_and_starts_its_timer(no
         in (units / "draco-watch.service").read_text()
     )
     assert "OnUnitActiveSec=1min" in (units / "draco-watch.timer").read_text()
-    assert node.called() == ["systemctl daemon-reload", "systemctl enable --now draco-watch.timer"]
+    assert "ExecStart=/usr/local/sbin/draco-notice\nRestart=always\n" in (units / "draco-notice.service").read_text()
+    assert node.called() == [
+        "systemctl daemon-reload", "systemctl enable --now draco-watch.timer draco-notice.service",
+    ]  # fmt: skip

@@ -65,6 +65,14 @@ def add_cluster(commands: Any) -> None:
     longer.set_defaults(do=_extend)
     for parser in (left, longer):
         parser.add_argument("--yes", action="store_true", help="do not ask")
+    taken = _named(does, "interrupt", "take a worker node away as a cloud does, and tell how the run comes back")
+    taken.add_argument("node", metavar="NODE")
+    taken.add_argument("--notice", type=_seconds, default=120.0, metavar="S", help="before its end (120); 0: none")
+    taken.add_argument(
+        "--wait", type=_seconds, default=180.0, metavar="S", help="for the run afterwards, at most (180)"
+    )
+    taken.add_argument("--yes", action="store_true", help="do not ask (aws)")
+    taken.set_defaults(do=_interrupt)
     enter = _named(does, "ssh", "open a shell on a node")
     enter.add_argument("node", nargs="?", default="head", metavar="NODE")
     enter.set_defaults(do=_enter)
@@ -85,6 +93,12 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"is {text}; it must be a whole number, 1 or more")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"is {text}; it must be a whole number of seconds")
+    return float(text)
 
 
 def _named(does: Any, name: str, text: str, default: str | None = None) -> argparse.ArgumentParser:
@@ -340,6 +354,29 @@ def _purge(args: argparse.Namespace) -> int:
         lifecycle.purge(args.name, spinner.update, args.cluster)
     print(f"{args.name}: its runs and data are gone")
     return 0
+
+
+def _interrupt(args: argparse.Namespace) -> int:
+    from draco.cluster import interrupt, state
+
+    cluster = state.chosen(args.name)
+    interrupt.refuse(cluster, args.node)
+    way, notice_s = interrupt.by_hand(cluster, args.node), args.notice
+    if cluster.backend == "aws":
+        from draco.cluster.aws import command_line as money
+
+        way, notice_s = money.interruption(cluster, args.node, notice_s, _console(), yes=args.yes)
+    try:
+        outcome = interrupt.interrupt(cluster, args.node, notice_s, args.wait, _console(), way)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    if outcome is None:
+        return 0
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(interrupt.table(outcome.rows), highlight=False)
+    return 0 if outcome.outlived else LOST
 
 
 def _enter(args: argparse.Namespace) -> int:

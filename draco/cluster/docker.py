@@ -8,6 +8,7 @@ the same, but Podman 4.3 does not heal a cut node.
 
 import ipaddress
 import json
+import os
 import subprocess
 import zlib
 from collections.abc import Iterable, Sequence
@@ -16,8 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from draco.cluster.nodes import HEAD, Cluster, Node, Request, Say, State, names, quietly
+from draco.cluster.nodes import HEAD, Cluster, Node, Request, Say, State, names, quietly, writing
 from draco.errors import MissingError, RefusedError
+from draco.launch.notices import PATH as NOTICE
 
 PYTHON = "/opt/draco/bin/python"
 USER = "draco"
@@ -124,6 +126,11 @@ def connection(cluster: Cluster, folder: Path, node: str) -> dict[str, Any]:
 def images(cluster: Cluster, folder: Path) -> dict[str, str]:
     """See Backend."""
     return {name: str(container["Image"]) for name, container in _containers(cluster.name).items()}
+
+
+def announce(cluster: Cluster, folder: Path, node: str, notice: str) -> None:
+    """See Backend."""
+    _engine("exec", "--user", "0", _container(cluster.name, node), *writing(notice), about=f"{node}: giving notice")
 
 
 def kill(cluster: Cluster, folder: Path, node: str) -> None:
@@ -332,6 +339,7 @@ def _node_arguments(request: Request, node: Node, image: str, cpus: float) -> li
         "--network", _network(request.name), "--ip", node.address, "--network-alias", node.name,
         *_each("--label", (f"{key}={value}" for key, value in labels.items())),
         "--volume", "/etc/draco",  # keys: over restarts, and gone with the container
+        "--tmpfs", f"{os.path.dirname(NOTICE)}:size=64k,mode=0755",  # root's; a container that starts again has none
         *_each("--volume", volumes),
         *_CONFINED, "--shm-size", _SHARED_MEMORY, "--cpus", f"{cpus:.2f}",
         *(["--memory", f"{request.memory_mb}m"] if request.memory_mb else []),

@@ -20,7 +20,7 @@ from typing import Any
 
 from draco import run_directory
 from draco.cluster import ssh
-from draco.cluster.nodes import HEAD, Cluster, Node, Request, Say, State, names, quietly
+from draco.cluster.nodes import HEAD, Cluster, Node, Request, Say, State, names, quietly, writing
 from draco.errors import MissingError, RefusedError
 
 _TOOLS = {"ip": "iproute2", "unshare": "util-linux", "setpriv": "util-linux", "ssh": "openssh-client",
@@ -138,6 +138,11 @@ def connection(cluster: Cluster, folder: Path, node: str) -> dict[str, Any]:
 def images(cluster: Cluster, folder: Path) -> dict[str, str]:
     """See Backend: there is no image, all nodes run this machine's Python."""
     return {}
+
+
+def announce(cluster: Cluster, folder: Path, node: str, notice: str) -> None:
+    """See Backend."""
+    _run(*command(cluster, folder, node, writing(notice)))
 
 
 def kill(cluster: Cluster, folder: Path, node: str) -> None:

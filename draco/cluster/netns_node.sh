@@ -8,7 +8,7 @@ name=$1 folder=$2 storage=$3 role=$4
 mount --make-rprivate /
 hostname "$name"
 mount -t tmpfs -o mode=0755 tmpfs /run
-mkdir -p /run/etc/upper /run/etc/work /run/sshd
+mkdir -p /run/etc/upper /run/etc/work /run/sshd /run/draco
 mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work /etc
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mkdir -p /root/.ssh

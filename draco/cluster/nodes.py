@@ -4,9 +4,12 @@ A backend is a module with the functions of `Backend`. It makes bare nodes and s
 them into an MPI cluster, and the launcher on the head starts jobs. Nothing above a backend knows what a node is.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
+
+from draco.launch.notices import PATH
 
 HEAD = "head"
 State = Literal["running", "paused", "stopped", "missing", "unreachable"]
@@ -57,6 +60,12 @@ class Request(NamedTuple):
     settings: tuple[str, ...] = ()  # key=value, of a cloud's
 
 
+def writing(notice: str) -> list[str]:
+    """Return the command that puts a notice in its place, on the node and by root; the head never sees half of it."""
+    script = f'mkdir -p {os.path.dirname(PATH)} && printf "%s\\n" "$1" > {PATH}.new && mv {PATH}.new {PATH}'
+    return ["sh", "-c", f"umask 022 && {script}", "sh", notice]
+
+
 def quietly(what: str) -> None:
     """Tell nobody."""
 
@@ -104,6 +113,9 @@ class Backend(Protocol):
 
     def images(self, cluster: Cluster, folder: Path) -> dict[str, str]:
         """Return the digest of the image that each node runs; empty where nodes have none."""
+
+    def announce(self, cluster: Cluster, folder: Path, node: str, notice: str) -> None:
+        """Put a notice on a node, where its head reads it: launch/notices.py has its path and form."""
 
     def kill(self, cluster: Cluster, folder: Path, node: str) -> None:
         """End a node as a spot interruption does: at once."""

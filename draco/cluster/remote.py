@@ -125,20 +125,20 @@ def _watched(cluster: Cluster, stream: IO[bytes], progress: Progress) -> Status 
             heard = time.monotonic()
             chunk = os.read(stream.fileno(), 1 << 16)
             *lines, rest = (rest + chunk).split(b"\n")
-            for event in filter(None, map(_event, lines)):
-                if event["event"] == "state":
-                    return Status(**{key: value for key, value in event.items() if key != "event"})
-                progress.show(event)
+            for each in filter(None, map(event, lines)):
+                if each["event"] == "state":
+                    return Status(**{key: value for key, value in each.items() if key != "event"})
+                progress.show(each)
             if not chunk:
                 return None
 
 
-def _event(line: bytes) -> dict[str, Any] | None:
+def event(line: bytes) -> dict[str, Any] | None:
     """Return the event in a line of the head's stream, or None where something else got into it."""
     with contextlib.suppress(ValueError):
-        event = json.loads(line)
-        if isinstance(event, dict) and "event" in event:
-            return event
+        found = json.loads(line)
+        if isinstance(found, dict) and "event" in found:
+            return found
     return None
 
 

@@ -240,8 +240,8 @@ def images(cluster: Cluster, folder: Path) -> dict[str, str]:
     }
 
 
-def _refuse(cluster: Cluster, folder: Path, node: str) -> None:
+def _refuse(cluster: Cluster, folder: Path, node: str, notice: str = "") -> None:
     raise RefusedError(f"{cluster.name}: {node} is somebody's machine: faults are injected into docker and netns nodes")
 
 
-kill = pause = resume = cut = heal = _refuse
+announce = kill = pause = resume = cut = heal = _refuse

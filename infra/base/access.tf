@@ -1,5 +1,5 @@
 # What nodes may ask of AWS: pull the image and, the head only, end the cluster and write its log. Access to the file
-# system is its own policy, in storage.tf.
+# system is its own policy, in storage.tf. And what AWS's own Fault Injection Service may do to them.
 
 data "aws_partition" "current" {}
 
@@ -89,6 +89,57 @@ resource "aws_iam_role_policy_attachment" "ssm" {
 
   role       = aws_iam_role.node[each.key].name
   policy_arn = "arn:${data.aws_partition.current.partition}:iam::aws:policy/AmazonSSMManagedInstanceCore"
+}
+
+# Assumed by experiments of this account alone, and good for this cluster's instances alone: `make interrupt`.
+resource "aws_iam_role" "interrupt" {
+  name        = "draco-${var.name}-interrupt"
+  description = "Role in which AWS interrupts spot instances of the Draco cluster ${var.name} when told to"
+  assume_role_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect    = "Allow"
+      Principal = { Service = "fis.${data.aws_partition.current.dns_suffix}" }
+      Action    = "sts:AssumeRole"
+      Condition = {
+        StringEquals = { "aws:SourceAccount" = data.aws_caller_identity.current.account_id }
+        ArnLike = {
+          "aws:SourceArn" = join(":", [
+            "arn", data.aws_partition.current.partition, "fis", var.region,
+            data.aws_caller_identity.current.account_id, "experiment/*",
+          ])
+        }
+      }
+    }]
+  })
+
+  tags = { Region = var.region }
+}
+
+resource "aws_iam_role_policy" "interrupt" {
+  name = "interrupt"
+  role = aws_iam_role.interrupt.name
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [
+      {
+        Effect   = "Allow"
+        Action   = "ec2:DescribeInstances"
+        Resource = "*" # it knows no other
+      },
+      {
+        Effect = "Allow"
+        Action = "ec2:SendSpotInstanceInterruptions"
+        Resource = join(":", [
+          "arn", data.aws_partition.current.partition, "ec2", var.region,
+          data.aws_caller_identity.current.account_id, "instance/*",
+        ])
+        Condition = {
+          StringEquals = { "aws:ResourceTag/Project" = "draco", "aws:ResourceTag/Cluster" = var.name }
+        }
+      },
+    ]
+  })
 }
 
 resource "aws_cloudwatch_log_group" "this" {

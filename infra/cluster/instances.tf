@@ -24,6 +24,7 @@ locals {
       idle_minutes = var.idle_minutes
       expires_at   = var.expires_at
       watch        = file("${path.module}/files/watch.sh")
+      notice       = file("${path.module}/files/notice.sh")
     })
   }
 }

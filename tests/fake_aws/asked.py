@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 _SCOPE = re.compile(r"Credential=([^/,\s]+)/\d+/([^/]+)/([^/]+)/aws4_request")
+_REST = {"elasticfilesystem": "efs", "fis": "fis"}  # services that name their actions by paths, as boto3 calls them
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,8 @@ class Asked:
     @property
     def protocol(self) -> str:
         """How errors are written: ec2, query, s3, json or rest-json."""
-        return {"ec2": "ec2", "iam": "query", "sts": "query", "s3": "s3", "elasticfilesystem": "rest-json"}.get(
-            self.service, "json"
-        )
+        known = {"ec2": "ec2", "iam": "query", "sts": "query", "s3": "s3", **dict.fromkeys(_REST, "rest-json")}
+        return known.get(self.service, "json")
 
 
 def read(environ: dict[str, Any]) -> Asked:
@@ -68,18 +68,18 @@ def _json(body: bytes) -> dict[str, Any]:
 
 
 def _rest_action(service: str, method: str, path: str) -> str:
-    if service == "elasticfilesystem":
-        for pattern, name in _efs_actions().get(method, []):
+    if service in _REST:
+        for pattern, name in _rest_actions(_REST[service]).get(method, []):
             if pattern.fullmatch(path.rstrip("/") or "/"):
                 return name
     return f"{method} {path}"
 
 
 @cache
-def _efs_actions() -> dict[str, list[tuple[re.Pattern[str], str]]]:
+def _rest_actions(service: str) -> dict[str, list[tuple[re.Pattern[str], str]]]:
     from moto.core.utils import get_service_model
 
-    model = get_service_model("efs")
+    model = get_service_model(service)
     found: dict[str, list[tuple[re.Pattern[str], str]]] = {}
     for name in model.operation_names:
         http = model.operation_model(name).http

@@ -124,6 +124,11 @@ def images(cluster: Cluster, folder: Path) -> dict[str, str]:
     return ssh.images(cluster, folder)
 
 
+def announce(cluster: Cluster, folder: Path, node: str, notice: str) -> None:
+    """See Backend: AWS itself does."""
+    raise RefusedError(f"{cluster.name}: {node} is told by AWS when it will end; make interrupt has AWS do it")
+
+
 def kill(cluster: Cluster, folder: Path, node: str) -> None:
     """See Backend."""
     region = _region(cluster, folder)

@@ -11,7 +11,8 @@ from draco.errors import LeftoversError, MissingError, RefusedError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from draco.cluster.nodes import Request
+    from draco.cluster.interrupt import Way
+    from draco.cluster.nodes import Cluster, Request
 
 
 def plan(request: "Request", folder: Path, *, as_json: bool) -> int:
@@ -129,6 +130,27 @@ def extend(name: str, folder: Path, hours: float, *, yes: bool) -> int:
     until = extending.extend(cluster, folder, hours)
     print(f"{name}: ends itself at {until}")
     return 0
+
+
+def interruption(
+    cluster: "Cluster", node: str, notice_s: float, console: "Console", *, yes: bool
+) -> "tuple[Way, float]":
+    """Say what AWS will do to a node and ask; return the way and the seconds between notice and end, as AWS has them.
+
+    Raises:
+        RefusedError: declined, on demand, or a notice longer than AWS gives.
+        MissingError: the node or the role is not there.
+    """
+    from draco.cluster.aws import fault_injection, quote
+
+    minutes = fault_injection.minutes(notice_s)
+    target = fault_injection.target(cluster, node)
+    if 60 * minutes != notice_s:
+        console.print(f"NOTICE={notice_s:g}: AWS takes {minutes} minutes, from 2 on and whole ones", highlight=False)
+    cost = quote.dollars(fault_injection.PER_MINUTE * minutes)
+    console.print(f"{node}: AWS Fault Injection Service takes {cost} for it, and the instance ends", highlight=False)
+    _ask(f"{cluster.name}: interrupt {node} ({target.instance.id})", yes)
+    return fault_injection.way(cluster, target), 60.0 * minutes
 
 
 def _console() -> "Console":

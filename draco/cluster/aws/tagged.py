@@ -261,6 +261,12 @@ def _delete_role(region: str, identity: str) -> None:
     iam.delete_role(RoleName=identity)
 
 
+def _experiment_templates(region: str, name: str | None) -> Iterator[Seen]:
+    for page in _pages("fis", region, "list_experiment_templates"):
+        for raw in page["experimentTemplates"]:
+            yield Seen(raw["id"], raw.get("tags", {}), raw.get("description", ""))
+
+
 def _log_groups(region: str, name: str | None) -> Iterator[Seen]:
     logs = client("logs", region)
     for page in _pages("logs", region, "describe_log_groups", logGroupNamePrefix=f"/draco/{name or ''}"):
@@ -293,6 +299,8 @@ KINDS = (
     Kind("address", "addresses",
          _ec2("describe_addresses", "Addresses", "AllocationId", lambda raw: About(raw["PublicIp"], True)),
          _by_ec2("release_address", "AllocationId")),
+    Kind("experiment template", "experiment templates", _experiment_templates,
+         lambda region, identity: client("fis", region).delete_experiment_template(id=identity)),
     Kind("key pair", "key pairs", _ec2("describe_key_pairs", "KeyPairs", "KeyName"),
          _by_ec2("delete_key_pair", "KeyName")),
     Kind("security group rule", "security group rules",

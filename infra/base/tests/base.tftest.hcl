@@ -206,6 +206,34 @@ run "base" {
     error_message = "the head terminates this cluster's instances only, and writes to its log group only"
   }
   assert {
+    condition = jsondecode(aws_iam_role.interrupt.assume_role_policy).Statement == [{
+      Effect    = "Allow"
+      Principal = { Service = "fis.amazonaws.com" }
+      Action    = "sts:AssumeRole"
+      Condition = {
+        StringEquals = { "aws:SourceAccount" = "123456789012" }
+        ArnLike      = { "aws:SourceArn" = "arn:aws:fis:us-west-2:123456789012:experiment/*" }
+      }
+    }]
+    error_message = "the role that interrupts is for experiments of this account alone"
+  }
+  assert {
+    condition = jsondecode(aws_iam_role_policy.interrupt.policy).Statement == [
+      { Effect = "Allow", Action = "ec2:DescribeInstances", Resource = "*" },
+      {
+        Effect    = "Allow"
+        Action    = "ec2:SendSpotInstanceInterruptions"
+        Resource  = "arn:aws:ec2:us-west-2:123456789012:instance/*"
+        Condition = { StringEquals = { "aws:ResourceTag/Project" = "draco", "aws:ResourceTag/Cluster" = "dev" } }
+      },
+    ]
+    error_message = "it interrupts this cluster's instances only"
+  }
+  assert {
+    condition     = aws_iam_role.interrupt.name == "draco-dev-interrupt" && aws_iam_role_policy.interrupt.role == "draco-dev-interrupt"
+    error_message = "it is called draco-<name>-interrupt, and no node has it"
+  }
+  assert {
     condition     = length(aws_iam_role_policy_attachment.ssm) == 0
     error_message = "Session Manager is off unless asked for"
   }

@@ -182,6 +182,10 @@ run "nodes" {
     error_message = "user data brings draco-watch"
   }
   assert {
+    condition     = alltrue([for text in local.user_data : strcontains(text, file("files/notice.sh"))])
+    error_message = "user data brings draco-notice"
+  }
+  assert {
     condition     = alltrue([for text in local.user_data : length(text) < 16384])
     error_message = "user data is no longer than EC2 takes"
   }

@@ -9,6 +9,7 @@ import moto
 from fake_aws.gaps import (
     console,
     efs,
+    experiments,
     groups,
     images,
     instances,
@@ -22,7 +23,8 @@ from fake_aws.gaps import (
 from fake_aws.world import World
 
 _VERSION = "5.2.1"
-_SUBJECTS = (unimplemented, groups, placement, interfaces, templates, instances, spot, efs, images, quotas, console)
+_SUBJECTS = (unimplemented, groups, placement, interfaces, templates, instances, spot, efs, images, quotas, console,
+             experiments)  # fmt: skip
 
 
 def fill(world: World) -> None:
