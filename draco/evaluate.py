@@ -90,7 +90,9 @@ def evaluate_run(
     while True:
         # The state is read before the folder: a checkpoint written in between is found in this very pass.
         status = run_directory.read_status(run)
-        over = status.state in (*run_directory.TERMINAL, "interrupted") or not run_directory.is_alive(status)
+        over = run_directory.supervisor(run) is None and (  # whose run may go on in another launch
+            status.state in (*run_directory.TERMINAL, "interrupted") or not run_directory.is_alive(status)
+        )
         for step, path in pending(run):
             model.load_state_dict(checkpoint.load(path)["model"])
             result = evaluate_model(model, test, batch_size or job.eval_batch_size, device or job.device)

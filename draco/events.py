@@ -1,15 +1,19 @@
-"""events.jsonl: what happened in a run, one JSON object a line, written by the server only.
+"""events.jsonl: what happened in a run, one JSON object a line, by the server and, between its words, the supervisor.
 
-Every event has `event` and `time` (seconds since the epoch). A line is written at once, so that whoever follows the
-file sees whole lines; a killed run may leave half a line at the end, which readers pass over.
+Every event has `event` and `time` (seconds since the epoch). A line is appended in one write, so that the two do not
+mix and whoever follows the file sees whole lines; a killed server may leave half a line at the end, which the next
+writer ends and readers pass over.
 """
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
+
+from draco.run_directory import NO_SPACE
 
 Event = dict[str, Any]
 
@@ -33,6 +37,44 @@ class EventLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def append(path: Path, event: str, **fields: Any) -> None:
+    """Append one event to a file that the server may be writing; a full disk loses the event, not its writer."""
+    line = json.dumps({"event": event, "time": round(time.time(), 6), **fields}) + "\n"
+    with open(path, "ab+", buffering=0) as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else f"\n{line}"
+        try:
+            file.write(line.encode())
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+
+
+class Tail:
+    """What is added to a file from now on, a call at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = path.stat().st_size if path.exists() else 0
+        self._part = b""
+
+    def read(self) -> list[Event]:
+        """Return the events that were added since the last call."""
+        if not self._path.exists():
+            return []
+        with open(self._path, "rb") as file:
+            file.seek(self._position)
+            new = file.read()
+        self._position += len(new)
+        *lines, self._part = (self._part + new).split(b"\n")
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
 
 
 def read(path: Path) -> Iterator[Event]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from draco import run_directory
 from draco.launch.roster import Roster
-from draco.launch.supervise import launched_at, settle, supervisor
+from draco.launch.supervise import launched_at, settle
 
 _POLL_S = 0.2
 _ALIVE_EVERY_S = 2.0
@@ -23,9 +23,7 @@ def follow(directory: Path, roster: Roster | None) -> None:
     path = directory / "events.jsonl"
     position, said, settled = launched_at(directory), 0.0, time.monotonic()
     while True:
-        alone = supervisor(directory) is None  # asked first: the supervisor has the last word on the state
-        status = run_directory.read_status(directory)
-        ended = alone and status.state not in ("pending", "running")
+        ended = run_directory.is_over(directory)
         if path.exists():
             with open(path, "rb") as file:
                 file.seek(position)
@@ -33,7 +31,7 @@ def follow(directory: Path, roster: Roster | None) -> None:
             position += len(whole) + len(newline)
             sys.stdout.buffer.write(whole + newline)
         if ended:
-            print(json.dumps({"event": "state", **status._asdict()}), flush=True)
+            print(json.dumps({"event": "state", **run_directory.read_status(directory)._asdict()}), flush=True)
             return
         if time.monotonic() - said > _ALIVE_EVERY_S:
             print('{"event": "alive"}')

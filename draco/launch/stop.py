@@ -9,7 +9,8 @@ from pathlib import Path
 from draco import run_directory
 from draco.errors import RefusedError
 from draco.launch.roster import Roster
-from draco.launch.supervise import settle, supervisor
+from draco.launch.supervise import settle
+from draco.run_directory import supervisor
 
 _POLL_S = 0.2
 
@@ -24,7 +25,7 @@ def stop(run: Path, *, kill: bool = False) -> None:
     pid = supervisor(run)
     if pid is None and status.state not in ("pending", "running"):
         raise RefusedError(f"{run}: is not running: {status.state} at step {status.step}")
-    (run / "stop").touch()
+    run_directory.ask_to_stop(run)
     if kill and pid is not None:
         for number in (signal.SIGTERM, signal.SIGINT):  # the second kills; two of one kind might arrive as one
             with contextlib.suppress(ProcessLookupError):
@@ -35,8 +36,6 @@ def wait(run: Path, roster: Roster | None) -> run_directory.Status:
     """Return the verdict on a run once it has ended."""
     while True:
         settle(run, roster)
-        alone = supervisor(run) is None  # asked first: the supervisor has the last word on the state
-        status = run_directory.read_status(run)
-        if alone and status.state not in ("pending", "running"):
-            return status
+        if run_directory.is_over(run):
+            return run_directory.read_status(run)
         time.sleep(_POLL_S)
