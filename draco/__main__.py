@@ -25,7 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="draco", description="Byzantine-resilient distributed training with redundant gradients.",
         epilog="Exit codes: 0 done, 1 bug, 2 bad usage or job, 3 something is missing, 4 refused, 6 a node of the "
-        "cluster is not as it must be, 7 the job failed, 8 nodes were lost (resumable), 130 interrupted (resumable).",
+        "cluster is not as it must be, 7 the job failed, 8 nodes or processes were lost (resumable), 130 interrupted "
+        "(resumable).",
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -189,7 +190,7 @@ def _train(args: argparse.Namespace) -> int:
         directory = run_directory.create(args.runs, job.name, to_yaml(job))
         if args.secret:
             run_directory.replace(directory / "secret", args.secret.read_bytes(), mode=0o600)
-    (directory / "stop").unlink(missing_ok=True)
+    run_directory.forget_stop(directory)
     if args.detach:
         supervise.detach(directory, args.here)
         if not args.checked:  # an operator elsewhere knows what to say

@@ -100,7 +100,9 @@ def evaluate_run(
     while True:
         # The state is read before the folder: a checkpoint written in between is found in this very pass.
         status = run_directory.read_status(run)
-        over = status.state in (*run_directory.TERMINAL, "interrupted") or not run_directory.is_alive(status)
+        over = run_directory.supervisor(run) is None and (  # whose run may go on in another launch
+            status.state in (*run_directory.TERMINAL, "interrupted") or not run_directory.is_alive(status)
+        )
         for step, path in pending(run):
             mark = (path, _changed(path))
             if mark in refused:

@@ -1,10 +1,11 @@
-"""events.jsonl: what happened in a run, one JSON object a line, written by the server only.
+"""events.jsonl: what happened in a run, one JSON object a line, by the server and, between its words, the supervisor.
 
-Every event has `event` and `time` (seconds since the epoch). A line is written at once, so that whoever follows the
-file sees whole lines; a killed run or a full disk may leave half a line, which is ended before the next one is written
-and which readers pass over.
+Every event has `event` and `time` (seconds since the epoch). A line is appended in one write, so that the two do not
+mix and whoever follows the file sees whole lines; a killed server or a full disk may leave half a line, which is ended
+before the next one is written and which readers pass over.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -63,6 +64,38 @@ class EventLog:
     def close(self) -> None:
         """Close the file."""
         self._lines.close()
+
+
+def append(path: Path, event: str, **fields: Any) -> None:
+    """Append one event to a file that the server may be writing; a full disk loses the event, not its writer."""
+    with contextlib.suppress(OSError):
+        log = EventLog(path)
+        with contextlib.closing(log):
+            log.write(event, **fields)
+
+
+class Tail:
+    """What is added to a file from now on, a call at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = path.stat().st_size if path.exists() else 0
+        self._part = b""
+
+    def read(self) -> list[Event]:
+        """Return the events that were added since the last call."""
+        if not self._path.exists():
+            return []
+        with open(self._path, "rb") as file:
+            file.seek(self._position)
+            new = file.read()
+        self._position += len(new)
+        *lines, self._part = (self._part + new).split(b"\n")
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
 
 
 def read(path: Path) -> Iterator[Event]:

@@ -57,7 +57,8 @@ def read_summary(run: Path) -> Summary:
     evaluations, more = _read_lines(run / "evaluations.jsonl")
     status = run_directory.read_status(run)
     notes = [*damage, *more, *([status.message] if status.message else [])]
-    if status.state in ("pending", "running") and not run_directory.is_alive(status):
+    alone = run_directory.supervisor(run) is None
+    if status.state in ("pending", "running") and alone and not run_directory.is_alive(status):
         notes.append("its process is gone")
     return summarise(run, status.state, events, evaluations, notes)
 
@@ -94,6 +95,9 @@ def summarise(
     end = next((e for e in reversed(events) if e["event"] in ("end", "step")), {})
     resumed = [e["step"] for e in events if e["event"] == "resume"]
     said = [f"resumed after step {', '.join(map(str, resumed))}"] if resumed else []
+    interruptions = [e["cause"] for e in events if e["event"] == "interruption"]
+    if interruptions:
+        said.append(f"went on by itself after {len(interruptions)} interruptions: {'; '.join(interruptions)}")
     evaluation = max(evaluations, key=lambda e: int(e["step"]), default={})
     times = [e["seconds"] for e in steps.values()]
     return Summary(

@@ -3,15 +3,17 @@
 runs/<name>-<id>/
 job.yaml            the job as it was validated
 state.json          pending, running, interrupted, succeeded, failed or lost; replaced by rename
-events.jsonl        one JSON object a line, written by the server only
+events.jsonl        one JSON object a line, written by the server; by the supervisor what it does between launches
 evaluations.jsonl   one JSON object a line, written by the evaluator only
 checkpoints/        see checkpoint.py
 logs/               what the processes printed
 secret              seed of the server's permutations and projections; readable by the server's user only
-stop                while it exists the server ends at the next step, resumably
-checkpoint          asks the server for a checkpoint at the next step; the server removes it
-launch/             on a cluster: which node hosts which ranks, as mpirun reads it (hostfile) and as the
-                    server does (nodes.json)
+stop                while it exists the server ends at the next step, resumably; the supervisor puts it there, too,
+                    to start again on other nodes, and takes it away before it does
+stop-asked          the user wants the run to end; no launch follows while it exists
+checkpoint          while it exists the server saves at the next step, and then removes it
+launch/             supervisor.json: who looks after the run; on a cluster also which node hosts which ranks, as
+                    mpirun reads it (hostfile) and as the server does (nodes.json)
 .reserve            space that is given up to write the state on a full disk
 """
 
@@ -30,8 +32,8 @@ from typing import Any, Literal, NamedTuple
 from draco.job import Job, parse
 
 State = Literal["pending", "running", "interrupted", "succeeded", "failed", "lost"]
-TERMINAL: tuple[State, ...] = ("succeeded", "failed", "lost")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+TERMINAL: tuple[State, ...] = ("succeeded", "failed", "lost")
 NOT_WRITABLE = (*NO_SPACE, errno.EROFS, errno.EIO)  # the disk's fault, whatever was to be written
 _RESERVE_BYTES = 1 << 16
 _TEMPORARY = re.compile(r"\..+\.([0-9]+)")  # what `replace` writes to, and which process did
@@ -158,6 +160,40 @@ def read_status(run: Path) -> Status:
 def is_alive(status: Status) -> bool:
     """Say whether the process that wrote the status still exists; a run on another host counts as alive."""
     return status.host != socket.gethostname() or exists(status.pid, status.started)
+
+
+def supervisor(run: Path) -> int | None:
+    """Return the process id of a run's supervisor, if it lives on this machine."""
+    path = run / "launch" / "supervisor.json"
+    if not path.exists():
+        return None
+    values: dict[str, Any] = json.loads(path.read_text())
+    return int(values["pid"]) if exists(values["pid"], values["started"]) else None
+
+
+def is_over(run: Path) -> bool:
+    """Say whether nothing more comes of a run by itself.
+
+    A server's last word is not that of the run, which may go on in another launch: that is its supervisor's to say.
+    """
+    alone = supervisor(run) is None  # asked first: the supervisor has the last word on the state
+    return alone and read_status(run).state not in ("pending", "running")
+
+
+def ask_to_stop(run: Path) -> None:
+    """Let the user's word reach the server and the supervisor.
+
+    In this order, since a supervisor that starts again removes `stop` first and then looks for `stop-asked`: whichever
+    way the two meet, one of the files is seen.
+    """
+    (run / "stop-asked").touch()
+    (run / "stop").touch()
+
+
+def forget_stop(run: Path) -> None:
+    """Let a run that was stopped go on."""
+    for name in ("stop-asked", "stop"):
+        (run / name).unlink(missing_ok=True)
 
 
 def exists(pid: int, started: str) -> bool:

@@ -27,6 +27,7 @@ attack: {attack}
 checkpoint_every: 2
 eval_every: 0
 reply_timeout_s: {timeout}
+on_loss: {on_loss}
 """
 
 
@@ -81,7 +82,14 @@ class Bench:
         assert made.returncode == 0, (node, line, made.stdout, made.stderr)
         return made.stdout
 
-    def job(self, steps: int = 4, scheme: str = "repetition", workers: int = 3, timeout: float = 60) -> Path:
+    def job(
+        self,
+        steps: int = 4,
+        scheme: str = "repetition",
+        workers: int = 3,
+        timeout: float = 60,
+        on_loss: str = "pack",
+    ) -> Path:
         path = self.folder / "tiny.yaml"
         adversaries = 1 if workers > 2 else 0
         attack = "none" if workers < 3 else "reverse_gradient"
@@ -109,6 +117,19 @@ class Bench:
 
     def steps(self, run: str) -> int:
         return int(self.sh("head", f"cat runs/{run}/events.jsonl | grep -c bytes_received; true"))
+
+    def events(self, *kinds: str) -> list[dict[str, Any]]:
+        """Return the events of these kinds of the newest run."""
+        text = self.sh("head", f"cat runs/{self.runs()[-1]}/events.jsonl")
+        found = [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
+        return [event for event in found if event["event"] in kinds]
+
+    def undisturbed(self, step: int) -> None:
+        """Assert that the newest run's model at that step has the bits of a simulation that nothing disturbed."""
+        run, python = f"runs/{self.runs()[-1]}", self.cluster.python
+        whole = f"{python} -m draco train {run}/job.yaml --here --new --simulate --set steps={step} --runs runs/alone"
+        files = f"{run}/checkpoints/step-{step:08d}.pt runs/alone/*/checkpoints/step-{step:08d}.pt"
+        self.sh("head", f"{whole} && {python} -c '{SAME_MODEL}' {files} && rm -r runs/alone")
 
     @contextmanager
     def training(self, *options: str, steps: int = 100_000, **job: Any) -> Iterator[subprocess.Popen[str]]:

@@ -23,6 +23,8 @@ from draco.errors import MissingError
 
 # From the fault to the end of the run: 10 s and 35 s, and what two cores take that also run other tests.
 KILLED_S, SILENT_S = 60, 120
+# From a loss to the next launch, and to the first step of the launch that has the node back.
+PACKED_S, REPLACED_S = 20, 120
 PID = "/run/draco-sshd.pid"  # of the sshd that mpirun comes in by
 
 
@@ -195,30 +197,31 @@ def rank_pid(bench: Bench, node: str) -> str:
 
 
 def test_a_rank_that_is_killed_is_named(bench: Bench) -> None:
-    with bench.training() as process:
+    with bench.training(on_loss="fail") as process:
         for node in ("head", "worker-01", "worker-02"):  # they share /tmp, and process ids
             assert bench.sh(node, "ls /run/tmp")
         bench.sh("worker-02", f"kill -9 {rank_pid(bench, 'worker-02')}")
         code, said = ended(process, KILLED_S)
-    assert code == 7, said
+    assert code == 8, said
     assert "rank 2 on worker-02 was killed by signal 9" in said
-    assert bench.run_state()["state"] == "failed"
+    assert bench.run_state()["state"] == "lost"
 
 
 def test_a_worker_node_that_dies_is_lost_and_the_run_goes_on_after_cluster_up(bench: Bench) -> None:
-    with bench.training(steps=60) as process:
+    with bench.training(steps=60, on_loss="fail") as process:
         bench.backend.kill(bench.cluster, bench.own, "worker-03")
         code, said = ended(process, KILLED_S)
         assert code == 8, said
         assert "worker-03 (ranks 3) is lost" in said
         assert f"make cluster-up NAME={bench.name} && make train" in said
         assert bench.run_state()["state"] == "lost"
-        refused = bench.draco("train", str(bench.job(steps=60)), "--resume")
+        job = str(bench.job(steps=60, on_loss="fail"))
+        refused = bench.draco("train", job, "--resume")
         assert refused.returncode == 6
         assert "worker-03: " in refused.stderr
         assert "worker-01" not in refused.stderr
         assert bench.up().returncode == 0
-        again = bench.draco("train", str(bench.job(steps=60)), "--resume")
+        again = bench.draco("train", job, "--resume")
         assert again.returncode == 0, again.stderr
         assert "resumed after step" in again.stderr
 
@@ -249,8 +252,51 @@ def test_a_worker_that_is_interrupted_is_announced_to_the_head_and_a_fresh_one_i
     assert bench.sh("head", f"{bench.cluster.python} -c '{HEAR}' 4") == "{}\n"
 
 
+def test_a_run_goes_on_by_itself_on_the_nodes_that_are_left(bench: Bench) -> None:
+    with bench.training(steps=60) as process:
+        bench.backend.kill(bench.cluster, bench.own, "worker-03")
+        killed = time.time()
+        code, said = ended(process, KILLED_S)
+    assert code == 0, said
+    assert "interrupted: worker-03 (ranks 3) is lost" in said
+    assert "launch 2 on worker-01, worker-02 without worker-03\nwarning: worker-01 hosts ranks 1, 3" in said
+    interruption, relaunch = bench.events("interruption", "relaunch")
+    assert relaunch["time"] - killed < PACKED_S
+    assert (list(interruption["nodes"]), interruption["ranks"]) == (["worker-03"], [3])
+    assert relaunch["nodes"] == ["worker-01", "worker-02", "worker-01"]
+    assert bench.status()["run"]["interruptions"] == 1
+    bench.undisturbed(60)
+    assert bench.up().returncode == 0
+
+
+def test_a_node_that_is_lost_is_brought_up_again_and_taken_back(bench: Bench) -> None:
+    """The operator who watches brings it up, while the run goes on without it."""
+    with bench.training(on_loss="replace") as process:
+        bench.backend.kill(bench.cluster, bench.own, "worker-03")
+        deadline = time.monotonic() + REPLACED_S
+        while not stepped(bench, launch=3):
+            assert time.monotonic() < deadline, bench.events("interruption", "relaunch", "end")
+            assert process.poll() is None, process.communicate()
+        process.send_signal(signal.SIGINT)
+        code, said = ended(process, 60)
+    assert code == 130, said
+    assert f"make cluster-up NAME={bench.name}: started, so that the run gets its nodes back" in said
+    packed, whole = bench.events("relaunch")
+    assert packed["nodes"] == ["worker-01", "worker-02", "worker-01"]
+    assert (whole["nodes"], whole["without"]) == (["worker-01", "worker-02", "worker-03"], {})
+    assert len(bench.events("interruption")) == 1
+    bench.undisturbed(bench.run_state()["step"])
+
+
+def stepped(bench: Bench, launch: int) -> bool:
+    """Say whether the newest run has taken a step in that launch."""
+    told = bench.events("relaunch", "step")
+    begun = [i for i, event in enumerate(told) if event.get("launch") == launch]
+    return bool(begun) and told[-1]["event"] == "step"
+
+
 def test_a_node_that_is_cut_off_is_lost_and_its_ranks_are_ended_before_the_next_run(bench: Bench) -> None:
-    with bench.training() as process:
+    with bench.training(on_loss="fail") as process:
         bench.backend.cut(bench.cluster, bench.own, "worker-02")
         try:
             code, said = ended(process, SILENT_S)
@@ -265,13 +311,13 @@ def test_a_node_that_is_cut_off_is_lost_and_its_ranks_are_ended_before_the_next_
     assert left.stdout == ""
 
 
-def test_a_run_whose_launcher_is_killed_is_failed_and_says_so(bench: Bench) -> None:
+def test_a_run_whose_launcher_is_killed_is_lost_and_says_so(bench: Bench) -> None:
     with bench.training() as process:
         bench.sh("head", "pkill -9 -f '[d]raco supervise'; pkill -9 -f '[d]raco rank'; pkill -9 prterun; true")
         code, said = ended(process, KILLED_S)
-    assert code == 7, said
+    assert code == 8, said
     assert "its launcher and its server are gone" in said
-    assert bench.run_state()["state"] == "failed"
+    assert bench.run_state()["state"] == "lost"
 
 
 def test_a_run_survives_the_death_of_its_nodes_sshd_and_the_next_one_names_the_node(bench: Bench) -> None:

@@ -741,9 +741,14 @@ RUNNING = {"run": "runs/a", "message": "", "step": 5, "steps": None, "steps_per_
             {**RUNNING, "state": "running", "steps": 9, "suspects": [1, 4]},
             "run: runs/a: running at step 5/9  2.0 steps/s  suspects: 1, 4",
         ),
+        (
+            {**RUNNING, "state": "running", "interruptions": 2, "without": {"worker-02": "gone", "worker-03": "gone"}},
+            "run: runs/a: running at step 5  2.0 steps/s  suspects: none  interruptions: 2"
+            "  without worker-02, worker-03",
+        ),
         ({**RUNNING, "state": "lost", "message": "why"}, "run: runs/a: lost at step 5: why  suspects: none"),
     ],
-    ids=["silent", "none", "running", "over"],
+    ids=["silent", "none", "running", "interrupted", "over"],
 )
 def test_the_newest_run_is_told_in_one_line(run: dict[str, Any] | None, said: str) -> None:
     assert status.run_line(run) == said

@@ -61,7 +61,7 @@ def test_the_model_is_bit_for_bit_that_of_plain_local_mpi_in_the_same_image(benc
 
 
 def test_a_container_that_is_paused_is_lost_within_the_limit(bench: Bench) -> None:
-    with bench.training() as process:
+    with bench.training(on_loss="fail") as process:
         bench.backend.pause(bench.cluster, bench.own, "worker-01")
         try:
             code, said = ended(process, SILENT_S)
@@ -72,7 +72,7 @@ def test_a_container_that_is_paused_is_lost_within_the_limit(bench: Bench) -> No
 
 
 def test_a_container_that_is_disconnected_is_lost_within_the_limit(bench: Bench) -> None:
-    with bench.training() as process:
+    with bench.training(on_loss="fail") as process:
         bench.backend.cut(bench.cluster, bench.own, "worker-02")
         try:
             code, said = ended(process, SILENT_S)

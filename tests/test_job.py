@@ -77,6 +77,7 @@ def test_a_job_cannot_be_changed() -> None:
         ("optimizer", "adam", {"name": "adam"}),
         ("schedule", "cosine", {"name": "cosine"}),
         ("wire", "bfloat16", {"dtype": "bfloat16"}),
+        ("on_loss", "replace", {"name": "replace"}),
     ],
 )
 def test_a_bare_string_stands_for_a_section_with_that_name(section: str, short: str, long: dict[str, str]) -> None:
@@ -513,6 +514,7 @@ def test_any_mapping_gives_a_job_or_faults_and_never_another_error(tree: dict[st
 def test_options_that_do_not_apply_are_not_written() -> None:
     assert set(to_dict(good())["scheme"]) == {"name", "adversaries", "tolerance", "encoding"}
     assert set(to_dict(good("attack=none"))["attack"]) == {"name"}
+    assert set(to_dict(good("on_loss=fail"))["on_loss"]) == {"name"}
     assert set(to_dict(good("optimizer=adam"))["optimizer"]) == {"name", "lr", "weight_decay", "betas", "eps"}
 
 

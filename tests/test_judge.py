@@ -1,4 +1,4 @@
-"""The verdict on a run whose processes have ended, as a table from what was observed to what is recorded."""
+"""The verdict on a launch whose processes have ended, as a table from what was observed to what is recorded."""
 
 import pytest
 
@@ -18,6 +18,11 @@ TRACEBACK = [
     "draco.errors.MissingError: data/mnist: is not there",
     "prterun detected that one or more processes exited with non-zero status, thus causing",
 ]
+CUT = [
+    "PRTE has lost communication with a remote daemon.", "", "  HNP daemon   : [prterun-head-427@0,0] on node head",
+    "  Remote daemon: [prterun-head-427@0,3] on node worker-03", "",
+]  # fmt: skip
+MISSING = "draco.errors.MissingError: data/mnist: is not there"
 GONE = {"worker-02": "no route to host"}
 RANKS = {"worker-01": [1, 3], "worker-02": [2, 4]}
 GONE_SAID = "worker-02 (ranks 2, 4) is lost: no route to host"
@@ -43,30 +48,46 @@ def status(state: State, message: str = "") -> Status:
             ("lost", f"{GONE_SAID}; worker-01 (ranks 1, 3) is lost: frozen"),
         ),
         # an end that the user asked for
-        (Observed(status("interrupted", "asked to stop"), 0), ("interrupted", "asked to stop")),
         (
             Observed(status("interrupted", "asked to stop"), 1, "", {}, RANKS, KILLED, stop_asked=True),
             ("interrupted", "asked to stop"),
         ),
-        # and one that only a rank's death asked for
-        (Observed(status("interrupted", "asked to stop"), 137, "", {}, RANKS, KILLED), ("failed", RANK_3)),
+        (Observed(status("interrupted", "asked to stop"), 0), ("interrupted", "asked to stop")),  # by hand
+        (
+            Observed(status("running"), 137, "quiet", {}, RANKS, KILLED, True, True),
+            ("interrupted", "killed as asked; what came after the last checkpoint is lost"),
+        ),
+        # and one that nobody asked for: mpirun ended the server with the others
+        (Observed(status("interrupted", "asked to stop"), 137, "", {}, RANKS, KILLED), ("lost", RANK_3)),
+        (
+            Observed(status("interrupted", "asked to stop"), 1, printed=TRACEBACK),
+            ("failed", f"its processes ended (exit code 1): {MISSING}"),
+        ),
+        (
+            Observed(status("interrupted", "asked to stop"), 143),
+            ("lost", "its processes ended (exit code 143): they printed no error"),
+        ),
+        (
+            Observed(status("interrupted", "asked to stop"), 0, printed=CUT),
+            ("lost", "mpirun lost its connection to worker-03"),
+        ),
         # the server's own word, whatever followed from it
         (Observed(status("failed", "step 4: diverged"), 1, "quiet", {}, RANKS, KILLED), ("failed", "step 4: diverged")),
+        (Observed(status("lost", "ranks 2 are gone"), 1, "", {}, RANKS, TRACEBACK), ("lost", "ranks 2 are gone")),
+        (Observed(status("lost", "ranks 3 are gone"), 1, "", {}, RANKS, KILLED), ("lost", RANK_3)),
         # what is known of a run that went without a word
-        (Observed(status("running"), 137, "quiet", {}, RANKS, KILLED), ("failed", RANK_3)),
-        (Observed(status("running"), 15, "nothing was heard", {}, {}, TRACEBACK), ("failed", "nothing was heard")),
+        (Observed(status("running"), 137, "quiet", {}, RANKS, KILLED), ("lost", RANK_3)),
+        (Observed(status("running"), 1, "", {}, RANKS, [*TRACEBACK, *KILLED]), ("lost", RANK_3)),
+        (Observed(status("running"), 15, "no step for 41 s", {}, {}, TRACEBACK), ("lost", "no step for 41 s")),
         (
             Observed(status("running"), 1, printed=TRACEBACK),
-            (
-                "failed",
-                "its processes ended (exit code 1): draco.errors.MissingError: data/mnist: is not there",
-            ),
+            ("failed", f"its processes ended (exit code 1): {MISSING}"),
         ),
         (
             Observed(status("running"), 0),
-            ("failed", "its processes ended (exit code 0): they printed no error"),
+            ("lost", "its processes ended (exit code 0): they printed no error"),
         ),
-        (Observed(status("pending"), None), ("failed", "its processes ended: they printed no error")),
+        (Observed(status("pending"), None), ("lost", "its processes ended: they printed no error")),
     ],
 )
 def test_a_verdict_follows_the_order_of_causes(seen: Observed, verdict: tuple[str, str]) -> None:
@@ -77,19 +98,29 @@ def test_every_killed_rank_is_found_across_line_breaks() -> None:
     other = (
         "prterun noticed that process rank 12 with PID 0 on node 10.0.0.12 exited on signal 11 (Segmentation fault)."
     )
-    assert killed_ranks([*KILLED, other]) == [RANK_3, "rank 12 on 10.0.0.12 was killed by signal 11"]
-    assert killed_ranks(["rank 3 was not killed"]) == killed_ranks([]) == []
+    found = {3: RANK_3, 12: "rank 12 on 10.0.0.12 was killed by signal 11"}
+    assert killed_ranks([*KILLED, other]) == found
+    assert killed_ranks(["rank 3 was not killed"]) == killed_ranks([]) == {}
 
 
 @pytest.mark.parametrize(
     "line",
-    ["ValueError: no", "draco.errors.JobError: a: b", "mpi4py.MPI.Exception: MPI_ERR_TRUNCATE", "  OSError: [2]: x"],
+    ["ValueError: no", "draco.errors.JobError: a: b", "pickle.PickleException: it", "  OSError: [2]: x"],
 )
 def test_the_last_line_of_a_traceback_is_an_error(line: str) -> None:
-    message = judge(Observed(status("running"), 1, printed=["KeyError: 'first'", line, "later words"]))[1]
-    assert message == f"its processes ended (exit code 1): {line.strip()}"
+    found = judge(Observed(status("running"), 1, printed=["KeyError: 'first'", line, "later words"]))
+    assert found == ("failed", f"its processes ended (exit code 1): {line.strip()}")
 
 
-@pytest.mark.parametrize("line", ["no Error here", "Errors: 3", "PRTE ERROR: it", "loss: 3"])
-def test_other_lines_are_no_errors(line: str) -> None:
-    assert judge(Observed(status("running"), 1, printed=[line]))[1].endswith("they printed no error")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no Error here", "Errors: 3", "PRTE ERROR: it", "loss: 3",
+        "mpi4py.MPI.Exception: MPI_ERR_PROC_FAILED: process failure",  # of those who lost the one they spoke to
+        "draco.errors.WorkerError: ranks 3 are gone",
+    ],
+)  # fmt: skip
+def test_other_lines_are_no_errors_of_the_job(line: str) -> None:
+    state, message = judge(Observed(status("running"), 1, printed=[line]))
+    assert state == "lost"
+    assert message.endswith("they printed no error")

@@ -8,11 +8,11 @@ from typing import get_args
 import pytest
 from rich.console import Console
 
-from draco import run_directory
+from draco import events, run_directory
 from draco.job import Job, parse, to_yaml
 from draco.launch.plan import Plan, plan
 from draco.launch.progress import Progress
-from draco.launch.run import run
+from draco.launch.run import Ended, Stops, run
 
 JOB = "{name: a, workers: 4, model: lenet, data: synthetic, batch_size: 8, steps: 2, scheme: uncoded}"
 
@@ -47,27 +47,54 @@ def directory(tmp_path: Path) -> Path:
     return run_directory.create(tmp_path, "a", to_yaml(parse(JOB, "test")))
 
 
-def outcome(directory: Path, code: str):
+def ended(directory: Path, code: str) -> Ended:
     progress = Progress(directory / "events.jsonl", Console(file=io.StringIO()), "starting")
-    return run(Plan((sys.executable, "-c", code), ()), directory, progress)
+    with progress, Stops(directory, progress) as stops:
+        return run(Plan((sys.executable, "-c", code), ()), directory, progress, stops)
 
 
-def test_a_process_that_ends_well_without_a_record_has_failed(directory: Path) -> None:
+def test_a_process_that_ends_well_without_a_record_is_lost(directory: Path) -> None:
     """mpirun exits 0 after losing a node: the exit code is no evidence."""
-    result = outcome(directory, "print('nothing done')")
-    assert result.status.state == "failed"
-    assert "exit code 0" in result.status.message
+    result = ended(directory, "print('nothing done')")
+    assert result.state == "lost"
+    assert "exit code 0" in result.message
     assert "nothing done" in result.output
 
 
 def test_a_run_that_recorded_its_success_has_succeeded_whatever_the_exit_code(directory: Path) -> None:
     code = f"""
 from pathlib import Path
-from draco import run_directory
+from draco import events, run_directory
 run_directory.write_status(Path({str(directory)!r}), "succeeded", 2)
 raise SystemExit(3)
 """
-    assert outcome(directory, code).status.state == "succeeded"
+    assert ended(directory, code).state == "succeeded"
+
+
+def test_progress_tells_what_the_supervisor_does_a_line_each(directory: Path) -> None:
+    text = io.StringIO()
+    log = directory / "events.jsonl"
+    with Progress(log, Console(file=text, width=200), "starting") as progress:
+        events.append(log, "notice", node="b", kind="interruption", at="2026-01-02T03:04:05Z")
+        events.append(log, "interruption", cause="b: it goes", nodes={"b": "it goes"}, ranks=[1, 3])
+        events.append(
+            log, "relaunch", launch=2, nodes=["c", "d", "c"], without={"b": "it goes"}, warnings=["c is full"]
+        )
+        events.append(log, "relaunch", launch=3, nodes=None, without={}, warnings=[])
+        progress.update()
+    first, *rest = text.getvalue().splitlines()[1:]
+    assert first.startswith("b: spot interruption at ")
+    assert rest == ["interrupted: b: it goes", "launch 2 on c, d without b", "warning: c is full", "launch 3"]
+
+
+def test_an_event_is_appended_after_what_a_killed_server_left(directory: Path) -> None:
+    log = directory / "events.jsonl"
+    tail = events.Tail(log)
+    log.write_text('{"event": "start"}\n{"event": "st')
+    assert [event["event"] for event in tail.read()] == ["start"]
+    events.append(log, "relaunch", launch=2)
+    assert [event["event"] for event in tail.read()] == ["relaunch"]
+    assert [event["event"] for event in events.read(log)] == ["start", "relaunch"]
 
 
 def test_progress_shows_steps_loss_and_suspects(directory: Path) -> None:

@@ -29,8 +29,9 @@ steps: {steps}
 scheme: {{name: {scheme}, adversaries: {adversaries}}}
 attack: {{name: reverse_gradient, ranks: [2]}}
 optimizer: {{name: sgd, lr: 0.05}}
-checkpoint_every: 1000
+checkpoint_every: {every}
 reply_timeout_s: {timeout}
+on_loss: {on_loss}
 """
 LIMIT_S = 120
 
@@ -42,9 +43,17 @@ def folder(tmp_path: Path, data_root: Path) -> Path:
 
 
 def write_job(
-    folder: Path, *, steps: int = 3, scheme: str = "cyclic", adversaries: int = 1, timeout: float = 60
+    folder: Path,
+    *,
+    steps: int = 3,
+    scheme: str = "cyclic",
+    adversaries: int = 1,
+    timeout: float = 60,
+    every: int = 1000,
+    on_loss: str = "pack",
 ) -> None:
-    (folder / "job.yaml").write_text(JOB.format(steps=steps, scheme=scheme, adversaries=adversaries, timeout=timeout))
+    values = {name: value for name, value in locals().items() if name != "folder"}
+    (folder / "job.yaml").write_text(JOB.format(**values))
 
 
 def command(*options: str) -> list[str]:
@@ -127,7 +136,7 @@ def survivors(folder: Path) -> list[str]:
 
 @pytest.fixture
 def long_run(folder: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-    write_job(folder, steps=100_000, timeout=3)
+    write_job(folder, steps=100_000, timeout=3, on_loss="fail")
     process = started(folder)
     yield folder, process
     if process.poll() is None:
@@ -158,11 +167,53 @@ def test_a_worker_that_is_killed_ends_the_job_promptly(long_run) -> None:
     began = time.monotonic()
     os.kill(rank_process(folder, 3), signal.SIGKILL)
     code, errors = ended(process)
-    assert code == 7
+    assert code == 8
     assert time.monotonic() - began < 20
-    assert run_directory.read_status(newest(folder)).state == "failed"
-    assert "failed at step" in errors
+    assert run_directory.read_status(newest(folder)).state == "lost"
+    assert "rank 3 on" in errors
+    assert "was killed by signal 9" in errors
     assert survivors(folder) == []
+
+
+def mpirun_process(folder: Path) -> int:
+    """Return the process id of the mpirun of the newest run."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            here = (entry / "cwd").resolve() == folder.resolve()
+        except OSError:
+            continue
+        if here and b"--map-by" in arguments and b"rank" in arguments:
+            return int(entry.name)
+    raise AssertionError("no mpirun")
+
+
+def test_a_run_outlives_its_server_and_its_mpirun_with_the_same_bits(folder: Path) -> None:
+    write_job(folder, steps=80, scheme="repetition", every=2)
+    process = started(folder)
+    os.kill(rank_process(folder, 0), signal.SIGKILL)
+    log = newest(folder) / "events.jsonl"
+    deadline = time.monotonic() + LIMIT_S
+    while [e["event"] for e in events.read(log) if e["event"] in ("relaunch", "step")][-1] != "step" or not (
+        any(e["event"] == "relaunch" for e in events.read(log))
+    ):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(mpirun_process(folder), signal.SIGKILL)
+    code, errors = ended(process)
+    assert code == 0, errors
+    told = list(events.read(log))
+    first, second = [e for e in told if e["event"] == "interruption"]
+    assert re.fullmatch(r"rank 0 on \S+ was killed by signal 9", first["cause"])
+    assert first["ranks"] == [0]
+    assert second["cause"].startswith("its processes ended (exit code -9)")
+    assert [e["launch"] for e in told if e["event"] == "relaunch"] == [2, 3]
+    assert "interrupted: rank 0" in errors
+    assert survivors(folder) == []
+    whole = newest(folder)
+    assert run(folder, "--simulate").returncode == 0
+    assert torch.equal(model(whole), model(newest(folder)))
 
 
 def test_ctrl_c_leaves_a_run_that_resumes_only_when_asked(folder: Path) -> None:

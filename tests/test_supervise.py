@@ -5,26 +5,32 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from draco import run_directory
+from draco import events, run_directory
 from draco.errors import RefusedError
 from draco.job import Job, parse, to_yaml
+from draco.launch import changes, head, nodes, preflight, supervise
 from draco.launch import follow as following
-from draco.launch import head, nodes, preflight, supervise
 from draco.launch import run as running
 from draco.launch import stop as stopping
 from draco.launch import sweep as sweeping
+from draco.launch.notices import Notice
 from draco.launch.plan import Plan
 from draco.launch.progress import Progress
 from draco.launch.resume import unfinished
 from draco.launch.roster import Host, Roster
-from draco.launch.supervise import SLACK_S, Watch, settle, supervisor
+from draco.launch.run import Ended, Stops
+from draco.launch.supervise import settle
 from draco.launch.sweep import sweep
+from draco.launch.watch import PACE_LEAST_S, SLACK_S, Watch
+from draco.run_directory import supervisor
 
 JOB = """{name: a, workers: 3, model: lenet, data: synthetic, batch_size: 6, steps: 2, scheme: uncoded,
 reply_timeout_s: 20, start_timeout_s: 30, eval_every: 0}"""
@@ -55,10 +61,10 @@ class Watched:
     def __init__(self, directory: Path, job: Job, *before: str) -> None:
         self.now, self.lost, self.asked = 1e9, dict[str, str](), 0
         self.events = directory / "events.jsonl"
-        self.watch: Callable[[], str] = lambda: ""
+        self.watch = Watch(directory, job, self.unreachable, lambda: self.now)
         if before:
             self.beat(*before)
-        self.watch = Watch(directory, job, self.unreachable, lambda: self.now)
+            self.watch = Watch(directory, job, self.unreachable, lambda: self.now)
 
     def unreachable(self) -> Mapping[str, str]:
         self.asked += 1
@@ -153,6 +159,48 @@ def test_a_file_server_with_another_clock_and_a_clock_that_jumps_end_nothing(wat
         assert watched.after(15) == ""
 
 
+def paced(watched: Watched, steps: int, seconds: float) -> None:
+    watched.beat("start")
+    for _ in range(steps):
+        watched.now += seconds
+        watched.beat("step")
+
+
+def test_a_launch_that_loses_its_pace_hangs(watched: Watched) -> None:
+    paced(watched, 5, 0.1)
+    assert watched.after(PACE_LEAST_S - 1) == ""
+    assert watched.after(2) == f"no step for {PACE_LEAST_S + 1:.0f} s"
+
+
+def test_the_pace_is_that_of_the_newest_steps(watched: Watched) -> None:
+    paced(watched, 30, 0.1)
+    paced(watched, 21, 4.0)
+    assert watched.after(79) == ""
+    assert watched.after(2) == "no step for 81 s"
+
+
+def test_a_few_steps_are_no_pace_and_those_of_earlier_launches_do_not_count(directory: Path, job: Job) -> None:
+    watched = Watched(directory, job, "start", *["step"] * 30)
+    paced(watched, 4, 0.1)
+    assert watched.after(SLACK_S + 19) == ""
+
+
+def test_a_server_that_evaluates_or_saves_keeps_its_launch(watched: Watched) -> None:
+    paced(watched, 9, 0.1)
+    for _ in range(20):
+        assert watched.after(PACE_LEAST_S - 1) == ""
+        watched.beat()
+
+
+def test_a_watch_knows_whether_its_launch_has_taken_a_step(directory: Path, job: Job) -> None:
+    watched = Watched(directory, job, "start", "step")
+    assert not watched.watch.stepped
+    watched.beat("resume", "start")
+    assert not watched.watch.stepped
+    watched.beat("step")
+    assert watched.watch.stepped
+
+
 def test_a_step_of_a_simulation_may_take_long(directory: Path) -> None:
     watched = Watched(directory, parse(JOB, "test", ["launcher=simulate"]))
     watched.beat("start")
@@ -199,11 +247,11 @@ def test_a_run_whose_supervisor_lives_is_left_alone(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("left", ["pending", "running"])
-def test_a_run_that_nobody_looks_after_has_failed_at_its_last_checkpoint(directory: Path, left) -> None:
+def test_a_run_that_nobody_looks_after_is_lost_at_its_last_checkpoint(directory: Path, left) -> None:
     abandoned(directory, left)
     settle(directory)
     status = run_directory.read_status(directory)
-    assert (status.state, status.step) == ("failed", 4)
+    assert (status.state, status.step) == ("lost", 4)
     assert status.message.startswith("its launcher and its server are gone")
 
 
@@ -231,7 +279,7 @@ def test_a_run_on_the_head_alone_cannot_be_lost_with_a_node(directory: Path, mon
     abandoned(directory)
     monkeypatch.setattr(nodes, "unreachable", lambda roster: {"b": "frozen"})
     settle(directory, NODES)
-    assert state(directory) == "failed"
+    assert run_directory.read_status(directory).message.startswith("its launcher and its server are gone")
 
 
 @pytest.mark.parametrize("over", ["interrupted", "succeeded", "failed", "lost"])
@@ -269,10 +317,15 @@ def writes(directory: Path, tmp_path: Path, status: run_directory.State, *, afte
     return Plan(("sh", "-c", f"sleep {after_s}; mv '{prepared}' '{directory / 'state.json'}'"), ())
 
 
+def launched(directory: Path, plan: Plan, watch: Callable[[], str] = lambda: "") -> Ended:
+    """Launch a plan once and return the verdict on it."""
+    with quiet() as progress, Stops(directory, progress) as stops:
+        return running.run(plan, directory, progress, stops, watch)
+
+
 @pytest.fixture
 def lost_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodes, "ask", lambda *_, **__: {})
-    monkeypatch.setattr(nodes, "unreachable", lambda roster: {"b": "frozen"})
+    monkeypatch.setattr(nodes, "ask", lambda *_, **__: {"b": nodes.Answer("", "frozen")})
 
 
 @pytest.mark.parametrize(
@@ -284,19 +337,20 @@ def lost_node(monkeypatch: pytest.MonkeyPatch) -> None:
         ("interrupted", "lost"),
     ],
 )
-def test_a_run_that_ended_with_a_node_is_lost(directory: Path, tmp_path: Path, lost_node, recorded, verdict) -> None:
+def test_a_launch_that_ended_with_a_node_is_lost(directory: Path, tmp_path: Path, lost_node, recorded, verdict) -> None:
     on_nodes(directory)
     plan = writes(directory, tmp_path, recorded)._replace(roster=NODES)
-    assert running.run(plan, directory, quiet()).status.state == verdict
+    ended = launched(directory, plan)
+    assert ended.state == verdict
+    assert ended.lost == ({} if verdict == "succeeded" else {"b": "frozen"})
 
 
-def test_what_the_watch_says_ends_the_run_and_is_the_reason(directory: Path) -> None:
-    outcome = running.run(Plan(("sleep", "60"), ()), directory, quiet(), lambda: "nothing was heard")
-    assert outcome.status.state == "failed"
-    assert outcome.status.message.startswith("nothing was heard; see ")
+def test_what_the_watch_says_ends_the_launch_and_is_the_reason(directory: Path) -> None:
+    ended = launched(directory, Plan(("sleep", "60"), ()), lambda: "nothing was heard")
+    assert (ended.state, ended.message) == ("lost", "nothing was heard")
 
 
-def test_a_run_that_the_user_killed_is_interrupted(directory: Path) -> None:
+def test_a_launch_that_the_user_killed_is_interrupted(directory: Path) -> None:
     signals = [signal.SIGINT, signal.SIGTERM]
 
     def impatient() -> str:
@@ -304,30 +358,271 @@ def test_a_run_that_the_user_killed_is_interrupted(directory: Path) -> None:
             os.kill(os.getpid(), signals.pop())
         return ""
 
-    status = running.run(Plan(("sleep", "60"), ()), directory, quiet(), impatient).status
+    ended = launched(directory, Plan(("sleep", "60"), ()), impatient)
     assert signals == []
-    assert status.state == "interrupted"
+    assert ended.state == "interrupted"
 
 
-def test_a_process_that_outlives_its_final_state_is_ended(directory: Path, monkeypatch, tmp_path: Path) -> None:
+def test_a_process_that_outlives_the_servers_last_word_is_ended(directory: Path, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(running, "_AFTER_END_S", 0.0)
     argv = writes(directory, tmp_path, "succeeded").argv
-    assert running.run(Plan((*argv[:2], f"{argv[2]}; sleep 60"), ()), directory, quiet()).status.state == "succeeded"
+    assert launched(directory, Plan((*argv[:2], f"{argv[2]}; sleep 60"), ())).state == "succeeded"
 
 
-def test_a_resumed_run_is_given_the_time_to_start(directory: Path, job: Job, monkeypatch, tmp_path: Path) -> None:
+def test_what_an_earlier_launch_printed_is_kept_and_not_taken_for_this_ones(directory: Path) -> None:
+    logs = directory / "logs"
+    (logs / "output.log").write_text("ValueError: earlier\n")
+    (logs / "rank.a@1.0.out").write_text("ValueError: earlier, too\n")
+    ended = launched(directory, Plan(("sh", "-c", f"echo new >> '{logs}/rank.a@1.0.out'; echo words"), ()))
+    assert (ended.state, ended.output) == ("lost", "new\nwords")
+    assert (logs / "output.log").read_text() == "ValueError: earlier\nwords\n"
+
+
+# Launching again
+
+
+class Launches:
+    """Stand-in launchers for a supervised run: shell lines, one for each launch; the last one again and again."""
+
+    def __init__(self, directory: Path, job: Job, *lines: str, roster: Roster | None = None) -> None:
+        self.directory, self.job, self.lines, self.roster = directory, job, lines, roster
+        self.notices: dict[str, Notice] = {}
+        self.rosters: list[Roster | None] = []
+        self.states: list[str] = []  # as each launch found them
+        self.fit: list[str] = []  # nodes that could take part again
+        self.asked: list[list[str]] = []
+
+    def plan(self, job: Job, directory: Path, roster: Roster | None) -> Plan:
+        line = self.lines[min(len(self.rosters), len(self.lines) - 1)]
+        self.rosters.append(roster)
+        self.states.append(state(directory))
+        hosts = json.dumps([node.name for node in roster.nodes[1:]]) if roster else ""
+        files = [(directory / "launch" / "nodes.json", hosts)] if roster else []
+        return Plan(("sh", "-c", f"cd '{directory}'; {line}"), (), tuple(files), roster)
+
+    def fits(self, roster: Roster, job: Job, directory: Path, names: list[str]) -> list[str]:
+        self.asked.append(list(names))
+        return [name for name in self.fit if name in names]
+
+    def supervise(self) -> run_directory.Status:
+        return supervise.supervise(self.job, self.directory, self.roster, notices=lambda: self.notices).status
+
+    def told(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in events.read(self.directory / "events.jsonl") if event["event"] == kind]
+
+
+STEP = """echo '{"event": "step", "step": 1, "time": 1}' >> events.jsonl"""
+KILLED = "echo process rank 2 with PID 7 on node b exited on signal 9"
+POLITE = "while [ ! -e stop ]; do sleep 0.02; done"
+
+
+def says(state: run_directory.State, message: str = "") -> str:
+    """Return the shell line of a server that records its end."""
+    status = run_directory.Status(state, 5, message, NOBODY, "host", 0.0)
+    return f"echo '{json.dumps(status._asdict())}' > .state; mv .state state.json"
+
+
+@pytest.fixture
+def launches(directory: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Launches]:
+    """Return `launches(line, ..., roster=None, on_loss=...)`."""
+
+    def make(*lines: str, roster: Roster | None = None, on_loss: str = "pack") -> Launches:
+        made = Launches(directory, parse(JOB, "test", [f"on_loss={on_loss}"]), *lines, roster=roster)
+        monkeypatch.setattr(supervise, "plan", made.plan)
+        monkeypatch.setattr(preflight, "fit", made.fits)
+        monkeypatch.setattr(nodes, "ask", lambda *_, **__: {})
+        monkeypatch.setattr(changes, "RETURN_EVERY_S", 0.0)
+        monkeypatch.setattr(changes, "READ_EVERY_S", 0.0)
+        return made
+
+    return make
+
+
+THREE = NODES._replace(nodes=(*NODES.nodes, Host("c", "10.0.0.12", 2)))
+
+
+def test_a_resumed_run_is_given_the_time_to_start(directory: Path, launches, monkeypatch) -> None:
     run_directory.write_status(directory, "interrupted", 3, "asked to stop")
-    made = writes(directory, tmp_path, "succeeded", after_s=0.5)
-    monkeypatch.setattr(supervise, "plan", lambda *_: made)
     monkeypatch.setattr(running, "_AFTER_END_S", 0.0)
-    assert supervise.supervise(job, directory, None).status.state == "succeeded"
+    assert launches(f"sleep 0.5; {says('succeeded')}").supervise().state == "succeeded"
 
 
-def test_a_resumed_run_that_does_not_come_up_has_failed(directory: Path, job: Job, monkeypatch) -> None:
+def test_a_run_that_does_not_come_up_three_times_is_lost(directory: Path, launches) -> None:
     run_directory.write_status(directory, "interrupted", 3, "asked to stop")
-    monkeypatch.setattr(supervise, "plan", lambda *_: Plan(("false",), ()))
-    status = supervise.supervise(job, directory, None).status
-    assert (status.state, status.step) == ("failed", 3)
+    made = launches("false")
+    status = made.supervise()
+    assert (status.state, status.step) == ("lost", 3)
+    assert status.message.startswith("its processes ended (exit code 1): they printed no error; 3 launches in a row")
+    assert made.states == ["interrupted", "pending", "pending"]
+
+
+def test_a_run_whose_processes_go_is_launched_again_until_it_succeeds(directory: Path, launches) -> None:
+    lines = (f"{STEP}; {KILLED}", f"{STEP}; {says('interrupted', 'by mpirun')}; {KILLED}",
+             f"{STEP}; {says('lost', 'ranks 2 are silent')}", says("succeeded"))  # fmt: skip
+    made = launches(*lines)
+    assert made.supervise().state == "succeeded"
+    assert made.states == ["pending"] * 4  # nothing that looks like an end in between
+    killed = "rank 2 on b was killed by signal 9"
+    found = [(event["cause"], event["nodes"], event["ranks"]) for event in made.told("interruption")]
+    assert found == [(killed, {}, [2]), (killed, {}, [2]), ("ranks 2 are silent", {}, [])]
+    again = [{key: value for key, value in event.items() if key != "time"} for event in made.told("relaunch")]
+    assert again == [
+        {"event": "relaunch", "launch": number, "nodes": None, "without": {}, "warnings": []} for number in (2, 3, 4)
+    ]
+    assert (directory / "logs" / "output.log").read_text().count("exited on signal") == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "on_loss", "verdict", "said"),
+    [
+        (f"{STEP}; {says('failed', 'diverged')}", "pack", "failed", "diverged"),
+        ("echo 'ValueError: no'", "pack", "failed", "its processes ended (exit code 0): ValueError: no; see "),
+        (f"{STEP}; {KILLED}", "fail", "lost", "rank 2 on b was killed by signal 9; see "),
+        (
+            f"{STEP}; {KILLED}", "{name: pack, per_hour: 0}", "lost",
+            "rank 2 on b was killed by signal 9; 1 interruptions within an hour, and on_loss.per_hour bears 0; see ",
+        ),
+        (says("interrupted", "asked to stop"), "pack", "interrupted", "asked to stop"),
+    ],
+)  # fmt: skip
+def test_a_run_that_may_not_go_on_ends_at_once(launches, line, on_loss, verdict, said) -> None:
+    made = launches(line, on_loss=on_loss)
+    status = made.supervise()
+    assert status.state == verdict
+    assert status.message.startswith(said)
+    assert len(made.rosters) == 1
+    assert made.told("relaunch") == []
+
+
+def lose(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let these nodes be gone, each for the first time it is asked."""
+    left = list(names)
+
+    def ask(roster: Roster, argv: list[str], *_: Any, only: list[str], **__: Any) -> dict[str, nodes.Answer]:
+        here = [left.pop(0)] if left and left[0] in only else []
+        return {name: nodes.Answer("", "gone") for name in here}
+
+    monkeypatch.setattr(nodes, "ask", ask)
+
+
+def names(roster: Roster) -> list[str]:
+    return [node.name for node in roster.nodes]
+
+
+def test_a_run_goes_on_without_a_node_that_went(launches, monkeypatch) -> None:
+    made = launches(f"{STEP}; {says('failed', 'MPI')}", says("succeeded"), roster=THREE)
+    lose(monkeypatch, "b")
+    assert made.supervise().state == "succeeded"
+    assert [names(roster) for roster in made.rosters] == [["head", "b", "c"], ["head", "c"]]
+    (interruption,), (relaunch,) = made.told("interruption"), made.told("relaunch")
+    assert (interruption["nodes"], interruption["ranks"]) == ({"b": "gone"}, [1])
+    assert (relaunch["nodes"], relaunch["without"]) == (["c", "c", "c"], {"b": "gone"})
+    assert relaunch["warnings"] == ["c is oversubscribed: 3 ranks on 2 cores"]
+
+
+def test_a_run_without_worker_nodes_is_lost(launches, monkeypatch) -> None:
+    made = launches(f"{STEP}; true", roster=THREE)
+    lose(monkeypatch, "b", "c")
+    status = made.supervise()
+    assert (status.state, status.message) == ("lost", "c (ranks 1) is lost: gone; no worker node is left")
+
+
+NOTICE = Notice("interruption", "2026-01-02T03:04:05Z")
+
+
+def test_a_node_that_says_that_it_goes_is_left_out_before_it_does(launches) -> None:
+    made = launches(f"{STEP}; {POLITE}; {says('interrupted', 'asked to stop')}", says("succeeded"), roster=THREE)
+    made.notices = {"c": NOTICE}
+    assert made.supervise().state == "succeeded"
+    assert [names(roster) for roster in made.rosters] == [["head", "b", "c"], ["head", "b"]]
+    (notice,), (interruption,) = made.told("notice"), made.told("interruption")  # each once, though it stands
+    assert (notice["node"], notice["kind"], notice["at"]) == ("c", "interruption", NOTICE.at)
+    assert interruption["nodes"] == {"c": NOTICE.sentence()}
+    assert not (made.directory / "stop").exists()
+
+
+def test_a_notice_ends_a_run_that_is_to_fail(launches) -> None:
+    made = launches(f"{STEP}; {POLITE}; {says('interrupted', 'asked to stop')}", roster=THREE, on_loss="fail")
+    made.notices = {"c": NOTICE}
+    status = made.supervise()
+    assert (status.state, status.message) == ("lost", f"c: {NOTICE.sentence()}")
+
+
+def test_a_node_that_may_go_is_kept_and_its_loss_made_cheap(launches) -> None:
+    made = launches(f"{STEP}; while [ ! -e checkpoint ]; do sleep 0.02; done; {says('succeeded')}", roster=THREE)
+    made.notices = {"c": Notice("rebalance", NOTICE.at)}
+    assert made.supervise().state == "succeeded"
+    assert len(made.told("notice")) == 1
+    assert made.told("relaunch") == []
+
+
+def test_a_node_that_is_back_is_taken_where_the_job_wants_it(launches, monkeypatch) -> None:
+    made = launches(
+        f"{STEP}; {says('lost', 'went')}", f"{STEP}; {POLITE}; {says('interrupted', 'asked to stop')}",
+        says("succeeded"), roster=THREE, on_loss="{name: replace, per_hour: 1}",
+    )  # fmt: skip
+    lose(monkeypatch, "b")
+    made.fit = ["b"]
+    assert made.supervise().state == "succeeded"
+    assert [names(roster) for roster in made.rosters] == [["head", "b", "c"], ["head", "c"], ["head", "b", "c"]]
+    assert len(made.told("interruption")) == 1
+    assert [event["without"] for event in made.told("relaunch")] == [{"b": "gone"}, {}]
+    assert made.asked[0] == ["b"]
+
+
+def test_a_node_that_is_about_to_go_is_not_taken_back(launches, monkeypatch) -> None:
+    wait = "sleep 0.5"
+    made = launches(f"{STEP}; false", f"{STEP}; {wait}; {says('succeeded')}", roster=THREE, on_loss="replace")
+    lose(monkeypatch, "b")
+    made.notices, made.fit = {"b": NOTICE}, ["b"]
+    assert made.supervise().state == "succeeded"
+    assert made.asked == []
+
+
+def test_a_packed_run_asks_for_no_node(launches, monkeypatch) -> None:
+    made = launches(f"{STEP}; false", f"{STEP}; sleep 0.5; {says('succeeded')}", roster=THREE)
+    lose(monkeypatch, "b")
+    made.fit = ["b"]
+    assert made.supervise().state == "succeeded"
+    assert made.asked == []
+
+
+def test_a_user_who_stops_a_run_between_two_launches_is_heard(directory: Path, launches, monkeypatch) -> None:
+    def asks(*_: Any, **__: Any) -> dict[str, nodes.Answer]:
+        stopping.stop(directory)
+        return {}
+
+    made = launches(f"{STEP}; false", roster=THREE)
+    monkeypatch.setattr(nodes, "ask", asks)
+    status = made.supervise()
+    assert (status.state, len(made.rosters)) == ("interrupted", 1)
+    assert status.message == "asked to stop; its processes ended (exit code 1): they printed no error"
+
+
+def test_a_stop_just_before_a_launch_reaches_its_server(directory: Path, launches) -> None:
+    made = launches(f"{STEP}; false", f"{POLITE}; {says('interrupted', 'asked to stop')}")
+    plan = made.plan
+
+    def late(*arguments: Any) -> Plan:
+        if made.rosters:  # the supervisor has looked for the user's word already
+            stopping.stop(directory)
+        return plan(*arguments)
+
+    supervise.plan = late  # the fixture puts it back
+    status = made.supervise()
+    assert (status.state, status.message) == ("interrupted", "asked to stop")
+    assert len(made.rosters) == 2
+
+
+def test_a_signal_between_two_launches_ends_the_run_resumably(launches, monkeypatch) -> None:
+    def ask(*_: Any, **__: Any) -> dict[str, nodes.Answer]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return {}
+
+    made = launches(f"{STEP}; false", roster=THREE)
+    monkeypatch.setattr(nodes, "ask", ask)
+    assert made.supervise().state == "interrupted"
+    assert len(made.rosters) == 1
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # it is to outlive us
@@ -353,7 +648,7 @@ def test_stopping_asks_the_server_and_the_verdict_is_waited_for(directory: Path,
     made = writes(directory, tmp_path, "interrupted")
     polite = Plan(("sh", "-c", f"test -e '{directory / 'stop'}' && {made.argv[2]}"), ())
     stopping.stop(directory)
-    running.run(polite, directory, quiet())
+    launched(directory, polite)
     status = stopping.wait(directory, None)
     assert (status.state, status.step, status.message) == ("interrupted", 5, "its own word")
 
@@ -369,24 +664,21 @@ def test_a_run_that_is_over_cannot_be_stopped(directory: Path, over) -> None:
 STUBBORN = """
 import sys
 from pathlib import Path
-from rich.console import Console
+from draco import run_directory
 from draco.launch import supervise
 from draco.launch.plan import Plan
-from draco.launch.progress import Progress
-from draco.launch.run import run
 
 directory = Path(sys.argv[1])
-supervise._write(directory)
-said = []
-watch = lambda: said.append(said or print("up", flush=True)) or ""
-run(Plan(("sleep", "60"), ()), directory, Progress(None, Console(quiet=True), ""), watch)
+supervise.plan = lambda *_: Plan(("sh", "-c", f"touch '{directory / 'up'}'; exec sleep 60"), ())
+supervise.supervise(run_directory.read_job(directory), directory, None)
 """
 
 
 def test_a_kill_ends_a_run_that_does_not_stop(directory: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", STUBBORN, str(directory)], stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        assert process.stdout.readline() == b"up\n"
+    with subprocess.Popen([sys.executable, "-c", STUBBORN, str(directory)]) as process:
+        while not (directory / "up").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
         assert supervisor(directory) == process.pid
         stopping.stop(directory, kill=True)
         assert process.wait(30) == 0
@@ -449,7 +741,7 @@ def test_an_abandoned_run_that_is_followed_is_settled(directory: Path, capsys, m
     abandoned(directory)
     monkeypatch.setattr(following, "_SETTLE_EVERY_S", -1.0)
     following.follow(directory, None)
-    assert lines(capsys)[-1]["state"] == "failed"
+    assert lines(capsys)[-1]["state"] == "lost"
 
 
 def test_events_of_earlier_launches_are_not_told_again(directory: Path, capsys) -> None:
@@ -468,7 +760,7 @@ def test_the_verdict_that_is_told_is_the_supervisors_last_word(directory: Path, 
         run_directory.write_status(run, "failed", 3, "rank 3 was killed")
 
     run_directory.write_status(directory, "interrupted", 3, "asked to stop")
-    monkeypatch.setattr(following, "supervisor", corrects)
+    monkeypatch.setattr(run_directory, "supervisor", corrects)
     following.follow(directory, None)
     assert lines(capsys)[-1]["state"] == "failed"
 
@@ -493,9 +785,25 @@ def test_a_head_tells_of_its_newest_run(directory: Path) -> None:
     run_directory.write_status(directory, "running", 2)
     assert head.runs(directory.parent) == {
         "run": str(directory), "state": "running", "message": "", "step": 4, "steps": 9, "steps_per_s": 4.0,
-        "suspects": [2], "supervised": False, "others": 0,
+        "suspects": [2], "supervised": False, "interruptions": 0, "without": {}, "others": 0,
     }  # fmt: skip
     assert head.runs(directory / "nowhere") == {}
+
+
+def test_between_two_launches_a_run_is_told_as_running_and_nobody_takes_it_for_over(directory: Path) -> None:
+    """A server's word is the launch's; the run's is its supervisor's."""
+    events.append(directory / "events.jsonl", "interruption", cause="b is lost", nodes={"b": "gone"}, ranks=[1])
+    events.append(directory / "events.jsonl", "relaunch", launch=2, nodes=["c"], without={"b": "gone"}, warnings=[])
+    run_directory.write_status(directory, "lost", 2, "ranks 1 are gone")
+    supervised_by(directory, os.getpid(), run_directory.process_start(os.getpid()))
+    told = head.runs(directory.parent)
+    assert (told["state"], told["interruptions"], told["without"]) == ("running", 1, {"b": "gone"})
+    assert not run_directory.is_over(directory)
+    stopping.stop(directory)  # may still be asked for
+    supervised_by(directory, NOBODY, "1")
+    told = head.runs(directory.parent)
+    assert (told["state"], told["interruptions"], told["without"]) == ("lost", 1, {})
+    assert run_directory.is_over(directory)
 
 
 @pytest.mark.parametrize("why", ["the head is stopped, and the server with it", "head is missing: it went"])

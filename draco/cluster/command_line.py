@@ -162,7 +162,7 @@ def train(cluster: "Cluster", args: argparse.Namespace, job: "Job", console: "Co
         print(run)
         return 0
     console.print(f"{job.name}: {run}", highlight=False)
-    status = remote.attend(cluster, run, console, _again(args))
+    status = remote.attend(cluster, run, console, _again(args), replace=job.on_loss.name == "replace")
     if status.state == "succeeded":
         return remote.same(cluster, ["report", run])
     return ended(args, run, status)

@@ -11,7 +11,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from rich.console import Console
@@ -19,6 +19,7 @@ from rich.console import Console
 from draco.cluster import state
 from draco.cluster.backends import BACKENDS
 from draco.cluster.nodes import HEAD, Cluster
+from draco.cluster.repair import Repair
 from draco.errors import NotConfiguredError
 from draco.launch.progress import Progress
 from draco.run_directory import Status
@@ -59,14 +60,17 @@ def start(cluster: Cluster, job_yaml: str, options: Sequence[str]) -> tuple[int,
     return 0, lines[-2]
 
 
-def attend(cluster: Cluster, run: str, console: Console, again: str) -> Status:
+def attend(cluster: Cluster, run: str, console: Console, again: str, *, replace: bool = False) -> Status:
     """Show a run's progress until it ends and return its verdict; Ctrl-C asks it to stop, a second one kills it.
+
+    With `replace` the nodes that the run loses are brought up again meanwhile; the run takes them back by itself.
 
     Raises:
         NotConfiguredError: the head is gone and with it the runs; says how to go on.
     """
     progress, tries = Progress(None, console, f"starting on {cluster.name}"), 0
-    with progress, _asking(cluster, run, progress):
+    with progress, _asking(cluster, run, progress), Repair(cluster.name, progress.say) as repair:
+        note = repair.note if replace else None
         while True:
             began = time.monotonic()
             process = subprocess.Popen(
@@ -74,7 +78,7 @@ def attend(cluster: Cluster, run: str, console: Console, again: str) -> Status:
             )
             assert process.stdout
             try:
-                verdict = _watched(cluster, process.stdout, progress)
+                verdict = _watched(cluster, process.stdout, progress, note)
             finally:
                 process.kill()
                 process.communicate()
@@ -112,8 +116,10 @@ class _asking:  # noqa: N801 - a context manager, used like a function
             self._progress.say(f"{signal.Signals(signum).name}: stopping after this step; once more kills the run")
 
 
-def _watched(cluster: Cluster, stream: IO[bytes], progress: Progress) -> Status | None:
-    """Show events from the head until the verdict, or return None when the head is gone."""
+def _watched(
+    cluster: Cluster, stream: IO[bytes], progress: Progress, note: Callable[[dict[str, Any]], None] | None = None
+) -> Status | None:
+    """Show events from the head until the verdict, or return None when the head is gone; hand each to `note`."""
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
         heard, rest = time.monotonic(), b""
@@ -129,6 +135,8 @@ def _watched(cluster: Cluster, stream: IO[bytes], progress: Progress) -> Status 
                 if each["event"] == "state":
                     return Status(**{key: value for key, value in each.items() if key != "event"})
                 progress.show(each)
+                if note:
+                    note(each)
             if not chunk:
                 return None
 

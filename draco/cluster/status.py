@@ -76,4 +76,6 @@ def run_line(run: Mapping[str, Any] | None) -> str:
     rate = f"  {run['steps_per_s']:.1f} steps/s" if run["steps_per_s"] and run["state"] == "running" else ""
     suspects = ", ".join(map(str, run["suspects"])) or "none"
     why = f": {run['message']}" if run["message"] else ""
-    return f"run: {run['run']}: {run['state']} at step {run['step']}{of}{why}{rate}  suspects: {suspects}"
+    borne = f"  interruptions: {run['interruptions']}" if run.get("interruptions") else ""
+    out = f"  without {', '.join(run['without'])}" if run.get("without") else ""
+    return f"run: {run['run']}: {run['state']} at step {run['step']}{of}{why}{rate}  suspects: {suspects}{borne}{out}"

@@ -171,6 +171,19 @@ class Wire(Section):
     compression: Literal["none", "blosc2"] = _field("none", "Lossless compression of replies.")
 
 
+class OnLoss(Section):
+    """What becomes of a run when a node or a process is lost. It changes nothing that is computed."""
+
+    name: Literal["pack", "replace", "fail"] = _field(
+        "pack",
+        "pack: go on at once, the lost ranks on the nodes that are left; replace: the same, and take a node back that "
+        "answers again, which make train brings up meanwhile; fail: end the run, resumably.",
+    )
+    per_hour: int = _field(
+        20, "Losses within an hour that are borne; one more ends the run.", only=("pack", "replace"), ge=0, le=10_000
+    )
+
+
 class Job(Section):
     """One experiment."""
 
@@ -212,6 +225,7 @@ class Job(Section):
         gt=0.0,
     )
     start_timeout_s: float = _field(300.0, "Time for all workers to come up.", gt=0.0, le=86400.0)
+    on_loss: OnLoss = _field(OnLoss(), "What a loss of nodes or processes leads to, by name or with options.")
     tensorboard: bool = _field(False, "Also write TensorBoard files into the run directory.")
 
     @property
@@ -236,6 +250,7 @@ SECTIONS: dict[str, tuple[type[Section], str]] = {
     "optimizer": (Optimizer, "name"),
     "schedule": (Schedule, "name"),
     "wire": (Wire, "dtype"),
+    "on_loss": (OnLoss, "name"),
 }
 
 # What stands in for a required value that is missing or at fault while the rest is checked.

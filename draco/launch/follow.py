@@ -11,7 +11,7 @@ from pathlib import Path
 
 from draco import run_directory
 from draco.launch.roster import Roster
-from draco.launch.supervise import launched_at, settle, supervisor
+from draco.launch.supervise import launched_at, settle
 
 _POLL_S = 0.2
 _ALIVE_EVERY_S = 2.0
@@ -23,7 +23,9 @@ def follow(directory: Path, roster: Roster | None) -> None:
     path = directory / "events.jsonl"
     position, said, settled = launched_at(directory), 0.0, time.monotonic()
     while True:
-        alone = supervisor(directory) is None  # asked first: the supervisor has the last word on the state
+        alone = (
+            run_directory.supervisor(directory) is None
+        )  # asked first: the supervisor has the last word on the state
         status = run_directory.read_status(directory)
         if time.monotonic() - settled > _SETTLE_EVERY_S:
             status, settled = settle(directory, roster), time.monotonic()

@@ -11,7 +11,7 @@ from draco import run_directory
 from draco.errors import NotConfiguredError
 from draco.events import read as read_events
 from draco.launch import preflight, roster
-from draco.launch.supervise import settle, supervisor
+from draco.launch.supervise import settle
 
 _RECENT = 20  # steps over which rate and suspects are taken
 
@@ -31,19 +31,24 @@ def runs(root: Path) -> dict[str, Any]:
         return {}
     newest = found[-1]
     status = settle(newest, roster.read())
-    events = [e for e in read_events(newest / "events.jsonl") if e["event"] in ("start", "step")]
+    supervised = run_directory.supervisor(newest) is not None
+    events = list(read_events(newest / "events.jsonl"))
     steps = [e for e in events if e["event"] == "step"][-_RECENT:]
+    launches = [e for e in events if e["event"] == "relaunch"]
     gaps = [b["time"] - a["time"] for a, b in pairwise(steps) if b["step"] > a["step"]]
     suspects = Counter(rank for e in steps for rank in e["suspects"])
     return {
         "run": str(newest),
-        "state": status.state,
+        # A server's last word is not the run's while its supervisor may go on with it.
+        "state": "running" if supervised and status.state in ("interrupted", "failed", "lost") else status.state,
         "message": status.message,
         "step": steps[-1]["step"] if steps else status.step,
         "steps": next((e["steps"] for e in reversed(events) if e["event"] == "start"), None),
         "steps_per_s": round(1 / statistics.median(gaps), 3) if gaps and statistics.median(gaps) > 0 else None,
         "suspects": sorted(suspects),
-        "supervised": supervisor(newest) is not None,
+        "supervised": supervised,
+        "interruptions": sum(e["event"] == "interruption" for e in events),
+        "without": dict(launches[-1]["without"]) if launches and supervised else {},
         "others": len(found) - 1,
     }
 

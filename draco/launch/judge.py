@@ -1,6 +1,8 @@
-"""What is to be said of a run whose processes have ended: one pure function from what was observed to its state.
+"""What is to be said of a launch whose processes have ended: one pure function from what was observed to its state.
 
-A launcher's exit code is no evidence: Open MPI has been seen to exit with 0 after the loss of a node.
+`failed`: the job itself did, and would again. `lost`: a node or a process went, and another launch can help; whether
+there is one is for decide.py to say. A launcher's exit code is no evidence of success: Open MPI has been seen to exit
+with 0 after the loss of a node.
 """
 
 import re
@@ -10,7 +12,10 @@ from typing import NamedTuple
 from draco.run_directory import State, Status
 
 _ERROR = re.compile(r"[\w.]+(Error|Exception|Interrupt)\b.*:")  # the last line of a traceback
+# What ranks print that lost the one they speak to; the cause is elsewhere.
+_BROKEN = re.compile(r"(mpi4py\.)?MPI\.Exception: |draco\.errors\.WorkerError: ")
 _KILLED = re.compile(r"process rank (\d+) with PID \S+ on node (\S+) exited on\s+signal (\d+)")
+_CUT = re.compile(r"lost communication with a remote daemon\..*?Remote daemon: \S+ on node (\S+)", re.DOTALL)
 
 
 class Observed(NamedTuple):
@@ -22,35 +27,44 @@ class Observed(NamedTuple):
     unreachable: Mapping[str, str] = {}  # node -> why the head cannot reach it
     ranks: Mapping[str, Sequence[int]] = {}  # node -> its ranks
     printed: Sequence[str] = ()  # what its processes and mpirun printed
-    stop_asked: bool = False  # the user asked for the end
-    kill_asked: bool = False  # and would not wait for it
+    stop_asked: bool = False  # the user or the supervisor asked for the end
+    kill_asked: bool = False  # and the user would not wait for it
 
 
 def judge(seen: Observed) -> tuple[State, str]:
-    """Return the state to record and why, in one line; equal to what is recorded where that can stand.
+    """Return the state of the launch and why, in one line; equal to what is recorded where that can stand.
 
     The order is the order of causes: a run that says that it succeeded did; a node that is gone explains whatever the
-    run says besides; a rank that was killed explains why the server was told to stop; the server's own word; and last,
-    for a run that went without a word, what is known of its end.
+    run says besides; then the server's own word, unless it only says that it was told to stop and nobody meant it to:
+    then a rank that was killed explains it, or a connection that broke, or a Python error; and last, for a run that
+    went without a word, what is known of its end.
     """
     status = seen.status
     if status.state == "succeeded":
         return status.state, status.message
     if seen.unreachable:
         return "lost", "; ".join(_lost(node, why, seen.ranks.get(node, ())) for node, why in seen.unreachable.items())
-    if status.state == "interrupted" and (seen.stop_asked or not killed_ranks(seen.printed)):
+    if status.state == "interrupted" and seen.stop_asked:
         return status.state, status.message
     if status.state == "failed":
         return status.state, status.message
     if seen.kill_asked:
         return "interrupted", "killed as asked; what came after the last checkpoint is lost"
     if killed := killed_ranks(seen.printed):
-        return "failed", "; ".join(killed)
+        return "lost", "; ".join(killed.values())
+    if daemons := lost_daemons(seen.printed):
+        return "lost", f"mpirun lost its connection to {', '.join(daemons)}"
+    if status.state == "lost":
+        return status.state, status.message
     if seen.ended_because:
-        return "failed", seen.ended_because
-    errors = [line.strip() for line in seen.printed if _ERROR.match(line.strip())]
+        return "lost", seen.ended_because
+    errors = [line.strip() for line in seen.printed if _ERROR.match(line.strip()) and not _BROKEN.match(line.strip())]
     code = "" if seen.exit_code is None else f" (exit code {seen.exit_code})"
-    return "failed", f"its processes ended{code}: {errors[-1] if errors else 'they printed no error'}"
+    if errors:
+        return "failed", f"its processes ended{code}: {errors[-1]}"
+    if status.state == "interrupted" and not seen.exit_code:  # somebody put the file `stop` there by hand
+        return status.state, status.message
+    return "lost", f"its processes ended{code}: they printed no error"
 
 
 def _lost(node: str, why: str, ranks: Sequence[int]) -> str:
@@ -58,7 +72,12 @@ def _lost(node: str, why: str, ranks: Sequence[int]) -> str:
     return f"{node}{held} is lost: {why}"
 
 
-def killed_ranks(printed: Sequence[str]) -> list[str]:
+def killed_ranks(printed: Sequence[str]) -> dict[int, str]:
     """Return a sentence for every rank that mpirun saw die by a signal other than its own."""
-    text = " ".join(printed)
-    return [f"rank {rank} on {node} was killed by signal {number}" for rank, node, number in _KILLED.findall(text)]
+    found = _KILLED.findall(" ".join(printed))
+    return {int(rank): f"rank {rank} on {node} was killed by signal {number}" for rank, node, number in found}
+
+
+def lost_daemons(printed: Sequence[str]) -> list[str]:
+    """Return the nodes, by the names that mpirun has for them, whose daemon it has lost; it exits with 0 after that."""
+    return list(dict.fromkeys(_CUT.findall("\n".join(printed))))

@@ -17,7 +17,7 @@ def show(run: Path, rank: int | None, follow: bool) -> bool:
     """
     positions: dict[Path, int] = {}
     while True:
-        ended = run_directory.read_status(run).state not in ("pending", "running")
+        ended = run_directory.is_over(run)
         for path in _files(run, rank):
             _print(path, positions)
         sys.stdout.flush()

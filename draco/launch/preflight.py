@@ -7,15 +7,16 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from draco import run_directory
-from draco.errors import NotConfiguredError
-from draco.launch import nodes, placement, sweep
+from draco.errors import MissingError, NotConfiguredError
+from draco.job import Job
+from draco.launch import nodes, placement, sweep, worker_data
 from draco.launch.facts import facts, faults
 from draco.launch.plan import AS_ROOT, mpirun
 from draco.launch.roster import Roster
-from draco.launch.supervise import supervisor
 
 _ROUND_LIMIT_S = 60.0
 _LEAST_FREE_BYTES = 64 << 20
@@ -44,23 +45,41 @@ def _disk(runs: Path) -> list[str]:
 
 
 def _nodes(roster: Roster) -> list[str]:
-    asked = time.time()
-    supervised = [str(run) for run in run_directory.runs(Path("runs")) if supervisor(run) is not None]
+    supervised = [str(run) for run in run_directory.runs(Path("runs")) if run_directory.supervisor(run) is not None]
     kept = sorted({*sweep.going_on(), *supervised})
-    ended = nodes.module(roster, "draco.launch.sweep", "--but", *map(shlex.quote, kept))
-    answers = nodes.ask(roster, [*ended, "&&", *nodes.module(roster, "draco.launch.facts")])
+    return [fault for faults in _unfit(roster, ["--but", *kept]).values() for fault in faults]
+
+
+def _unfit(roster: Roster, ended: Sequence[str], only: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Let worker nodes, or those named, end what is left of runs; return what is wrong with each of them."""
+    asked = time.time()
+    sweeping = nodes.module(roster, "draco.launch.sweep", *map(shlex.quote, ended))
+    answers = nodes.ask(roster, [*sweeping, "&&", *nodes.module(roster, "draco.launch.facts")], only=only)
     mine = {**facts(), "asked": asked}
-    found = []
+    found: dict[str, list[str]] = {}
     for name, answer in answers.items():
         if answer.fault:
-            found.append(f"{name}: {answer.fault}")
+            found[name] = [f"{name}: {answer.fault}"]
             continue
         try:
             said = json.loads(answer.output)
         except ValueError:
-            found.append(f"{name}: its facts are not JSON: {answer.output[:80]!r}")
+            found[name] = [f"{name}: its facts are not JSON: {answer.output[:80]!r}"]
             continue
-        found += faults(name, said, mine)
+        found[name] = faults(name, said, mine)
+    return found
+
+
+def fit(roster: Roster, job: Job, run: Path, names: Sequence[str]) -> list[str]:
+    """Return those of the nodes, which host no rank of `run` now, that could.
+
+    Ranks of an earlier launch that a node kept are ended: it was cut off, not down.
+    """
+    found = [name for name, faults in _unfit(roster, [str(run)], names).items() if not faults]
+    try:
+        worker_data.provide(roster, job, found)
+    except MissingError:
+        return []
     return found
 
 

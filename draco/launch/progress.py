@@ -4,8 +4,6 @@ On a terminal one line that is redrawn; elsewhere a line every few seconds. Read
 the trainer, works for any launcher, and cannot slow a step down.
 """
 
-import contextlib
-import json
 import time
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Column
 
+from draco.events import Tail
+from draco.launch.notices import Notice
+
 _PLAIN_EVERY_S = 5.0
 _RECENT = 20  # steps over which the rate is measured
 
@@ -25,8 +26,7 @@ class Progress:
 
     def __init__(self, events: Path | None, console: Console, starting: str) -> None:
         self._console = console
-        self._path = events
-        self._position = events.stat().st_size if events and events.exists() else 0
+        self._tail = Tail(events) if events else None
         self._bar = Bar(
             TextColumn("{task.description}"), BarColumn(bar_width=10),
             MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
@@ -38,7 +38,6 @@ class Progress:
         self._times: list[float] = []
         self._steps = 0
         self._said = time.monotonic()
-        self._part = b""
 
     def __enter__(self) -> "Progress":
         self._bar.start()
@@ -57,21 +56,13 @@ class Progress:
 
     def update(self) -> None:
         """Show what has happened since the last call."""
-        if not (self._path and self._path.exists()):
-            return
-        with open(self._path, "rb") as file:
-            file.seek(self._position)
-            new = file.read()
-        self._position += len(new)
-        *lines, self._part = (self._part + new).split(b"\n")
-        for line in filter(None, lines):
-            with contextlib.suppress(ValueError):  # half a line, of a server that was killed or had no space left
-                self.show(json.loads(line))
+        for event in self._tail.read() if self._tail else ():
+            self.show(event)
 
     def show(self, event: dict[str, Any]) -> None:
         """Show one event."""
         if event["event"] == "start":
-            self._steps = event["steps"]
+            self._steps, self._times = event["steps"], []  # the pace is that of one launch
             self._bar.update(self._task, total=self._steps, description="training")
             self.say(event["summary"])
             if "vote_reason" in event:
@@ -83,6 +74,9 @@ class Progress:
             self._bar.update(self._task, completed=event["step"])
         elif event["event"] == "step":
             self._step(event)
+        elif event["event"] in _SENTENCES:
+            for line in _SENTENCES[event["event"]](event):
+                self.say(line)
 
     def _step(self, event: dict[str, Any]) -> None:
         self._times = [*self._times[-_RECENT:], event["time"]]
@@ -96,3 +90,21 @@ class Progress:
         self._said = time.monotonic()
         left = f"  {(self._steps - event['step']) / rate:.0f} s left" if rate else ""
         self.say(f"step {event['step']}/{self._steps}  {numbers}{left}")
+
+
+def _notice(event: dict[str, Any]) -> list[str]:
+    return [f"{event['node']}: {Notice(event['kind'], event['at']).sentence()}"]
+
+
+def _interruption(event: dict[str, Any]) -> list[str]:
+    return [f"interrupted: {event['cause']}"]
+
+
+def _relaunch(event: dict[str, Any]) -> list[str]:
+    out = f" without {', '.join(event['without'])}" if event["without"] else ""
+    hosts = f" on {', '.join(dict.fromkeys(event['nodes']))}" if event["nodes"] else ""
+    return [f"launch {event['launch']}{hosts}{out}", *(f"warning: {warning}" for warning in event["warnings"])]
+
+
+# What is said of the supervisor's events: a line, and one more for each warning.
+_SENTENCES = {"notice": _notice, "interruption": _interruption, "relaunch": _relaunch}

@@ -5,7 +5,8 @@ from pathlib import Path
 from draco import run_directory
 from draco.errors import MissingError, RefusedError
 from draco.job import Job, to_yaml
-from draco.launch.supervise import settle, supervisor
+from draco.launch.supervise import settle
+from draco.run_directory import supervisor
 
 
 def unfinished(runs: Path, job: Job, *, resume: bool, new: bool) -> Path | None:

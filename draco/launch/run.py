@@ -1,7 +1,7 @@
-"""Runs a plan: starts the process, shows progress from the run's own record, stops it on Ctrl-C, judges the outcome.
+"""Runs a plan once: starts the process, shows progress from the run's own record, sees to its end, judges it.
 
 Whether a run succeeded is read from its state, never from the launcher's exit code, which is known to be 0 after the
-loss of a node.
+loss of a node. What follows from the verdict is not said here: see decide.py and supervise.py.
 """
 
 import contextlib
@@ -9,44 +9,102 @@ import os
 import shlex
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from draco import run_directory
-from draco.errors import TrainingError
 from draco.launch import nodes
-from draco.launch.judge import Observed, judge
+from draco.launch.judge import Observed, judge, killed_ranks, lost_daemons
 from draco.launch.plan import Plan
 from draco.launch.progress import Progress
 from draco.launch.sweep import sweep
+from draco.run_directory import State
 
 _POLL_S = 0.1
 _LAST_WORDS_LINES = 25
 _GRACE_S = 5.0  # between asking mpirun to end its ranks and killing it
-_AFTER_END_S = 10.0  # in which the processes must be gone once the run's state is final
+_AFTER_END_S = 10.0  # in which the processes must be gone once the server has had its last word
+_SWEEP_LIMIT_S = 10.0
+_HURRIED_LIMIT_S = 5.0  # for a node to which mpirun has lost its connection already: it is likely to be gone
 
 
-class Outcome(NamedTuple):
-    """How a run ended."""
+class Ended(NamedTuple):
+    """How a launch ended."""
 
-    status: run_directory.Status
-    output: str  # the last lines that its processes printed, where it did not end well
+    state: State
+    message: str
+    lost: Mapping[str, str] = {}  # nodes that went, each with the reason
+    killed: Sequence[int] = ()  # ranks that died by a signal
+    output: str = ""  # the last lines that its processes printed
 
 
-Watch = Callable[[], str]  # says why the run must be ended, or nothing
+Watch = Callable[[], str]  # says why the launch must be ended, or nothing
+
+
+class Stops:
+    """Who wants a launch to end: the user, or the supervisor, which starts again on other nodes.
+
+    While it is entered, SIGINT or SIGTERM asks the run to stop and a second one kills it, between launches too.
+    """
+
+    def __init__(self, directory: Path, progress: Progress) -> None:
+        self._directory, self._progress = directory, progress
+        self._signals = 0
+        self.process: subprocess.Popen[bytes] | None = None
+        self.ours = False  # the supervisor has asked this launch to end
+
+    def __enter__(self) -> "Stops":
+        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    @property
+    def asked(self) -> bool:
+        """Whether the user asked for the end of the run."""
+        return self._signals > 0 or (self._directory / "stop-asked").exists()
+
+    @property
+    def kill(self) -> bool:
+        """Whether the user would not wait for it."""
+        return self._signals > 1
+
+    def stop(self) -> None:
+        """Ask this launch to end at its next step, on the supervisor's behalf."""
+        self.ours = True
+        (self._directory / "stop").touch()
+
+    def _handle(self, signum: int, frame: object) -> None:
+        del frame
+        self._signals += 1
+        name = signal.Signals(signum).name
+        if self._signals == 1:
+            try:
+                run_directory.ask_to_stop(self._directory)
+                self._progress.say(f"{name}: stopping after this step; once more kills the run")
+                return
+            except OSError as error:  # whatever is asked of the server there, it will not learn
+                self._progress.say(f"{name}: {self._directory} cannot be written ({error.strerror}): killing the run")
+                self._signals += 1
+        if self.process and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGTERM)  # at once; whoever waits for it sees to the rest
 
 
 def run(
-    plan: Plan, directory: Path, progress: Progress, watch: Watch = lambda: "", gone: Mapping[str, str] = {}
-) -> Outcome:
-    """Start the plan and wait for its end. Ctrl-C stops it resumably; a second one kills it.
+    plan: Plan,
+    directory: Path,
+    progress: Progress,
+    stops: Stops,
+    watch: Watch = lambda: "",
+    gone: Mapping[str, str] = {},
+) -> Ended:
+    """Start the plan, wait for its end and leave no process of it behind.
 
     `gone` are the nodes that `watch` has found to be lost, each with the reason, filled by the time it says so.
-
-    Raises:
-        TrainingError: how it ended could not be recorded, for its disk cannot be written.
     """
     for path, text in plan.files:
         path.parent.mkdir(exist_ok=True)
@@ -55,64 +113,41 @@ def run(
     if before.state != "pending":
         run_directory.write_status(directory, "pending", before.step)  # what follows is told of this launch
     run_directory.reserve(directory)
-    log = directory / "logs" / "output.log"
-    position, launched = log.stat().st_size if log.exists() else 0, time.time()
-    with open(log, "ab") as output:
+    logs = directory / "logs"
+    lengths = _lengths(logs)
+    with open(logs / "output.log", "ab") as output:
         process = subprocess.Popen(
             plan.argv, env={**os.environ, **dict(plan.environment)}, stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+    stops.process, stops.ours = process, False
     ended_because, final_polls = "", 0
-    with progress, _interruptible(process, directory, progress) as asked:
+    try:
         while process.returncode is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_POLL_S)
             progress.update()
             ended_because = ended_because or watch()
             final_polls += _is_final(directory)
-            if ended_because or final_polls * _POLL_S > _AFTER_END_S:
+            if ended_because or stops.kill or final_polls * _POLL_S > _AFTER_END_S:
                 _kill(process)
-    _end_leftovers(plan, directory, gone)
-    printed = _printed(directory / "logs", position, launched)
-    try:
-        _record(plan, directory, process.returncode, ended_because, printed, len(asked), gone)
-    except OSError as error:
-        raise TrainingError(run_directory.unrecorded(directory, error)) from error
-    status = run_directory.read_status(directory)
-    words = "" if status.state in ("succeeded", "interrupted") else "\n".join(printed[-_LAST_WORDS_LINES:])
-    return Outcome(status, words)
-
-
-@contextlib.contextmanager
-def _interruptible(process: subprocess.Popen[bytes], directory: Path, progress: Progress) -> Iterator[list[int]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a request to stop and the second into a kill; leave no process behind.
-
-    Yields the signals that came, a list that grows.
-    """
-    asked: list[int] = []
-
-    def handle(signum: int, frame: object) -> None:
-        del frame
-        asked.append(signum)
-        if len(asked) > 1:
-            _kill(process)
-            return
-        name = signal.Signals(signum).name
-        try:
-            (directory / "stop").touch()
-        except OSError as error:  # whatever is asked of the server there, it will not learn
-            progress.say(f"{name}: {directory} cannot be written ({error.strerror}): killing the run")
-            _kill(process)
-            return
-        progress.say(f"{name}: stopping after this step; once more kills the run")
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
     finally:
         _kill(process)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    progress.update()
+    printed = _printed(logs, lengths)
+    silent = _end_leftovers(plan, directory, gone, lost_daemons(printed))
+    status = run_directory.read_status(directory)
+    # mpirun that has lost a node stops the server politely: nobody asked for such an interruption.
+    asked = stops.asked or stops.ours
+    settled = status.state == "succeeded" or (status.state == "interrupted" and asked)
+    lost = dict(gone) if settled else {**silent, **gone}
+    ranks = ranks_by_node(directory)
+    seen = Observed(status, process.returncode, ended_because, lost, ranks, printed, asked, stops.kill)
+    state, message = judge(seen)
+    words = "\n".join(printed[-_LAST_WORDS_LINES:])
+    if state != "lost":
+        return Ended(state, message, output=words)
+    return Ended(state, message, lost, tuple(killed_ranks(printed)), words)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -128,47 +163,41 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _is_final(directory: Path) -> bool:
+    """Say whether the server has had its last word."""
     return run_directory.read_status(directory).state not in ("pending", "running")
 
 
-def _end_leftovers(plan: Plan, directory: Path, gone: Mapping[str, str]) -> None:
-    """Kill ranks that outlived mpirun, here and on the nodes that can be reached: they would join no other run."""
+def _end_leftovers(plan: Plan, directory: Path, gone: Mapping[str, str], cut: Sequence[str] = ()) -> dict[str, str]:
+    """Kill ranks that outlived mpirun, here and on the nodes that can be reached: they would join no other launch.
+
+    Returns the nodes on which that could not be done, each with the reason. `cut` are those that mpirun has lost.
+    """
     sweep(lambda run: run == str(directory))
-    if plan.roster and (there := [node.name for node in plan.roster.nodes[1:] if node.name not in gone]):
-        command = nodes.module(plan.roster, "draco.launch.sweep", shlex.quote(str(directory)))
-        nodes.ask(plan.roster, command, limit_s=10.0, only=there)
+    if plan.roster is None:
+        return {}
+    command = nodes.module(plan.roster, "draco.launch.sweep", shlex.quote(str(directory)))
+    there = [node for node in plan.roster.nodes[1:] if node.name not in gone]
+    hurried = [node.name for node in there if {node.name, node.address} & set(cut)]
+    patient = [node.name for node in there if node.name not in hurried]
+    silent: dict[str, str] = {}
+    for names, limit_s in ((patient, _SWEEP_LIMIT_S), (hurried, _HURRIED_LIMIT_S)):
+        answers = nodes.ask(plan.roster, command, limit_s=limit_s, only=names) if names else {}
+        silent |= {name: answer.fault for name, answer in answers.items() if answer.fault}
+    return silent
 
 
-def _printed(logs: Path, position: int, launched: float) -> list[str]:
+def _lengths(logs: Path) -> dict[str, int]:
+    """Return how much there is in each log file, by earlier launches."""
+    return {path.name: path.stat().st_size for path in logs.iterdir()}
+
+
+def _printed(logs: Path, lengths: Mapping[str, int]) -> list[str]:
     """Return the lines that this launch's processes printed: each rank's own where it has a file, then mpirun's."""
     lines: list[str] = []
-    for path in sorted(logs.glob("rank.*.out")):
-        if path.stat().st_mtime >= launched:
-            lines += path.read_text(errors="replace").splitlines()
-    return lines + (logs / "output.log").read_bytes()[position:].decode(errors="replace").splitlines()
-
-
-def _record(
-    plan: Plan,
-    directory: Path,
-    exit_code: int,
-    ended_because: str,
-    printed: list[str],
-    asked: int,
-    gone: Mapping[str, str],
-) -> None:
-    """Write the verdict where it is not what the run itself has recorded."""
-    status = run_directory.read_status(directory)
-    # mpirun that has lost a node stops the server politely: nobody asked for such an interruption.
-    settled = status.state == "succeeded" or (status.state == "interrupted" and asked)
-    lost = gone or (nodes.unreachable(plan.roster) if plan.roster and not settled else {})
-    ranks = ranks_by_node(directory)
-    seen = Observed(status, exit_code, ended_because, lost, ranks, printed, asked > 0, asked > 1)
-    state, message = judge(seen)
-    if (state, message) != (status.state, status.message):
-        if state == "failed" and status.state in ("pending", "running"):
-            message = f"{message}; see {directory / 'logs'}"
-        run_directory.write_status(directory, state, status.step, message)
+    for path in [*sorted(logs.glob("rank.*.out")), logs / "output.log"]:
+        new = path.read_bytes()[lengths.get(path.name, 0) :]
+        lines += new.decode(errors="replace").splitlines()
+    return lines
 
 
 def ranks_by_node(directory: Path) -> dict[str, list[int]]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from draco import run_directory
 from draco.errors import RefusedError
 from draco.launch.roster import Roster
-from draco.launch.supervise import settle, supervisor
+from draco.launch.supervise import settle
+from draco.run_directory import supervisor
 
 _POLL_S = 0.2
 
@@ -25,7 +26,7 @@ def stop(run: Path, *, kill: bool = False) -> None:
     if pid is None and status.state not in ("pending", "running"):
         raise RefusedError(f"{run}: is not running: {status.state} at step {status.step}")
     try:
-        (run / "stop").touch()
+        run_directory.ask_to_stop(run)
     except OSError as error:
         if not kill:
             raise RefusedError(

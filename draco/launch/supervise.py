@@ -1,93 +1,176 @@
-"""The supervisor: stays with a run after the terminal has closed, ends it when it hangs, and records how it ended.
+"""The supervisor: launches a run, stays with it after the terminal has closed, launches it again, says how it ended.
 
-Started with `--detach`, and for every run on a cluster, as a process of its own on the machine that holds the server.
-It writes launch/supervisor.json; signals and `draco stop` reach the run through it.
-
-When nothing has been heard from the server for a while the nodes are asked; one that does not answer twice in a row is
-lost and the run is ended. So a dead, frozen or cut off node is known after QUIET_S + 2 * (LOOK_EVERY_S + 8 s) at most.
+Started with `--detach`, and for every run on a cluster, as a process of its own on the machine that holds the server;
+in the foreground it is `train` itself. It writes launch/supervisor.json; signals and `draco stop` reach the run through
+it. A turn of its loop is a launch, the judge's verdict on it and what is decided to follow. As long as it lives, what
+state.json says between launches is nobody's last word (run_directory.is_over).
 """
 
+import contextlib
 import json
-import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from rich.console import Console
 
-from draco import run_directory
-from draco.events import read as read_events
+from draco import events, run_directory
+from draco.errors import TrainingError
 from draco.job import Job
-from draco.launch import nodes
+from draco.launch import nodes, placement, preflight
+from draco.launch.changes import Changes, Notifications
+from draco.launch.decide import End, Relaunch, Seen, decide
 from draco.launch.judge import Observed, judge
+from draco.launch.notices import Notice, Notices
 from draco.launch.plan import plan
 from draco.launch.progress import Progress
 from draco.launch.roster import Roster
-from draco.launch.run import Outcome, ranks_by_node, run
+from draco.launch.run import Ended, Stops, ranks_by_node, run
+from draco.launch.watch import Watch
+from draco.run_directory import supervisor
 
-QUIET_S = 10.0  # without a sign of life from the server before the nodes are asked
-LOOK_EVERY_S = 4.0
 GONE = "its launcher and its server are gone: killed, the machine restarted, or their disk could not be written"
-SLACK_S = 240.0  # beyond the server's own time limits, after which it is taken to hang
+
+ReadNotices = Callable[[], Mapping[str, Notice]]
 
 
-class Watch:
-    """Looks after a run's heartbeat; called often, costs nothing while steps are being taken."""
+class Outcome(NamedTuple):
+    """How a run ended."""
 
-    def __init__(
-        self,
-        directory: Path,
-        job: Job,
-        lost: Callable[[], Mapping[str, str]],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._events, self._job, self._lost, self._clock = directory / "events.jsonl", job, lost, clock
-        self._beat, self._heard = self._last_beat(), clock()  # whatever the clock of whoever stores the file
-        self._starts_before = self._starts()
-        self._asked = -math.inf
-        self._silent: Mapping[str, str] = {}
-        self.gone: dict[str, str] = {}  # nodes that did not answer twice in a row, each with the reason
-
-    def __call__(self) -> str:
-        """Return why the run must be ended, or nothing."""
-        beat = self._last_beat()
-        if beat != self._beat:
-            self._beat, self._heard = beat, self._clock()
-        quiet = self._clock() - self._heard
-        if quiet < QUIET_S or self._job.launcher == "simulate":  # which waits for nobody
-            self._silent = {}
-            return ""
-        if self._clock() - self._asked >= LOOK_EVERY_S:
-            before, self._silent = self._silent, self._lost()
-            self._asked = self._clock()
-            self.gone |= {node: why for node, why in self._silent.items() if node in before}
-            if self.gone:
-                return "; ".join(f"{node} is lost: {why}" for node, why in self.gone.items())
-        started = self._starts() > self._starts_before
-        limit = SLACK_S + (self._job.reply_timeout_s if started else self._job.start_timeout_s)
-        return f"nothing was heard from the server for {quiet:.0f} s" if quiet > limit else ""
-
-    def _last_beat(self) -> tuple[int, int]:
-        if not self._events.exists():
-            return 0, 0
-        found = self._events.stat()
-        return found.st_mtime_ns, found.st_size
-
-    def _starts(self) -> int:
-        """Return how often the run has started, in this launch and those before."""
-        return sum(e["event"] == "start" for e in read_events(self._events))
+    status: run_directory.Status
+    output: str  # the last lines that its processes printed, where it did not end well
 
 
-def supervise(job: Job, directory: Path, roster: Roster | None, progress: Progress | None = None) -> Outcome:
-    """Run the job in `directory` to its end, record how it ended and return it; without `progress` say nothing."""
+def supervise(
+    job: Job,
+    directory: Path,
+    roster: Roster | None,
+    progress: Progress | None = None,
+    notices: ReadNotices | None = None,
+) -> Outcome:
+    """Run the job in `directory` to its end, record how it ended and return it; without `progress` say nothing.
+
+    `notices` is for tests; left out, the roster's nodes are listened to.
+
+    Raises:
+        TrainingError: what happens cannot be recorded, for the disk cannot be written.
+    """
+    try:
+        return _supervise(job, directory, roster, progress, notices)
+    except OSError as error:
+        if error.errno not in run_directory.NOT_WRITABLE:
+            raise
+        raise TrainingError(run_directory.unrecorded(directory, error)) from error
+
+
+def _supervise(
+    job: Job, directory: Path, roster: Roster | None, progress: Progress | None, notices: ReadNotices | None
+) -> Outcome:
     _write(directory)
-    made = plan(job, directory, roster)
-    watch = Watch(directory, job, lambda: nodes.unreachable(made.roster) if made.roster else {})
-    return run(made, directory, progress or Progress(None, Console(quiet=True), ""), watch, watch.gone)
+    progress = progress or Progress(None, Console(quiet=True), "")
+    out: Mapping[str, str] = {}
+    interruptions: list[float] = []
+    fruitless, number = 0, 1
+    with progress, Stops(directory, progress) as stops, _hearing(roster, notices) as read:
+        notifications = Notifications(directory, read)
+        while True:
+            here = without(roster, out)
+            watch = Watch(directory, job, partial(nodes.unreachable, here) if here else dict)
+            changes = Changes(notifications, out, _returning(job, directory, roster))
+            look = _looking(watch, changes, stops)
+            ended = run(plan(job, directory, here), directory, progress, stops, look, watch.gone)
+            fruitless = 0 if watch.stepped else fruitless + 1
+            (directory / "stop").unlink(missing_ok=True)  # then the user's word is looked for: see ask_to_stop
+            seen = Seen(
+                ended.state, ended.message, job.on_loss, ended.lost, changes.noticed, out, changes.back,
+                [node.name for node in roster.nodes[1:]] if roster else None,
+                stops.asked, fruitless, [time.monotonic() - then for then in interruptions],
+            )  # fmt: skip
+            action = decide(seen)
+            if isinstance(action, End):
+                return _end(directory, ended, action)
+            number += 1
+            if action.counts:
+                interruptions.append(time.monotonic())
+                _record_interruption(directory, action, ended, changes.noticed)
+            out = action.without
+            _record_relaunch(job, directory, without(roster, out), number, action)
+
+
+def without(roster: Roster | None, out: Mapping[str, str]) -> Roster | None:
+    """Return the roster without the nodes that are left out."""
+    return roster and roster._replace(nodes=tuple(node for node in roster.nodes if node.name not in out))
+
+
+@contextlib.contextmanager
+def _hearing(roster: Roster | None, notices: ReadNotices | None) -> Iterator[ReadNotices]:
+    """Yield what tells of the nodes' notices; with a roster it listens to all of them, those left out too."""
+    if notices or not roster:
+        yield notices or dict
+        return
+    heard = Notices(roster)
+    try:
+        yield heard.read
+    finally:
+        heard.close()
+
+
+def _returning(job: Job, directory: Path, roster: Roster | None) -> Callable[[Sequence[str]], list[str]] | None:
+    """Return what says which of the nodes that are left out are fit again, where the job wants them back."""
+    if not roster or job.on_loss.name != "replace":
+        return None
+    return lambda names: preflight.fit(roster, job, directory, names)
+
+
+def _looking(watch: Watch, changes: Changes, stops: Stops) -> Callable[[], str]:
+    """Return what is called throughout a launch: it asks for a polite end, or says why there must be another."""
+
+    def look() -> str:
+        # A launch that has taken no step yet is not stopped for a node that is back: something is gained by each.
+        if changes.look(may_return=watch.stepped) and not stops.ours:
+            stops.stop()
+        return watch()
+
+    return look
+
+
+def _end(directory: Path, ended: Ended, action: End) -> Outcome:
+    """Record the run's verdict where the server has not."""
+    status = run_directory.read_status(directory)
+    if action != (status.state, status.message):
+        speechless = status.state in ("pending", "running") and not ended.lost
+        where = f"; see {directory / 'logs'}" if action.state in ("failed", "lost") and speechless else ""
+        run_directory.write_status(directory, action.state, status.step, action.message + where)
+    words = "" if action.state in ("succeeded", "interrupted") else ended.output
+    return Outcome(run_directory.read_status(directory), words)
+
+
+def _record_interruption(directory: Path, action: Relaunch, ended: Ended, noticed: Mapping[str, str]) -> None:
+    gone = {**noticed, **ended.lost}
+    held = ranks_by_node(directory)
+    ranks = {*ended.killed, *(rank for node in gone for rank in held.get(node, ()))}
+    events.append(
+        directory / "events.jsonl", "interruption", cause=action.why, nodes=dict(gone), ranks=sorted(ranks)
+    )  # fmt: skip
+
+
+def _record_relaunch(job: Job, directory: Path, here: Roster | None, number: int, action: Relaunch) -> None:
+    """Say what the next launch is: on which nodes, and which rules no longer hold there."""
+    hosts, warnings = None, list[str]()
+    if here:
+        placed = placement.place(here, job.workers)
+        hosts, warnings = placement.nodes_of_workers(placed), placement.warnings(job, here, placed)
+    events.append(
+        directory / "events.jsonl", "relaunch", launch=number, nodes=hosts, without=dict(action.without),
+        warnings=warnings,
+    )  # fmt: skip
+    step = run_directory.read_status(directory).step
+    run_directory.write_status(directory, "pending", step, f"{action.why}; launch {number}")
 
 
 def detach(directory: Path, here: bool) -> None:
@@ -103,25 +186,16 @@ def detach(directory: Path, here: bool) -> None:
 def _write(directory: Path, pid: int | None = None) -> None:
     pid = pid or os.getpid()
     (directory / "launch").mkdir(exist_ok=True)
-    events = directory / "events.jsonl"
-    position = events.stat().st_size if events.exists() else 0
+    log = directory / "events.jsonl"
+    position = log.stat().st_size if log.exists() else 0
     content = {"pid": pid, "started": run_directory.process_start(pid), "events": position}
     run_directory.replace(directory / "launch" / "supervisor.json", json.dumps(content).encode())
 
 
 def launched_at(directory: Path) -> int:
-    """Return where in events.jsonl, in bytes, the newest launch begins."""
+    """Return where in events.jsonl, in bytes, what the newest supervisor has seen begins."""
     path = directory / "launch" / "supervisor.json"
     return int(json.loads(path.read_text())["events"]) if path.exists() else 0
-
-
-def supervisor(directory: Path) -> int | None:
-    """Return the process id of a run's supervisor, if it lives on this machine."""
-    path = directory / "launch" / "supervisor.json"
-    if not path.exists():
-        return None
-    values: dict[str, Any] = json.loads(path.read_text())
-    return int(values["pid"]) if run_directory.exists(values["pid"], values["started"]) else None
 
 
 def settle(

@@ -1,6 +1,7 @@
 """Sees to it that every worker node has a job's data set: by shared storage, or else by preparing it there."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from draco.errors import MissingError
@@ -11,16 +12,17 @@ from draco.launch.roster import Roster
 _PREPARE_LIMIT_S = 1800.0  # a download on each node
 
 
-def provide(roster: Roster, job: Job) -> None:
-    """Prepare the job's data set on the worker nodes that do not see the head's.
+def provide(roster: Roster, job: Job, only: Sequence[str] | None = None) -> None:
+    """Prepare the job's data set on the worker nodes, or those named, that do not see the head's.
 
     Raises:
         MissingError: a node cannot prepare it; names the node and the reason.
     """
     folder = PurePosixPath(nodes.WORK, job.data.root, job.data.name)
-    lacking = [
-        name for name, answer in nodes.ask(roster, ["test", "-d", shlex.quote(str(folder))]).items() if answer.fault
-    ]
+    if only is not None and not only:
+        return
+    there = nodes.ask(roster, ["test", "-d", shlex.quote(str(folder))], only=only or ())
+    lacking = [name for name, answer in there.items() if answer.fault]
     command = nodes.module(roster, "draco", "data", "-")
     answers = nodes.ask(roster, command, limit_s=_PREPARE_LIMIT_S, text=to_yaml(job), only=lacking) if lacking else {}
     faults = [f"{name}: {job.data.name}: {answer.fault}" for name, answer in answers.items() if answer.fault]
