@@ -139,14 +139,14 @@ def abandoned(tmp_path: Path) -> Path:
 def test_settling_a_run_whose_disk_is_read_only_says_what_cannot_be_recorded(abandoned: Path, monkeypatch) -> None:
     failing(monkeypatch, abandoned, errno.EROFS, lambda: True)
     status = supervise.settle(abandoned)
-    assert (status.state, status.step) == ("failed", 3)
+    assert (status.state, status.step) == ("lost", 3)
     assert status.message.startswith(supervise.GONE)
     assert "is read-only: nothing more can be recorded; what is on disk says `running`" in status.message
     assert run_directory.read_status(abandoned).state == "running"
     assert stop.wait(abandoned, None) == status  # and does not wait for ever
     monkeypatch.undo()
     assert supervise.settle(abandoned) == run_directory.read_status(abandoned)
-    assert run_directory.read_status(abandoned)[:3] == ("failed", 3, supervise.GONE)
+    assert run_directory.read_status(abandoned)[:3] == ("lost", 3, supervise.GONE)
 
 
 def test_evaluations_that_cannot_be_written_fail(tmp_path: Path, monkeypatch) -> None:

@@ -39,7 +39,8 @@ class Ssh:
     def calls(self, node: str) -> list[str]:
         """Return the process ids of the calls for a node."""
         path = self._folder / "calls"
-        return [line.split()[0] for line in path.read_text().splitlines() if line.split()[3] == node]
+        lines = path.read_text().splitlines() if path.exists() else []  # none has been started yet
+        return [line.split()[0] for line in lines if line.split()[3] == node]
 
     def command(self) -> str:
         return (self._folder / "calls").read_text().splitlines()[0]
