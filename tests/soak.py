@@ -144,7 +144,7 @@ def freeze_server(site: Site) -> str:
 
 
 def kill_launcher(site: Site) -> str:
-    for pid in site.processes("mpirun"):
+    for pid in site.processes("prterun"):
         os.kill(pid, signal.SIGKILL)
     return "mpirun killed"
 
@@ -167,14 +167,14 @@ def spoil_checkpoint(site: Site) -> str:
 
 def kill_everything(site: Site) -> str:
     """The supervisor with all it has started, as a power cut does; the soak resumes the run."""
-    for word in ("train", "mpirun", "prterun", "rank"):
+    for word in ("train", "prterun", "rank"):
         for pid in site.processes(word):
             os.kill(pid, signal.SIGKILL)
     return "everything killed"
 
 
 def ask_for_checkpoint(site: Site) -> str:
-    for pid in site.processes("mpirun"):
+    for pid in site.processes("prterun"):
         os.kill(pid, signal.SIGUSR1)
     return "SIGUSR1 to mpirun"
 

@@ -61,11 +61,11 @@ def status(state: State, message: str = "") -> Status:
         (Observed(status("interrupted", "asked to stop"), 137, "", {}, RANKS, KILLED), ("lost", RANK_3)),
         (
             Observed(status("interrupted", "asked to stop"), 1, printed=TRACEBACK),
-            ("failed", f"its processes ended (exit code 1): {MISSING}"),
+            ("lost", "its processes ended (exit code 1) without a word of the server"),
         ),
         (
             Observed(status("interrupted", "asked to stop"), 143),
-            ("lost", "its processes ended (exit code 143): they printed no error"),
+            ("lost", "its processes ended (exit code 143) without a word of the server"),
         ),
         (
             Observed(status("interrupted", "asked to stop"), 0, printed=CUT),
@@ -80,14 +80,18 @@ def status(state: State, message: str = "") -> Status:
         (Observed(status("running"), 1, "", {}, RANKS, [*TRACEBACK, *KILLED]), ("lost", RANK_3)),
         (Observed(status("running"), 15, "no step for 41 s", {}, {}, TRACEBACK), ("lost", "no step for 41 s")),
         (
-            Observed(status("running"), 1, printed=TRACEBACK),
+            Observed(status("pending"), 1, printed=TRACEBACK),
             ("failed", f"its processes ended (exit code 1): {MISSING}"),
         ),
         (
-            Observed(status("running"), 0),
-            ("lost", "its processes ended (exit code 0): they printed no error"),
+            Observed(status("running"), 1, printed=TRACEBACK),  # a worker's
+            ("lost", "its processes ended (exit code 1) without a word of the server"),
         ),
-        (Observed(status("pending"), None), ("lost", "its processes ended: they printed no error")),
+        (
+            Observed(status("running"), 0),
+            ("lost", "its processes ended (exit code 0) without a word of the server"),
+        ),
+        (Observed(status("pending"), None), ("lost", "its processes ended without a word of the server")),
     ],
 )
 def test_a_verdict_follows_the_order_of_causes(seen: Observed, verdict: tuple[str, str]) -> None:
@@ -108,7 +112,7 @@ def test_every_killed_rank_is_found_across_line_breaks() -> None:
     ["ValueError: no", "draco.errors.JobError: a: b", "pickle.PickleException: it", "  OSError: [2]: x"],
 )
 def test_the_last_line_of_a_traceback_is_an_error(line: str) -> None:
-    found = judge(Observed(status("running"), 1, printed=["KeyError: 'first'", line, "later words"]))
+    found = judge(Observed(status("pending"), 1, printed=["KeyError: 'first'", line, "later words"]))
     assert found == ("failed", f"its processes ended (exit code 1): {line.strip()}")
 
 
@@ -121,6 +125,6 @@ def test_the_last_line_of_a_traceback_is_an_error(line: str) -> None:
     ],
 )  # fmt: skip
 def test_other_lines_are_no_errors_of_the_job(line: str) -> None:
-    state, message = judge(Observed(status("running"), 1, printed=[line]))
+    state, message = judge(Observed(status("pending"), 1, printed=[line]))
     assert state == "lost"
-    assert message.endswith("they printed no error")
+    assert message.endswith("without a word of the server")

@@ -240,11 +240,10 @@ def test_a_run_outlives_its_server_and_its_mpirun_with_the_same_bits(folder: Pat
     assert code == 0, errors
     told = list(events.read(log))
     first, second = [e for e in told if e["event"] == "interruption"]
-    assert re.fullmatch(r"rank 0 on \S+ was killed by signal 9", first["cause"])
-    assert first["ranks"] == [0]
+    assert first["cause"].startswith("its processes ended (exit code ")
     assert second["cause"].startswith("its processes ended (exit code -9)")
     assert [e["launch"] for e in told if e["event"] == "relaunch"] == [2, 3]
-    assert "interrupted: rank 0" in errors
+    assert "interrupted: its processes ended" in errors
     assert survivors(folder) == []
     whole = newest(folder)
     assert run(folder, "--simulate").returncode == 0

@@ -452,7 +452,9 @@ def test_a_run_that_does_not_come_up_three_times_is_lost(directory: Path, launch
     made = launches("false")
     status = made.supervise()
     assert (status.state, status.step) == ("lost", 3)
-    assert status.message.startswith("its processes ended (exit code 1): they printed no error; 3 launches in a row")
+    assert status.message.startswith(
+        "its processes ended (exit code 1) without a word of the server; 3 launches in a row"
+    )
     assert made.states == ["interrupted", "pending", "pending"]
 
 
@@ -596,7 +598,7 @@ def test_a_user_who_stops_a_run_between_two_launches_is_heard(directory: Path, l
     monkeypatch.setattr(nodes, "ask", asks)
     status = made.supervise()
     assert (status.state, len(made.rosters)) == ("interrupted", 1)
-    assert status.message == "asked to stop; its processes ended (exit code 1): they printed no error"
+    assert status.message == "asked to stop; its processes ended (exit code 1) without a word of the server"
 
 
 def test_a_stop_just_before_a_launch_reaches_its_server(directory: Path, launches) -> None:
@@ -780,12 +782,14 @@ def test_a_run_that_is_still_looked_after_is_not_gone_on_with(directory: Path, j
 
 def test_a_head_tells_of_its_newest_run(directory: Path) -> None:
     told = [{"event": "start", "steps": 9, "time": 0.0}]
-    told += [{"event": "step", "step": i, "time": i / 4, "suspects": [2] if i == 3 else []} for i in range(1, 5)]
+    told += [{"event": "step", "step": i, "time": i / 4, "suspects": [2] if i == 3 else []} for i in range(1, 4)]
+    told += [{"event": "step", "step": 4, "time": 1.0, "suspects": [], "lost": [3], "straggling": [1]}]
     (directory / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in told))
     run_directory.write_status(directory, "running", 2)
     assert head.runs(directory.parent) == {
         "run": str(directory), "state": "running", "message": "", "step": 4, "steps": 9, "steps_per_s": 4.0,
-        "suspects": [2], "supervised": False, "interruptions": 0, "without": {}, "others": 0,
+        "suspects": [2], "lost": [3], "straggling": [1], "supervised": False, "interruptions": 0, "without": {},
+        "others": 0,
     }  # fmt: skip
     assert head.runs(directory / "nowhere") == {}
 

@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from draco.cluster.nodes import Cluster
+from draco.launch.progress import absent
 
 
 def gather(
@@ -78,4 +79,5 @@ def run_line(run: Mapping[str, Any] | None) -> str:
     why = f": {run['message']}" if run["message"] else ""
     borne = f"  interruptions: {run['interruptions']}" if run.get("interruptions") else ""
     out = f"  without {', '.join(run['without'])}" if run.get("without") else ""
-    return f"run: {run['run']}: {run['state']} at step {run['step']}{of}{why}{rate}  suspects: {suspects}{borne}{out}"
+    who = f"suspects: {suspects}{absent(run) if run['state'] == 'running' else ''}"
+    return f"run: {run['run']}: {run['state']} at step {run['step']}{of}{why}{rate}  {who}{borne}{out}"

@@ -46,6 +46,8 @@ def runs(root: Path) -> dict[str, Any]:
         "steps": next((e["steps"] for e in reversed(events) if e["event"] == "start"), None),
         "steps_per_s": round(1 / statistics.median(gaps), 3) if gaps and statistics.median(gaps) > 0 else None,
         "suspects": sorted(suspects),
+        "lost": steps[-1].get("lost", []) if steps else [],
+        "straggling": steps[-1].get("straggling", []) if steps else [],
         "supervised": supervised,
         "interruptions": sum(e["event"] == "interruption" for e in events),
         "without": dict(launches[-1]["without"]) if launches and supervised else {},

@@ -36,8 +36,8 @@ def judge(seen: Observed) -> tuple[State, str]:
 
     The order is the order of causes: a run that says that it succeeded did; a node that is gone explains whatever the
     run says besides; then the server's own word, unless it only says that it was told to stop and nobody meant it to:
-    then a rank that was killed explains it, or a connection that broke, or a Python error; and last, for a run that
-    went without a word, what is known of its end.
+    then a rank that was killed explains it, or a connection that broke; and last, for a run that went without a word,
+    what is known of its end, a Python error where it had not begun.
     """
     status = seen.status
     if status.state == "succeeded":
@@ -60,11 +60,11 @@ def judge(seen: Observed) -> tuple[State, str]:
         return "lost", seen.ended_because
     errors = [line.strip() for line in seen.printed if _ERROR.match(line.strip()) and not _BROKEN.match(line.strip())]
     code = "" if seen.exit_code is None else f" (exit code {seen.exit_code})"
-    if errors:
+    if errors and status.state == "pending":  # once it runs the server records its own end, and a worker's is no reason
         return "failed", f"its processes ended{code}: {errors[-1]}"
     if status.state == "interrupted" and not seen.exit_code:  # somebody put the file `stop` there by hand
         return status.state, status.message
-    return "lost", f"its processes ended{code}: they printed no error"
+    return "lost", f"its processes ended{code} without a word of the server"
 
 
 def _lost(node: str, why: str, ranks: Sequence[int]) -> str:

@@ -5,6 +5,7 @@ the trainer, works for any launcher, and cannot slow a step down.
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -83,13 +84,23 @@ class Progress:
         elapsed = self._times[-1] - self._times[0]
         rate = (len(self._times) - 1) / elapsed if elapsed > 0 else 0.0
         suspects = ", ".join(map(str, event["suspects"])) or "none"
-        numbers = f"loss {event['loss']:.4f}  {rate:.1f} steps/s  suspects: {suspects}"
+        numbers = f"loss {event['loss']:.4f}  {rate:.1f} steps/s  suspects: {suspects}{absent(event)}"
         self._bar.update(self._task, completed=event["step"], numbers=numbers)
         if self._console.is_terminal or time.monotonic() - self._said < _PLAIN_EVERY_S:
             return
         self._said = time.monotonic()
         left = f"  {(self._steps - event['step']) / rate:.0f} s left" if rate else ""
         self.say(f"step {event['step']}/{self._steps}  {numbers}{left}")
+
+
+def absent(event: Mapping[str, Any]) -> str:
+    """Name the ranks that a step was taken without, if there are any.
+
+    >>> absent({"lost": [3], "straggling": [1, 4]})
+    '  lost: 3  straggling: 1, 4'
+    """
+    ranks = {kind: event.get(kind) for kind in ("lost", "straggling")}
+    return "".join(f"  {kind}: {', '.join(map(str, held))}" for kind, held in ranks.items() if held)
 
 
 def _notice(event: dict[str, Any]) -> list[str]:
