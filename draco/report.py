@@ -5,6 +5,7 @@ cells. Times are medians over the steps, so the slow first step and a pause of t
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from draco.errors import MissingError
 
 Record = Mapping[str, Any]
 PARTS = ("compute", "encode", "communication", "decode", "aggregate", "update")
+_CAUSES = 3  # of interruptions that are named, the commonest
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,10 @@ def summarise(
     end = next((e for e in reversed(events) if e["event"] in ("end", "step")), {})
     resumed = [e["step"] for e in events if e["event"] == "resume"]
     said = [f"resumed after step {', '.join(map(str, resumed))}"] if resumed else []
-    interruptions = [e["cause"] for e in events if e["event"] == "interruption"]
-    if interruptions:
-        said.append(f"went on by itself after {len(interruptions)} interruptions: {'; '.join(interruptions)}")
+    causes = Counter(e["cause"] for e in events if e["event"] == "interruption")
+    if causes:
+        most = [cause if times == 1 else f"{cause} ({times} times)" for cause, times in causes.most_common(_CAUSES)]
+        said.append(f"went on by itself after {causes.total()} interruptions: {'; '.join(most)}")
     evaluation = max(evaluations, key=lambda e: int(e["step"]), default={})
     times = [e["seconds"] for e in steps.values()]
     return Summary(

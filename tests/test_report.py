@@ -207,3 +207,10 @@ def test_long_and_short_times_are_shown_in_milliseconds() -> None:
     slow = step(1, seconds={"compute": 12.345_6})
     assert "decode 0.123," in shown([report.summarise(Path("r"), "running", [quick], [])])
     assert "compute 12,346," in shown([report.summarise(Path("r"), "running", [slow], [])])
+
+
+def test_interruptions_are_counted_and_the_commonest_causes_named(tmp_path: Path) -> None:
+    causes = ["node a is lost", "rank 1 ended", "rank 1 ended", "x", "y"]
+    events = [{"event": "interruption", "cause": cause} for cause in causes]
+    found = report.summarise(tmp_path, "succeeded", events, [])
+    assert "went on by itself after 5 interruptions: rank 1 ended (2 times); node a is lost; x" in found.notes
