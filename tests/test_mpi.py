@@ -250,6 +250,19 @@ def test_a_run_outlives_its_server_and_its_mpirun_with_the_same_bits(folder: Pat
     assert torch.equal(model(whole), model(newest(folder)))
 
 
+def test_sigusr1_to_mpirun_leaves_a_checkpoint_and_the_run_goes_on(folder: Path) -> None:
+    write_job(folder, steps=100_000)
+    process = started(folder)
+    log = newest(folder) / "events.jsonl"
+    os.kill(mpirun_process(folder), signal.SIGUSR1)
+    await_(lambda: any(e["event"] == "checkpoint" for e in events.read(log)))
+    (saved,) = [e["step"] for e in events.read(log) if e["event"] == "checkpoint"]
+    await_(lambda: any(e["event"] == "step" and e["step"] > saved + 2 for e in events.read(log)))
+    assert not (newest(folder) / "checkpoint").exists()
+    os.kill(process.pid, signal.SIGINT)
+    assert ended(process)[0] == 130
+
+
 def test_ctrl_c_leaves_a_run_that_resumes_only_when_asked(folder: Path) -> None:
     write_job(folder, steps=100_000)
     process = started(folder)
