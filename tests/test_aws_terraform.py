@@ -12,27 +12,21 @@ import pytest
 from draco.cluster.aws import terraform
 from draco.errors import DracoError, MissingError, NoCapacityError, NotConfiguredError, RefusedError
 
-# Counts the SIGINTs it gets; the first ends it half a second later, as Terraform takes its time to save its state.
+# Counts the SIGINTs it gets; the first ends it half a second later, as Terraform takes its time to save its state. In
+# the shell, which is ready to be interrupted at once.
 STAND_IN = """\
-#!/usr/bin/env python3
-import json, os, signal, sys, time
-from pathlib import Path
-asked = []
-def ask(*_):
-    asked.append(1)
-    Path("interrupts").write_text(str(len(asked)))
-signal.signal(signal.SIGINT, ask)
-order = json.loads(Path("order.json").read_text())
-for line in order["lines"]:
-    print(line if isinstance(line, str) else json.dumps(line), flush=True)
-end = time.monotonic() + order["takes_s"]
-while time.monotonic() < end and not asked:
-    time.sleep(0.02)
-if asked:
-    time.sleep(0.5)
-    print(json.dumps(order["last_words"]), flush=True)
-Path("saved").touch()
-sys.exit(order["code_if_stopped"] if asked else order["code"])
+#!/bin/bash
+trap 'echo >> interrupts' INT
+source ./order
+cat lines
+while [[ ! -e interrupts && $SECONDS -lt $takes_s ]]; do sleep 0.02; done
+if [[ -e interrupts ]]; then
+    sleep 0.5
+    cat last_words
+    code=$code_if_stopped
+fi
+touch saved
+exit "$code"
 """
 WORKER = 'aws_instance.worker["worker-01"]'
 CREATING = {"type": "apply_start", "hook": {"action": "create", "resource": {"addr": WORKER}}}
@@ -58,10 +52,11 @@ class Ordered:
     def __init__(self, folder: Path) -> None:
         self.folder, self.said = folder, []
 
-    def to(self, *lines: object, takes_s: float = 0, code: int = 0, code_if_stopped: int = 1) -> "Ordered":
-        order = {"lines": lines, "takes_s": takes_s, "code": code, "code_if_stopped": code_if_stopped,
-                 "last_words": HALTED}  # fmt: skip
-        (self.folder / "order.json").write_text(json.dumps(order))
+    def to(self, *lines: object, takes_s: int = 0, code: int = 0, code_if_stopped: int = 1) -> "Ordered":
+        said = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+        (self.folder / "lines").write_text("".join(f"{line}\n" for line in said))
+        (self.folder / "last_words").write_text(json.dumps(HALTED) + "\n")
+        (self.folder / "order").write_text(f"takes_s={takes_s} code={code} code_if_stopped={code_if_stopped}\n")
         return self
 
     def apply(self, limit_s: float = 60) -> None:
@@ -70,7 +65,7 @@ class Ordered:
     @property
     def interrupts(self) -> int:
         path = self.folder / "interrupts"
-        return int(path.read_text()) if path.exists() else 0
+        return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 @pytest.fixture

@@ -77,11 +77,6 @@ def test_eval_report_and_status_speak_of_the_run_on_the_cluster_that_is_up(bench
     assert not (bench.folder / "runs").exists()
 
 
-def test_the_model_is_bit_for_bit_that_of_plain_local_mpi(bench: Bench) -> None:
-    assert bench.draco("train", str(bench.job(steps=3, scheme="cyclic"))).returncode == 0
-    same_as_local(bench)
-
-
 def same_as_local(bench: Bench) -> None:
     """Train the newest run's job again on the head alone, with the same secret, and compare the models' bits."""
     run, python = bench.status()["run"]["run"], bench.cluster.python
@@ -392,16 +387,6 @@ def test_a_node_whose_key_changed_is_refused_until_cluster_up_has_seen_it(bench:
     made = bench.up()
     assert made.returncode == 0, made.stderr
     assert "(1 changes)" in made.stderr or "changes" in made.stderr
-
-
-def test_a_head_that_dies_is_reported_and_its_run_is_recorded_as_lost(bench: Bench) -> None:
-    with bench.training() as process:
-        bench.backend.kill(bench.cluster, bench.own, "head")
-        code, said = ended(process, KILLED_S)
-        assert code == 8, said
-        assert "head is lost" in said
-        assert bench.up().returncode == 0
-        assert bench.run_state()["state"] == "lost"
 
 
 def test_the_make_targets_do_it_all_beside_another_cluster_of_the_same_kind(bench: Bench, checkout: Path) -> None:

@@ -71,17 +71,6 @@ def test_a_container_that_is_paused_is_lost_within_the_limit(bench: Bench) -> No
     assert "worker-01 (ranks 1) is lost" in said
 
 
-def test_a_container_that_is_disconnected_is_lost_within_the_limit(bench: Bench) -> None:
-    with bench.training(on_loss="fail") as process:
-        bench.backend.cut(bench.cluster, bench.own, "worker-02")
-        try:
-            code, said = ended(process, SILENT_S)
-        finally:
-            bench.backend.heal(bench.cluster, bench.own, "worker-02")
-    assert code == 8, said
-    assert "worker-02 (ranks 2) is lost" in said
-
-
 def test_a_head_that_is_killed_is_reported_and_recorded_beside_its_storage(bench: Bench) -> None:
     with bench.training(steps=40) as process:
         bench.backend.kill(bench.cluster, bench.own, "head")

@@ -129,8 +129,7 @@ def assert_right(ended: Ended, honest: torch.Tensor, scheme: str) -> None:
         torch.testing.assert_close(ended.model, honest, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("scheme", ["repetition", "cyclic"])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("scheme", "seed"), [("repetition", 1), ("cyclic", 2)])
 def test_whatever_it_answers_the_model_is_right(folder: Path, honest, scheme: str, seed: int) -> None:
     manners = [name for name in MANNERS if name not in DISTURBING]
     ended = run(folder, scheme, seed, *manners, steps=25)
