@@ -148,7 +148,7 @@ def long_run(folder: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=LIMIT_S)
     return process.returncode, errors
 
 

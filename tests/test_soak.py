@@ -3,9 +3,11 @@
 import random
 from pathlib import Path
 
+import pytest
 import soak
 
 
+@pytest.mark.timeout(600)
 def test_a_run_that_is_disturbed_ends_with_the_bits_of_one_that_is_not(tmp_path: Path, data_root: Path) -> None:
     (tmp_path / "data").symlink_to(data_root)
     kinds = ((soak.kill_worker, 1), (soak.freeze_worker, 1), (soak.kill_server, 1), (soak.kill_everything, 1))
