@@ -14,7 +14,7 @@ compute. Upper-case mpi4py calls on preallocated buffers: no pickles.
 The server waits for nobody longer than it wants to: whoever reads `exchange` may leave it at any time. A worker that
 has not answered by then is *late*: it gets no task until its old reply has come and was thrown away. A worker whose
 process has ended is *gone*, which MPI reports (ULFM: mpirun --with-ft ulfm; Bland et al., IJHPCA 27(3), 2013). One that
-sends what nobody asked for is *expelled*: what it sends from then on is thrown away.
+sends what nobody asked for, or too much of it, is *expelled*: what it sends from then on is thrown away.
 
 The server looks at the size of every message before it gives it a place. A receive that is posted beforehand would not
 do: where a message is longer than its buffer, Open MPI 5.0.11 reports MPI_ERR_TRUNCATE, but only after it has written
@@ -49,6 +49,7 @@ _THROWN_BYTES, _THROWN_AT_ONCE = 1 << 20, 256
 _MESSAGES_AT_ONCE = 256  # of one worker, taken before the next one's turn
 _ENDED = "its process has ended"
 UNASKED = "it sent a message that nobody asked for"
+TOO_LONG = "it sent a message that is longer than any that was asked for"
 
 Arrival = tuple[int, int | str]  # worker 1..n; the length of its frame in bytes, or why there is none
 
@@ -173,7 +174,7 @@ class _Peer:
     thrown: "list[MPI.Request]" = field(default_factory=list)  # of messages that are thrown away
     untaken: int = 0
     gone: str = ""
-    expelled: bool = False
+    expelled: str = ""  # why
 
     @property
     def ready(self) -> bool:
@@ -226,7 +227,7 @@ class MpiServer:
                     peer.owes = _TAG_REPLY
                     buffers[peer.rank] = frames[rows[peer.rank - 1]].numpy()
             elif peer.expelled:
-                yield peer.rank, UNASKED
+                yield peer.rank, peer.expelled
         yield from self._answers(buffers, rows)
 
     def gone(self) -> dict[int, str]:
@@ -318,16 +319,13 @@ class MpiServer:
             if message is None:
                 break
             size = status.Get_count(MPI.BYTE)
-            if status.Get_tag() != peer.owes:
-                peer.expelled = True
-                refused = UNASKED
+            if status.Get_tag() != peer.owes or size > self._largest:
+                unasked = status.Get_tag() != peer.owes
+                peer.expelled = refused = peer.expelled or (UNASKED if unasked else TOO_LONG)
                 self._throw_away(peer, message, size)
                 continue
             peer.owes = 0
-            if size > self._largest:
-                refused = f"{size} bytes, more than the {self._largest} that it may have"
-                self._throw_away(peer, message, size)
-            elif buffer is not None:
+            if buffer is not None:
                 coming[peer.rank] = message.Irecv(buffer)
             else:
                 peer.open.append(message.Irecv(np.empty(size, np.uint8)))

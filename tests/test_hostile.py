@@ -19,6 +19,7 @@ from hostile_worker import MANNERS
 from draco import checkpoint, events, run_directory
 from draco.job import parse, to_yaml
 from draco.launch.plan import plan
+from draco.transport import TOO_LONG, UNASKED
 
 JOB = """
 name: hostile
@@ -36,8 +37,7 @@ eval_every: 0
 LIMIT_S = 120
 WORST_RSS_MB = 250  # above what the server needs besides; the flood is twice that
 PROGRAM = Path(__file__).with_name("hostile_worker.py")
-UNASKED = "it sent a message that nobody asked for"
-DISTURBING = ("twice", "flood", "gone")  # after which the worker takes no further part
+DISTURBING = ("long", "twice", "flood", "gone")  # after which the worker takes no further part
 
 
 class Ended:
@@ -140,10 +140,13 @@ def test_whatever_it_answers_the_model_is_right(folder: Path, honest, scheme: st
     assert not any(step["lost"] for step in ended.steps)
 
 
-def test_one_that_sends_unasked_is_refused_from_then_on(folder: Path, honest) -> None:
-    ended = run(folder, "repetition", 1, "twice")
+@pytest.mark.parametrize(("manner", "why"), [("twice", UNASKED), ("long", TOO_LONG)])
+def test_one_that_sends_unasked_or_too_much_is_refused_from_then_on(
+    folder: Path, honest, manner: str, why: str
+) -> None:
+    ended = run(folder, "repetition", 1, manner)
     assert_right(ended, honest("repetition"), "repetition")
-    assert all(step["refused"] == {"5": UNASKED} for step in ended.steps[2:])
+    assert all(step["refused"] == {"5": why} for step in ended.steps[2:])
 
 
 def test_a_flood_neither_fills_the_server_nor_holds_it_up(folder: Path, honest) -> None:
