@@ -379,9 +379,8 @@ def _supervise(args: argparse.Namespace) -> int:
     from draco.run_directory import read_job
 
     job, nodes = read_job(args.run), None if args.here else roster.read()
-    if args.again:
-        keep.end_what_is_left(args.run, nodes)
-    supervise.supervise(job, args.run, nodes)
+    after = keep.end_what_is_left(args.run, nodes) if args.again else None
+    supervise.supervise(job, args.run, nodes, after=after)
     return 0
 
 

@@ -202,6 +202,12 @@ def test_a_run_whose_supervisor_goes_with_its_container_gets_another(operator: O
         assert time.monotonic() < deadline, run
         time.sleep(2)
     assert (run["run"], run["supervised"]) == (before["run"], True)
+    while operator.status()["run"]["step"] <= run["step"]:
+        assert time.monotonic() < deadline, operator.status()["run"]
+        time.sleep(2)
+    found = operator.status()["run"]
+    assert (found["state"], [*found["without"]]) == ("running", ["worker-02"])
+    assert found["interruptions"] == before["interruptions"] + 1
 
 
 def test_a_cluster_ends_itself_when_its_time_is_up_and_not_before(operator: Operator) -> None:

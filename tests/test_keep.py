@@ -18,9 +18,10 @@ from conftest import Trained
 from draco import events, run_directory
 from draco.errors import RefusedError
 from draco.job import Job, to_yaml
-from draco.launch import keep, supervise
+from draco.launch import keep, nodes, supervise
 from draco.launch.keep import GONE, is_due
 from draco.launch.resume import unfinished
+from draco.launch.roster import Host, Roster
 from draco.launch.sweep import going_on
 from draco.run_directory import supervisor
 
@@ -167,6 +168,18 @@ def test_one_keeper_at_a_time_starts_each_run_once(orphan: Path, monkeypatch: py
     assert [event["cause"] for event in told] == [GONE]
 
 
+@pytest.mark.parametrize(("silent", "out"), [((), ()), (("b",), ("b",)), (("b", "c"), ())])
+def test_nodes_that_do_not_let_the_head_in_are_left_out_unless_that_is_all(
+    orphan: Path, monkeypatch: pytest.MonkeyPatch, silent: tuple[str, ...], out: tuple[str, ...]
+) -> None:
+    roster = Roster("r", "10.0.0.0/24", "python", "config", tuple(Host(n, f"10.0.0.{ord(n)}", 1) for n in "abc"))
+    monkeypatch.setattr(nodes, "ask", lambda *_, **__: {})
+    monkeypatch.setattr(nodes, "unreachable", lambda _: dict.fromkeys(silent, "frozen"))
+    assert keep.end_what_is_left(orphan, roster) == {}  # it never ran on nodes
+    (orphan / "launch" / "nodes.json").write_text('["b", "c"]')
+    assert keep.end_what_is_left(orphan, roster) == dict.fromkeys(out, "frozen")
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # the supervisor is to outlive us
 @pytest.mark.parametrize("killed", ["supervisor", "all"])
 def test_a_run_whose_supervisor_is_killed_ends_with_the_same_model(
@@ -194,6 +207,8 @@ def test_a_run_whose_supervisor_is_killed_ends_with_the_same_model(
         keeper.kill()
     told = [event for event in events.read(run / "events.jsonl") if event["event"] == "interruption"]
     assert [event["cause"] for event in told] == [GONE]
+    (again,) = [event for event in events.read(run / "events.jsonl") if event["event"] == "relaunch"]
+    assert (again["launch"], again["without"]) == (2, {})
     assert str(run) not in going_on()
     assert torch.equal(Trained(run).model, Trained(undisturbed).model)
 

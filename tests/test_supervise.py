@@ -404,8 +404,9 @@ class Launches:
         self.asked.append(list(names))
         return [name for name in self.fit if name in names]
 
-    def supervise(self) -> run_directory.Status:
-        return supervise.supervise(self.job, self.directory, self.roster, notices=lambda: self.notices).status
+    def supervise(self, after: Mapping[str, str] | None = None) -> run_directory.Status:
+        made = supervise.supervise(self.job, self.directory, self.roster, None, lambda: self.notices, after)
+        return made.status
 
     def told(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in events.read(self.directory / "events.jsonl") if event["event"] == kind]
@@ -520,6 +521,16 @@ def test_a_run_goes_on_without_a_node_that_went(launches, monkeypatch) -> None:
     assert (interruption["nodes"], interruption["ranks"]) == ({"b": "gone"}, [1])
     assert (relaunch["nodes"], relaunch["without"]) == (["c", "c", "c"], {"b": "gone"})
     assert relaunch["warnings"] == ["c is oversubscribed: 3 ranks on 2 cores"]
+
+
+def test_another_supervisor_goes_on_without_the_nodes_that_are_gone_then(launches, monkeypatch) -> None:
+    made = launches(f"{STEP}; true", says("succeeded"), roster=THREE)
+    assert made.supervise({"b": "gone"}).state == "succeeded"
+    assert [names(roster) for roster in made.rosters] == [["head", "c"], ["head", "c"]]
+    assert made.states[0] == "pending"
+    relaunched = [(each["launch"], each["without"]) for each in made.told("relaunch")]
+    assert relaunched == [(2, {"b": "gone"}), (3, {"b": "gone"})]
+    assert len(made.told("interruption")) == 1  # the keeper records its own
 
 
 def test_a_run_without_worker_nodes_is_lost(launches, monkeypatch) -> None:

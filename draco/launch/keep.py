@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from draco import events, run_directory
@@ -65,10 +65,11 @@ def is_due(run: Path) -> bool:
     return on_loss.name != "fail" and len(recent) < on_loss.per_hour and not fruitless
 
 
-def end_what_is_left(run: Path, roster: Roster | None) -> None:
+def end_what_is_left(run: Path, roster: Roster | None) -> Mapping[str, str]:
     """End processes of a run that outlived its supervisor, before it is launched again.
 
-    Its server is asked to stop after its step, with a checkpoint, and given some time for it.
+    Its server is asked to stop after its step, with a checkpoint, and given some time for it. Returns the nodes that
+    do not let the head in, each with the reason: without them it is to go on.
     """
     if str(run) in going_on():
         (run / "stop").touch()
@@ -79,4 +80,10 @@ def end_what_is_left(run: Path, roster: Roster | None) -> None:
     if roster and run_directory.nodes(run):
         nodes.ask(roster, nodes.sweeping(roster, run), limit_s=_SWEEP_LIMIT_S)
     (run / "stop").unlink(missing_ok=True)
-    run_directory.write_status(run, "pending", run_directory.read_status(run).step, GONE)
+    return _gone(roster) if roster and run_directory.nodes(run) else {}
+
+
+def _gone(roster: Roster) -> Mapping[str, str]:
+    """Return the nodes that are not to be counted on; none where no node answers, which says more of the head."""
+    silent = nodes.unreachable(roster)
+    return silent if len(silent) < len(roster.nodes) - 1 else {}

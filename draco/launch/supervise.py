@@ -22,11 +22,10 @@ from rich.console import Console
 from draco import events, run_directory
 from draco.errors import TrainingError
 from draco.job import Job
-from draco.launch import nodes, placement, preflight
+from draco.launch import keep, nodes, placement, preflight
 from draco.launch.changes import Changes, Notifications
 from draco.launch.decide import End, Relaunch, Seen, decide
 from draco.launch.judge import Observed, judge
-from draco.launch.keep import kept
 from draco.launch.notices import Notice, Notices
 from draco.launch.plan import plan
 from draco.launch.progress import Progress
@@ -53,16 +52,18 @@ def supervise(
     roster: Roster | None,
     progress: Progress | None = None,
     notices: ReadNotices | None = None,
+    after: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Run the job in `directory` to its end, record how it ended and return it; without `progress` say nothing.
 
-    `notices` is for tests; left out, the roster's nodes are listened to.
+    `notices` is for tests; left out, the roster's nodes are listened to. With `after` there was a supervisor before,
+    and it goes on without the nodes in it, each with the reason.
 
     Raises:
         TrainingError: what happens cannot be recorded, for the disk cannot be written.
     """
     try:
-        return _supervise(job, directory, roster, progress, notices)
+        return _supervise(job, directory, roster, progress, notices, after)
     except OSError as error:
         if error.errno not in run_directory.NOT_WRITABLE:
             raise
@@ -70,13 +71,21 @@ def supervise(
 
 
 def _supervise(
-    job: Job, directory: Path, roster: Roster | None, progress: Progress | None, notices: ReadNotices | None
+    job: Job,
+    directory: Path,
+    roster: Roster | None,
+    progress: Progress | None,
+    notices: ReadNotices | None,
+    after: Mapping[str, str] | None,
 ) -> Outcome:
     _write(directory)
     progress = progress or Progress(None, Console(quiet=True), "")
-    out: Mapping[str, str] = {}
+    out: Mapping[str, str] = after or {}
     interruptions: list[float] = []
     fruitless, number = 0, 1
+    if after is not None:
+        number = 2 + sum(event["event"] == "relaunch" for event in events.read(directory / "events.jsonl"))
+        _record_relaunch(job, directory, without(roster, out), number, Relaunch(out, keep.GONE, counts=False))
     with progress, Stops(directory, progress) as stops, _hearing(roster, notices) as read:
         notifications = Notifications(directory, read)
         while True:
@@ -215,7 +224,7 @@ def settle(
     status = run_directory.read_status(directory)
     if status.state not in ("pending", "running"):
         return status
-    if lost is None and (supervisor(directory) is not None or run_directory.is_alive(status) or kept(directory)):
+    if lost is None and (supervisor(directory) is not None or run_directory.is_alive(status) or keep.kept(directory)):
         return status
     if lost is None:
         lost = nodes.unreachable(roster) if roster and run_directory.nodes(directory) else {}
