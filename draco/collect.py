@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from draco import assembly, wire
+from draco.aggregators.rows import is_finite
 from draco.errors import DecodeError, TrainingError, WorkerError
 from draco.job import Job
 from draco.schemes import Decoded, Inspection, Scheme
@@ -205,8 +206,3 @@ class Collector:
             silent = f"{ranks(absent - gone)} did not answer step {step} within the time limit" if absent - gone else ""
             who = "; ".join(filter(None, (ended, silent)))
             raise WorkerError(f"{who}, and the {self.scheme.name} scheme cannot do without: {error}") from None
-
-
-def is_finite(vector: Tensor) -> bool:
-    """Say whether every element is finite: a sum carries every NaN and infinity, and reads the vector only once."""
-    return bool(torch.isfinite(vector.sum())) or bool(torch.isfinite(vector).all())

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from draco import assembly, checkpoint, data, evaluate, fit, machine, models, run_directory, shards, wire
 from draco.aggregators import AGGREGATORS
+from draco.aggregators.rows import is_finite
 from draco.attacks import TRUE
-from draco.collect import DIVERGED, Collector, Replies, is_finite
+from draco.collect import DIVERGED, Collector, Replies
 from draco.errors import TrainingError, WorkerError
 from draco.events import EventLog
 from draco.job import Job, decoded, keeps_rows, to_dict, total_steps

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
 from draco.aggregators import AGGREGATORS, MINIMUM_WORKERS, gram, minimum_workers, per_layer
+from draco.aggregators.rows import is_finite
 
 ROBUST = sorted(set(AGGREGATORS) - {"mean"})
 NAMES = sorted(AGGREGATORS)
@@ -388,3 +389,9 @@ def test_a_gpu_gives_the_same(name: str, move: Callable[[Tensor], Tensor]) -> No
     torch.testing.assert_close(
         result.cpu().as_subclass(Tensor), AGGREGATORS[name](gradients, f=3), rtol=1e-6, atol=1e-5
     )
+
+
+def test_a_finite_vector_with_a_huge_sum_is_finite() -> None:
+    assert is_finite(torch.full((4,), 3e38))
+    assert not is_finite(torch.tensor([1.0, np.nan]))
+    assert not is_finite(torch.tensor([np.inf, -np.inf]))

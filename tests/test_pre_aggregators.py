@@ -10,7 +10,7 @@ from aggregator_twins import TWINS, rows_of
 from torch import Tensor
 
 from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS, PRE_MINIMUM_WORKERS, aggregate, minimum_workers, remaining
-from draco.aggregators.compose import WEIGHINGS
+from draco.aggregators.compose import COORDINATEWISE, WEIGHINGS
 
 NAMES = sorted(PRE_AGGREGATORS)
 
@@ -81,6 +81,21 @@ def test_a_pre_aggregator_keeps_its_input_and_dtype_and_takes_strided_rows(name:
     assert distance(result, PRE_TWINS[name](gradients, 2)) < (1e-6 if dtype == torch.float32 else 1e-12)
     result.zero_()
     assert torch.equal(storage, before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("d", [50, 9000])
+def test_a_pre_aggregator_may_overwrite_its_input_where_all_rows_are_finite(name: str, d: int) -> None:
+    gradients = rows_of(11, d, common=1)
+    expected = PRE_AGGREGATORS[name](gradients, f=2, **options(name))
+    given = gradients.clone()
+    result = PRE_AGGREGATORS[name](given, f=2, overwrite=True, **options(name))
+    assert result.data_ptr() == given.data_ptr()
+    torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)
+    gradients[4, 7] = math.nan
+    given = gradients.clone()
+    result = PRE_AGGREGATORS[name](given, f=2, overwrite=True, **options(name))
+    torch.testing.assert_close(result, PRE_AGGREGATORS[name](gradients, f=2, **options(name)), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -207,12 +222,12 @@ def test_a_rule_short_of_mixed_rows_says_so() -> None:
             aggregate(rows_of(8, 50), rule, f=2, pre=[("bucketing", {"size": 2})], generator=source())
 
 
-def test_rules_of_the_gram_matrix_never_see_mixed_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_most_rules_never_see_mixed_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> Tensor:
         raise AssertionError("mixed rows were made")
 
     monkeypatch.setattr("draco.aggregators.mixing.mixed", refuse)
-    for rule in WEIGHINGS:
+    for rule in {*WEIGHINGS, *COORDINATEWISE}:
         aggregate(rows_of(12, 300), rule, f=1, pre=[("nnm", {}), ("bucketing", {})], generator=source())
     with pytest.raises(AssertionError, match="mixed rows were made"):
-        aggregate(rows_of(12, 300), "median", f=1, pre=[("nnm", {})])
+        aggregate(rows_of(12, 300), "cge", f=1, pre=[("nnm", {})])

@@ -1,7 +1,7 @@
 """Aggregators: rules that reduce n gradients to one, most of them robust to f Byzantine rows.
 
 `AGGREGATORS[name](gradients, f=...)` maps (n, d) to (d,) in the dtype (float32; float64 works) and on the device of
-`gradients`, which is never changed. Rows may be strided. `MINIMUM_WORKERS[name](f)` is the least n that a rule bears.
+`gradients`, which is not changed. Rows may be strided. `MINIMUM_WORKERS[name](f)` is the least n that a rule bears.
 A new rule is one function, one line in the table below and one in `rows.MINIMUM_WORKERS`. `PRE_AGGREGATORS` mix or clip
 the rows first (see mixing.py); `aggregate` applies a list of them and a rule. No rule needs memory of the size of the
 gradients; a pre-aggregator makes one new matrix, and where a rule can do without it, `aggregate` does not.
@@ -24,7 +24,7 @@ from torch import Tensor
 from draco.aggregators.bulyan import bulyan
 from draco.aggregators.caf import caf
 from draco.aggregators.centered_clipping import centered_clipping
-from draco.aggregators.compose import mix_and_weigh, pre_aggregate
+from draco.aggregators.compose import mix_and_reduce, pre_aggregate
 from draco.aggregators.coordinate import meamed, mean, median, sign_majority, trimmed_mean
 from draco.aggregators.geometric_median import geometric_median
 from draco.aggregators.krum import krum, multi_krum
@@ -73,8 +73,9 @@ def aggregate(
 ) -> Tensor:
     """Return what `rule` makes of the gradients after the pre-aggregators, (n, d) -> (d,).
 
-    A rule of the Gram matrix after `nnm` and `bucketing` weights the gradients themselves: the mixed rows are never
-    made. Otherwise each pre-aggregator makes one new matrix and the one before it is let go.
+    After `nnm` and `bucketing` a rule of the Gram matrix weights the gradients themselves, and one that looks at every
+    coordinate by itself mixes block by block: the mixed rows are never made. Otherwise the first pre-aggregator makes a
+    new matrix, which the others overwrite.
 
     Args:
         gradients: (n, d).
@@ -89,10 +90,10 @@ def aggregate(
     """
     if rule not in AGGREGATORS:
         raise ValueError(f"aggregator {rule!r} is not one of {', '.join(AGGREGATORS)}")
-    if pre and (result := mix_and_weigh(gradients, rule, f, pre, generator, options)) is not None:
+    if pre and (result := mix_and_reduce(gradients, rule, f, pre, generator, options)) is not None:
         return result
-    for name, its in pre:
-        gradients, f = pre_aggregate(gradients, name, f, generator, its)
+    for place, (name, its) in enumerate(pre):
+        gradients, f = pre_aggregate(gradients, name, f, generator, its, overwrite=place > 0)
     return AGGREGATORS[rule](gradients, f=f, **options)
 
 

@@ -3,13 +3,12 @@
 import math
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from draco.aggregators.gram import Matrix, distances_to, products, weighted_sum
 from draco.aggregators.nearest import point
 from draco.aggregators.norms import finite_norms
-from draco.aggregators.rows import finite_rows
+from draco.aggregators.rows import finite_rows, is_finite
 
 
 def centered_clipping(
@@ -38,7 +37,7 @@ def centered_clipping(
     if not 0 < tau < math.inf or iterations < 1:
         raise ValueError(f"centered_clipping: tau = {tau} and iterations = {iterations}; tau > 0, iterations >= 1")
     start = None if centre is None else point("centered_clipping", "centre", gradients, centre)
-    if start is not None and not torch.isfinite(start).all():
+    if start is not None and not is_finite(start):
         raise ValueError("centered_clipping: the centre holds NaN or Inf")
     bearable = (len(gradients) - 1) // 2
     if iterations == 1:

@@ -11,6 +11,7 @@ from draco.aggregators.gram import Matrix, Weighing, distances_to, equal_weights
 from draco.aggregators.rows import finite_rows
 
 NEAR_A_ROW = 1e-2  # a point this near to a row, relative to the middle distance, may be on a slow way to it
+PATIENT = 100  # iterations in which a median that is not near a row settles
 
 
 def geometric_median(
@@ -69,7 +70,8 @@ def _weights(gram: Matrix, f: int, precise: bool, *, nu: float, tol: float, max_
     """Return the weights (m,) of the (smoothed) geometric median; see `Weighing`."""
     weights, distances, settled = _weiszfeld(gram, nu, tol, max_iterations)
     if not precise:
-        return weights, settled and bool(distances.min() > NEAR_A_ROW * np.median(distances))
+        ended = settled or max_iterations < PATIENT  # else it is the noise of float32 that keeps it from settling
+        return weights, ended and bool(distances.min() > NEAR_A_ROW * np.median(distances))
     if nu == 0:
         for place in np.argsort(distances)[: len(gram) // 2 + 1]:
             if _minimal_at(gram, place):

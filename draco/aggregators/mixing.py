@@ -1,13 +1,13 @@
 """Pre-aggregators: what is done to the n gradients before a rule reduces them, mostly mixing them with each other.
 
 `PRE_AGGREGATORS[name](gradients, f=...)` maps (n, d) to (m, d), in the dtype and on the device of `gradients`, which is
-never changed. Rows with NaN or Inf are certainly Byzantine and are dropped, each lowering f by one; b of them are left
-out below. How f and n change:
+not changed; with `overwrite` the result takes its place in memory, where all rows are finite. Rows with NaN or Inf are
+certainly Byzantine and are dropped, each lowering f by one; b of them are left out below. How f and n change:
 
     nnm        f - b, n - b                     bucketing  f - b, ceil((n - b) / size): a bucket with a liar is a liar
     clipping   f - b, n - b                     arc        f - b, n - b
 
-Each makes one new matrix of the size of its result and otherwise blocks of columns.
+Without `overwrite` each makes one new matrix, of the size of its result; scratch memory is blocks of columns.
 
 Shapes: n gradients, d parameters, f declared Byzantine rows, m mixed rows.
 """
@@ -35,7 +35,7 @@ PreAggregator = Callable[..., Tensor]  # (gradients (n, d), *, f: int = 0, ...) 
 Mixing = Callable[[Matrix, int], tuple[Matrix, bool]]
 
 
-def nnm(gradients: Tensor, *, f: int = 0) -> Tensor:
+def nnm(gradients: Tensor, *, f: int = 0, overwrite: bool = False) -> Tensor:
     """Return for every row the mean of the n - f rows nearest to it, itself included, (n, d) -> (n, d).
 
     Source: Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, Fixing by Mixing, AISTATS 2023 (arXiv:2302.01772).
@@ -49,7 +49,7 @@ def nnm(gradients: Tensor, *, f: int = 0) -> Tensor:
     weights, certain = nnm_weights(gram, f)
     if not (certain or precise):
         weights, _ = nnm_weights(precise_gram(gradients.detach(), rows), f)
-    return mixed(gradients.detach(), rows, weights)
+    return mixed(gradients.detach(), rows, weights, overwrite)
 
 
 def nnm_weights(gram: Matrix, f: int) -> tuple[Matrix, bool]:
@@ -63,7 +63,9 @@ def nnm_weights(gram: Matrix, f: int) -> tuple[Matrix, bool]:
     return weights, certain
 
 
-def bucketing(gradients: Tensor, *, f: int = 0, size: int = 2, generator: torch.Generator) -> Tensor:
+def bucketing(
+    gradients: Tensor, *, f: int = 0, size: int = 2, generator: torch.Generator, overwrite: bool = False
+) -> Tensor:
     """Return the means of random buckets of rows, (n, d) -> (ceil(n / size), d); the last bucket may be smaller.
 
     Source: Karimireddy, He, Jaggi, Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing, ICLR 2022
@@ -74,13 +76,14 @@ def bucketing(gradients: Tensor, *, f: int = 0, size: int = 2, generator: torch.
         f: declared Byzantine rows.
         size: rows in a bucket, 1 or more.
         generator: draws the permutation; the same state gives the same buckets.
+        overwrite: the buckets may take the place of the first rows.
 
     Raises:
         ValueError: n < f + 1, more than f rows hold NaN or Inf, or the size is below 1.
     """
     rows = finite_rows("bucketing", gradients, f, bearable=f)
     weights, _ = bucketing_of(len(gradients), size=size, generator=generator)(np.eye(len(rows)), f)
-    return mixed(gradients.detach(), rows, weights)
+    return mixed(gradients.detach(), rows, weights, overwrite)
 
 
 def bucketing_of(n: int, *, size: int = 2, generator: torch.Generator) -> Mixing:
@@ -99,10 +102,10 @@ def bucketing_of(n: int, *, size: int = 2, generator: torch.Generator) -> Mixing
     return mixing
 
 
-def clipping(gradients: Tensor, *, f: int = 0, c: float = 2.0) -> Tensor:
+def clipping(gradients: Tensor, *, f: int = 0, c: float = 2.0, overwrite: bool = False) -> Tensor:
     """Return the rows, those longer than c scaled down to length c, (n, d) -> (n, d).
 
-    It is the static clipping that Allouah et al. 2024 (arXiv:2405.14432) compare with. byzfl overwrites its input.
+    It is the static clipping that Allouah et al. 2024 (arXiv:2405.14432) compare with. byzfl always overwrites.
 
     Raises:
         ValueError: n < f + 1, more than f rows hold NaN or Inf, or c is not above 0.
@@ -110,14 +113,14 @@ def clipping(gradients: Tensor, *, f: int = 0, c: float = 2.0) -> Tensor:
     if not 0 < c < math.inf:
         raise ValueError(f"clipping: c = {c}; it must be above 0")
     rows, squares, _ = finite_norms("clipping", gradients, f, bearable=f)
-    return _clipped(gradients.detach(), rows, np.sqrt(squares), c)
+    return _clipped(gradients.detach(), rows, np.sqrt(squares), c, overwrite)
 
 
-def arc(gradients: Tensor, *, f: int = 0) -> Tensor:
+def arc(gradients: Tensor, *, f: int = 0, overwrite: bool = False) -> Tensor:
     """Return the rows, the k = floor(2 f (n - f) / n) longest scaled down to the length of the next, (n, d) -> (n, d).
 
     Source: Allouah, Guerraoui, Gupta, Jellouli, Rizk, Stephan, 2024 (arXiv:2405.14432), adaptive robust clipping.
-    n >= 2f + 1. byzfl overwrites its input, and takes k from a product in floating point.
+    n >= 2f + 1. byzfl always overwrites its input, and takes k from a product in floating point.
 
     Raises:
         ValueError: n < 2f + 1, or more than f rows hold NaN or Inf.
@@ -125,27 +128,41 @@ def arc(gradients: Tensor, *, f: int = 0) -> Tensor:
     rows, squares, _ = finite_norms("arc", gradients, f, bearable=f)
     n, f = len(rows), f - (len(gradients) - len(rows))
     norms = np.sqrt(squares)
-    return _clipped(gradients.detach(), rows, norms, float(np.sort(norms)[n - 1 - 2 * f * (n - f) // n]))
+    most = float(np.sort(norms)[n - 1 - 2 * f * (n - f) // n])
+    return _clipped(gradients.detach(), rows, norms, most, overwrite)
 
 
-def _clipped(gradients: Tensor, rows: list[int], norms: Matrix, most: float) -> Tensor:
+def _clipped(gradients: Tensor, rows: list[int], norms: Matrix, most: float, overwrite: bool) -> Tensor:
     """Return the chosen rows (m, d), scaled down to the length `most` where they are longer."""
     factors = np.divide(most, norms, out=np.ones(len(norms)), where=norms > most)
     dtype = gradients.dtype if factors.min() > 1e-30 else torch.float64  # huge rows: keep what is left of them
     scale = torch.from_numpy(factors).to(gradients.device, dtype)[:, None]
-    out = gradients.new_empty(len(rows), gradients.shape[1])
-    for columns, block in blocks(gradients, rows, CUDA_WIDTH if gradients.is_cuda else GRAM_WIDTH):
-        out[:, columns] = block * scale
+    out = _room(gradients, rows, len(rows), overwrite)
+    for place, row in enumerate(rows):
+        if norms[place] > most:
+            torch.mul(gradients[row], scale[place], out=out[place])
+        elif out is not gradients:
+            out[place] = gradients[row]
     return out
 
 
-def mixed(gradients: Tensor, rows: list[int], weights: Matrix) -> Tensor:
+def mixed(gradients: Tensor, rows: list[int], weights: Matrix, overwrite: bool = False) -> Tensor:
     """Return the sums of the chosen rows with each row of `weights` (m, len(rows)), (n, d) -> (m, d)."""
     factors = torch.from_numpy(weights).to(gradients)
-    out = gradients.new_empty(len(weights), gradients.shape[1])
+    out = _room(gradients, rows, len(weights), overwrite)
     for columns, block in blocks(gradients, rows, CUDA_WIDTH if gradients.is_cuda else GRAM_WIDTH):
-        torch.mm(factors, block, out=out[:, columns])
+        if overwrite:
+            out[:, columns] = factors @ block
+        else:
+            torch.mm(factors, block, out=out[:, columns])
     return out
+
+
+def _room(gradients: Tensor, rows: list[int], count: int, overwrite: bool) -> Tensor:
+    """Return memory for so many rows (count, d): that of the gradients, if it may be and all of them are chosen."""
+    if overwrite and len(rows) == len(gradients):
+        return gradients if count == len(gradients) else gradients[:count]
+    return gradients.new_empty(count, gradients.shape[1])
 
 
 PRE_AGGREGATORS: dict[str, PreAggregator] = {"nnm": nnm, "bucketing": bucketing, "clipping": clipping, "arc": arc}

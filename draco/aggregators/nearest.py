@@ -1,12 +1,11 @@
 """Rules that average the rows nearest to a point that they are given: MoNNA's trusted row, or zero."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from draco.aggregators.gram import equal_weights, least, weighted_sum
 from draco.aggregators.norms import finite_norms, squared_norms
-from draco.aggregators.rows import check
+from draco.aggregators.rows import check, is_finite
 
 
 def monna(gradients: Tensor, *, f: int = 0, reference: int | Tensor = 0) -> Tensor:
@@ -31,7 +30,7 @@ def monna(gradients: Tensor, *, f: int = 0, reference: int | Tensor = 0) -> Tens
         trusted = gradients.detach()[reference]
     else:
         trusted = point("monna", "reference", gradients, reference)
-    if not torch.isfinite(trusted).all():
+    if not is_finite(trusted):
         raise ValueError("monna: the reference holds NaN or Inf")
     return _mean_of_nearest("monna", gradients, f, trusted)
 

@@ -29,7 +29,8 @@ def finite_norms(
     if not gradients.is_cuda and gradients.dtype == torch.float32:
         squares = squared_norms(gradients.detach(), rows, centre, np.float32)
         if np.isfinite(squares).all():
-            if low := [row for row in rows if squares[row] < TINY]:  # the point itself, or an underflow
+            low = [row for row in rows if squares[row] < TINY]  # the point itself, or an underflow
+            if low := [row for row in low if centre is None or not torch.equal(gradients[row], centre)]:
                 squares[low] = squared_norms(gradients.detach(), low, centre, np.float64)
             return rows, squares, False
     rows = finite_rows(name, gradients, f, bearable=bearable)
@@ -52,5 +53,5 @@ def squared_norms(gradients: Tensor, rows: list[int], centre: Tensor | None, dty
             if centre is not None:
                 values = np.subtract(values, centre[columns].numpy(), out=scratch[:, : values.shape[1]], dtype=dtype)
             values = values.astype(dtype, copy=False)
-            squares += [np.dot(row, row) for row in values]
+            squares += np.vecdot(values, values)
     return squares

@@ -75,6 +75,11 @@ def finite_rows(name: str, gradients: Tensor, f: int, *, bearable: int) -> list[
     return rows
 
 
+def is_finite(vector: Tensor) -> bool:
+    """Say whether every element is finite: a sum carries every NaN and infinity, and reads the vector only once."""
+    return bool(torch.isfinite(vector.sum())) or bool(torch.isfinite(vector).all())
+
+
 def blocks(gradients: Tensor, rows: list[int], width: int) -> Iterator[tuple[slice, Tensor]]:
     """Yield the columns of every block and its chosen rows, (m, <= width); copies only where rows are left out."""
     for start in range(0, gradients.shape[1], width):

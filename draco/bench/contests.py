@@ -8,11 +8,9 @@ from collections.abc import Callable, Mapping
 from math import comb
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from draco.bench.peers import load
 
-Run = Callable[[Tensor], object]
+Run = Callable[[Any], Any]  # the gradients (n, d), in the place of which byzpy takes a list of rows, too
 Make = Callable[[int, int], Run]  # (n, f) -> what is timed
 
 
@@ -52,10 +50,24 @@ def _byzpy(kind: str, name: str, with_f: bool = True, **options: Any) -> Make:
     return make
 
 
+def _after_nnm(kind: str, name: str) -> Make:
+    """Return how byzpy's nearest-neighbour mixing and a rule of it are called; byzfl's mixing alone takes longer."""
+
+    def make(n: int, f: int) -> Run:
+        mix = _byzpy("pre_aggregators", "NearestNeighborMixing")(n, f)
+        rule = _byzpy(kind, name)(n, f)
+        return lambda gradients: rule(mix(gradients))
+
+    return make
+
+
 def _hdmedians(n: int, f: int) -> Run:
     geomedian = load("hdmedians").geomedian
     return lambda gradients: geomedian(gradients.numpy(), axis=0)
 
+
+NNM: Mapping[str, Any] = {"pre": [("nnm", {})]}
+IN_PLACE = {"overwrite": True}  # byzfl's clipping and arc always do: each call gets a new copy, made off the clock
 
 CONTESTS = (
     Contest("mean", 1, {"byzfl": _byzfl("Average", with_f=False)}),
@@ -109,6 +121,8 @@ CONTESTS = (
     Contest("monna", 1, {"byzfl": _byzfl("MoNNA"), "byzpy": _byzpy("geometric_wise", "MoNNA")}),
     Contest("cge", 1, {"byzpy": _byzpy("norm_wise", "ComparativeGradientElimination")}),
     Contest("nnm", 5, {"byzfl": _byzfl("NNM"), "byzpy": _byzpy("pre_aggregators", "NearestNeighborMixing")}),
+    Contest("krum", 5, {"byzpy": _after_nnm("geometric_wise", "Krum")}, NNM, "after nnm"),
+    Contest("trimmed_mean", 5, {"byzpy": _after_nnm("coordinate_wise", "CoordinateWiseTrimmedMean")}, NNM, "after nnm"),
     Contest(
         "bucketing",
         1,
@@ -121,16 +135,13 @@ CONTESTS = (
     Contest(
         "clipping",
         1,
-        {
-            "byzfl": _byzfl("Clipping", with_f=False, c=2.0),
-            "byzpy": _byzpy("pre_aggregators", "Clipping", with_f=False, threshold=2.0),
-        },
+        {"byzpy": _byzpy("pre_aggregators", "Clipping", with_f=False, threshold=2.0)},
         {"c": 2.0},
     ),
-    Contest("arc", 1, {"byzfl": _byzfl("ARC"), "byzpy": _byzpy("pre_aggregators", "ARC")}),
+    Contest("clipping", 1, {"byzfl": _byzfl("Clipping", with_f=False, c=2.0)}, {"c": 2.0, **IN_PLACE}, "in place"),
+    Contest("arc", 1, {"byzpy": _byzpy("pre_aggregators", "ARC")}),
+    Contest("arc", 1, {"byzfl": _byzfl("ARC")}, IN_PLACE, "in place"),
 )
-
-OVERWRITES = {("byzfl", "clipping"), ("byzfl", "arc")}  # their input: each call gets a new copy, made off the clock
 
 
 def hopeless(peer: str, rule: str, n: int, f: int, d: int, memory: float) -> str | None:

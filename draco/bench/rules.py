@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
@@ -10,9 +11,9 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from draco.aggregators import AGGREGATORS, MINIMUM_WORKERS, PRE_AGGREGATORS, PRE_MINIMUM_WORKERS
+from draco.aggregators import AGGREGATORS, MINIMUM_WORKERS, PRE_AGGREGATORS, PRE_MINIMUM_WORKERS, aggregate
 from draco.bench import memory
-from draco.bench.contests import CONTESTS, OVERWRITES, Contest, Run, hopeless
+from draco.bench.contests import CONTESTS, Contest, Run, hopeless
 from draco.bench.peers import VERSIONS
 from draco.errors import MissingError
 
@@ -66,6 +67,8 @@ def borne(rule: str, n: int, f: int) -> int:
 def ours(contest: Contest, n: int, f: int) -> Run | str:
     """Return our rule with the contest's options, or why it is not timed: what it says of n and f."""
     rule: Callable[..., Tensor] = {**AGGREGATORS, **PRE_AGGREGATORS}[contest.rule]
+    if "pre" in contest.options:
+        rule = partial(aggregate, rule=contest.rule)
     options = dict(contest.options)
     if contest.rule == "bucketing":
         options["generator"] = torch.Generator().manual_seed(5)
@@ -104,8 +107,7 @@ def _figure(contest: Contest, gradients: Tensor, f: int, taken: dict[str, int], 
             reason = str(error)
         if reason:
             reasons[peer] = reason
-    copied = [peer for peer in runs if (peer, contest.rule) in OVERWRITES]
-    seconds = timed(runs, gradients, repeats, copied, reasons)
+    seconds = timed(runs, gradients, repeats, bool(contest.options.get("overwrite")), reasons)
     peers = {name: seconds[name] for name in seconds if name in VERSIONS}
     time_of = seconds.get("ours")
     used = taken.get(contest.title)
@@ -131,7 +133,7 @@ def _figure(contest: Contest, gradients: Tensor, f: int, taken: dict[str, int], 
 
 
 def timed(
-    runs: dict[str, Run], gradients: Tensor, repeats: int, copied: list[str], reasons: dict[str, str]
+    runs: dict[str, Run], gradients: Tensor, repeats: int, overwritten: bool, reasons: dict[str, str]
 ) -> dict[str, float]:
     """Return the median seconds of each, all called in turn after a first call; or that call's, where it was slow.
 
@@ -142,7 +144,7 @@ def timed(
         for name in [name for name in runs if name not in reasons]:
             if repeat and seconds[name][0] > SLOW:
                 continue
-            given = gradients.clone() if name in copied else gradients
+            given = gradients.clone() if overwritten else gradients
             try:
                 seconds[name].append(_seconds(runs[name], given))
             except Exception as error:
