@@ -258,6 +258,33 @@ def test_an_adversary_who_foresees_the_sample_gains_nothing(value: float) -> Non
     assert distance(AGGREGATORS["geometric_median"](gradients, f=3), expected) < 1e-6
 
 
+@pytest.mark.parametrize(("common", "about_zero"), [(0.0, True), (0.5, True), (1.0, True), (3.0, False), (1e4, False)])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_products_about_zero_or_a_row_give_the_same_distances(
+    monkeypatch: pytest.MonkeyPatch, common: float, about_zero: bool, hidden: bool
+) -> None:
+    """Also where the common part is not in the sample from which the choice is made."""
+    gradients = torch.randn(15, 70_000, generator=torch.Generator().manual_seed(3))
+    part = torch.full((70_000,), common)
+    if hidden:
+        part[gram.sample(torch.arange(70_000)[None]).flatten()] = 0
+    gradients += part
+    used = []
+    whole = gram.products
+    monkeypatch.setattr(gram, "products", lambda *given: used.append(given[2:]) or whole(*given))
+    found = gram.squared_distances(gram.finite_gram("krum", gradients, 3, bearable=3)[1])
+    assert (used[1] == (None, np.float32)) == (about_zero or hidden)
+    assert (used[-1][1] == np.float64) == (hidden and not about_zero)
+    exact = gram.squared_distances(whole(gradients, list(range(15)), 0, np.float64))
+    assert np.abs(found - exact).max() <= 3e-6 * exact.max()
+
+
+def test_a_tie_of_equal_rows_is_certain_and_a_near_tie_is_not() -> None:
+    assert gram.least(np.array([3.0, 1.0, 1.0, 2.0]), 1) == ([1], True)
+    assert gram.least(np.array([3.0, 1.0, 1.0 + 1e-9, 2.0]), 1) == ([1], False)
+    assert gram.least(np.array([0.0, 0.0, 0.0, 2.0]), 2) == ([0, 1], True)
+
+
 # --- geometric median ----------------------------------------------------------------------------------------------
 
 
