@@ -52,16 +52,21 @@ def batch_indices(seed: int, step: int, batch_size: int, size: int, *key: int) -
 
 
 def draw_rows(
-    secret: bytes, step: int, workers: int, groups: Sequence[int] | None = None, nodes: Sequence[str] | None = None
+    secret: bytes,
+    step: int,
+    workers: int,
+    groups: Sequence[int] | None = None,
+    nodes: Sequence[str] | None = None,
+    attempt: int = 0,
 ) -> list[int]:
-    """Return the row of the code that each worker 1..n gets at `step`, from the run's secret.
+    """Return the row of the code that each worker 1..n gets at `step`, from the run's secret; others at each attempt.
 
     A uniformly random permutation, so that adversaries cannot choose where they sit. Where rows fall into groups that
     compute the same (`groups[row]`) and workers share nodes (`nodes[worker - 1]`), a random one of those that spread
     the c workers of a node evenly over the G groups, ceil(c / G) to one group at most: then a node that lies is
     outvoted wherever that is no more than a group bears.
     """
-    source = generator(secret, "rows", step)
+    source = generator(secret, "rows", step, *([attempt] if attempt else []))
     shuffled = torch.randperm(workers, generator=source).tolist()
     if groups is None or nodes is None:
         return shuffled

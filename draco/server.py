@@ -23,13 +23,15 @@ from draco.aggregators import AGGREGATORS
 from draco.aggregators.rows import is_finite
 from draco.attacks import TRUE
 from draco.collect import DIVERGED, Collector, Replies
-from draco.errors import TrainingError, WorkerError
+from draco.errors import DecodeError, TrainingError, WorkerError
 from draco.events import EventLog
 from draco.job import Job, decoded, keeps_rows, to_dict, total_steps
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import Scheme
 from draco.tensorboard import Board
 from draco.transport import ServerTransport
+
+DRAWS = 3  # of the rows of one step, before its replies are given up as not decodable
 
 
 @dataclass
@@ -184,10 +186,7 @@ class Server:
         """
         step = self.training.step + 1
         clock = Clock()
-        rows = self._rows(step)
-        seed = derive_seed(self.secret, "projections", step)
-        told = [derive_seed(self.secret, "projections", step - 1), *rows] if assembly.told(self.job) else []
-        replies = self.collector.collect(step, rows, self.training.flat, seed, clock.lap, told)
+        rows, replies, redrawn = self._collected(step, clock)
         vector = self._aggregated(step, rows, replies)
         clock.lap("aggregate")
         rate = self.training.update(vector)
@@ -214,9 +213,27 @@ class Server:
             "seconds": {part: round(seconds, 6) for part, seconds in clock.seconds.items()},
             "bytes_received": replies.bytes_received,
             **({} if error is None else {"decoding_error": error}),
+            **({"redrawn": redrawn} if redrawn else {}),
         }
 
-    def _rows(self, step: int) -> list[int]:
+    def _collected(self, step: int, clock: Clock) -> tuple[list[int], Replies, list[str]]:
+        """Return every worker's row, the step's replies, and why those to earlier draws of rows were not decodable.
+
+        Liars who sit where their errors can be explained in two ways will hardly do so again.
+        """
+        seed, redrawn = derive_seed(self.secret, "projections", step), list[str]()
+        while True:
+            rows = self._rows(step, len(redrawn))
+            told = [derive_seed(self.secret, "projections", step - 1), *rows] if assembly.told(self.job) else []
+            try:
+                replies = self.collector.collect(step, rows, self.training.flat, seed, clock.lap, told)
+                return rows, replies, redrawn
+            except DecodeError as error:
+                redrawn.append(str(error))
+                if keeps_rows(self.job) or len(redrawn) == DRAWS:
+                    raise
+
+    def _rows(self, step: int, attempt: int) -> list[int]:
         """Draw every worker's row; a worker whose late reply is still coming into a row keeps that row.
 
         Where workers own samples or momentum, worker i has row i - 1 at every step. That is harmless: it is only so
@@ -224,7 +241,7 @@ class Server:
         """
         if keeps_rows(self.job):
             return list(range(self.job.workers))
-        rows = draw_rows(self.secret, step, self.job.workers, self.groups, self.nodes)
+        rows = draw_rows(self.secret, step, self.job.workers, self.groups, self.nodes, attempt)
         for rank, row in self.transport.held().items():
             other = rows.index(row)
             rows[other], rows[rank - 1] = rows[rank - 1], row

@@ -411,6 +411,43 @@ def test_rows_of_the_code_are_handed_out_anew_every_step(make_job: Make, train) 
     assert len(set(seen)) > 2
 
 
+def lying_at_first(times: int, asked: list[tuple[int, int]]):
+    """A worker that sends noise the first so many times that it is asked for a step."""
+
+    def replacement(w: worker.Worker):
+        def reply(step: int, row: int, model: torch.Tensor, frame: torch.Tensor) -> int:
+            asked.append((step, row))
+            length = w.reply(step, row, model, frame)
+            if step == 2 and [at for at, _ in asked].count(step) <= times:
+                frame[-64:].view(torch.float32).mul_(-100.0 - w.rank)
+            return length
+
+        return reply
+
+    return replacement
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_rows_are_drawn_anew_where_the_replies_cannot_be_decoded(make_job: Make, train, times: int) -> None:
+    job = make_job(*CYCLIC, "steps=3")
+    asked: dict[int, list[tuple[int, int]]] = {1: [], 2: []}
+    trained = train(job, replace={rank: lying_at_first(times, seen) for rank, seen in asked.items()})
+    assert distance(trained.model, train(job).model) < 1e-5
+    steps = [e for e in events.read(trained.run / "events.jsonl") if e["event"] == "step"]
+    assert [len(e.get("redrawn", [])) for e in steps] == [0, times, 0]
+    assert [e["suspects"] for e in steps] == [[], [], []]
+    for seen in asked.values():
+        assert [step for step, _ in seen] == [1, *[2] * (times + 1), 3]
+    assert len({tuple(seen[1 + draw][1] for seen in asked.values()) for draw in range(times + 1)}) == times + 1
+
+
+def test_what_cannot_be_decoded_with_any_rows_ends_the_run(make_job: Make, train) -> None:
+    asked: list[tuple[int, int]] = []
+    with pytest.raises(DecodeError):
+        train(make_job(*CYCLIC), replace=dict.fromkeys((1, 2), lying_at_first(100, asked)))
+    assert [step for step, _ in asked] == [1, 1, *[2, 2] * server.DRAWS]
+
+
 def test_the_ledger_counts_by_worker_and_step() -> None:
     ledger = server.Ledger()
     ledger.note({1, 2}, {2, 3})

@@ -39,7 +39,7 @@ COORDINATEWISE: dict[str, Callable[..., Tensor]] = {
     "meamed": meamed,
     "sign_majority": sign_majority,
 }
-MIXED_WIDTH = 16384  # columns of a block of mixed rows on the CPU
+MIXED = 1 << 19  # elements of a block of mixed rows on the CPU
 
 
 def pre_aggregate(
@@ -99,7 +99,7 @@ def mix_and_reduce(
     if rule in WEIGHINGS:
         return weighted_sum(gradients, rows, weights[0])
     factors, out = torch.from_numpy(weights).to(gradients), gradients.new_empty(gradients.shape[1])
-    for columns, block in blocks(gradients, rows, CUDA_WIDTH if gradients.is_cuda else MIXED_WIDTH):
+    for columns, block in blocks(gradients, rows, CUDA_WIDTH if gradients.is_cuda else MIXED // len(weights)):
         out[columns] = COORDINATEWISE[rule](factors @ block, f=f, **options)
     return out
 

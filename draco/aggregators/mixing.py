@@ -21,6 +21,7 @@ from torch import Tensor
 
 from draco.aggregators.gram import (
     GRAM_WIDTH,
+    SUM_WIDTH,
     Matrix,
     finite_gram,
     least,
@@ -150,12 +151,26 @@ def mixed(gradients: Tensor, rows: list[int], weights: Matrix, overwrite: bool =
     """Return the sums of the chosen rows with each row of `weights` (m, len(rows)), (n, d) -> (m, d)."""
     factors = torch.from_numpy(weights).to(gradients)
     out = _room(gradients, rows, len(weights), overwrite)
-    for columns, block in blocks(gradients, rows, CUDA_WIDTH if gradients.is_cuda else GRAM_WIDTH):
-        if overwrite:
-            out[:, columns] = factors @ block
+    few = np.count_nonzero(weights) <= len(rows)  # as in buckets: sums of few rows each
+    width = CUDA_WIDTH if gradients.is_cuda else SUM_WIDTH if few else GRAM_WIDTH
+    for columns, block in blocks(gradients, rows, width):
+        target = torch.empty_like(out[:, columns]) if overwrite else out[:, columns]
+        if few:
+            _add(weights, block, target)
         else:
-            torch.mm(factors, block, out=out[:, columns])
+            torch.mm(factors, block, out=target)
+        if overwrite:
+            out[:, columns] = target
     return out
+
+
+def _add(weights: Matrix, block: Tensor, out: Tensor) -> None:
+    """Write the weighted sums of a block's rows into `out`, row after row."""
+    for row, its in zip(out, weights, strict=True):
+        first, *others = np.flatnonzero(its).tolist()
+        torch.mul(block[first], float(its[first]), out=row)
+        for other in others:
+            row.add_(block[other], alpha=float(its[other]))
 
 
 def _room(gradients: Tensor, rows: list[int], count: int, overwrite: bool) -> Tensor:
