@@ -6,6 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+# Before numpy is there: test processes on few cores make each other's BLAS threads wait, a hundred times as long.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 from hypothesis import settings

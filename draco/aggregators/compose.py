@@ -99,7 +99,7 @@ def mix_and_reduce(
     if rule in WEIGHINGS:
         return weighted_sum(gradients, rows, weights[0])
     factors, out = torch.from_numpy(weights).to(gradients), gradients.new_empty(gradients.shape[1])
-    for columns, block in blocks(gradients, rows, CUDA_WIDTH if gradients.is_cuda else MIXED // len(weights)):
+    for columns, block in blocks(gradients, rows, CUDA_WIDTH if gradients.is_cuda else max(MIXED // len(weights), 1)):
         out[columns] = COORDINATEWISE[rule](factors @ block, f=f, **options)
     return out
 

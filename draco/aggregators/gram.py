@@ -21,14 +21,14 @@ Matrix = npt.NDArray[np.float64]
 # (gram (m, m), f, precise) -> the weights (m,) of the rows in the result, and whether float32 products settle them.
 Weighing = Callable[[Matrix, int, bool], tuple[Matrix, bool]]
 
-GRAM_WIDTH = 8192  # columns of a block on the CPU: with up to 45 rows it stays in a core's second-level cache, nearly
+GRAM_WIDTH = 16384  # columns of a block on the CPU: wider ones are a little faster, and float32 errs more in them
 SUM_WIDTH = 1 << 16  # a weighted sum makes no copy of a float32 block, so calls are dearer than cache misses
 SAMPLE = 4096  # columns from which a central row is guessed
 FAR = 16.0  # float32 products are trusted if the centre's squared spread is at most this many times the smallest
 FAR_PRECISE = 1e6  # the same for float64 products
 NEAR = 2.0  # zero is centre enough if the rows' median squared norm is at most this many times the smallest spread
 TINY = 1e-30  # and if that spread is not less: the squares of its coordinates might have underflowed
-AMBIGUOUS = 1e-6  # scores this near, relatively, are told apart in float64; float32 erred by up to 6e-7
+AMBIGUOUS = 2e-6  # scores this near, relatively, are told apart in float64; float32 erred by up to 1e-6
 
 
 def weigh(name: str, gradients: Tensor, f: int, weighing: Weighing, *, bearable: int) -> Tensor:

