@@ -105,8 +105,7 @@ cluster-purge: .venv/ready ## Remove the runs and data of a cluster that is down
 test: .venv/ready-dev ## Run the tests (ARGS="-k cyclic" is passed on to pytest)
 	@# Three processes for two cores, as the tests of Terraform mostly wait; in order, so that those begin early.
 	@.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none
-	@# Clusters, with limits to their times: two at a time, as each mostly waits.
-	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m alone $(ARGS) || [ $$? -eq 5 ]
+	@.venv/bin/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]
 
 SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/*.sh \
     $(addprefix tests/fake_aws/stand_ins/,aws boot.sh machine.sh mount.efs shutdown)
