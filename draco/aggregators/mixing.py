@@ -30,7 +30,7 @@ from draco.aggregators.gram import (
 from draco.aggregators.norms import finite_norms
 from draco.aggregators.rows import CUDA_WIDTH, blocks, finite_rows
 
-MIXED = 1 << 17  # elements of a block on the CPU that is multiplied by a matrix of weights
+PRODUCT = 1 << 17  # elements of a block on the CPU that is multiplied by a matrix of weights
 
 PreAggregator = Callable[..., Tensor]  # (gradients (n, d), *, f: int = 0, ...) -> (m, d)
 # (gram (n, n), f) -> the weights (m, n) of the rows in the mixed rows, and whether float32 products settle them.
@@ -153,7 +153,7 @@ def mixed(gradients: Tensor, rows: list[int], weights: Matrix, overwrite: bool =
     factors = torch.from_numpy(weights).to(gradients)
     out = _room(gradients, rows, len(weights), overwrite)
     few = np.count_nonzero(weights) <= len(rows)  # as in buckets: sums of few rows each
-    width = CUDA_WIDTH if gradients.is_cuda else SUM_WIDTH if few else max(MIXED // len(weights), 1)
+    width = CUDA_WIDTH if gradients.is_cuda else SUM_WIDTH if few else max(PRODUCT // len(weights), 1)
     for columns, block in blocks(gradients, rows, width):
         target = torch.empty_like(out[:, columns]) if overwrite else out[:, columns]
         if few:

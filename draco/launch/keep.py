@@ -80,6 +80,8 @@ def end_what_is_left(run: Path, roster: Roster | None) -> Mapping[str, str]:
     if roster and run_directory.nodes(run):
         nodes.ask(roster, nodes.sweeping(roster, run), limit_s=_SWEEP_LIMIT_S)
     (run / "stop").unlink(missing_ok=True)
+    # Before the nodes are asked, which takes long: what its server said of a polite stop is nobody's last word.
+    run_directory.write_status(run, "pending", run_directory.read_status(run).step, GONE)
     return _gone(roster) if roster and run_directory.nodes(run) else {}
 
 
