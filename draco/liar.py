@@ -13,7 +13,7 @@ from draco import assembly
 from draco.attacks import ATTACKS, Scene, sent_bytes
 from draco.errors import DecodeError
 from draco.gradients import Remembered, StepVectors
-from draco.job import Job
+from draco.job import Job, aggregator_f
 from draco.sampling import derive_seed, generator
 from draco.schemes import Scheme
 
@@ -122,7 +122,7 @@ class Liars:
         if len(gradients) == 1:
             return gradients[0]
         place = rows[trusted - 1] if trusted and rows else None
-        return self._aggregate(gradients, self._job.aggregator_f, step, place, None)
+        return self._aggregate(gradients, aggregator_f(self._job), step, place, None)
 
 
 def build_liars(

@@ -25,7 +25,7 @@ from draco.attacks import TRUE
 from draco.collect import DIVERGED, Collector, Replies
 from draco.errors import DecodeError, TrainingError, WorkerError
 from draco.events import EventLog
-from draco.job import Job, decoded, keeps_rows, to_dict, total_steps
+from draco.job import Job, aggregator_f, decoded, keeps_rows, to_dict, to_words, total_steps
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import Scheme
 from draco.tensorboard import Board
@@ -174,7 +174,7 @@ class Server:
         momentum = training.flat.numel() if job.local.momentum else 0
         self.collector = Collector(job, scheme, transport, format_, momentum)
         self.aggregate = assembly.build_aggregate(job, training.model)
-        self.f = job.aggregator_f
+        self.f = aggregator_f(job)
         self.groups = scheme.groups()
         self.nodes = nodes
 
@@ -306,8 +306,8 @@ def train(job: Job, run: Path, split: data.Split, test: data.Split, transport: S
         voted = scheme.name in assembly.VOTING
         about = {"vote": vote, "vote_reason": why} if voted else _about_shards(job, split)
         log.write(
-            "start", job=to_dict(job), steps=training.steps, summary=scheme.summary, elements=training.elements,
-            machine=machine.describe(), **about,
+            "start", job=to_dict(job), setting=to_words(job), steps=training.steps, summary=scheme.summary,
+            elements=training.elements, machine=machine.describe(), **about,
         )  # fmt: skip
         if job.local.momentum:
             followed = [assembly.followed(job, rank) for rank in range(1, job.workers + 1)]

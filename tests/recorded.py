@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from draco import run_directory
-from draco.job import Job, parse, to_dict
+from draco.job import Job, parse, to_dict, to_words
 
 SECONDS = {"compute": 0.1, "encode": 0.01, "communication": 0.02, "decode": 0.03, "aggregate": 0.004, "update": 0.006}
 EVALUATIONS = [
@@ -33,6 +33,7 @@ def start(of: Job, **changes: Any) -> dict[str, Any]:
     return {
         "event": "start",
         "job": to_dict(of),
+        "setting": to_words(of),
         "steps": of.steps,
         "summary": "repetition",
         "vote": "exact",

@@ -10,8 +10,7 @@ from attacked import every_placement, gradients_for, honest, lies, with_lies
 from torch import Tensor
 
 from draco import events
-from draco.job import Job
-from draco.job.fields import partitions
+from draco.job import Job, aggregator_f, partitions
 from draco.schemes import DecodeError, Scheme, build
 
 Make = Callable[..., Job]
@@ -153,4 +152,4 @@ def test_the_job_knows_the_numbers_of_the_scheme(make_job: Make, design: str, n:
     spec = f"scheme={{name: placement, design: {design}, redundancy: {r}, adversaries: 1}}"
     job = make_job(spec, f"workers={n}", "batch_size=30", "aggregator=median")
     scheme = scheme_of(design, n, 1, redundancy=r)
-    assert (partitions(job), job.aggregator_f) == (scheme.assignment.shape[1], scheme.bad)
+    assert (partitions(job), aggregator_f(job)) == (scheme.assignment.shape[1], scheme.bad)

@@ -15,7 +15,7 @@ from draco.aggregators import AGGREGATORS, minimum_workers
 from draco.attacks import ATTACKS
 from draco.data import DATASETS
 from draco.errors import JobError
-from draco.job import Job, liars, parse, schema, to_dict, to_yaml, total_steps, warnings
+from draco.job import Job, aggregator_f, liars, parse, schema, to_dict, to_words, to_yaml, total_steps, warnings
 from draco.job.checks import _has_batch_norm
 from draco.job.fields import SECTIONS, Aggregator, Attack, Data, Scheme
 from draco.models import MODELS, build_model, has_batch_statistics
@@ -353,7 +353,7 @@ def test_what_does_not_go_together_is_refused_with_the_values_and_the_bounds(ove
 def test_an_aggregator_is_accepted_from_its_least_number_of_gradients_on(rule: str, f: int) -> None:
     least = minimum_workers(rule, f)
     settings = [f"aggregator={{name: {rule}, f: {f}}}", "scheme=uncoded", "attack=none"]
-    assert good(*settings, f"workers={least}").aggregator_f == f
+    assert aggregator_f(good(*settings, f"workers={least}")) == f
     (fault,) = faults(GOOD, *settings, f"workers={least - 1}")
     assert fault == (
         f"aggregator.name: {rule} with f = {f} needs at least {least} gradients, "
@@ -420,7 +420,7 @@ def test_an_eigenvalue_of_every_subset_is_refused_where_there_are_too_many() -> 
 
 
 def test_mixing_before_a_mean_needs_an_f() -> None:
-    assert good(*UNCODED, "aggregator={name: mean, pre: [nnm]}").aggregator_f == 2
+    assert aggregator_f(good(*UNCODED, "aggregator={name: mean, pre: [nnm]}")) == 2
     assert warnings(good(*UNCODED, "aggregator={name: mean, pre: [nnm]}", "attack.adversaries=2")) == []
 
 
@@ -493,7 +493,7 @@ def test_liars_are_counted_by_attack_then_fraction_then_ranks_then_scheme(overri
 def test_the_aggregator_bears_the_schemes_adversaries_only_where_no_code_took_them_out(
     overrides: list[str], f: int
 ) -> None:
-    assert good(*overrides).aggregator_f == f
+    assert aggregator_f(good(*overrides)) == f
 
 
 @pytest.mark.parametrize(
@@ -715,3 +715,29 @@ def test_importing_the_spec_imports_neither_torch_nor_numpy() -> None:
     code = "import sys, draco.job; print(*{'torch', 'numpy', 'mpi4py'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ((), "cyclic s=1, 9 workers; reverse_gradient"),
+        (("attack=none", "scheme.adversaries=0"), "cyclic s=0, 9 workers; no attack"),
+        (("scheme={name: uncoded, adversaries: 2}",), "uncoded s=2, mean, 9 workers; reverse_gradient"),
+        (
+            (*UNCODED, "aggregator={name: krum, neighbours: 3, pre: [nnm, {name: bucketing, size: 1}]}"),
+            "uncoded s=2, nnm, bucketing (size=1), krum (neighbours=3), 15 workers; reverse_gradient",
+        ),
+        (
+            ("scheme=repetition", "scheme.redundancy=5", "attack={name: constant, magnitude: 3.0, ranks: [3, 4]}"),
+            "repetition s=0 (redundancy=5), 9 workers; constant (magnitude=3.0 ranks=[3, 4])",
+        ),
+        (
+            (*UNCODED, "data={name: mnist, split: dirichlet, alpha: 0.1}", "local={momentum: 0.9}"),
+            "uncoded s=2, mean, 15 workers, split=dirichlet, alpha=0.1, momentum=0.9; reverse_gradient",
+        ),
+        (("wire=float16", "attack=adjacent"), "cyclic s=1, 9 workers, dtype=float16; adjacent"),
+        (("attack={name: adjacent, who: drawn}",), "cyclic s=1, 9 workers; adjacent (who=drawn)"),
+    ],
+)
+def test_a_line_says_what_a_job_sets_against_what(overrides: tuple[str, ...], words: str) -> None:
+    assert to_words(good(*overrides)) == words

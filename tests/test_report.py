@@ -48,6 +48,11 @@ def test_steps_that_a_resumed_run_took_twice_count_once_and_the_resumption_is_no
     assert got.notes == ("resumed after step 1",)
 
 
+def test_steps_whose_rows_were_drawn_anew_are_noted() -> None:
+    got = report.summarise(Path("r"), "running", [*whole_run()[:-1], step(4, redrawn=["rows 1, 2 lie"])], [])
+    assert got.notes == ("drew the rows of 1 steps anew, whose replies could not be decoded",)
+
+
 def test_counts_from_before_the_last_step_are_not_shown_as_if_they_covered_it() -> None:
     events = [*whole_run(), {"event": "resume", "step": 3, "file": "x"}, step(4)]
     got = report.summarise(Path("r"), "running", events, [])

@@ -17,7 +17,7 @@ def caf(gradients: Tensor, *, f: int = 0) -> Tensor:
     Raises:
         ValueError: n < 2f + 1, or more than f rows hold NaN or Inf.
     """
-    return weigh("caf", gradients, f, caf_weighing(len(gradients), f), bearable=f)
+    return weigh("caf", gradients, f, caf_weighing(len(gradients), f), bearable=f, precise=f > 0)
 
 
 def caf_weighing(n: int, f: int) -> Weighing:

@@ -31,13 +31,15 @@ TINY = 1e-30  # and if that spread is not less: the squares of its coordinates m
 AMBIGUOUS = 2e-6  # scores this near, relatively, are told apart in float64; float32 erred by up to 1e-6
 
 
-def weigh(name: str, gradients: Tensor, f: int, weighing: Weighing, *, bearable: int) -> Tensor:
+def weigh(name: str, gradients: Tensor, f: int, weighing: Weighing, *, bearable: int, precise: bool = False) -> Tensor:
     """Return the sum of the finite rows with the weights that `weighing` gives them, (n, d) -> (d,).
+
+    With `precise` it is given float64 products at once.
 
     Raises:
         ValueError: as `finite_rows`.
     """
-    rows, gram, precise = finite_gram(name, gradients, f, bearable=bearable)
+    rows, gram, precise = finite_gram(name, gradients, f, bearable=bearable, precise=precise)
     f = max(f - (len(gradients) - len(rows)), 0)
     weights, certain = weighing(gram, f, precise)
     if not (certain or precise):
@@ -67,20 +69,22 @@ def equal_weights(m: int, chosen: list[int]) -> Matrix:
     return weights
 
 
-def finite_gram(name: str, gradients: Tensor, f: int, *, bearable: int) -> tuple[list[int], Matrix, bool]:
+def finite_gram(
+    name: str, gradients: Tensor, f: int, *, bearable: int, precise: bool = False
+) -> tuple[list[int], Matrix, bool]:
     """Return the finite rows, their inner products about a common point (m, m), and whether those are float64 products.
 
-    Where the fast way succeeds with all rows, all are finite and were read once.
+    Where the fast way succeeds with all rows, all are finite and were read once; with `precise` it is not tried.
 
     Raises:
         ValueError: as `finite_rows`.
     """
     check(name, gradients, f)
     rows = list(range(len(gradients)))
-    gram = _fast_gram(gradients.detach(), rows)
+    gram = None if precise else _fast_gram(gradients.detach(), rows)
     if gram is None:
         rows = finite_rows(name, gradients, f, bearable=bearable)
-        if len(rows) < len(gradients):
+        if len(rows) < len(gradients) and not precise:
             gram = _fast_gram(gradients.detach(), rows)
     if gram is None:
         return rows, precise_gram(gradients.detach(), rows), True

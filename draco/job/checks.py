@@ -4,14 +4,12 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from draco.job.fields import (
+from draco.job.fields import SECTIONS, Data, Job, Schedule, applies_to
+from draco.job.messages import legal_values, properties, show
+from draco.job.numbers import (
     DESIGNED,
     FALLIBLE,
-    SECTIONS,
-    Data,
-    Job,
-    Schedule,
-    applies_to,
+    aggregator_f,
     bad,
     decoded,
     group_size,
@@ -19,7 +17,6 @@ from draco.job.fields import (
     partitions,
     structure,
 )
-from draco.job.messages import legal_values, properties, show
 
 
 class Fault(NamedTuple):
@@ -243,7 +240,7 @@ def _check_aggregator(job: Job) -> Iterator[Fault]:
     from draco.aggregators import minimum_workers, remaining
     from draco.aggregators.smea import SUBSETS
 
-    spec, m, f = job.aggregator, decoded(job), job.aggregator_f
+    spec, m, f = job.aggregator, decoded(job), aggregator_f(job)
     about = ("workers", "scheme.name", "scheme.adversaries", "scheme.redundancy", "aggregator.f", "aggregator.pre")
     left = f"{job.scheme.name} leaves {m} of {job.workers} workers' replies"
     for step in spec.pre:
@@ -291,10 +288,10 @@ def warnings(job: Job) -> list[str]:
                 f"attack: alie's formula gives z = {z:.3g} for {lie} liars among {job.workers} workers, which does "
                 "no harm: set attack.z, or let more lie"
             )
-    if scheme == "uncoded" and rule != "mean" and lie > job.aggregator_f:
-        found.append(f"attack: {lie} workers lie but {rule} is set to bear f = {job.aggregator_f}")
-    if scheme in FALLIBLE and job.aggregator_f < bad(job):
-        bears = "bears none" if rule == "mean" else f"is set to bear f = {job.aggregator_f}"
+    if scheme == "uncoded" and rule != "mean" and lie > aggregator_f(job):
+        found.append(f"attack: {lie} workers lie but {rule} is set to bear f = {aggregator_f(job)}")
+    if scheme in FALLIBLE and aggregator_f(job) < bad(job):
+        bears = "bears none" if rule == "mean" else f"is set to bear f = {aggregator_f(job)}"
         found.append(f"aggregator: liars may win or spoil {bad(job)} gradients after {scheme}, and {rule} {bears}")
     if rule != "mean" and decoded(job) == 1:
         found.append(f"aggregator: {scheme} leaves one gradient, so {rule} has nothing to choose from")

@@ -4,7 +4,6 @@ The JSON Schema, the messages and the README's table of options are made from th
 adversaries, r redundancy, k partitions, B global batch, m gradients after decoding.
 """
 
-import math
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -392,13 +391,6 @@ class Job(Section):
     on_loss: OnLoss = _field(OnLoss(), "What a loss of nodes or processes leads to, by name or with options.")
     tensorboard: bool = _field(False, "Also write TensorBoard files into the run directory.")
 
-    @property
-    def aggregator_f(self) -> int:
-        """f, the number of bad ones among the m decoded gradients that the aggregator must bear; see `bad`."""
-        if self.aggregator.name == "mean" and not self.aggregator.pre:
-            return 0
-        return bad(self) if self.aggregator.f is None else self.aggregator.f
-
 
 # Sections, each with the field that a bare string stands for: `scheme: cyclic` is `scheme: {name: cyclic}`. One that
 # has no names has a number there, for which no string is right.
@@ -416,9 +408,6 @@ SECTIONS: dict[str, tuple[type[Section], str]] = {
 
 # Sections of which a field holds a list, by the name of the class.
 LISTED: dict[str, type[Section]] = {"PreAggregator": PreAggregator}
-GROUPED = ("repetition", "detox")  # schemes whose workers fall into groups of one partition each
-FALLIBLE = ("detox", "placement")  # schemes with a vote that adversaries within their promise may win here and there
-DESIGNED = ("approximate", "election")  # schemes with a choice of designs, some of them drawn
 
 # What stands in for a required value that is missing or at fault while the rest is checked.
 STAND_INS: dict[str, Any] = {
@@ -461,72 +450,3 @@ def applies_to(kind: type[BaseModel], option: str) -> tuple[str, ...]:
     extra = kind.model_fields[option].json_schema_extra
     names = extra.get("applies_to", []) if isinstance(extra, dict) else []
     return tuple(str(name) for name in names) if isinstance(names, list) else ()
-
-
-def partitions(job: Job) -> int:
-    """Return k, the number of partitions that a step's batch is cut into; 1 where there are too few workers."""
-    n, r = job.workers, group_size(job)
-    if job.scheme.name == "placement":
-        return max(math.comb(n, r) if job.scheme.design == "subset" else (n // r) ** 2, 1)
-    return max(n // r, 1) if job.scheme.name in GROUPED else n
-
-
-def keeps_rows(job: Job) -> bool:
-    """Say whether worker i has row i - 1 at every step: its samples or its momentum are its own."""
-    return job.data.split != "iid" or job.local.momentum > 0
-
-
-def group_size(job: Job) -> int:
-    """Return r, the workers on a partition, in groups before leftover workers join them."""
-    usual = 2 * job.scheme.adversaries + 1 if job.scheme.name == "repetition" else 3
-    return job.scheme.redundancy or usual
-
-
-def bad(job: Job) -> int:
-    """Return how many of the decoded gradients the scheme's adversaries may make wrong or leave without a majority.
-
-    A code takes out up to s liars, so after it every gradient is good; of DETOX and a placement they may win votes.
-    """
-    s = job.scheme.adversaries
-    if job.scheme.name not in FALLIBLE:
-        return s if job.scheme.name == "uncoded" else 0
-    from draco.schemes import build  # imports torch: late
-
-    try:
-        return build(job.scheme.name, workers=job.workers, adversaries=s, **structure(job)).bad
-    except ValueError:  # which `check` reports
-        return s
-
-
-def structure(job: Job) -> dict[str, Any]:
-    """Return the options that decide who computes what, as `draco.schemes.build` takes them."""
-    options = {
-        key: getattr(job.scheme, key) for key in ("redundancy", "design", "code", "inside", "stragglers", "parts")
-    }
-    names = {key: applies_to(Scheme, key) for key in options}
-    return {key: value for key, value in options.items() if value is not None and job.scheme.name in names[key]}
-
-
-def decoded(job: Job) -> int:
-    """Return m, the number of gradients that decoding leaves for the aggregator."""
-    return 1 if job.scheme.name in ("cyclic", "cyclic_dft", "approximate", "election", "solon") else partitions(job)
-
-
-def liars(job: Job) -> int:
-    """Return the number of workers that lie at each step."""
-    attack = job.attack
-    if attack.name == "none":
-        return 0
-    if attack.adversaries is not None:
-        return attack.adversaries
-    if attack.fraction is not None:
-        return math.floor(attack.fraction * job.workers + 1e-9)  # 0.29 * 100 is 28.999...
-    return len(attack.ranks) if attack.ranks is not None else job.scheme.adversaries
-
-
-def total_steps(job: Job, train_size: int) -> int:
-    """Return the number of the last step; the last batch of `epochs` is filled up from the epoch after."""
-    if job.steps is not None:
-        return job.steps
-    assert job.epochs is not None
-    return math.ceil(job.epochs * train_size / job.batch_size)

@@ -1,9 +1,10 @@
-"""From a `Job` to YAML, and the JSON Schema of job files."""
+"""From a `Job` to YAML and to a line of words, and the JSON Schema of job files."""
 
 import io
 from typing import Any, get_args
 
-from draco.job.fields import LISTED, SECTIONS, Job, PreAggregator, applies_to, options
+from draco.job.fields import LISTED, SECTIONS, Job, PreAggregator, Section, applies_to, options
+from draco.job.messages import show
 
 
 def to_dict(job: Job) -> dict[str, Any]:
@@ -15,6 +16,37 @@ def to_dict(job: Job) -> dict[str, Any]:
     if values["scheme"].get("vote") == "exact":
         del values["scheme"]["tolerance"]
     return {key: value for key, value in values.items() if not (key in ("steps", "epochs") and value is None)}
+
+
+def to_words(job: Job) -> str:
+    """Say in a line what the job sets against what: `uncoded s=2, nnm, krum, 15 workers, split=by_class; alie (z=1)`.
+
+    Every option of the scheme, the rule, the attack, the data, the workers and the wire that is not the usual is said.
+    """
+    rules = [f"{step.name}{_options(step)}" for step in job.aggregator.pre]
+    if rules or job.aggregator.name != "mean" or job.scheme.name == "uncoded":
+        rules.append(f"{job.aggregator.name}{_options(job.aggregator, 'pre')}")
+    scheme = f"{job.scheme.name} s={job.scheme.adversaries}{_options(job.scheme, 'adversaries')}"
+    more = [*_unusual(job.data, "root", "source"), *_unusual(job.local), *_unusual(job.wire)]
+    attack = "no attack" if job.attack.name == "none" else f"{job.attack.name}{_options(job.attack)}"
+    return f"{', '.join([scheme, *rules, f'{job.workers} workers', *more])}; {attack}"
+
+
+def _options(section: Section, *but: str) -> str:
+    told = _unusual(section, *but)
+    return f" ({' '.join(told)})" if told else ""
+
+
+def _unusual(section: Section, *but: str) -> list[str]:
+    """Return `option=value` for every option of a section that is not what it is unless given, but for some."""
+    name = getattr(section, "name", None)
+    usual = type(section)() if name is None else type(section).model_validate({"name": name})
+    values = options(section).items() if name is not None else section.model_dump(mode="json").items()
+    return [
+        f"{option}={value if isinstance(value, str) else show(value)}"
+        for option, value in values
+        if option not in but and getattr(section, option) != getattr(usual, option)
+    ]
 
 
 def to_yaml(job: Job) -> str:

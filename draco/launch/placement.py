@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-from draco.job import Job, check
-from draco.job.fields import FALLIBLE, partitions
+from draco.job import FALLIBLE, Job, aggregator_f, check, partitions
 from draco.launch.roster import Roster
 
 Placement = Mapping[str, tuple[int, ...]]  # node -> its MPI ranks; rank 0 is the server
@@ -47,7 +46,7 @@ def most_liars_of_a_node(job: Job, placement: Placement) -> tuple[int, int] | No
     """
     most = max(len([rank for rank in ranks if rank]) for ranks in placement.values())
     scheme = job.scheme
-    bears = scheme.adversaries if scheme.name != "uncoded" else job.aggregator_f
+    bears = scheme.adversaries if scheme.name != "uncoded" else aggregator_f(job)
     if not bears:
         return None
     return (-(-most // partitions(job)) if scheme.name == "repetition" else most), bears

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from draco import run_directory
 from draco.errors import MissingError
@@ -26,7 +26,7 @@ class Summary:
     run: Path
     name: str
     state: str
-    setting: str  # scheme, aggregator and attack in words
+    setting: str  # what it set against what, in words
     step: int  # the last step that was taken
     steps: int | None  # the steps that were asked for
     loss: float | None  # training loss of the last step
@@ -116,13 +116,15 @@ def summarise(
     if causes:
         most = [cause if times == 1 else f"{cause} ({times} times)" for cause, times in causes.most_common(_CAUSES)]
         said.append(f"went on by itself after {causes.total()} interruptions: {'; '.join(most)}")
+    if redrawn := sum("redrawn" in step for step in steps):
+        said.append(f"drew the rows of {redrawn} steps anew, whose replies could not be decoded")
     evaluation = max(evaluations, key=lambda e: int(e["step"]), default={})
     times = [e["seconds"] for e in steps]
     return Summary(
         run=run,
         name=start.get("job", {}).get("name", run.name),
         state=state,
-        setting=_setting(start["job"]) if "job" in start else "-",
+        setting=start.get("setting", "-"),
         step=last.get("step", 0),
         steps=start.get("steps"),
         loss=last.get("loss"),
@@ -138,11 +140,3 @@ def summarise(
         bytes_per_step=median(e["bytes_received"] for e in steps) if steps else None,
         notes=(*notes, *said),
     )
-
-
-def _setting(job: Mapping[str, Any]) -> str:
-    """Say in words what a job sets against what, such as `cyclic s=1, 9 workers; reverse_gradient`."""
-    scheme, attack, rule = job["scheme"], job["attack"]["name"], job["aggregator"]["name"]
-    rule = "" if rule == "mean" and scheme["name"] != "uncoded" else f", {rule}"
-    lies = "no attack" if attack == "none" else attack
-    return f"{scheme['name']} s={scheme['adversaries']}{rule}, {job['workers']} workers; {lies}"
