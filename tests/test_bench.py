@@ -136,8 +136,8 @@ def test_a_missing_peer_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_bulyan_is_timed_with_the_liars_that_it_bears() -> None:
-    assert rules.borne("bulyan", 10, 2) == 1
-    assert rules.borne("krum", 10, 2) == 2
+    assert contests.borne("bulyan", 10, 2) == 1
+    assert contests.borne("krum", 10, 2) == 2
 
 
 def test_a_ratio_above_its_target_is_called_missed() -> None:

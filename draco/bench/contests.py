@@ -1,13 +1,19 @@
-"""Which rules of the peers are the same as which of ours, and how each is called. A rule that a peer lacks is not here.
+"""Which rules of the peers are the same as which of ours, how each is called, and on what gradients.
 
-Same settings everywhere. Where the peers' defaults are another computation, the contest's name says which one is timed:
-byzfl's geometric median is three smoothed steps, byzpy's a fixed point to 1e-6. Krum sums n - f - 1 distances in both.
+A rule that a peer lacks is not here. Same settings everywhere: where the peers' defaults are another computation, the
+contest's name says which one is timed. byzfl's geometric median is three smoothed steps, byzpy's a fixed point to 1e-6.
+Krum sums n - f - 1 distances in both.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import comb
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
+from draco.aggregators import AGGREGATORS, MINIMUM_WORKERS, PRE_AGGREGATORS, PRE_MINIMUM_WORKERS, aggregate
 from draco.bench.peers import load
 
 Run = Callable[[Any], Any]  # the gradients (n, d), in the place of which byzpy takes a list of rows, too
@@ -142,6 +148,41 @@ CONTESTS = (
     Contest("arc", 1, {"byzpy": _byzpy("pre_aggregators", "ARC")}),
     Contest("arc", 1, {"byzfl": _byzfl("ARC")}, IN_PLACE, "in place"),
 )
+
+
+def gradients_of(n: int, d: int, device: str = "cpu") -> Tensor:
+    """Return a common part and a spread of another size in every row, as shards of real data have.
+
+    Rows of one size are near ties for rules that compare distances: at d = 1,000,000 they differ in the fourth digit.
+    """
+    source = torch.Generator().manual_seed(4)
+    spread = torch.linspace(0.8, 1.25, n)[torch.randperm(n, generator=source)]
+    common = torch.randn(d, generator=source)
+    rows = torch.empty(n, d)
+    for row in range(n):
+        rows[row] = torch.randn(d, generator=source).mul_(spread[row]).add_(common)
+    return rows.to(device)
+
+
+def borne(rule: str, n: int, f: int) -> int:
+    """Return f, or the most Byzantine rows that our rule bears with n gradients: Bulyan bears fewer than the others."""
+    least = {**MINIMUM_WORKERS, **PRE_MINIMUM_WORKERS}[rule]
+    return max(fewer for fewer in range(f + 1) if fewer == 0 or least(fewer) <= n)
+
+
+def ours(contest: Contest, n: int, f: int) -> Run | str:
+    """Return our rule with the contest's options, or why it is not timed: what it says of n and f."""
+    rule: Callable[..., Tensor] = {**AGGREGATORS, **PRE_AGGREGATORS}[contest.rule]
+    if "pre" in contest.options:
+        rule = partial(aggregate, rule=contest.rule)
+    options = dict(contest.options)
+    if contest.rule == "bucketing":
+        options["generator"] = torch.Generator().manual_seed(5)
+    try:
+        rule(torch.randn(n, 2, generator=torch.Generator().manual_seed(6)), f=f, **options)
+    except ValueError as error:
+        return str(error)
+    return lambda gradients: rule(gradients, f=f, **options)
 
 
 def hopeless(peer: str, rule: str, n: int, f: int, d: int, memory: float) -> str | None:

@@ -11,6 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
+from draco.bench.contests import CONTESTS, borne, gradients_of, ours
+
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "THP_MEM_ALLOC_ENABLE": "0", "NUMPY_MADVISE_HUGEPAGE": "0"}
 RESET = Path("/proc/self/clear_refs")
 
@@ -27,16 +31,11 @@ def measured(n: int, d: int, f: int) -> dict[str, int]:
 
 def main(n: int, d: int, f: int) -> None:
     """Print {title: bytes} of every contest's rule as JSON, each after one call of it at a small size."""
-    import torch
-
-    from draco.bench import rules
-    from draco.bench.contests import CONTESTS
-
     torch.set_num_threads(1)
-    gradients = rules.gradients_of(n, d)
+    gradients = gradients_of(n, d)
     found = {}
     for contest in CONTESTS:
-        run = rules.ours(contest, n, rules.borne(contest.rule, n, f))
+        run = ours(contest, n, borne(contest.rule, n, f))
         if isinstance(run, str):
             continue
         run(gradients[:, :100])

@@ -2,8 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from statistics import median
 from typing import NamedTuple
 
@@ -11,9 +10,8 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from draco.aggregators import AGGREGATORS, MINIMUM_WORKERS, PRE_AGGREGATORS, PRE_MINIMUM_WORKERS, aggregate
 from draco.bench import memory
-from draco.bench.contests import CONTESTS, Contest, Run, hopeless
+from draco.bench.contests import CONTESTS, Contest, Run, borne, gradients_of, hopeless, ours
 from draco.bench.peers import VERSIONS
 from draco.errors import MissingError
 
@@ -43,41 +41,6 @@ class Figure(NamedTuple):
         if self.ratio is None:
             return ""
         return "met" if round(self.ratio, 1) >= self.target else "MISSED"  # as it is shown
-
-
-def gradients_of(n: int, d: int, device: str = "cpu") -> Tensor:
-    """Return a common part and a spread of another size in every row, as shards of real data have.
-
-    Rows of one size are near ties for rules that compare distances: at d = 1,000,000 they differ in the fourth digit.
-    """
-    source = torch.Generator().manual_seed(4)
-    spread = torch.linspace(0.8, 1.25, n)[torch.randperm(n, generator=source)]
-    common = torch.randn(d, generator=source)
-    rows = torch.empty(n, d)
-    for row in range(n):
-        rows[row] = torch.randn(d, generator=source).mul_(spread[row]).add_(common)
-    return rows.to(device)
-
-
-def borne(rule: str, n: int, f: int) -> int:
-    """Return f, or the most Byzantine rows that our rule bears with n gradients: Bulyan bears fewer than the others."""
-    least = {**MINIMUM_WORKERS, **PRE_MINIMUM_WORKERS}[rule]
-    return max(fewer for fewer in range(f + 1) if fewer == 0 or least(fewer) <= n)
-
-
-def ours(contest: Contest, n: int, f: int) -> Run | str:
-    """Return our rule with the contest's options, or why it is not timed: what it says of n and f."""
-    rule: Callable[..., Tensor] = {**AGGREGATORS, **PRE_AGGREGATORS}[contest.rule]
-    if "pre" in contest.options:
-        rule = partial(aggregate, rule=contest.rule)
-    options = dict(contest.options)
-    if contest.rule == "bucketing":
-        options["generator"] = torch.Generator().manual_seed(5)
-    try:
-        rule(torch.randn(n, 2, generator=torch.Generator().manual_seed(6)), f=f, **options)
-    except ValueError as error:
-        return str(error)
-    return lambda gradients: rule(gradients, f=f, **options)
 
 
 def figures(quick: bool) -> Iterator[Figure]:
