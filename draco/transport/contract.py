@@ -1,0 +1,58 @@
+"""What the server may ask of a transport, whichever it is."""
+
+from collections.abc import Generator, Iterable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+GREETING_BYTES = 1024
+
+Arrival = tuple[int, int | str]  # worker 1..n; the length of its frame in bytes, or why there is none
+
+
+class ServerTransport(Protocol):
+    """The server's side."""
+
+    workers: int
+    concurrent: bool  # whether workers compute at the same time
+
+    def greetings(self, timeout_s: float) -> list[bytes]:
+        """Return what each worker said of itself at the start, at most GREETING_BYTES; nothing for those not up yet."""
+
+    def hand_momenta(self, momenta: Sequence[Tensor]) -> None:
+        """Give each worker the momenta (rows, p) float32 that it keeps, once, before its first task."""
+
+    def exchange(
+        self, step: int, rows: Sequence[int], model: Tensor, frames: Tensor, told: Sequence[int] = ()
+    ) -> Generator[Arrival | None]:
+        """Send step, row and model to every worker that can take them; yield each once its frame is in `frames[row]`.
+
+        `told` goes with every task; see `assembly.told`.
+
+        Yields None whenever nothing has come, so that the caller may decide to wait no longer and leave. Ends when
+        nobody is left who could answer: workers that were not yielded are late or gone.
+        """
+
+    def gone(self) -> dict[int, str]:
+        """Return the workers whose process has ended, each with how that was noticed."""
+
+    def held(self) -> dict[int, int]:
+        """Return worker -> row for every late reply that is still being written into that row of the frames."""
+
+    def stop(self) -> None:
+        """Tell every worker that there is no more work."""
+
+
+def ranks(workers: Iterable[int]) -> str:
+    """Name workers by their ranks.
+
+    >>> ranks([3, 1])
+    'ranks 1, 3'
+    """
+    return f"ranks {', '.join(map(str, sorted(workers)))}"
+
+
+def new_frames(count: int, frame_bytes: int) -> Tensor:
+    """Return zeroed receive buffers (count, frame_bytes), uint8, aligned and already paged in."""
+    return torch.zeros(count, frame_bytes, dtype=torch.uint8)
