@@ -136,7 +136,6 @@ def test_whatever_it_answers_the_model_is_right(folder: Path, honest, scheme: st
     assert_right(ended, honest(scheme, 25), scheme)
     accused = {rank for step in ended.steps for rank in step["suspects"]}
     assert accused == {5}
-    assert {rank for step in ended.steps for rank in step["straggling"]} <= {5}
     assert not any(step["lost"] for step in ended.steps)
 
 
@@ -159,4 +158,5 @@ def test_a_flood_neither_fills_the_server_nor_holds_it_up(folder: Path, honest) 
 def test_one_that_ends_is_lost_and_no_suspect(folder: Path, honest) -> None:
     ended = run(folder, "repetition", 1, "gone")
     assert_right(ended, honest("repetition"), "repetition")
-    assert all((step["lost"], step["straggling"], step["suspects"]) == ([5], [], []) for step in ended.steps[1:])
+    assert all((step["lost"], step["suspects"]) == ([5], []) for step in ended.steps[1:])
+    assert not any(5 in step["straggling"] for step in ended.steps[1:])
