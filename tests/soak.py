@@ -299,7 +299,7 @@ class Verdict(NamedTuple):
 
 def soak(site: Site, kinds: tuple[tuple[Fault, int], ...], faults: int, limit_s: float) -> Verdict:
     """Disturb a run `faults` times, or until the time is up; raise an AssertionError where something does not hold."""
-    steps = 60 + 40 * faults  # steps are taken while a fault lasts, too; the soak ends with the run
+    steps = 40 + 30 * faults  # steps are taken while a fault lasts, too; the soak ends with the run
     (site.folder / "soak.yaml").write_text(JOB.format(workers=site.workers, steps=steps, attack=site.attack))
     began = time.monotonic()
     done, worst, cuts = 0, 0.0, 0

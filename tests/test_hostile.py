@@ -1,6 +1,6 @@
 """A real MPI rank that does its worst, beside real workers: the server ends with the model of an honest cluster.
 
-Rank 5 of five is hostile_worker.py; the job bears one adversary.
+Rank 3 of three is hostile_worker.py; the job bears one adversary.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from draco.transport import TOO_LONG, UNASKED
 
 JOB = """
 name: hostile
-workers: 5
+workers: 3
 model: lenet
 data: synthetic
-batch_size: 10
+batch_size: 9
 steps: {steps}
 scheme: {{name: {scheme}, adversaries: 1}}
 optimizer: {{name: sgd, lr: 0.05}}
@@ -35,6 +35,7 @@ reply_timeout_s: 20
 eval_every: 0
 """
 LIMIT_S = 120
+IT = 3  # its rank, the last
 WORST_RSS_MB = 250  # above what the server needs besides; the flood is twice that
 PROGRAM = Path(__file__).with_name("hostile_worker.py")
 DISTURBING = ("long", "twice", "flood", "gone")  # after which the worker takes no further part
@@ -68,7 +69,7 @@ def run(folder: Path, scheme: str, seed: int, *manners: str, steps: int = 12) ->
     at = made.argv.index("-n")
     rank = made.argv[made.argv.index("none") + 1 :]
     where = made.argv[at + 2 : len(made.argv) - len(rank)]
-    argv = (*made.argv[:at], *where, "-n", "5", *rank, ":",
+    argv = (*made.argv[:at], *where, "-n", str(IT), *rank, ":",
             "-n", "1", sys.executable, str(PROGRAM), str(seed), ",".join(manners))  # fmt: skip
     with open(folder / "output", "w+") as output:
         process = subprocess.Popen(
@@ -135,7 +136,7 @@ def test_whatever_it_answers_the_model_is_right(folder: Path, honest, scheme: st
     ended = run(folder, scheme, seed, *manners, steps=25)
     assert_right(ended, honest(scheme, 25), scheme)
     accused = {rank for step in ended.steps for rank in step["suspects"]}
-    assert accused == {5}
+    assert accused == {IT}
     assert not any(step["lost"] for step in ended.steps)
 
 
@@ -145,18 +146,18 @@ def test_one_that_sends_unasked_or_too_much_is_refused_from_then_on(
 ) -> None:
     ended = run(folder, "repetition", 1, manner)
     assert_right(ended, honest("repetition"), "repetition")
-    assert all(step["refused"] == {"5": why} for step in ended.steps[2:])
+    assert all(step["refused"] == {str(IT): why} for step in ended.steps[2:])
 
 
 def test_a_flood_neither_fills_the_server_nor_holds_it_up(folder: Path, honest) -> None:
     ended = run(folder, "repetition", 1, "flood")
     assert_right(ended, honest("repetition"), "repetition")
-    assert ended.steps[-1]["refused"] == {"5": UNASKED}
+    assert ended.steps[-1]["refused"] == {str(IT): UNASKED}
     assert 0 < ended.grown_mb < WORST_RSS_MB
 
 
 def test_one_that_ends_is_lost_and_no_suspect(folder: Path, honest) -> None:
     ended = run(folder, "repetition", 1, "gone")
     assert_right(ended, honest("repetition"), "repetition")
-    assert all((step["lost"], step["suspects"]) == ([5], []) for step in ended.steps[1:])
-    assert not any(5 in step["straggling"] for step in ended.steps[1:])
+    assert all((step["lost"], step["suspects"]) == ([IT], []) for step in ended.steps[1:])
+    assert not any(IT in step["straggling"] for step in ended.steps[1:])
