@@ -105,7 +105,7 @@ def test_up_trains_and_evaluates(operator: Operator) -> None:
     said = operator.make("cluster-up", "CLUSTER=aws", "WORKERS=2", "YES=1")
     assert "at most" in said
     assert "dev (aws): head and 2 workers, ready in" in said
-    trained = operator.make("train", "JOB=jobs/quickstart.yaml", "SET=steps=12", "CLUSTER=aws")
+    trained = operator.make("train", "JOB=jobs/quickstart.yaml", "SET=steps=12 workers=3", "CLUSTER=aws")
     assert "12 caught, 0 missed, 0 falsely accused" in trained
     assert "every checkpoint is evaluated already" in operator.make("eval", "CLUSTER=aws")
 
@@ -170,7 +170,7 @@ def test_a_worker_reaches_what_it_needs_and_no_more(operator: Operator) -> None:
 
 
 def test_a_worker_that_is_taken_away_is_announced_and_the_run_goes_on_without_it(operator: Operator) -> None:
-    operator.make("train", "JOB=jobs/quickstart.yaml", "SET=steps=100000", "NEW=1", "DETACH=1")
+    operator.make("train", "JOB=jobs/quickstart.yaml", "SET=steps=100000 workers=3", "NEW=1", "DETACH=1")
     deadline = time.monotonic() + 120
     while operator.status()["run"]["step"] < 2:
         assert time.monotonic() < deadline

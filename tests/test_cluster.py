@@ -394,7 +394,7 @@ def test_the_make_targets_do_it_all_beside_another_cluster_of_the_same_kind(benc
     up = make(checkout, "cluster-up", "CLUSTER=netns", "WORKERS=2", f"NAME={name}")
     try:
         assert up.returncode == 0, up.stderr
-        trained = make(checkout, "train", "JOB=jobs/quickstart.yaml", "SET=steps=6")
+        trained = make(checkout, "train", "JOB=jobs/quickstart.yaml", "SET=steps=6 workers=3")
         assert trained.returncode == 0, trained.stderr
         assert "6 caught, 0 missed, 0 falsely accused" in trained.stdout
         assert make(checkout, "eval").returncode == 0
