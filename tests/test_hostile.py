@@ -39,6 +39,7 @@ IT = 3  # its rank, the last
 WORST_RSS_MB = 250  # above what the server needs besides; the flood is twice that
 PROGRAM = Path(__file__).with_name("hostile_worker.py")
 DISTURBING = ("long", "twice", "flood", "gone")  # after which the worker takes no further part
+LATE = ("silent", "frozen")  # meanwhile the others take many steps
 
 
 class Ended:
@@ -132,11 +133,21 @@ def assert_right(ended: Ended, honest: torch.Tensor, scheme: str) -> None:
 
 @pytest.mark.parametrize(("scheme", "seed"), [("repetition", 1), ("cyclic", 2)])
 def test_whatever_it_answers_the_model_is_right(folder: Path, honest, scheme: str, seed: int) -> None:
-    manners = [name for name in MANNERS if name not in DISTURBING]
+    manners = [name for name in MANNERS if name not in (*DISTURBING, *LATE)]
     ended = run(folder, scheme, seed, *manners, steps=25)
     assert_right(ended, honest(scheme, 25), scheme)
-    accused = {rank for step in ended.steps for rank in step["suspects"]}
-    assert accused == {IT}
+    accused = [step["suspects"] for step in ended.steps]
+    assert {rank for suspects in accused for rank in suspects} == {IT}
+    assert accused.count([IT]) > 5  # of 25, unless this machine is so busy that a reply comes too late
+    assert not any(step["lost"] for step in ended.steps)
+
+
+@pytest.mark.parametrize("scheme", ["repetition", "cyclic"])
+def test_however_late_it_is_the_model_is_right(folder: Path, honest, scheme: str) -> None:
+    ended = run(folder, scheme, 1, *LATE)
+    assert_right(ended, honest(scheme), scheme)
+    assert any(IT in step["straggling"] for step in ended.steps)
+    assert {rank for step in ended.steps for rank in step["suspects"]} <= {IT}
     assert not any(step["lost"] for step in ended.steps)
 
 
