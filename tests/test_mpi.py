@@ -215,7 +215,7 @@ def test_a_worker_that_is_needed_and_killed_ends_the_run_promptly(long_run) -> N
 
 
 def test_a_run_goes_on_without_workers_that_hang_or_are_killed_and_has_back_who_comes_back(folder: Path) -> None:
-    write_job(folder, steps=150, scheme="repetition", attack="none", patience=0.5)
+    write_job(folder, steps=300, scheme="repetition", attack="none", patience=0.5)
     process = started(folder)
     log = newest(folder) / "events.jsonl"
 
