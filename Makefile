@@ -108,10 +108,10 @@ test: .venv/ready-dev ## Run the tests (ARGS="-k cyclic" is passed on to pytest)
 	@.venv/bin/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]
 
 SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/*.sh \
-    $(addprefix tests/fake_aws/stand_ins/,aws boot.sh machine.sh mount.efs shutdown)
+    $(addprefix tests/aws/fake_aws/stand_ins/,aws boot.sh machine.sh mount.efs shutdown)
 
 soak: .venv/ready-cluster ## Disturb a run at random and compare its model (WHERE=local|netns|docker FAULTS=50 MINUTES=20 SEED=1)
-	@PYTHONPATH=tests .venv/bin/python tests/soak.py $(if $(WHERE),--where $(WHERE)) $(if $(FAULTS),--faults $(FAULTS)) \
+	@PYTHONPATH=tests:tests/cluster .venv/bin/python tests/launch/soak.py $(if $(WHERE),--where $(WHERE)) $(if $(FAULTS),--faults $(FAULTS)) \
 	    $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 lint: .venv/ready-dev ## Run ruff, mypy, yamllint, shellcheck, hadolint, ansible-lint and checkov

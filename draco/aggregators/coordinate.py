@@ -6,8 +6,8 @@ Beside the result each needs memory for a few blocks of columns, whatever d is: 
 import torch
 from torch import Tensor
 
-from draco.aggregators.network import mean_near_median, mean_of_middle
 from draco.aggregators.rows import CUDA_WIDTH, blocks, check, finite_rows
+from draco.aggregators.sorting import mean_near_median, mean_of_middle
 
 SIGN_WIDTH = 8192  # columns of a block of signs on the CPU: with up to 15 rows it stays in a core's second-level cache
 

@@ -5,7 +5,7 @@ from collections import UserDict
 from collections.abc import Mapping
 from typing import Any
 
-from draco.cluster.nodes import Backend
+from draco.cluster.backend import Backend
 from draco.errors import MissingError
 
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from draco.cluster.nodes import HEAD, Cluster, Node, Request, Say, State, names, quietly, writing
+from draco.cluster.backend import HEAD, Cluster, Node, Request, Say, State, names, quietly, writing
 from draco.errors import MissingError, RefusedError
 from draco.launch.notices import PATH as NOTICE
 

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from draco.cluster import remote, state
 from draco.cluster import timeline as timelines
+from draco.cluster.backend import HEAD, Cluster, Say
 from draco.cluster.backends import BACKENDS
-from draco.cluster.nodes import HEAD, Cluster, Say
 from draco.cluster.timeline import Event, Row
 from draco.errors import MissingError, RefusedError
 from draco.launch.notices import PATH, Notice

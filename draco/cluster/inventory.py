@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from draco.cluster.nodes import HEAD, Cluster
+from draco.cluster.backend import HEAD, Cluster
 
 SSH_PORT = 2222  # of the ranks' own sshd
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from draco.cluster import configure, state
+from draco.cluster.backend import HEAD, Backend, Cluster, Request, Say
 from draco.cluster.backends import BACKENDS
 from draco.cluster.inventory import inventory
-from draco.cluster.nodes import HEAD, Backend, Cluster, Request, Say
 from draco.errors import DracoError, MissingError, NotConfiguredError, RefusedError
 
 

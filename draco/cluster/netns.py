@@ -18,10 +18,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from draco import run_directory
 from draco.cluster import ssh
-from draco.cluster.nodes import HEAD, Cluster, Node, Request, Say, State, names, quietly, writing
+from draco.cluster.backend import HEAD, Cluster, Node, Request, Say, State, names, quietly, writing
 from draco.errors import MissingError, RefusedError
+from draco.runs import directory as run_directory
 
 _TOOLS = {"ip": "iproute2", "unshare": "util-linux", "setpriv": "util-linux", "ssh": "openssh-client",
           "ssh-keygen": "openssh-client", "sshd": "openssh-server"}  # fmt: skip

@@ -17,12 +17,12 @@ from typing import IO, Any
 from rich.console import Console
 
 from draco.cluster import state
+from draco.cluster.backend import HEAD, Cluster
 from draco.cluster.backends import BACKENDS
-from draco.cluster.nodes import HEAD, Cluster
 from draco.cluster.repair import Repair
 from draco.errors import NotConfiguredError
 from draco.launch.progress import Progress
-from draco.run_directory import Status
+from draco.runs.directory import Status
 
 _CONNECTIONS = 3  # attempts to reach a head that seems well, one after the other
 SILENT_S = 15.0  # after which a head that says nothing, not even that it is alive, is looked at

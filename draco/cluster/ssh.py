@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from draco.cluster import docker
-from draco.cluster.nodes import HEAD, Cluster, Node, Request, Runtime, Say, State, quietly
+from draco.cluster.backend import HEAD, Cluster, Node, Request, Runtime, Say, State, quietly
 from draco.errors import MissingError, RefusedError
 
 WORK = "/srv/draco"

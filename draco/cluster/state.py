@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from draco import run_directory
-from draco.cluster.nodes import Cluster, Node
+from draco.cluster.backend import Cluster, Node
 from draco.errors import MissingError, RefusedError
+from draco.runs import directory as run_directory
 
 ROOT = Path(".clusters")
 _NAME = re.compile("[a-z][a-z0-9-]{0,29}(?<!-storage)")  # netns keeps the storage of a cluster in <name>-storage

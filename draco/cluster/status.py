@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from draco.cluster.nodes import Cluster
+from draco.cluster.backend import Cluster
 from draco.launch.progress import absent
 
 

@@ -13,7 +13,7 @@ from draco.errors import DecodeError, TrainingError
 from draco.job import Job
 from draco.job.messages import show
 from draco.launch.supervise import settle
-from draco.run_directory import Status, is_alive, read_job, supervisor
+from draco.runs.directory import Status, is_alive, read_job, supervisor
 
 State = Literal["missing", "pending", "running", "interrupted", "lost", "error", "failed", "succeeded"]
 RESULTS: tuple[State, ...] = ("succeeded", "failed")  # final: they are not run again

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
-from draco import events
 from draco.compare.cells import Cell
 from draco.compare.outcome import Outcome
+from draco.runs import events
 
 
 class Pace(NamedTuple):

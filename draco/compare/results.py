@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from draco import events
 from draco.compare.cells import SEED, Cell
 from draco.compare.outcome import Outcome
 from draco.report import Summary, read_summary
+from draco.runs import events
 
 Row = dict[str, Any]
 PARTS = ("compute", "encode", "communication", "decode", "aggregate", "update")

@@ -15,13 +15,13 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from draco import run_directory
 from draco.compare.cells import Cell
 from draco.compare.outcome import Outcome, difference, outcome
 from draco.compare.progress import Progress
 from draco.errors import RefusedError
 from draco.job import to_yaml
 from draco.launch import stop, supervise
+from draco.runs import directory as run_directory
 
 _POLL_S = 0.1
 _SHOWN = 5  # changed cells that are named

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from draco.compare.results import Ranking, Row
-from draco.run_directory import replace
+from draco.runs.directory import replace
 
 FAILS, UNFINISHED, NO_CELL = "fails", "not finished", ""
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from draco.data.info import Arrays, DatasetInfo, Request, name_parts
 from draco.errors import MissingError
-from draco.vision import torchvision
+from draco.models.vision import torchvision
 
 IDX_FILES = (
     "train-images-idx3-ubyte.gz",

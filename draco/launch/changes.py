@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from draco import events
 from draco.launch.notices import Notice
+from draco.runs import events
 
 READ_EVERY_S = 0.5  # the notices, which are fetched at their own pace
 RETURN_EVERY_S = 3.0  # from one answer of the nodes that are left out to the next question

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from draco.job.fields import OnLoss
-from draco.run_directory import State
+from draco.runs.directory import State
 
 WITHIN_S = 3600.0  # on_loss.per_hour counts what happened within it
 # A launch that takes no step gains nothing, and what kept it from one is likely to be there next time; twice may be

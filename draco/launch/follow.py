@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from draco import run_directory
 from draco.launch.roster import Roster
 from draco.launch.supervise import launched_at, settle
+from draco.runs import directory as run_directory
 
 _POLL_S = 0.2
 _ALIVE_EVERY_S = 2.0

@@ -7,11 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from draco import run_directory
 from draco.errors import NotConfiguredError
-from draco.events import read as read_events
 from draco.launch import preflight, roster
 from draco.launch.supervise import settle
+from draco.runs import directory as run_directory
+from draco.runs.events import read as read_events
 
 _RECENT = 20  # steps over which rate and suspects are taken
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from draco.run_directory import State, Status
+from draco.runs.directory import State, Status
 
 _ERROR = re.compile(r"[\w.]+(Error|Exception|Interrupt)\b.*:")  # the last line of a traceback
 # What ranks print that lost the one they speak to; the cause is elsewhere.

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from draco import events, run_directory
-from draco.launch import nodes
+from draco.launch import every_node
 from draco.launch.roster import Roster
 from draco.launch.sweep import going_on, sweep
+from draco.runs import directory as run_directory
+from draco.runs import events
 
 GONE = "its supervisor went without a verdict: killed, or its machine or container restarted"
 _EVERY_S = 3.0
@@ -78,7 +79,7 @@ def end_what_is_left(run: Path, roster: Roster | None) -> Mapping[str, str]:
             time.sleep(0.2)
     sweep(lambda each: each == str(run))
     if roster and run_directory.nodes(run):
-        nodes.ask(roster, nodes.sweeping(roster, run), limit_s=_SWEEP_LIMIT_S)
+        every_node.ask(roster, every_node.sweeping(roster, run), limit_s=_SWEEP_LIMIT_S)
     (run / "stop").unlink(missing_ok=True)
     # Before the nodes are asked, which takes long: what its server said of a polite stop is nobody's last word.
     run_directory.write_status(run, "pending", run_directory.read_status(run).step, GONE)
@@ -87,5 +88,5 @@ def end_what_is_left(run: Path, roster: Roster | None) -> Mapping[str, str]:
 
 def _gone(roster: Roster) -> Mapping[str, str]:
     """Return the nodes that are not to be counted on; none where no node answers, which says more of the head."""
-    silent = nodes.unreachable(roster)
+    silent = every_node.unreachable(roster)
     return silent if len(silent) < len(roster.nodes) - 1 else {}

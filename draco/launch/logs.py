@@ -4,7 +4,7 @@ import sys
 import time
 from pathlib import Path
 
-from draco import run_directory
+from draco.runs import directory as run_directory
 
 _POLL_S = 0.3
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from draco.job import Job
-from draco.launch import placement as placing
+from draco.launch import rank_placement as placing
 from draco.launch.roster import Roster
 
 

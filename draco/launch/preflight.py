@@ -10,13 +10,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from draco import run_directory
 from draco.errors import MissingError, NotConfiguredError
 from draco.job import Job
-from draco.launch import nodes, placement, sweep, worker_data
+from draco.launch import every_node, rank_placement, sweep, worker_data
 from draco.launch.facts import facts, faults
 from draco.launch.plan import AS_ROOT, mpirun
 from draco.launch.roster import Roster
+from draco.runs import directory as run_directory
 
 _ROUND_LIMIT_S = 60.0
 _LEAST_FREE_BYTES = 64 << 20
@@ -53,8 +53,8 @@ def _nodes(roster: Roster) -> list[str]:
 def _unfit(roster: Roster, ended: Sequence[str], only: Sequence[str] = ()) -> dict[str, list[str]]:
     """Let worker nodes, or those named, end what is left of runs; return what is wrong with each of them."""
     asked = time.time()
-    sweeping = nodes.module(roster, "draco.launch.sweep", *map(shlex.quote, ended))
-    answers = nodes.ask(roster, [*sweeping, "&&", *nodes.module(roster, "draco.launch.facts")], only=only)
+    sweeping = every_node.module(roster, "draco.launch.sweep", *map(shlex.quote, ended))
+    answers = every_node.ask(roster, [*sweeping, "&&", *every_node.module(roster, "draco.launch.facts")], only=only)
     mine = {**facts(), "asked": asked}
     found: dict[str, list[str]] = {}
     for name, answer in answers.items():
@@ -88,7 +88,7 @@ def _round(roster: Roster) -> list[str]:
     everywhere = {node.name: (rank,) for rank, node in enumerate(roster.nodes)}
     with tempfile.TemporaryDirectory() as folder:
         hostfile = Path(folder, "hostfile")
-        hostfile.write_text(placement.hostfile(roster, everywhere))
+        hostfile.write_text(rank_placement.hostfile(roster, everywhere))
         argv = [
             *mpirun(roster, {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm,tcp"}, f"check {os.getpid()}"),
             "-n", str(len(everywhere)), "--hostfile", str(hostfile), "--map-by", "seq:OVERSUBSCRIBE",

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Column
 
-from draco.events import Tail
 from draco.launch.notices import Notice
+from draco.runs.events import Tail
 
 _PLAIN_EVERY_S = 5.0
 _RECENT = 20  # steps over which the rate is measured

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from draco import run_directory
 from draco.errors import MissingError, RefusedError
 from draco.job import Job, to_yaml
 from draco.launch.keep import kept
 from draco.launch.supervise import settle
-from draco.run_directory import supervisor
+from draco.runs import directory as run_directory
+from draco.runs.directory import supervisor
 
 
 def unfinished(runs: Path, job: Job, *, resume: bool, new: bool) -> Path | None:

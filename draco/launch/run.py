@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from draco import run_directory
-from draco.launch import nodes
+from draco.launch import every_node
 from draco.launch.judge import Observed, judge, killed_ranks, lost_daemons
 from draco.launch.plan import Plan
 from draco.launch.progress import Progress
 from draco.launch.sweep import sweep
-from draco.run_directory import State
+from draco.runs import directory as run_directory
+from draco.runs.directory import State
 
 _POLL_S = 0.1
 _LAST_WORDS_LINES = 25
@@ -174,13 +174,13 @@ def _end_leftovers(plan: Plan, directory: Path, gone: Mapping[str, str], cut: Se
     sweep(lambda run: run == str(directory))
     if plan.roster is None:
         return {}
-    command = nodes.sweeping(plan.roster, directory)
+    command = every_node.sweeping(plan.roster, directory)
     there = [node for node in plan.roster.nodes[1:] if node.name not in gone]
     hurried = [node.name for node in there if {node.name, node.address} & set(cut)]
     patient = [node.name for node in there if node.name not in hurried]
     silent: dict[str, str] = {}
     for names, limit_s in ((patient, _SWEEP_LIMIT_S), (hurried, _HURRIED_LIMIT_S)):
-        answers = nodes.ask(plan.roster, command, limit_s=limit_s, only=names) if names else {}
+        answers = every_node.ask(plan.roster, command, limit_s=limit_s, only=names) if names else {}
         silent |= {name: answer.fault for name, answer in answers.items() if answer.fault}
     return silent
 

@@ -6,11 +6,11 @@ import signal
 import time
 from pathlib import Path
 
-from draco import run_directory
 from draco.errors import RefusedError
 from draco.launch.roster import Roster
 from draco.launch.supervise import settle
-from draco.run_directory import supervisor
+from draco.runs import directory as run_directory
+from draco.runs.directory import supervisor
 
 _POLL_S = 0.2
 

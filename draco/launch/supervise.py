@@ -19,10 +19,9 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from draco import events, run_directory
 from draco.errors import TrainingError
 from draco.job import Job
-from draco.launch import keep, nodes, placement, preflight
+from draco.launch import every_node, keep, preflight, rank_placement
 from draco.launch.changes import Changes, Notifications
 from draco.launch.decide import End, Relaunch, Seen, decide
 from draco.launch.judge import Observed, judge
@@ -32,7 +31,9 @@ from draco.launch.progress import Progress
 from draco.launch.roster import Roster
 from draco.launch.run import Ended, Stops, ranks_by_node, run
 from draco.launch.watch import Watch
-from draco.run_directory import supervisor
+from draco.runs import directory as run_directory
+from draco.runs import events
+from draco.runs.directory import supervisor
 
 GONE = "its launcher and its server are gone: killed, the machine restarted, or their disk could not be written"
 
@@ -90,7 +91,7 @@ def _supervise(
         notifications = Notifications(directory, read)
         while True:
             here = without(roster, out)
-            watch = Watch(directory, job, partial(nodes.unreachable, here) if here else dict)
+            watch = Watch(directory, job, partial(every_node.unreachable, here) if here else dict)
             changes = Changes(notifications, out, _returning(job, directory, roster))
             look = _looking(watch, changes, stops)
             ended = run(plan(job, directory, here), directory, progress, stops, look, watch.gone)
@@ -173,8 +174,8 @@ def _record_relaunch(job: Job, directory: Path, here: Roster | None, number: int
     """Say what the next launch is: on which nodes, and which rules no longer hold there."""
     hosts, warnings = None, list[str]()
     if here:
-        placed = placement.place(here, job.workers)
-        hosts, warnings = placement.nodes_of_workers(placed), placement.warnings(job, here, placed)
+        placed = rank_placement.place(here, job.workers)
+        hosts, warnings = rank_placement.nodes_of_workers(placed), rank_placement.warnings(job, here, placed)
     events.append(
         directory / "events.jsonl", "relaunch", launch=number, nodes=hosts, without=dict(action.without),
         warnings=warnings,
@@ -227,7 +228,7 @@ def settle(
     if lost is None and (supervisor(directory) is not None or run_directory.is_alive(status) or keep.kept(directory)):
         return status
     if lost is None:
-        lost = nodes.unreachable(roster) if roster and run_directory.nodes(directory) else {}
+        lost = every_node.unreachable(roster) if roster and run_directory.nodes(directory) else {}
     status = run_directory.read_status(directory)  # again: it may have ended while all this was found out
     if status.state not in ("pending", "running"):
         return status

@@ -12,8 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from draco.events import Tail
 from draco.job import Job
+from draco.runs.events import Tail
 
 QUIET_S = 10.0  # without a sign of life from the server before the nodes are asked
 LOOK_EVERY_S = 4.0

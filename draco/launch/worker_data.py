@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from draco.errors import MissingError
 from draco.job import Job, to_yaml
-from draco.launch import nodes
+from draco.launch import every_node
 from draco.launch.roster import Roster
 
 _PREPARE_LIMIT_S = 1800.0  # a download on each node
@@ -18,13 +18,15 @@ def provide(roster: Roster, job: Job, only: Sequence[str] | None = None) -> None
     Raises:
         MissingError: a node cannot prepare it; names the node and the reason.
     """
-    folder = PurePosixPath(nodes.WORK, job.data.root, job.data.name)
+    folder = PurePosixPath(every_node.WORK, job.data.root, job.data.name)
     if only is not None and not only:
         return
-    there = nodes.ask(roster, ["test", "-d", shlex.quote(str(folder))], only=only or ())
+    there = every_node.ask(roster, ["test", "-d", shlex.quote(str(folder))], only=only or ())
     lacking = [name for name, answer in there.items() if answer.fault]
-    command = nodes.module(roster, "draco", "data", "-")
-    answers = nodes.ask(roster, command, limit_s=_PREPARE_LIMIT_S, text=to_yaml(job), only=lacking) if lacking else {}
+    command = every_node.module(roster, "draco", "data", "-")
+    answers = (
+        every_node.ask(roster, command, limit_s=_PREPARE_LIMIT_S, text=to_yaml(job), only=lacking) if lacking else {}
+    )
     faults = [f"{name}: {job.data.name}: {answer.fault}" for name, answer in answers.items() if answer.fault]
     if faults:
         raise MissingError("\n".join(faults))

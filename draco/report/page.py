@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from draco import run_directory
 from draco.errors import MissingError
 from draco.report import elements, figures, tables
 from draco.report.section import Run, one_run
 from draco.report.series import Series, bins, means, series
 from draco.report.summary import Left, Summary
+from draco.runs import directory as run_directory
 
 _ROWS = 50  # lines of a table of losses; of a longer run their means
 _NAMED = 60  # letters of runs' names that become a folder's

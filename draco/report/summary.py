@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from draco import run_directory
 from draco.errors import MissingError
 from draco.report.series import PARTS, Record, taken
+from draco.runs import directory as run_directory
 
 _CAUSES = 3  # of interruptions that are named, the commonest
 

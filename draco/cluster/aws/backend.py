@@ -8,7 +8,7 @@ from typing import Any
 from draco.cluster import ssh
 from draco.cluster.aws import account, home, instances, leftovers, start, terraform
 from draco.cluster.aws import settings as settings_module
-from draco.cluster.nodes import HEAD, Cluster, Request, Say, State, quietly
+from draco.cluster.backend import HEAD, Cluster, Request, Say, State, quietly
 from draco.errors import DracoError, LeftoversError, MissingError, RefusedError
 
 

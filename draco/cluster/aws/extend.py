@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from draco.cluster.aws import account, home, instances, terraform
-from draco.cluster.nodes import Cluster
+from draco.cluster.backend import Cluster
 from draco.errors import MissingError, RefusedError
 
 MOST_HOURS = 168

@@ -14,8 +14,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from draco.cluster.aws import account, instances
 from draco.cluster.aws.instances import Instance
+from draco.cluster.backend import Cluster, Say
 from draco.cluster.interrupt import Way
-from draco.cluster.nodes import Cluster, Say
 from draco.errors import MissingError, NotConfiguredError, RefusedError
 
 PER_MINUTE = 0.10  # dollars for each minute that an action runs

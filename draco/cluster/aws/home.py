@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from draco import run_directory
 from draco.cluster.aws.candidates import Candidate, Market
 from draco.cluster.aws.settings import Settings
 from draco.cluster.aws.terraform import Bucket
+from draco.runs import directory as run_directory
 
 
 class Choice(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from draco import run_directory
 from draco.errors import JobError
+from draco.runs import directory as run_directory
 
 _AS_TUPLE = BeforeValidator(lambda value: tuple(value.split(",")) if isinstance(value, str) else value)
 _TYPE = r"^[a-z][a-z0-9-]*\.[a-z0-9-]+$"

@@ -28,7 +28,7 @@ from draco.cluster.aws import settings as settings_module
 from draco.cluster.aws.home import Choice, Home
 from draco.cluster.aws.quote import Quote
 from draco.cluster.aws.settings import Settings
-from draco.cluster.nodes import HEAD, Cluster, Node, Request, Say, names
+from draco.cluster.backend import HEAD, Cluster, Node, Request, Say, names
 from draco.errors import MissingError, NoCapacityError, NotConfiguredError, RefusedError
 
 LOGIN = "ec2-user"  # of Amazon Linux

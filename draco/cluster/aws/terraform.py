@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from draco import run_directory
 from draco.cluster.aws import account
 from draco.errors import DracoError, MissingError, NoCapacityError, NotConfiguredError, RefusedError
+from draco.runs import directory as run_directory
 
 Say = Callable[[str], None]
 

@@ -1,0 +1,43 @@
+"""Receiving n * d floats from n processes against copying them: run under mpirun by the benchmark.
+
+mpirun -n 16 python -m benchmarks.receive D REPEATS
+"""
+
+import json
+import sys
+import time
+from statistics import median
+
+import torch
+
+from draco.training.transport import MpiServer, MpiWorker, new_frames, rank_and_size
+
+
+def main(d: int, repeats: int) -> None:
+    """Serve or answer `repeats` exchanges of frames of d floats; rank 0 prints the medians as JSON."""
+    torch.set_num_threads(1)
+    model = torch.zeros(1)
+    rank, size = rank_and_size()
+    if rank:
+        transport, frame = MpiWorker(), new_frames(1, 4 * d)[0]
+        for _ in transport.tasks(model):
+            transport.reply(frame, 4 * d)
+        return
+    server = MpiServer()
+    frames, source = new_frames(size - 1, 4 * d), new_frames(size - 1, 4 * d)
+    received, copied = [], []
+    for step in range(1, repeats + 2):
+        time.sleep(0.05)  # let the workers come back to waiting
+        began = time.perf_counter()
+        for _ in server.exchange(step, range(size - 1), model, frames):
+            pass
+        received.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        frames.copy_(source)
+        copied.append(time.perf_counter() - began)
+    server.stop()
+    print(json.dumps({"received": median(received[1:]), "copied": median(copied[1:])}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,87 @@
+"""Whole training steps over MPI: a coded step against a plain-mean step with the same samples per worker."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.timing import Row
+from draco.data import prepare
+from draco.job import parse, to_yaml
+from draco.launch.plan import plan
+from draco.runs import events
+from draco.runs.directory import create
+
+# A small batch and a large model, so that decoding does not hide behind the gradients. Every worker computes 12
+# samples in all three: partitions of 12 samples, alone, in a group's vote, and 3 partitions of 4 samples encoded.
+WORKERS, SAMPLES = 9, 12
+SCHEMES = {
+    "uncoded": ("uncoded", WORKERS * SAMPLES),
+    "repetition": ("{name: repetition, adversaries: 1}", WORKERS // 3 * SAMPLES),
+    "cyclic": ("{name: cyclic, adversaries: 1}", WORKERS * SAMPLES // 3),
+}
+WARM_UP = 5  # steps
+Event = dict[str, Any]
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """Yield the step of each scheme against the uncoded one, the schemes taking turns, and the cyclic step's parts."""
+    steps, turns = (WARM_UP + 3, 1) if quick else (40, 3)
+    taken: dict[str, list[Event]] = {name: [] for name in SCHEMES}
+    lasted: dict[str, list[float]] = {name: [] for name in SCHEMES}
+    with tempfile.TemporaryDirectory() as folder:
+        prepare("synthetic", Path(folder))
+        for _ in range(turns):
+            for name in SCHEMES:
+                found = _steps(Path(folder), name, steps, "simulate" if quick else "mpi")
+                taken[name] += found[1:]
+                lasted[name] += [b["time"] - a["time"] for a, b in pairwise(found)]
+    size = f"fc n={WORKERS}, {SAMPLES} samples each"
+    base = median(lasted["uncoded"])
+    for name, seconds in lasted.items():
+        target = None if name == "uncoded" else 1.1
+        yield Row(f"training step, {name}", size, median(seconds), "uncoded step", median(seconds) / base, target)
+    whole = median(lasted["cyclic"])
+    for part in taken["cyclic"][0]["seconds"]:
+        seconds_of_part = median(e["seconds"][part] for e in taken["cyclic"])
+        yield Row(f"of which {part}", size, seconds_of_part, "cyclic step", seconds_of_part / whole, None)
+
+
+def receive_rows(quick: bool) -> Iterator[Row]:
+    """Yield receiving n * d floats against copying them."""
+    for n, d in [(3, 40_000)] if quick else [(15, 2_000_000), (15, 8_000_000), (45, 1_000_000)]:
+        any_job = (
+            "{name: receive, workers: 1, model: lenet, data: synthetic, scheme: uncoded, batch_size: 45, steps: 1}"
+        )
+        made = plan(parse(any_job, "bench", [f"workers={n}"]), Path("unused"))
+        head = made.argv[: made.argv.index("-m")]
+        argv = [*head, "-m", "mpi4py", "-m", "benchmarks.receive", str(d), "3" if quick else "7"]
+        figures = json.loads(_run(argv, made.environment).splitlines()[-1])
+        ratio = figures["received"] / figures["copied"]
+        yield Row("receive over MPI", f"n={n} d={d:,}", figures["received"], "a copy of n*d floats", ratio, 1.3)
+
+
+def _steps(folder: Path, name: str, steps: int, launcher: str) -> list[Event]:
+    """Run one job and return its steps after the warm-up."""
+    scheme, batch_size = SCHEMES[name]
+    text = f"{{name: {name}, workers: {WORKERS}, model: fc, data: {{name: synthetic, root: {folder}}}, steps: {steps}, "
+    text += f"scheme: {scheme}, batch_size: {batch_size}, eval_every: 0, launcher: {launcher}}}"
+    job = parse(text, "bench")
+    run = create(folder / "runs", name, to_yaml(job))
+    made = plan(job, run, python=sys.executable)
+    _run(made.argv, made.environment)
+    return [e for e in events.read(run / "events.jsonl") if e["event"] == "step"][WARM_UP:]
+
+
+def _run(argv: "tuple[str, ...] | list[str]", environment: tuple[tuple[str, str], ...]) -> str:
+    """Run a command to its end and return what it printed; what it complained of goes to the terminal."""
+    result = subprocess.run(
+        argv, env={**os.environ, **dict(environment)}, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return result.stdout

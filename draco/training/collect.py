@@ -1,0 +1,208 @@
+"""The server's side of an exchange: replies in, checked, and decoded as soon as that can be done.
+
+A worker that is gone, or late beyond the server's patience, is an erasure where the scheme bears it (`Scheme.bears`):
+the step is taken without it, with the same result. Where it is not borne, all who can answer are waited for up to a
+limit. A reply that is refused is an erasure too, of a worker that is known to lie. A scheme that says how many may
+straggle has the step taken once all others have answered and nothing more has come just now.
+"""
+
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from draco.aggregators.rows import is_finite
+from draco.errors import DecodeError, TrainingError, WorkerError
+from draco.job import Job
+from draco.schemes import Decoded, Inspection, Scheme
+from draco.training import build, wire
+from draco.training.transport import ServerTransport, new_frames, ranks
+
+NOT_FINITE = "it holds numbers that are not finite"
+DIVERGED = "training has diverged; is a defence missing, or optimizer.lr too high?"
+_LATE = (10.0, 2.0)  # times the median of recent steps, at least so many seconds
+_LOST = (20.0, 30.0)
+_FIRST, _RECENT = 5, 20  # steps from which on there is a median, and over which it is taken
+
+Lap = Callable[[str], None]  # charges the time since the last call to a part of the step
+
+
+class Patience:
+    """How long a step's replies are waited for, from how long those of recent steps took."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._taken: deque[float] = deque(maxlen=_RECENT)
+
+    def note(self, seconds: float) -> None:
+        """Count a step to which nobody was missing."""
+        self._taken.append(seconds)
+
+    @property
+    def limit_s(self) -> float:
+        """After which a worker that is needed is lost."""
+        return min(self._job.reply_timeout_s, self._usual(_LOST, default=math.inf))
+
+    @property
+    def spare_s(self) -> float:
+        """After which a worker is that can be done without."""
+        if self._job.patience_s is not None:
+            return self._job.patience_s
+        return self._usual(_LATE, default=self._job.reply_timeout_s)
+
+    def _usual(self, rule: tuple[float, float], default: float) -> float:
+        times, least = rule
+        return max(least, times * median(self._taken)) if len(self._taken) >= _FIRST else default
+
+
+@dataclass
+class Replies:
+    """What came of one step."""
+
+    decoded: Decoded
+    absent: set[int]  # ranks that sent nothing
+    refused: dict[int, str]  # rank -> why its reply was not used
+    timings: list[wire.Timing]
+    bytes_received: int  # without what simulated liars attach
+    momenta: dict[int, Tensor]  # rank -> (p,): the momentum of a worker that has one; until the next step
+
+
+@dataclass
+class _Arrived:
+    """What has come so far."""
+
+    rows: Sequence[int]  # of worker 1..n
+    told: Sequence[int]  # every worker
+    mask: np.ndarray[tuple[int], np.dtype[np.bool_]]  # (n,) by row
+    refused: dict[int, str] = field(default_factory=dict)
+    timings: list[wire.Timing] = field(default_factory=list)
+    bytes_received: int = 0
+    attached: dict[int, Tensor] = field(default_factory=dict)  # rank -> momentum (p,)
+
+    @property
+    def absent(self) -> set[int]:
+        return {rank for rank, row in enumerate(self.rows, 1) if not self.mask[row] and rank not in self.refused}
+
+
+class Collector:
+    """Collects the replies of one step after the other."""
+
+    def __init__(
+        self, job: Job, scheme: Scheme, transport: ServerTransport, format_: wire.Wire, momentum: int = 0
+    ) -> None:
+        """`momentum`: elements of a worker's momentum, p or 0."""
+        self.job, self.scheme, self.transport, self.wire, self.momentum = job, scheme, transport, format_, momentum
+        attached = -(-4 * momentum // 64) * 64 if job.attack.name != "none" else 0  # frames stay on cache lines
+        self.frames = new_frames(job.workers, format_.frame_bytes + attached)
+        self.replies = wire.reply_matrix(self.frames, format_, scheme.dtype)
+        self.patience = Patience(job)
+
+    def collect(
+        self, step: int, rows: Sequence[int], model: Tensor, seed: int, lap: Lap, told: Sequence[int] = ()
+    ) -> Replies:
+        """Send every worker its task for `step`, with what it is `told`; return what can be made of the replies.
+
+        Raises:
+            WorkerError: workers that are needed are gone or did not answer; names them.
+            DecodeError: all have answered, and it cannot be decoded.
+            TrainingError: no reply is finite.
+        """
+        inspection = self.scheme.inspect(self.replies, seed) if self.scheme.inspect else None
+        here = _Arrived(rows, told, np.zeros(self.job.workers, np.bool_))
+        decoded = self._exchange(step, model, here, seed, inspection, lap)
+        lap("exchange")
+        if len(here.refused) == self.job.workers and set(here.refused.values()) == {NOT_FINITE}:
+            raise TrainingError(f"step {step}: no worker's reply is finite: {DIVERGED}")
+        if decoded is None:
+            decoded = self._decode_or_blame(step, here, seed, inspection)
+        lap("decode")
+        sent = {rank: self.replies[row, : self.momentum] for rank, row in enumerate(rows, 1) if here.mask[row]}
+        momenta = {**sent, **here.attached} if self.momentum else {}
+        return Replies(decoded, here.absent, here.refused, here.timings, here.bytes_received, momenta)
+
+    def _exchange(
+        self, step: int, model: Tensor, here: _Arrived, seed: int, inspection: Inspection | None, lap: Lap
+    ) -> Decoded | None:
+        """Fill `here` until all who can answer have, or it was decoded without the others."""
+        began = time.monotonic()
+        tried = -1
+        with contextlib.closing(self.transport.exchange(step, here.rows, model, self.frames, here.told)) as arrivals:
+            for arrival in arrivals:
+                if arrival is not None:
+                    lap("exchange")
+                    self._note(step, here, *arrival, inspection)
+                    lap("decode")
+                    continue
+                waited, count = time.monotonic() - began, int(here.mask.sum())
+                if waited > self.patience.limit_s:
+                    return None
+                enough = self.scheme.stragglers and len(here.absent) <= self.scheme.stragglers
+                if (enough or waited > self.patience.spare_s) and count != tried:
+                    tried = count
+                    with contextlib.suppress(DecodeError):
+                        return self._decode(here, seed, inspection)
+        if not here.absent:
+            self.patience.note(time.monotonic() - began)
+        return None
+
+    def _note(self, step: int, here: _Arrived, rank: int, length: int | str, inspection: Inspection | None) -> None:
+        """Check one reply."""
+        row = here.rows[rank - 1]
+        if isinstance(length, int):
+            if rank in build.attaching(self.job, step):
+                length = self._detach(here, rank, length)
+            here.bytes_received += length
+        timing = self._checked(step, row, length)
+        if isinstance(timing, str):
+            here.refused[rank] = timing
+            return
+        here.mask[row] = True
+        here.timings.append(timing)
+        if inspection:
+            inspection.add(row)
+
+    def _detach(self, here: _Arrived, rank: int, length: int) -> int:
+        """Take the momentum off the end of a simulated liar's frame; return the length of what is before it."""
+        own = max(length - 4 * self.momentum, 0)
+        end = self.frames[here.rows[rank - 1], own:length].clone()  # aligned
+        if len(end) == 4 * self.momentum and is_finite(end.view(torch.float32)):
+            here.attached[rank] = end.view(torch.float32)
+        return own
+
+    def _checked(self, step: int, row: int, length: int | str) -> wire.Timing | str:
+        """Return the timing in a usable reply, or why it is refused."""
+        if isinstance(length, str):
+            return length
+        timing = wire.unpack(self.frames[row], length, self.wire, step, self.replies[row])
+        if isinstance(timing, wire.Timing) and not is_finite(self.replies[row]):
+            return NOT_FINITE
+        return timing
+
+    def _decode(self, here: _Arrived, seed: int, inspection: Inspection | None) -> Decoded:
+        """Decode what is here; raise a DecodeError where that might be wrong."""
+        decoded = self.scheme.decode(self.replies, here.mask, seed=seed, inspection=inspection)
+        absent = [here.rows[rank - 1] for rank in here.absent]
+        if not self.scheme.bears(absent, decoded.suspects, len(decoded.gradients)):
+            raise DecodeError(f"{len(absent)} missing and {len(decoded.suspects)} suspects are too many")
+        return decoded
+
+    def _decode_or_blame(self, step: int, here: _Arrived, seed: int, inspection: Inspection | None) -> Decoded:
+        """Decode, or raise what is to blame: those who are missing, or what was sent."""
+        absent = here.absent
+        try:
+            return self._decode(here, seed, inspection)
+        except DecodeError as error:
+            if not absent:
+                raise
+            gone = absent & {*self.transport.gone()}
+            ended = f"{ranks(gone)} ended" if gone else ""
+            silent = f"{ranks(absent - gone)} did not answer step {step} within the time limit" if absent - gone else ""
+            who = "; ".join(filter(None, (ended, silent)))
+            raise WorkerError(f"{who}, and the {self.scheme.name} scheme cannot do without: {error}") from None

@@ -1,0 +1,141 @@
+"""The evaluator: top-1, top-5 and loss of a model on the test set, for one model or for a run's checkpoints.
+
+It reads only checkpoints whose manifest vouches for them, does none twice, and can run beside the training.
+"""
+
+import copy
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from draco import data
+from draco.job import Job
+from draco.runs import directory as run_directory
+from draco.runs.events import Lines, read
+from draco.training import build, checkpoint, checkpoint_check
+
+POLL_S = 1.0
+
+
+class Evaluation(NamedTuple):
+    """Quality of one model on the test set."""
+
+    top1: float  # fraction of samples whose label is the highest output
+    top5: float  # fraction of samples whose label is among the five highest outputs
+    loss: float  # mean cross-entropy, nats
+    samples: int
+
+
+@torch.inference_mode()
+def evaluate_model(
+    model: nn.Module,
+    split: data.Split,
+    batch_size: int,
+    device: str = "cpu",
+    beat: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Evaluate `model` on a whole split; the model is left as it was. `beat` is called after every batch.
+
+    On a GPU a copy is evaluated: moving the model itself would part its parameters from the server's flat vector.
+    """
+    was_training = model.training
+    if device != "cpu":
+        model = copy.deepcopy(model).to(device)
+    model.eval()
+    top1 = top5 = loss = 0.0
+    for start in range(0, len(split.labels), batch_size):
+        indices = torch.arange(start, min(start + batch_size, len(split.labels)))
+        inputs, labels = (t.to(device) for t in data.batch(split, indices, None))
+        outputs = model(inputs)
+        ranked = outputs.topk(min(5, outputs.shape[1]), dim=1).indices == labels[:, None]
+        top1 += ranked[:, 0].sum().item()
+        top5 += ranked.any(1).sum().item()
+        loss += F.cross_entropy(outputs, labels, reduction="sum").item()
+        beat()
+    model.train(was_training)
+    samples = len(split.labels)
+    return Evaluation(top1 / samples, top5 / samples, loss / samples, samples)
+
+
+def append(run: Path, step: int, result: Evaluation) -> None:
+    """Add one line to the run's evaluations."""
+    file = Lines(run / "evaluations.jsonl")
+    try:
+        file.append({"step": step, "time": round(time.time(), 3), **result._asdict()})
+    finally:
+        file.close()
+
+
+def done_steps(run: Path) -> set[int]:
+    """Return the steps whose evaluation is recorded."""
+    return {line["step"] for line in read(run / "evaluations.jsonl") if "step" in line}
+
+
+def pending(run: Path) -> list[tuple[int, Path]]:
+    """Return (step, path) of the checkpoints that have not been evaluated, oldest first."""
+    done = done_steps(run)
+    return [(step, path) for step, path in checkpoint.steps(run / "checkpoints") if step not in done]
+
+
+def evaluate_run(
+    run: Path,
+    job: Job,
+    test: data.Split,
+    *,
+    follow: bool,
+    batch_size: int | None = None,
+    device: str | None = None,
+    refuse: Callable[[int, str], None] = lambda step, why: None,
+) -> Iterator[tuple[int, Evaluation]]:
+    """Yield the evaluation of each checkpoint that has none yet; with `follow`, until the run is terminal.
+
+    `refuse` is told, once, of each checkpoint that cannot be used and why; one that takes its place is looked at anew.
+    """
+    model = build.build_model(job, test.info)
+    refused: set[tuple[Path, int]] = set()
+    while True:
+        # The state is read before the folder: a checkpoint written in between is found in this very pass.
+        status = run_directory.read_status(run)
+        over = run_directory.supervisor(run) is None and (  # whose run may go on in another launch
+            status.state in (*run_directory.TERMINAL, "interrupted") or not run_directory.is_alive(status)
+        )
+        for step, path in pending(run):
+            mark = (path, _changed(path))
+            if mark in refused:
+                continue
+            try:
+                _load(model, job, step, path)
+            except checkpoint.CheckpointError as error:
+                refused.add(mark)
+                refuse(step, str(error))
+                continue
+            result = evaluate_model(model, test, batch_size or job.eval_batch_size, device or job.device)
+            append(run, step, result)
+            yield step, result
+        if over or not follow:
+            return
+        time.sleep(POLL_S)
+
+
+def _load(model: nn.Module, job: Job, step: int, path: Path) -> None:
+    """Load a checkpoint of the job into its model."""
+    state = model.state_dict()
+    limit = checkpoint_check.limit(job, state, sum(parameter.numel() for parameter in model.parameters()))
+    contents = checkpoint.load(path, limit)
+    if why := checkpoint_check.model_misfit(contents, state, job, step):
+        raise checkpoint.CheckpointError(why, path)
+    model.load_state_dict(contents["model"])
+
+
+def _changed(path: Path) -> int:
+    """Return when the manifest of a checkpoint was written; 0 where it is gone."""
+    try:
+        return os.lstat(path.with_suffix(".json")).st_mtime_ns
+    except OSError:
+        return 0

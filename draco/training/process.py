@@ -1,0 +1,77 @@
+"""What one process of a run does: rank 0 is the server, the others are workers; or all of them in one process."""
+
+import signal
+import traceback
+from pathlib import Path
+
+import torch
+
+from draco import data
+from draco.errors import MissingError
+from draco.job import Job, parse, to_yaml
+from draco.runs.directory import read_job
+from draco.training import build, server, transport, worker
+
+
+def main(run: Path, simulate: bool) -> None:
+    """Do this process's part in the run. Only the server, or the simulation, looks into the run directory."""
+    if simulate:
+        _obey_signals(run)
+        job = read_job(run)
+        torch.set_num_threads(job.threads)
+        serve_all(job, run, Path(job.data.root))
+        return
+    rank, size = transport.rank_and_size()
+    try:
+        if rank:
+            whole = _work(rank, transport.MpiWorker())
+        else:
+            _obey_signals(run)
+            whole = _serve(run, size)
+    except transport.ServerGone:
+        transport.fail(everybody=False)
+    except BaseException:
+        traceback.print_exc()
+        transport.fail(everybody=rank == 0)  # without a worker the others may go on
+    transport.leave(finalize=whole)
+
+
+def _serve(run: Path, size: int) -> bool:
+    job = read_job(run)
+    if size != job.workers + 1:
+        raise MissingError(f"{run}: the job has {job.workers} workers and a server, but MPI started {size} processes")
+    torch.set_num_threads(job.threads)
+    server_side = transport.MpiServer()
+    server_side.announce(to_yaml(job))
+    root = Path(job.data.root)
+    train, test = data.load(job.data.name, root, "train"), data.load(job.data.name, root, "test")
+    server.train(job, run, train, test, server_side)
+    return server_side.whole
+
+
+def _work(rank: int, worker_side: transport.MpiWorker) -> bool:
+    job = parse(worker_side.job(), "the server's job", checked=True)
+    torch.set_num_threads(job.threads)
+    train = data.load(job.data.name, Path(job.data.root), "train")
+    worker.serve(job, rank, build.build_scheme(job), train, worker_side)
+    return worker_side.whole
+
+
+def serve_all(job: Job, run: Path, root: Path) -> None:
+    """Run server and workers in this process."""
+    train, test = data.load(job.data.name, root, "train"), data.load(job.data.name, root, "test")
+    workers = worker.simulated_workers(job, build.build_scheme(job), train)
+    greetings = [worker.fingerprint(job)] * job.workers
+    replies, momenta = [w.reply for w in workers], [w.momenta for w in workers]
+    server.train(job, run, train, test, transport.Simulated(replies, greetings, momenta))
+
+
+def _obey_signals(run: Path) -> None:
+    """End resumably on SIGTERM and SIGINT, leave a checkpoint on SIGUSR1, which mpirun forwards to every rank."""
+
+    def ask(signum: int, frame: object) -> None:
+        del frame
+        (run / ("checkpoint" if signum == signal.SIGUSR1 else "stop")).touch()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, ask)

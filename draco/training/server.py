@@ -1,0 +1,416 @@
+"""The parameter server: broadcast model -> collect replies -> decode -> aggregate -> optimizer step -> checkpoint.
+
+One loop for every scheme and both transports. The server trusts no worker: a reply is checked for size, dtype, step
+and finiteness before anything reads it, every wait has a limit, and rows of the code are handed out from a fresh
+secret permutation each step. Workers that are gone, or late beyond its patience, are erasures where the scheme bears
+them (`Scheme.bears`); where it does not, the run ends `lost` and its supervisor starts it again.
+
+Shapes: n workers, d = p + b + 1 elements of a step vector (see gradients.py), m gradients after decoding.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from draco import data, models
+from draco.aggregators import AGGREGATORS
+from draco.aggregators.rows import is_finite
+from draco.attacks import TRUE
+from draco.data import shards
+from draco.errors import DecodeError, TrainingError, WorkerError
+from draco.job import Job, aggregator_f, decoded, keeps_rows, to_dict, to_words, total_steps
+from draco.runs import directory as run_directory
+from draco.runs import machine
+from draco.runs.events import EventLog
+from draco.sampling import derive_seed, draw_rows
+from draco.schemes import Scheme
+from draco.training import build, checkpoint, checkpoint_check, evaluate, wire
+from draco.training.collect import DIVERGED, Collector, Replies
+from draco.training.tensorboard import Board
+from draco.training.transport import ServerTransport
+
+DRAWS = 3  # of the rows of one step, before its replies are given up as not decodable
+
+
+@dataclass
+class Ledger:
+    """How often liars were caught, missed, and honest workers accused, counted per worker and step."""
+
+    caught: int = 0
+    missed: int = 0
+    falsely_accused: int = 0
+    suspicions: dict[int, int] = field(default_factory=dict)  # rank -> steps at which it was a suspect
+
+    def note(self, suspects: set[int], liars: set[int]) -> None:
+        """Count one step; `liars` are those that took part."""
+        self.caught += len(suspects & liars)
+        self.missed += len(liars - suspects)
+        self.falsely_accused += len(suspects - liars)
+        for rank in suspects:
+            self.suspicions[rank] = self.suspicions.get(rank, 0) + 1
+
+
+class Training:
+    """The server's model and everything else that changes from step to step."""
+
+    def __init__(self, job: Job, split: data.Split) -> None:
+        self.job = job
+        self.model = build.build_model(job, split.info)
+        self.flat = models.flatten(self.model)  # (p,): the memory of every parameter
+        self.optimizer = build.build_optimizer(job, nn.Parameter(self.flat))
+        self.statistics = torch.zeros(models.statistics_size(self.model))
+        models.read_statistics(self.model, self.statistics)
+        self.momenta = models.statistics_momenta(self.model)  # (b,): weight of a step's statistics in the running ones
+        self.steps = total_steps(job, len(split.labels))
+        self.schedule = build.build_schedule(job, self.optimizer, self.steps)
+        self.worker_momenta = torch.zeros(
+            job.workers if job.local.momentum else 0, self.flat.numel()
+        )  # (n, p), by rank
+        self.step = 0
+        self.ledger = Ledger()
+        # (p,): the last step's gradient, from which centered clipping starts; it is part of a checkpoint
+        self.centre = torch.zeros_like(self.flat) if job.aggregator.name == "centered_clipping" else None
+
+    @property
+    def elements(self) -> int:
+        """d: length of a step vector."""
+        return self.flat.numel() + self.statistics.numel() + 1
+
+    def update(self, vector: Tensor) -> float:
+        """Take one optimizer step with the aggregated step vector (d,); return the learning rate used."""
+        p = self.flat.numel()
+        rate = float(self.schedule.get_last_lr()[0])
+        if self.centre is not None:
+            self.centre.copy_(vector[:p])
+        self.optimizer.param_groups[0]["params"][0].grad = vector[:p]
+        self.optimizer.step()
+        self.schedule.step()
+        if self.statistics.numel():
+            self.statistics += self.momenta * (vector[p:-1] - self.statistics)
+            models.write_statistics(self.model, self.statistics)
+        self.step += 1
+        return rate
+
+    def contents(self) -> checkpoint.Contents:
+        """Return what a checkpoint holds."""
+        state = {} if self.centre is None else {"centre": self.centre}
+        return state | {
+            "step": self.step,
+            "steps": self.steps,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "ledger": vars(self.ledger),
+            "job": to_dict(self.job),
+            "torch": str(torch.__version__),
+            **({"momenta": self.worker_momenta} if self.job.local.momentum else {}),
+        }
+
+    def restore(self, step: int, contents: checkpoint.Contents) -> None:
+        """Go back to where a checkpoint was taken: wholly, or not at all where it is none of this job at that step.
+
+        Raises:
+            CheckpointError: why it is not.
+        """
+        if why := checkpoint_check.misfit(contents, self.contents(), self.job, step, self.flat.numel()):
+            raise checkpoint.CheckpointError(why)
+        self.model.load_state_dict(contents["model"])
+        self.optimizer.load_state_dict(contents["optimizer"])
+        self.schedule.load_state_dict(contents["schedule"])
+        models.read_statistics(self.model, self.statistics)
+        self.ledger = Ledger(**contents["ledger"])
+        if self.centre is not None:
+            self.centre.copy_(contents["centre"])
+        if self.job.local.momentum:
+            self.worker_momenta.copy_(contents["momenta"])
+        self.step = step
+
+
+class Clock:
+    """Seconds spent in each part of one step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """Charge the time since the last lap to `part`."""
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
+        self._last = now
+
+    def split_exchange(self, timings: Sequence[wire.Timing], concurrent: bool) -> None:
+        """Divide the exchange into the workers' compute and encode and the rest, communication.
+
+        What workers say of their time is not trusted with more than the time that passed.
+        """
+        combine = median if concurrent else sum
+        left = self.seconds.pop("exchange")
+        for part in ("compute", "encode"):
+            said = [getattr(timing, part) for timing in timings]
+            clipped = [min(max(s, 0.0), left) if s == s else 0.0 for s in said]
+            self.seconds[part] = min(combine(clipped), left) if clipped else 0.0
+            left -= self.seconds[part]
+        self.seconds["communication"] = left
+
+
+class Server:
+    """Runs the steps of one job."""
+
+    def __init__(
+        self,
+        job: Job,
+        training: Training,
+        scheme: Scheme,
+        transport: ServerTransport,
+        secret: bytes,
+        nodes: Sequence[str] | None = None,
+    ) -> None:
+        """`nodes[rank - 1]` is the machine that hosts a worker; None: they share one."""
+        self.job, self.training, self.transport, self.secret = job, training, transport, secret
+        format_ = build.build_wire(job, scheme, training.elements)
+        momentum = training.flat.numel() if job.local.momentum else 0
+        self.collector = Collector(job, scheme, transport, format_, momentum)
+        self.aggregate = build.build_aggregate(job, training.model)
+        self.f = aggregator_f(job)
+        self.groups = scheme.groups()
+        self.nodes = nodes
+
+    def run_step(self) -> dict[str, Any]:
+        """Take one step and return its event.
+
+        Raises:
+            TrainingError: it cannot be taken; see `collect.Collector` for how.
+        """
+        step = self.training.step + 1
+        clock = Clock()
+        rows, replies, redrawn = self._collected(step, clock)
+        vector = self._aggregated(step, rows, replies)
+        clock.lap("aggregate")
+        rate = self.training.update(vector)
+        for rank, momentum in replies.momenta.items():  # of one that was refused the last one stays
+            self.training.worker_momenta[rank - 1] = momentum
+        clock.lap("update")
+        clock.split_exchange(replies.timings, self.transport.concurrent)
+        by_row = {row: rank for rank, row in enumerate(rows, start=1)}
+        suspects = {by_row[row] for row in replies.decoded.suspects} | set(replies.refused)
+        lost = {*self.transport.gone()} - {*replies.refused}
+        true = self.job.attack.name in TRUE
+        liars = set() if true else {*build.byzantine(self.job, step, rows, self.groups)} - replies.absent
+        self.training.ledger.note(suspects, liars)  # who sent nothing has not lied
+        error = replies.decoded.error
+        return {
+            "step": step,
+            "loss": vector[-1].item(),
+            "lr": rate,
+            "suspects": sorted(suspects),
+            "liars": sorted(liars),
+            "refused": {str(rank): why for rank, why in sorted(replies.refused.items())},
+            "lost": sorted(lost),
+            "straggling": sorted(replies.absent - lost),
+            "seconds": {part: round(seconds, 6) for part, seconds in clock.seconds.items()},
+            "bytes_received": replies.bytes_received,
+            **({} if error is None else {"decoding_error": error}),
+            **({"redrawn": redrawn} if redrawn else {}),
+        }
+
+    def _collected(self, step: int, clock: Clock) -> tuple[list[int], Replies, list[str]]:
+        """Return every worker's row, the step's replies, and why those to earlier draws of rows were not decodable.
+
+        Liars who sit where their errors can be explained in two ways will hardly do so again.
+        """
+        seed, redrawn = derive_seed(self.secret, "projections", step), list[str]()
+        while True:
+            rows = self._rows(step, len(redrawn))
+            told = [derive_seed(self.secret, "projections", step - 1), *rows] if build.told(self.job) else []
+            try:
+                replies = self.collector.collect(step, rows, self.training.flat, seed, clock.lap, told)
+                return rows, replies, redrawn
+            except DecodeError as error:
+                redrawn.append(str(error))
+                if keeps_rows(self.job) or len(redrawn) == DRAWS:
+                    raise
+
+    def _rows(self, step: int, attempt: int) -> list[int]:
+        """Draw every worker's row; a worker whose late reply is still coming into a row keeps that row.
+
+        Where workers own samples or momentum, worker i has row i - 1 at every step. That is harmless: it is only so
+        without a code, where a row is no position that a liar could choose, and aggregators treat all rows alike.
+        """
+        if keeps_rows(self.job):
+            return list(range(self.job.workers))
+        rows = draw_rows(self.secret, step, self.job.workers, self.groups, self.nodes, attempt)
+        for rank, row in self.transport.held().items():
+            other = rows.index(row)
+            rows[other], rows[rank - 1] = rows[rank - 1], row
+        return rows
+
+    def _aggregated(self, step: int, rows: Sequence[int], replies: Replies) -> Tensor:
+        """Reduce (m, d) to (d,): the gradient by the job's rule, statistics and loss by a rule of the same kind."""
+        p, spec = self.training.flat.numel(), self.job.aggregator
+        gradients = replies.decoded.gradients[:, : self.training.elements]  # without the padding of some schemes
+        if len(gradients) == 1 and not spec.pre and spec.name != "centered_clipping":
+            vector = gradients[0]
+        else:
+            left_out = decoded(self.job) - len(gradients)  # it took as many liars as making it wrong
+            f = max(self.f - left_out, 0)
+            trusted = self._trusted(step, rows, {*replies.absent, *replies.refused}) if spec.name == "monna" else None
+            simple = "mean" if spec.name == "mean" and not spec.pre else "median"
+            rest = AGGREGATORS[simple](gradients[:, p:].contiguous(), f=f)
+            own = self.aggregate(gradients[:, :p], f, step, trusted, self.training.centre)
+            vector = torch.cat([own, rest])
+        if not is_finite(vector):
+            raise TrainingError(f"step {step}: the gradient is not finite: {DIVERGED}")
+        return vector
+
+    def _trusted(self, step: int, rows: Sequence[int], missing: set[int]) -> int:
+        """Return the place among the gradients that came of the one that the job trusts."""
+        trusted = self.job.aggregator.trusted
+        if trusted in missing:
+            raise TrainingError(
+                f"step {step}: worker {trusted}, whom the job trusts, sent no gradient that can be used"
+            )
+        row = rows[trusted - 1]
+        return row - sum(rows[rank - 1] < row for rank in missing)
+
+
+def choose_vote(job: Job, greetings: Sequence[bytes]) -> tuple[str, str]:
+    """Return the vote to take and why: bits only where all workers say that they compute alike.
+
+    A worker that lies about itself can at most bring about the tolerance vote, which is safe too.
+    """
+    if job.scheme.vote != "auto":
+        return job.scheme.vote, "the job says so"
+    kinds = sorted(set(filter(None, greetings)))
+    if len(kinds) == 1:
+        return "exact", "all workers report the same torch, instruction set, threads and device"
+    texts = "; ".join(kind.decode(errors="replace")[:200] for kind in kinds[:3])
+    return "tolerance", f"workers report {len(kinds)} different platforms: {texts}"
+
+
+def train(job: Job, run: Path, split: data.Split, test: data.Split, transport: ServerTransport) -> None:
+    """Run the job in `run` from its newest checkpoint to its last step, or until it is asked to stop.
+
+    Raises:
+        TrainingError: the run failed; its state says so and a checkpoint holds what was done.
+    """
+    log = EventLog(run / "events.jsonl")
+    training = Training(job, split)
+    try:
+        _resume(training, run, log)
+        run_directory.write_status(run, "running", training.step)
+        vote, why = choose_vote(job, transport.greetings(job.start_timeout_s))
+        scheme = build.build_scheme(job, vote)
+        voted = scheme.name in build.VOTING
+        about = {"vote": vote, "vote_reason": why} if voted else _about_shards(job, split)
+        log.write(
+            "start", job=to_dict(job), setting=to_words(job), steps=training.steps, summary=scheme.summary,
+            elements=training.elements, machine=machine.describe(), **about,
+        )  # fmt: skip
+        if job.local.momentum:
+            followed = [build.followed(job, rank) for rank in range(1, job.workers + 1)]
+            transport.hand_momenta([training.worker_momenta[rows.start : rows.stop] for rows in followed])
+        server = Server(job, training, scheme, transport, run_directory.secret(run), run_directory.nodes(run))
+        stopped = _steps(server, run, test, log)
+        transport.stop()
+    except BaseException as error:
+        _record_end(training, run, log, "lost" if isinstance(error, WorkerError) else "failed", _reason(error, run))
+        raise
+    _record_end(training, run, log, "interrupted" if stopped else "succeeded", "asked to stop" if stopped else "")
+
+
+def _about_shards(job: Job, split: data.Split) -> dict[str, Any]:
+    """Return what the start event says of heterogeneous data: samples of each class by worker, and a summary."""
+    owned = build.build_shards(job, split.labels)
+    if owned is None:
+        return {}
+    counts = shards.class_counts(split.labels, owned, split.info.classes)
+    return {"class_counts": counts, "data_summary": shards.summary(job.data.split, counts)}
+
+
+def _resume(training: Training, run: Path, log: EventLog) -> None:
+    """Go back to the newest checkpoint that can be used, telling of those that cannot."""
+
+    def refuse(path: Path, why: str) -> None:
+        log.write("refused_checkpoint", file=path.name, why=why)
+
+    run_directory.remove_temporaries(run)
+    limit = checkpoint_check.limit(training.job, training.model.state_dict(), training.flat.numel())
+    used = checkpoint.newest_usable(run / "checkpoints", limit, training.restore, refuse)
+    if used is not None:
+        log.write("resume", step=training.step, file=used.name)
+
+
+def _steps(server: Server, run: Path, test: data.Split, log: EventLog) -> bool:
+    """Take the remaining steps; return whether the run was asked to stop before the last."""
+    job, training = server.job, server.training
+    board = Board(run) if job.tensorboard else None
+    while training.step < training.steps:
+        if (run / "stop").exists():
+            return True
+        if (run / "checkpoint").exists():  # somebody fears that the next step may not be taken
+            (run / "checkpoint").unlink()
+            _save(training, run, log)
+        event = server.run_step()
+        log.write("step", **event)
+        if board:
+            board.step(event)
+        last = training.step == training.steps
+        if last or (job.checkpoint_every and training.step % job.checkpoint_every == 0):
+            _save(training, run, log)
+        if (last and job.eval_every != 0) or (job.eval_every and training.step % job.eval_every == 0):
+            result = evaluate.evaluate_model(training.model, test, job.eval_batch_size, job.device, log.beat)
+            evaluate.append(run, training.step, result)
+            if board:
+                board.evaluation(training.step, result)
+    if board:
+        board.close()
+    return False
+
+
+def _save(training: Training, run: Path, log: EventLog) -> None:
+    path = checkpoint.save(run / "checkpoints", training.step, training.contents())
+    log.write("checkpoint", step=training.step, file=path.name)
+    run_directory.write_status(run, "running", training.step)
+
+
+def _record_end(training: Training, run: Path, log: EventLog, state: run_directory.State, message: str) -> None:
+    """Leave a checkpoint of the last whole step, the end event and the state, whatever brought the end about.
+
+    On a full disk the state at least is written, from the space kept for it; it names the step that is really saved.
+
+    Raises:
+        TrainingError: not even the state could be written.
+    """
+    step = training.step
+    try:
+        if step or not checkpoint.is_begun(run / "checkpoints"):
+            _save(training, run, log)
+        else:  # none of them could be used: a first one beside them would pass for what they held
+            step = _newest_step(run)
+        log.write("end", state=state, step=step, message=message, **vars(training.ledger))
+    except OSError as error:
+        state, message = "failed", message or _reason(error, run)
+        step = _newest_step(run)
+    try:
+        run_directory.write_status(run, state, step, message)
+    except OSError as error:
+        raise TrainingError(run_directory.unrecorded(run, error)) from error
+    finally:
+        log.close()
+
+
+def _newest_step(run: Path) -> int:
+    newest = checkpoint.newest(run / "checkpoints")
+    return checkpoint.step_of(newest) if newest else 0
+
+
+def _reason(error: BaseException, run: Path) -> str:
+    """Return why a run failed, in one line."""
+    return run_directory.trouble(error, run) or str(error) or type(error).__name__

@@ -1,0 +1,30 @@
+"""How server and workers reach each other: MPI between processes, or plain calls inside one process.
+
+The only package that imports mpi4py. The server sends the model to each worker directly, never through a tree of
+workers that may lie; both sides poll with short sleeps, so that ranks that wait leave the cores to ranks that
+compute. Upper-case mpi4py calls on preallocated buffers: no pickles.
+
+    server                                   worker
+    announce(job as YAML)                    job() -> its text
+    greetings(timeout) -> bytes of each      greet(bytes)
+    hand_momenta([(rows, p), ...])           take_momenta(buffer), where workers keep momenta
+    exchange(step, rows, model, frames, told)  tasks() -> (step, row, *told), the model in the given buffer
+        yields (worker, length | fault)      reply(frame, length)
+    stop()                                   tasks() ends
+
+The server waits for nobody longer than it wants to: whoever reads `exchange` may leave it at any time. A worker that
+has not answered by then is *late*: it gets no task until its old reply has come and was thrown away. A worker whose
+process has ended is *gone*, which MPI reports (ULFM: mpirun --with-ft ulfm; Bland et al., IJHPCA 27(3), 2013). One that
+sends what nobody asked for, or too much of it, is *expelled*: what it sends from then on is thrown away.
+"""
+
+from draco.training.transport.contract import Arrival, ServerTransport, new_frames, ranks
+from draco.training.transport.mpi import fail, leave, rank_and_size
+from draco.training.transport.server_side import TOO_LONG, UNASKED, MpiServer
+from draco.training.transport.simulated import Simulated
+from draco.training.transport.worker_side import MpiWorker, ServerGone
+
+__all__ = [
+    "TOO_LONG", "UNASKED", "Arrival", "MpiServer", "MpiWorker", "ServerGone", "ServerTransport", "Simulated", "fail",
+    "leave", "new_frames", "rank_and_size", "ranks",
+]  # fmt: skip

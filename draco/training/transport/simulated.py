@@ -1,0 +1,59 @@
+"""The workers as plain calls inside the server's process."""
+
+from collections.abc import Callable, Generator, Sequence
+
+from torch import Tensor
+
+from draco.training.transport.contract import Arrival
+
+
+class Simulated:
+    """n workers inside this process, called one after the other."""
+
+    concurrent = False
+
+    def __init__(
+        self,
+        workers: Sequence[Callable[..., int | None]],
+        greetings: Sequence[bytes],
+        momenta: Sequence[Tensor] = (),
+    ) -> None:
+        """Take one `(step, row, model, frame, *told) -> length` per worker, and the momenta (rows, p) that each keeps.
+
+        No length: it sends nothing.
+        """
+        self.workers = len(workers)
+        self._momenta = momenta
+        self._workers = workers
+        self._greetings = list(greetings)
+
+    def greetings(self, timeout_s: float) -> list[bytes]:
+        """See ServerTransport."""
+        del timeout_s
+        return self._greetings
+
+    def hand_momenta(self, momenta: Sequence[Tensor]) -> None:
+        """See ServerTransport."""
+        for own, given in zip(self._momenta, momenta, strict=True):
+            own.copy_(given)
+
+    def exchange(
+        self, step: int, rows: Sequence[int], model: Tensor, frames: Tensor, told: Sequence[int] = ()
+    ) -> Generator[Arrival]:
+        """See ServerTransport; nothing is waited for."""
+        for worker, reply in enumerate(self._workers, start=1):
+            row = rows[worker - 1]
+            length = reply(step, row, model, frames[row], *told)
+            if length is not None:
+                yield worker, length
+
+    def gone(self) -> dict[int, str]:
+        """See ServerTransport."""
+        return {}
+
+    def held(self) -> dict[int, int]:
+        """See ServerTransport."""
+        return {}
+
+    def stop(self) -> None:
+        """See ServerTransport."""

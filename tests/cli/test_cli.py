@@ -1,0 +1,138 @@
+"""The command line: what it prints, what it refuses, and what it exits with."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from draco.cli.main import build_parser, main
+
+JOB = """
+name: small
+workers: 3
+model: lenet
+data: {name: synthetic, root: %s}
+batch_size: 6
+steps: 2
+scheme: uncoded
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "small.yaml"
+    path.write_text(JOB % data_root)
+    return path
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for command in ("train", "validate", "data", "eval", "report", "bench"):
+        assert command in text
+
+
+def test_every_option_of_every_command_has_help() -> None:
+    (commands,) = [a for a in build_parser()._actions if a.dest == "command"]
+    for name, parser in commands.choices.items():
+        if name != "rank":
+            assert [a.dest for a in parser._actions if not a.help and a.dest not in ("run", "jobs")] == []
+
+
+def test_a_bad_job_exits_with_2_one_line_a_fault_and_touches_nothing(job: Path, capsys) -> None:
+    job.write_text("{name: small, workers: 3, model: lenet, data: mnist, batch_size: 6, steps: 2, shceme: cyclic}")
+    assert main(["train", str(job)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith(f"{job}: ") for line in lines)
+    assert any("did you mean scheme" in line for line in lines)
+    assert sorted(p.name for p in job.parent.iterdir()) == ["small.yaml"]
+
+
+def test_a_job_that_is_not_there_exits_with_2(tmp_path: Path, capsys) -> None:
+    assert main(["train", str(tmp_path / "none.yaml")]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_validate_reports_all_files_at_once(job: Path, capsys) -> None:
+    bad = job.with_name("bad.yaml")
+    bad.write_text("{name: bad}")
+    assert main(["validate", str(job), str(bad)]) == 2
+    printed = capsys.readouterr()
+    assert f"{job}: valid" in printed.out
+    assert f"{bad}: " in printed.err
+
+
+def test_validate_takes_overrides(job: Path, capsys) -> None:
+    assert main(["validate", str(job), "--set", "workers=0"]) == 2
+    assert "workers" in capsys.readouterr().err
+
+
+def test_the_schema_is_json(capsys) -> None:
+    assert main(["validate", "--schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "Draco job"
+
+
+def test_a_dry_run_prints_the_command_and_runs_nothing(job: Path, capsys) -> None:
+    assert main(["train", str(job), "--dry-run"]) == 0
+    assert "mpirun --with-ft ulfm -n 4" in capsys.readouterr().out
+    assert not (job.parent / "runs").exists()
+
+
+def test_a_simulated_run_trains_reports_and_evaluates(job: Path, capsys) -> None:
+    assert main(["train", str(job), "--simulate", "--set", "checkpoint_every=1"]) == 0
+    (run,) = (job.parent / "runs").iterdir()
+    assert "small: succeeded" in capsys.readouterr().out
+    assert main(["eval"]) == 0
+    assert "step 1: top-1 " in capsys.readouterr().out
+    assert main(["eval", str(run)]) == 0
+    assert "every checkpoint is evaluated already" in capsys.readouterr().out
+    assert main(["report", str(run), str(run), "--markdown", "--plot", "curves.svg"]) == 0
+    assert capsys.readouterr().out.startswith("| run |")
+    assert (job.parent / "curves.svg").read_text().startswith("<?xml")
+
+
+def test_resume_without_a_run_is_refused(job: Path, capsys) -> None:
+    assert main(["train", str(job), "--resume"]) == 4
+    assert "no unfinished run" in capsys.readouterr().err
+    assert main(["train", str(job), "--resume", "--new"]) == 4
+
+
+def test_eval_and_report_say_what_is_missing(tmp_path: Path, capsys) -> None:
+    assert main(["eval", "--runs", str(tmp_path)]) == 3
+    assert main(["eval", str(tmp_path)]) == 3
+    assert main(["report", str(tmp_path)]) == 3
+    assert "not a run directory" in capsys.readouterr().err
+
+
+def test_tensorboard_is_asked_for_before_anything_starts(job: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("draco.cli.main.find_spec", lambda name: None)
+    assert main(["train", str(job), "--set", "tensorboard=true"]) == 3
+    assert "make setup EXTRAS=tensorboard" in capsys.readouterr().err
+    assert not (job.parent / "runs").exists()
+
+
+def test_a_gpu_that_is_not_there_is_missed_before_anything_starts(job: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["train", str(job), "--set", "device=cuda"]) == 3
+    assert "make setup TORCH=cuda" in capsys.readouterr().err
+    assert not (job.parent / "runs").exists()
+
+
+def test_tensorboard_files_hold_the_figures_of_every_step(job: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert main(["train", str(job), "--simulate", "--set", "tensorboard=true"]) == 0
+    (run,) = (job.parent / "runs").iterdir()
+    board = EventAccumulator(str(run / "tensorboard")).Reload()
+    logged = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    losses = [e["loss"] for e in logged if e["event"] == "step"]
+    assert [point.value for point in board.Scalars("loss")] == pytest.approx(losses)
+    assert [point.step for point in board.Scalars("test/top1")] == [2]
+
+
+def test_data_is_prepared_beforehand(job: Path, capsys) -> None:
+    assert main(["data", str(job)]) == 0
+    assert "synthetic" in capsys.readouterr().out
