@@ -6,13 +6,14 @@ are the same whichever worker computes it, in whichever process, before or after
 Shapes: N samples in the data set, B samples in a step's global batch, k partitions of it.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
-import torch
-from torch import Tensor
+from draco.lazy import Tensor, torch
 
 
 def derive_seed(seed: int | bytes, *key: int | str) -> int:

@@ -15,11 +15,10 @@ What the rules make of finite rows differs: `cge` keeps every short one, `monna`
 `centered_clipping` as its centre.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from draco.aggregators.bulyan import bulyan
 from draco.aggregators.caf import caf
@@ -34,6 +33,7 @@ from draco.aggregators.mixing import PRE_AGGREGATORS, PreAggregator, remaining
 from draco.aggregators.nearest import cge, monna
 from draco.aggregators.rows import MINIMUM_WORKERS, PRE_MINIMUM_WORKERS, minimum_workers
 from draco.aggregators.smea import smea
+from draco.lazy import Tensor, torch
 
 __all__ = [
     "AGGREGATORS", "MINIMUM_WORKERS", "PRE_AGGREGATORS", "PRE_MINIMUM_WORKERS", "Aggregator", "PreAggregator",

@@ -1,11 +1,13 @@
 """Bulyan: Krum again and again, then the values around the median of what it selected."""
 
+from __future__ import annotations
+
 import numpy as np
-from torch import Tensor
 
 from draco.aggregators.gram import AMBIGUOUS, Matrix, finite_gram, precise_gram, squared_distances
 from draco.aggregators.krum import krum_scores
 from draco.aggregators.sorting import mean_near_median
+from draco.lazy import Tensor
 
 
 def bulyan(gradients: Tensor, *, f: int = 0) -> Tensor:

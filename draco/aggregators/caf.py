@@ -1,9 +1,11 @@
 """The covariance-bound agnostic filter: rows far out along the direction of most variance lose weight."""
 
+from __future__ import annotations
+
 import numpy as np
-from torch import Tensor
 
 from draco.aggregators.gram import Matrix, Weighing, weigh
+from draco.lazy import Tensor
 
 
 def caf(gradients: Tensor, *, f: int = 0) -> Tensor:

@@ -1,14 +1,16 @@
 """Centered clipping: steps from a centre towards the rows, each step clipped."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
-from torch import Tensor
 
 from draco.aggregators.gram import Matrix, distances_to, products, weighted_sum
 from draco.aggregators.nearest import point
 from draco.aggregators.norms import finite_norms
 from draco.aggregators.rows import finite_rows, is_finite
+from draco.lazy import Tensor
 
 
 def centered_clipping(

@@ -5,12 +5,12 @@ the Gram matrix needs no W X, and its weights w of the mixed rows are the weight
 every coordinate by itself takes W X block by block.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from draco.aggregators.caf import caf_weighing
 from draco.aggregators.coordinate import meamed, mean, median, sign_majority, trimmed_mean
@@ -21,6 +21,7 @@ from draco.aggregators.mda import mda_weighing
 from draco.aggregators.mixing import PRE_AGGREGATORS, Mixing, bucketing_of, nnm_weights
 from draco.aggregators.rows import CUDA_WIDTH, blocks, finite_rows, minimum_workers
 from draco.aggregators.smea import smea_weighing
+from draco.lazy import Tensor, torch
 
 Step = tuple[str, Mapping[str, Any]]  # a pre-aggregator and its options
 

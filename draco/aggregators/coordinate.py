@@ -3,11 +3,11 @@
 Beside the result each needs memory for a few blocks of columns, whatever d is: at n = 45 some 5 MB.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
 
 from draco.aggregators.rows import CUDA_WIDTH, blocks, check, finite_rows
 from draco.aggregators.sorting import mean_near_median, mean_of_middle
+from draco.lazy import Tensor, torch
 
 SIGN_WIDTH = 8192  # columns of a block of signs on the CPU: with up to 15 rows it stays in a core's second-level cache
 

@@ -1,14 +1,15 @@
 """The geometric median, by Weiszfeld's iteration on the rows' inner products."""
 
+from __future__ import annotations
+
 import math
 from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from draco.aggregators.gram import Matrix, Weighing, distances_to, equal_weights, spread_of, squared_distances, weigh
 from draco.aggregators.rows import finite_rows
+from draco.lazy import Tensor, torch
 
 NEAR_A_ROW = 1e-2  # a point this near to a row, relative to the middle distance, may be on a slow way to it
 PATIENT = 100  # iterations in which a median that is not near a row settles

@@ -7,15 +7,16 @@ blocks of columns and (m, m) numbers.
 Shapes: n gradients, d parameters, m rows that are finite.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from draco.aggregators.rows import CUDA_WIDTH, blocks, check, finite_rows
+from draco.lazy import Tensor, torch
 
 Matrix = npt.NDArray[np.float64]
 # (gram (m, m), f, precise) -> the weights (m,) of the rows in the result, and whether float32 products settle them.

@@ -1,11 +1,13 @@
 """Krum and Multi-Krum: the rows that have the nearest neighbours."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import numpy as np
-from torch import Tensor
 
 from draco.aggregators.gram import Matrix, Weighing, equal_weights, least, squared_distances, weigh
+from draco.lazy import Tensor
 
 
 def krum(gradients: Tensor, *, f: int = 0, neighbours: int | None = None) -> Tensor:

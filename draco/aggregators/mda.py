@@ -5,10 +5,12 @@ left of the graph of such pairs after at most f rows are taken out that touch th
 found, or shown not to be, in fewer than 1.47^f branches, whatever n is; all C(n, f) subsets need not be looked at.
 """
 
+from __future__ import annotations
+
 import numpy as np
-from torch import Tensor
 
 from draco.aggregators.gram import AMBIGUOUS, Matrix, Weighing, equal_weights, squared_distances, weigh
+from draco.lazy import Tensor
 
 BRANCHES = 200_000  # of one search for a cover; f <= 31 never needs as many
 

@@ -1,11 +1,13 @@
 """Median of means: groups of rows are averaged before a robust rule sees them."""
 
+from __future__ import annotations
+
 import numpy as np
-from torch import Tensor
 
 from draco.aggregators.geometric_median import geometric_median
 from draco.aggregators.gram import weighted_sum
 from draco.aggregators.rows import finite_rows
+from draco.lazy import Tensor
 
 
 def median_of_means(gradients: Tensor, *, f: int = 0, groups: int | None = None) -> Tensor:

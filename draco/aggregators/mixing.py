@@ -12,12 +12,12 @@ Without `overwrite` each makes one new matrix, of the size of its result; scratc
 Shapes: n gradients, d parameters, f declared Byzantine rows, m mixed rows.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from draco.aggregators.gram import (
     SUM_WIDTH,
@@ -29,6 +29,7 @@ from draco.aggregators.gram import (
 )  # fmt: skip
 from draco.aggregators.norms import finite_norms
 from draco.aggregators.rows import CUDA_WIDTH, blocks, finite_rows
+from draco.lazy import Tensor, torch
 
 PRODUCT = 1 << 17  # elements of a block on the CPU that is multiplied by a matrix of weights
 

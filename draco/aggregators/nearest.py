@@ -1,11 +1,13 @@
 """Rules that average the rows nearest to a point that they are given: MoNNA's trusted row, or zero."""
 
+from __future__ import annotations
+
 import numpy as np
-from torch import Tensor
 
 from draco.aggregators.gram import equal_weights, least, weighted_sum
 from draco.aggregators.norms import finite_norms, squared_norms
 from draco.aggregators.rows import check, is_finite
+from draco.lazy import Tensor
 
 
 def monna(gradients: Tensor, *, f: int = 0, reference: int | Tensor = 0) -> Tensor:

@@ -3,14 +3,15 @@
 Shapes: n gradients, d parameters, m rows that are finite.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from draco.aggregators.gram import GRAM_WIDTH, TINY, Matrix
 from draco.aggregators.rows import CUDA_WIDTH, blocks, check, finite_rows
+from draco.lazy import Tensor, torch
 
 
 def finite_norms(

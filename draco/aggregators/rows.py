@@ -3,10 +3,11 @@
 Shapes: n gradients, d parameters, f declared Byzantine rows, m rows that are finite.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 
-import torch
-from torch import Tensor
+from draco.lazy import Tensor, torch
 
 MINIMUM_WORKERS: dict[str, Callable[[int], int]] = {
     "mean": lambda f: 1,

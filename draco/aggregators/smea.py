@@ -1,13 +1,15 @@
 """Smallest maximum eigenvalue averaging, over all subsets."""
 
+from __future__ import annotations
+
 from itertools import combinations, islice
 from math import comb
 
 import numpy as np
-from torch import Tensor
 
 from draco.aggregators.gram import Matrix, Weighing, equal_weights, weigh
 from draco.aggregators.rows import check
+from draco.lazy import Tensor
 
 SUBSETS = 100_000  # a few seconds
 CHUNK = 512  # subsets whose matrices are looked at together

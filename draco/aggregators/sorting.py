@@ -3,16 +3,17 @@
 Shapes: n values to sort, d parameters, m rows that are finite.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from draco.aggregators.rows import CUDA_WIDTH
+from draco.lazy import Tensor, torch
 
 SORT_WIDTH = 24_576  # below torch's grain size of 32768, above which it hands every small call to its thread pool
 

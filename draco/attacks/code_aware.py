@@ -3,15 +3,16 @@
 Shapes: see `scene`; parities as in `schemes.syndrome`, F (q, n) with F Z = 0 for every honest set of replies Z.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from draco.attacks.scene import Scene, noise, size
+from draco.lazy import Tensor, torch
 from draco.schemes import Scheme
 from draco.schemes.cyclic_dft import projection
 from draco.schemes.projection import dense, draw

@@ -5,13 +5,13 @@ same. Where the replies are complex, real and imaginary parts are coordinates of
 Shapes: see `scene`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from statistics import NormalDist
 
-import torch
-from torch import Tensor
-
 from draco.attacks.scene import Scene
+from draco.lazy import Tensor, torch
 
 GRID = [2.0**i for i in range(-4, 8)]  # of factors that a line search starts from
 REFINEMENTS = 8

@@ -9,12 +9,12 @@ sent the honest gradient; in its cyclic code the error was added to the honest r
 Shapes: see `scene`.
 """
 
+from __future__ import annotations
+
 import math
 
-import torch
-from torch import Tensor
-
 from draco.attacks.scene import Scene, noise, size
+from draco.lazy import Tensor, torch
 
 
 def none(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene: Scene) -> Tensor:

@@ -4,13 +4,13 @@ Shapes: n workers, k partitions, f liars at the step, e elements of a reply (d o
 otherwise), p parameters.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-import torch
-from torch import Tensor
-
+from draco.lazy import Tensor, torch
 from draco.schemes import Scheme
 
 

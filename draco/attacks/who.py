@@ -3,12 +3,13 @@
 Shapes: n workers = rows.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Sequence
 
-import torch
-
 from draco import sampling
+from draco.lazy import torch
 
 
 def attackers(seed: int, step: int, workers: int, count: int, who: str) -> tuple[int, ...]:

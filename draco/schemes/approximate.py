@@ -11,14 +11,15 @@ Error: |A^T a - 1| / sqrt(k). It is the relative error of the mean where the par
 of one size, an upper bound of it where they are equal, and 0 where the mean is exact.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from draco.errors import DecodeError
+from draco.lazy import Tensor, torch
 from draco.schemes.assignments import Design, bernoulli, fractional, stochastic_block
 from draco.schemes.cyclic_code import PRECISE
 from draco.schemes.projection import block_width, combine, mask_without, runs_of

@@ -11,14 +11,15 @@ beside them but for honest noise. Explanations that differ by 1e-3 of the result
 that at most, or end the run; the secret permutation of rows makes the placement rare (45 of 1.2 million sets).
 """
 
+from __future__ import annotations
+
 import secrets
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from draco.errors import DecodeError
+from draco.lazy import Tensor, torch
 from draco.schemes.cyclic_code import PRECISE, Code, amplifications, real_code, worst_amplification
 from draco.schemes.locate import locate, locate_clearly
 from draco.schemes.optimistic import optimistic, real_basis

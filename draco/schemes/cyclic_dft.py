@@ -11,15 +11,16 @@ Shapes: n workers = k partitions, d parameters, m = 1: the mean of the partition
 entries of W grow like (n/2 pi)^2s / (s!)^2, so that float32 honest noise is amplified too (use `cyclic` for that).
 """
 
+from __future__ import annotations
+
 import math
 import secrets
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from draco.errors import DecodeError
+from draco.lazy import Tensor, torch
 from draco.schemes.cyclic_code import Code, worst_amplification
 from draco.schemes.locate import locate
 from draco.schemes.projection import runs_of

@@ -14,14 +14,15 @@ which the server takes the median, then one bit for each coordinate before them,
 Shapes: n workers = k partitions, d = p + tail elements, replies of 4 tail + p // 8 + 1 bytes, m = 1.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from draco.errors import DecodeError
+from draco.lazy import Tensor, torch
 from draco.schemes.assignments import Design, bernoulli, deterministic
 from draco.schemes.scheme import (
     Decode,

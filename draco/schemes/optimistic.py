@@ -9,14 +9,15 @@ spread so thin that no block shows it, is the caller's: None says so.
 Shapes: n rows, d columns, p parities.
 """
 
+from __future__ import annotations
+
 import math
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
+from draco.lazy import Tensor, torch
 from draco.schemes.cyclic_code import PRECISE, Code, amplifications
 from draco.schemes.locate import locate
 from draco.schemes.projection import add_up, block_width, mask_without, runs_of, sampled_squares, squared_norms

@@ -11,14 +11,15 @@ load = k r / n gradients one behind the other, load * d elements, so the server 
 and k * d more while it aggregates.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from draco.errors import DecodeError
+from draco.lazy import Tensor, torch
 from draco.schemes.agreement import certain_liars
 from draco.schemes.designs import Assignment, place
 from draco.schemes.scheme import (

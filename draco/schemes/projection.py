@@ -11,13 +11,15 @@ results are added in float64.
 Shapes: n rows, d columns, b chunks, q directions (vectors g), k projections.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
+
+from draco.lazy import Tensor, torch
 
 PROJECTIONS = 8  # k; 4 already locate 98-100 of 100 random error sets at (45, 10)
 DIRECTIONS = 2  # q, at least; each costs about 0.6 of copying the row

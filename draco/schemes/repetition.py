@@ -9,14 +9,15 @@ Shapes: n workers, m = k = n // r groups, d parameters, r >= 2s + 1.
 Invariant of the exact vote: it compares bits, so the workers of a group must share samples, order and kernels.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from draco.errors import DecodeError
+from draco.lazy import Tensor, torch
 from draco.schemes.scheme import (
     Decode,
     Decoded,

@@ -6,14 +6,18 @@ e = `Scheme.elements(d)` elements, d unless the scheme says otherwise.
 A row is a position in the code, not a rank: the server hands out rows from a fresh secret permutation every step.
 """
 
+from __future__ import annotations
+
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
+
+from draco.declaration import Declaration
+from draco.lazy import Tensor, torch
 
 
 class Decoded(NamedTuple):
@@ -151,3 +155,31 @@ def arrived_rows(name: str, arrived: npt.NDArray[np.bool_] | None, workers: int)
     if mask.shape != (workers,):
         raise ValueError(f"{name}: arrived has shape {mask.shape}, must be ({workers},)")
     return mask
+
+
+class Sizes(NamedTuple):
+    """What follows from the numbers and options of a scheme, before it is built."""
+
+    partitions: int  # k
+    gradients: int  # m, after decoding
+    bad: int = 0  # as in `Scheme`
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchemeDeclaration(Declaration):
+    """What a scheme declares. Its function builds the `Scheme`."""
+
+    # (workers, adversaries, **arguments) -> what follows; a ValueError says why there is no such scheme.
+    sizes: Callable[..., Sizes]
+    least: Callable[[int, Mapping[str, Any]], int] = lambda s, given: 2 * s + 1  # (s, options) -> least n
+    tolerance: float = 0.0  # by which honest replies may differ, relatively, unless an option says otherwise
+    dtype: str = "float32"  # of a reply
+    individual: bool = False  # row i sends the gradient of partition i as it is, and nobody else computes it
+    grouped: bool = False  # rows fall into groups of s + 1 equal votes, so that s adversaries are counted in each
+    supplied: tuple[str, ...] = ()  # arguments that the trainer knows: "seed" (of drawn designs), "tail"
+    project: Callable[[int, int], Tensor] | None = None  # (seed, e) -> (number, e): what its decoder projects on
+
+    def __call__(self, **arguments: Any) -> Scheme:
+        """Build the scheme."""
+        built: Scheme = self.function(**arguments)
+        return built

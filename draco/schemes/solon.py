@@ -12,6 +12,8 @@ Shapes: n workers = k partitions, d parameters cut into c parts of e = ceil(d / 
 Promise: that of `cyclic`.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
 import secrets
@@ -19,10 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from draco.errors import DecodeError
+from draco.lazy import Tensor, torch
 from draco.schemes.cyclic import PROMISE, ROUNDING, TOLERANCE, Projections, wrong_rows
 from draco.schemes.cyclic_code import EXHAUSTIVE, PRECISE, RANDOM_PLACEMENTS, real_code
 from draco.schemes.projection import combine, finish, mask_without, runs_of

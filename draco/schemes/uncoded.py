@@ -5,12 +5,13 @@ here; whatever robustness there is comes from the aggregator that follows.
 Shapes: n workers = k partitions = m gradients, d parameters.
 """
 
+from __future__ import annotations
+
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from draco.errors import DecodeError
+from draco.lazy import Tensor, torch
 from draco.schemes.scheme import Decoded, Inspection, Scheme, arrived_rows, checked_gradients, checked_replies
 
 

@@ -5,16 +5,16 @@ mutually close replies follows Konstantinidis & Ramamoorthy, Aspis, 2021 (arXiv:
 Shapes: d parameters; a class is the rows of equal bits.
 """
 
+from __future__ import annotations
+
 import ctypes
 import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 from draco.errors import DecodeError
+from draco.lazy import Tensor, torch
 
 TOLERANCE = 2e-6  # relative L2 distance; thread counts and instruction sets were measured to differ by up to 5e-7
 SMALLEST = 1e-30  # sums of float32 squares below it may have lost what matters
@@ -68,7 +68,7 @@ class Ballot:
             rest = [row for row in rest if row not in same]
         self._measure(list(itertools.combinations_with_replacement(range(len(self.classes)), 2)))
 
-    def without(self, rows: Collection[int]) -> "Ballot":
+    def without(self, rows: Collection[int]) -> Ballot:
         """Return the ballot with some rows left out; their classes stay, empty, so that distances keep their keys."""
         other = Ballot(self.replies, distances=self._measured)
         other.classes = [[row for row in rows_of if row not in rows] for rows_of in self.classes]

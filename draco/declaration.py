@@ -1,0 +1,72 @@
+"""Declarations: what a scheme, rule, attack or optimizer may be told, stated beside the function that it is told to.
+
+A table such as `SCHEMES` maps names to declarations, and a declaration is called like its function. Jobs take their
+options, bounds, JSON Schema and messages from these tables, so that what is new is one file and one line in a table.
+Modules that declare load no torch (`draco.lazy`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class OptionError(ValueError):
+    """A value that does not go with the other numbers: `repetition: redundancy is 2, must be at least 3`."""
+
+    def __init__(self, owner: str, option: str, message: str) -> None:
+        super().__init__(f"{owner}: {option} {message}")
+        self.option, self.message = option, message
+
+
+class OnlyWith(NamedTuple):
+    """Another option, and those of its values with which alone an option may be given."""
+
+    option: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: its type, its default, what it means, and its bounds."""
+
+    kind: Any  # as in an annotation: int, float | None, Literal["a", "b"]
+    default: Any
+    text: str  # one or two sentences for the schema and the reference
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    only_with: OnlyWith | None = None
+    argument: bool = True  # False: the trainer reads it, and the function does not take it
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """The bounds that are given, by name."""
+        named = {"ge": self.ge, "gt": self.gt, "le": self.le, "lt": self.lt}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What every entry of a table declares."""
+
+    name: str
+    function: Callable[..., Any]
+    text: str  # half a sentence for the schema and the reference
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return self.function(*args, **kwargs)
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of the given options that the function takes; None stands for the function's own default."""
+        taken = (name for name, option in self.options.items() if option.argument)
+        return {name: given[name] for name in taken if given.get(name) is not None}
+
+
+def table(*entries: Any) -> dict[str, Any]:
+    """Return the entries by name."""
+    return {entry.name: entry for entry in entries}
