@@ -36,6 +36,14 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    def get(self, option: str) -> Any:
+        """Return the value of an option, or None where the section's name has no such option."""
+        return getattr(self, option, None)
+
+    def given(self) -> dict[str, Any]:
+        """Return every option with its value; a declaration's `arguments` picks those that its function takes."""
+        return {option: getattr(self, option) for option in type(self).model_fields}
+
 
 class Data(Section):
     """What the model is trained on."""
