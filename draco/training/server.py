@@ -3,7 +3,7 @@
 One loop for every scheme and both transports. The server trusts no worker: a reply is checked for size, dtype, step
 and finiteness before anything reads it, every wait has a limit, and rows of the code are handed out from a fresh
 secret permutation each step. Workers that are gone, or late beyond its patience, are erasures where the scheme bears
-them (`Scheme.bears`); where it does not, the run ends `lost` and its supervisor starts it again.
+them (`Scheme.tolerates`); where it does not, the run ends `lost` and its supervisor starts it again.
 
 Shapes: n workers, d = p + b + 1 elements of a step vector (see gradients.py), m gradients after decoding.
 """
