@@ -16,6 +16,7 @@ from draco.aggregators import aggregate, per_layer
 from draco.attacks import INFORMED, alie_z, attackers, placed_rows
 from draco.data import shards
 from draco.job import DESIGNED, Job, liars, structure
+from draco.models import batch_norm
 from draco.sampling import derive_seed, generator
 from draco.schemes import Scheme
 from draco.schemes.cyclic_dft import TOLERANCE as DFT_TOLERANCE
@@ -59,7 +60,7 @@ def build_scheme(job: Job, vote: str | None = None) -> Scheme:
         options["seed"] = derive_seed(job.seed, "design")
     if spec.name == "election":  # its signs are of the gradient only
         info = data.DATASETS[job.data.name]
-        options["tail"] = models.statistics_size(build_model(job, info)) + 1
+        options["tail"] = batch_norm.statistics_size(build_model(job, info)) + 1
     if spec.name in TOLERANCES:
         options["tolerance"] = tolerance(job)
     return schemes.build(spec.name, workers=job.workers, adversaries=spec.adversaries, **options)
@@ -98,7 +99,7 @@ def build_shards(job: Job, labels: Tensor) -> list[Tensor] | None:
 def encodes_freely(job: Job, scheme: Scheme, model: nn.Module) -> bool:
     """Say whether one backward over weighted losses encodes: a real-linear code, no cross-sample statistics."""
     linear = scheme.weights is not None and load(scheme) > 1
-    return job.scheme.encoding == "auto" and linear and not models.has_batch_statistics(model)
+    return job.scheme.encoding == "auto" and linear and not batch_norm.has_batch_statistics(model)
 
 
 def load(scheme: Scheme) -> int:

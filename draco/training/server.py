@@ -18,13 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from draco import data, models
+from draco import data
 from draco.aggregators import AGGREGATORS
 from draco.aggregators.rows import is_finite
 from draco.attacks import TRUE
 from draco.data import shards
 from draco.errors import DecodeError, TrainingError, WorkerError
 from draco.job import Job, aggregator_f, decoded, keeps_rows, to_dict, to_words, total_steps
+from draco.models import batch_norm
+from draco.models.flat import flatten
 from draco.runs import directory as run_directory
 from draco.runs import machine
 from draco.runs.events import EventLog
@@ -62,11 +64,11 @@ class Training:
     def __init__(self, job: Job, split: data.Split) -> None:
         self.job = job
         self.model = build.build_model(job, split.info)
-        self.flat = models.flatten(self.model)  # (p,): the memory of every parameter
+        self.flat = flatten(self.model)  # (p,): the memory of every parameter
         self.optimizer = build.build_optimizer(job, nn.Parameter(self.flat))
-        self.statistics = torch.zeros(models.statistics_size(self.model))
-        models.read_statistics(self.model, self.statistics)
-        self.momenta = models.statistics_momenta(self.model)  # (b,): weight of a step's statistics in the running ones
+        self.statistics = torch.zeros(batch_norm.statistics_size(self.model))
+        batch_norm.read_statistics(self.model, self.statistics)
+        self.momenta = batch_norm.statistics_momenta(self.model)  # (b,): weights of a step in the running ones
         self.steps = total_steps(job, len(split.labels))
         self.schedule = build.build_schedule(job, self.optimizer, self.steps)
         self.worker_momenta = torch.zeros(
@@ -93,7 +95,7 @@ class Training:
         self.schedule.step()
         if self.statistics.numel():
             self.statistics += self.momenta * (vector[p:-1] - self.statistics)
-            models.write_statistics(self.model, self.statistics)
+            batch_norm.write_statistics(self.model, self.statistics)
         self.step += 1
         return rate
 
@@ -123,7 +125,7 @@ class Training:
         self.model.load_state_dict(contents["model"])
         self.optimizer.load_state_dict(contents["optimizer"])
         self.schedule.load_state_dict(contents["schedule"])
-        models.read_statistics(self.model, self.statistics)
+        batch_norm.read_statistics(self.model, self.statistics)
         self.ledger = Ledger(**contents["ledger"])
         if self.centre is not None:
             self.centre.copy_(contents["centre"])

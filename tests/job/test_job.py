@@ -18,7 +18,8 @@ from draco.errors import JobError
 from draco.job import Job, aggregator_f, liars, parse, schema, to_dict, to_words, to_yaml, total_steps, warnings
 from draco.job.checks import _has_batch_norm
 from draco.job.fields import SECTIONS, Aggregator, Attack, Data, Scheme
-from draco.models import MODELS, build_model, has_batch_statistics
+from draco.models import MODELS, build_model
+from draco.models.batch_norm import has_batch_statistics
 from draco.schemes import SCHEMES, build
 
 GOOD = """\
