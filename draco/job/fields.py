@@ -84,9 +84,7 @@ def _written_out(value: Any) -> Any:
 
 
 PRE_AGGREGATOR_KINDS = kinds("pre_aggregator", PRE_AGGREGATORS, PreAggregatorSection)
-PreAggregators = Annotated[
-    tuple[union(PRE_AGGREGATOR_KINDS), ...], BeforeValidator(_written_out), Field(max_length=8)
-]  # type: ignore[valid-type]
+PreAggregators = Annotated[tuple[union(PRE_AGGREGATOR_KINDS), ...], BeforeValidator(_written_out), Field(max_length=8)]  # type: ignore[valid-type]
 
 
 class AggregatorSection(Named):
@@ -113,7 +111,7 @@ def _of_rule(rule: Any) -> Mapping[str, Any]:
 class NoAttackSection(Named):
     """Nobody is made to send anything but what is right."""
 
-    name: Literal["none"] = "none"
+    name: Literal["none"] = described("none", "No attack.")
 
 
 class AttackSection(Named):
@@ -232,14 +230,18 @@ class Job(Section):
         ..., "Global batch B: samples per step over all partitions, the same for every scheme.", ge=1, le=10**8
     )
     steps: int | None = described(None, "Steps to train; exactly one of steps and epochs.", ge=1, le=10**9)
-    epochs: int | None = described(None, "Passes over the training data; exactly one of steps and epochs.", ge=1, le=10**6)
+    epochs: int | None = described(
+        None, "Passes over the training data; exactly one of steps and epochs.", ge=1, le=10**6
+    )
     scheme: AnyScheme = described(..., "Scheme, by name or with options.")
     local: Local = described(Local(), "Worker momentum and clipping.")
     aggregator: AnyAggregator = described(AGGREGATOR_KINDS["mean"](), "Aggregator, by name or with options.")
     attack: AnyAttack = described(NoAttackSection(), "Simulated attack, by name or with options.")
     optimizer: AnyOptimizer = described(OPTIMIZER_KINDS["sgd"](), "Optimizer, by name or with options.")
     schedule: AnySchedule = described(SCHEDULE_KINDS["constant"](), "Learning-rate schedule, by name or with options.")
-    checkpoint_every: int = described(50, "Steps between checkpoints; there is always one at the end; 0: only that.", ge=0)
+    checkpoint_every: int = described(
+        50, "Steps between checkpoints; there is always one at the end; 0: only that.", ge=0
+    )
     eval_every: int | None = described(
         None, "Steps between evaluations while training; null: only at the end; 0: never.", ge=0
     )
@@ -300,4 +302,3 @@ ORIGINAL_OPTIONS = {
     "no_cuda": "device",
     "worker_fail": "scheme.adversaries",
 }
-

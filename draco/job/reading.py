@@ -24,7 +24,8 @@ def parse(text: str, source: str, overrides: Sequence[str] = (), *, checked: boo
         text: the YAML of one job.
         source: where it came from, for the messages.
         overrides: `a.b=value`, applied in order on top; the value is read as YAML.
-        checked: the text is `to_yaml` of a job that was parsed before: whether its fields go together is not asked again.
+        checked: the text is `to_yaml` of a job that was parsed before; whether its fields go together is not asked
+            again.
 
     Raises:
         JobError: every fault at once, one sentence each.
@@ -180,9 +181,9 @@ def _wrong_names(tree: dict[str, Any], wrong: set[str]) -> Iterator[Fault]:
             continue
         yield Fault(f"{key}.{part.short}", name_message(part, values))
         wrong.add(f"{key}.{part.short}")
-        name = part.default or STAND_INS[key][part.short]
-        tree[key] = {part.short: name, **{k: v for k, v in values.items() if k in part.kinds[name].model_fields}}
-        tree[key][part.short] = name
+        # What is given besides is checked as an option of the name that has most of it.
+        name = max(part.kinds, key=lambda name: sum(option in part.kinds[name].model_fields for option in values))
+        tree[key] = {**values, part.short: name}
 
 
 def _drop_unknown(tree: dict[str, Any], wrong: set[str]) -> tuple[list[Fault], set[str]]:

@@ -4,7 +4,9 @@ A declaration's options become the fields of its kind, with their types, bounds 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_origin
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Literal, NamedTuple, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
@@ -90,7 +92,7 @@ def union(of: Mapping[str, type[Named]], default: str | None = None) -> Any:
             return {"name": default, **value}
         return value
 
-    return Annotated[Union[tuple(of.values())], Field(discriminator="name"), BeforeValidator(named)]
+    return Annotated[reduce(or_, of.values()), Field(discriminator="name"), BeforeValidator(named)]
 
 
 def only_with(kind: type[BaseModel], option: str) -> OnlyWith | None:

@@ -24,14 +24,14 @@ from draco.aggregators.rows import is_finite
 from draco.attacks import TRUE
 from draco.data import shards
 from draco.errors import DecodeError, TrainingError, WorkerError
-from draco.job import Job, aggregator_f, decoded, keeps_rows, to_dict, to_words, total_steps
+from draco.job import Job, aggregator_f, keeps_rows, sizes, to_dict, to_words, total_steps
 from draco.models import batch_norm
 from draco.models.flat import flatten
 from draco.runs import directory as run_directory
 from draco.runs import machine
 from draco.runs.events import EventLog
 from draco.sampling import derive_seed, draw_rows
-from draco.schemes import Scheme
+from draco.schemes import SCHEMES, Scheme
 from draco.training import build, checkpoint, checkpoint_check, evaluate, wire
 from draco.training.collect import DIVERGED, Collector, Replies
 from draco.training.tensorboard import Board
@@ -260,7 +260,7 @@ class Server:
         if len(gradients) == 1 and not spec.pre and spec.name != "centered_clipping":
             vector = gradients[0]
         else:
-            left_out = decoded(self.job) - len(gradients)  # it took as many liars as making it wrong
+            left_out = sizes(self.job).gradients - len(gradients)  # it took as many liars as making it wrong
             f = max(self.f - left_out, 0)
             trusted = self._trusted(step, rows, {*replies.absent, *replies.refused}) if spec.name == "monna" else None
             simple = "mean" if spec.name == "mean" and not spec.pre else "median"
@@ -287,8 +287,8 @@ def choose_vote(job: Job, greetings: Sequence[bytes]) -> tuple[str, str]:
 
     A worker that lies about itself can at most bring about the tolerance vote, which is safe too.
     """
-    if job.scheme.vote != "auto":
-        return job.scheme.vote, "the job says so"
+    if (vote := job.scheme.get("vote")) != "auto":
+        return vote, "the job says so"
     kinds = sorted(set(filter(None, greetings)))
     if len(kinds) == 1:
         return "exact", "all workers report the same torch, instruction set, threads and device"
@@ -309,7 +309,7 @@ def train(job: Job, run: Path, split: data.Split, test: data.Split, transport: S
         run_directory.write_status(run, "running", training.step)
         vote, why = choose_vote(job, transport.greetings(job.start_timeout_s))
         scheme = build.build_scheme(job, vote)
-        voted = scheme.name in build.VOTING
+        voted = "vote" in SCHEMES[scheme.name].options
         about = {"vote": vote, "vote_reason": why} if voted else _about_shards(job, split)
         log.write(
             "start", job=to_dict(job), setting=to_words(job), steps=training.steps, summary=scheme.summary,
