@@ -1,6 +1,5 @@
 """What is wrong with a job whose single fields are right, and what a user may not have meant."""
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -237,32 +236,22 @@ def _check_tables(job: Job) -> Iterator[Fault]:
 
 def _check_aggregator(job: Job) -> Iterator[Fault]:
     """Yield why the decoded gradients are not what the aggregator, or something before it, can work with."""
-    from draco.aggregators import minimum_workers, remaining
-    from draco.aggregators.smea import SUBSETS
+    from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
 
     spec, m, f = job.aggregator, decoded(job), aggregator_f(job)
     about = ("workers", "scheme.name", "scheme.adversaries", "scheme.redundancy", "aggregator.f", "aggregator.pre")
     left = f"{job.scheme.name} leaves {m} of {job.workers} workers' replies"
     for step in spec.pre:
-        if m < (needed := minimum_workers(step.name, f)):
+        if m < (needed := PRE_AGGREGATORS[step.name].least(f)):
             yield Fault("aggregator.pre", f"{step.name} with f = {f} needs at least {needed} gradients, {left}", about)
             return
-        if (fewer := remaining(step.name, m, size=step.size)) < m:
+        if (fewer := PRE_AGGREGATORS[step.name].remaining(m, step.given())) < m:
             m, left = fewer, f"{left} and {step.name} {fewer}"
-    if m < (needed := minimum_workers(spec.name, f)):
+    if m < (needed := AGGREGATORS[spec.name].least(f)):
         yield Fault("aggregator.name", f"{spec.name} with f = {f} needs at least {needed} gradients, {left}", about)
         return
-    for option, most, words in (("m", m - f, "m - f"), ("neighbours", m - f - 1, "m - f - 1")):
-        value = getattr(spec, option)
-        if value is not None and value > most:
-            message = f"must be at most {words} = {most} of m = {m} gradients, got {value}"
-            yield Fault(f"aggregator.{option}", message, (*about, "aggregator.name"))
-    if spec.groups is not None and not 2 * f + 1 <= spec.groups <= m:
-        message = f"must be from 2f + 1 = {2 * f + 1} to m = {m} gradients, got {spec.groups}"
-        yield Fault("aggregator.groups", message, (*about, "aggregator.name"))
-    if spec.name == "smea" and math.comb(m, f) > SUBSETS:
-        message = f"smea with f = {f} looks at {math.comb(m, f)} subsets of {m} gradients; the most is {SUBSETS}"
-        yield Fault("aggregator.name", message, about)
+    for option, message in AGGREGATORS[spec.name].faults(m, f, spec.given()):
+        yield Fault(f"aggregator.{option}", message, (*about, "aggregator.name"))
     if spec.nu and spec.backend == "hdmedians":
         yield Fault("aggregator.nu", "must be 0 with backend: hdmedians", ("aggregator.backend", "aggregator.name"))
     if spec.name == "monna" and (job.scheme.name != "uncoded" or spec.pre):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from draco import job as spec
-from draco.aggregators import AGGREGATORS, minimum_workers
+from draco.aggregators import AGGREGATORS
 from draco.attacks import ATTACKS
 from draco.data import DATASETS
 from draco.errors import JobError
@@ -351,7 +351,7 @@ def test_what_does_not_go_together_is_refused_with_the_values_and_the_bounds(ove
 @pytest.mark.parametrize("rule", [name for name in AGGREGATORS if name != "mean"])
 @pytest.mark.parametrize("f", [1, 2, 3])
 def test_an_aggregator_is_accepted_from_its_least_number_of_gradients_on(rule: str, f: int) -> None:
-    least = minimum_workers(rule, f)
+    least = AGGREGATORS[rule].least(f)
     settings = [f"aggregator={{name: {rule}, f: {f}}}", "scheme=uncoded", "attack=none"]
     assert aggregator_f(good(*settings, f"workers={least}")) == f
     (fault,) = faults(GOOD, *settings, f"workers={least - 1}")
