@@ -76,8 +76,8 @@ class Training:
         )  # (n, p), by rank
         self.step = 0
         self.ledger = Ledger()
-        # (p,): the last step's gradient, from which centered clipping starts; it is part of a checkpoint
-        self.centre = torch.zeros_like(self.flat) if job.aggregator.name == "centered_clipping" else None
+        # (p,): the last step's gradient, from which a rule that remembers starts; it is part of a checkpoint
+        self.centre = torch.zeros_like(self.flat) if AGGREGATORS[job.aggregator.name].remembers else None
 
     @property
     def elements(self) -> int:
@@ -256,14 +256,17 @@ class Server:
     def _aggregated(self, step: int, rows: Sequence[int], replies: Replies) -> Tensor:
         """Reduce (m, d) to (d,): the gradient by the job's rule, statistics and loss by a rule of the same kind."""
         p, spec = self.training.flat.numel(), self.job.aggregator
+        rule = AGGREGATORS[spec.name]
         gradients = replies.decoded.gradients[:, : self.training.elements]  # without the padding of some schemes
-        if len(gradients) == 1 and not spec.pre and spec.name != "centered_clipping":
+        if len(gradients) == 1 and not spec.pre and not rule.remembers:
             vector = gradients[0]
         else:
-            left_out = sizes(self.job).gradients - len(gradients)  # it took as many liars as making it wrong
+            left_out = sizes(self.job).gradients - len(
+                gradients
+            )  # it took as many Byzantine workers as making it wrong
             f = max(self.f - left_out, 0)
-            trusted = self._trusted(step, rows, {*replies.absent, *replies.refused}) if spec.name == "monna" else None
-            simple = "mean" if spec.name == "mean" and not spec.pre else "median"
+            trusted = self._trusted(step, rows, {*replies.absent, *replies.refused}) if rule.trusts else None
+            simple = "median" if rule.robust or spec.pre else "mean"
             rest = AGGREGATORS[simple](gradients[:, p:].contiguous(), f=f)
             own = self.aggregate(gradients[:, :p], f, step, trusted, self.training.centre)
             vector = torch.cat([own, rest])
@@ -273,7 +276,7 @@ class Server:
 
     def _trusted(self, step: int, rows: Sequence[int], missing: set[int]) -> int:
         """Return the place among the gradients that came of the one that the job trusts."""
-        trusted = self.job.aggregator.trusted
+        trusted = self.job.aggregator.get("trusted")
         if trusted in missing:
             raise TrainingError(
                 f"step {step}: worker {trusted}, whom the job trusts, sent no gradient that can be used"
