@@ -4,6 +4,8 @@
 (sizes and sha256). It appears by one rename, so two processes may prepare at once and neither sees half a data set.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import logging
@@ -12,16 +14,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from draco.data.datasets import DATASETS, dataset_info
 from draco.data.info import PARTS, Arrays, DatasetInfo, Request
 from draco.data.originals import find_originals
 from draco.errors import MissingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +91,8 @@ def load(name: str, root: Path, split: str) -> Split:
         ValueError: no such data set or split.
         MissingError: the data set is not prepared in `root`, or is damaged.
     """
+    import torch
+
     info = dataset_info(name)
     if split not in info.counts:
         raise ValueError(f"a data set has the splits train and test, not {split!r}")

@@ -14,8 +14,6 @@ import sys
 from functools import cache
 from typing import Any
 
-import torch
-
 from draco.errors import MissingError
 
 
@@ -48,6 +46,8 @@ def torchvision() -> Any:
 
 
 def _define_missing_operators() -> None:
+    import torch
+
     for name in _OPERATORS:
         if not hasattr(torch.ops.torchvision, name.removeprefix("torchvision::")):
             torch.library.define(name, _SCHEMA)
