@@ -1,4 +1,4 @@
-"""The prepared folder of a data set: made once from its original files, whole or not at all, and mapped by everybody.
+"""The prepared folder of a data set: made once from its original files, complete or not at all, mapped by everybody.
 
 `<root>/<name>/` holds `train_images.npy`, `train_labels.npy`, `test_images.npy`, `test_labels.npy` and `manifest.json`
 (sizes and sha256). It appears by one rename, so two processes may prepare at once and neither sees half a data set.
@@ -41,7 +41,7 @@ def prepare(name: str, root: Path, source: Path | None = None, download: bool = 
     """Return `root/name`, converting the data set first if it is not there yet.
 
     The original files are taken from `source`, else from `root/raw/name`, else from where a system package puts
-    them, else from the network. When the folder is there already nothing is read but the sizes of its files.
+    them, else from the network. Where the folder exists only the sizes of its files are read.
 
     Args:
         name: a key of DATASETS.
