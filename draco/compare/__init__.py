@@ -2,6 +2,6 @@
 
     grid -> cells -> plan -> run (child processes) -> results -> table, plots
 
-A cell is one combination. It is a simulated run in a directory of its own, started by the command line that looks
-after any detached run: what is here never meets the trainer in one process.
+A cell is one combination: a simulated run in a directory of its own. It is started by the command line that looks after
+any detached run. Nothing here shares a process with the trainer.
 """

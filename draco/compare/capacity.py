@@ -1,4 +1,4 @@
-"""How many cells at a time this machine can hold, and what is known beforehand of how long all will take."""
+"""The capacity of this machine: how many cells run at a time, and the least time that all of them take."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""From a grid and its base job to cells: one validated job for every combination of levels that the rules keep."""
+"""The cells of a grid: one validated job for every combination of levels that the rules keep."""
 
 import itertools
 import json

@@ -1,8 +1,8 @@
 """The grid file: which base job, and which of its values take which levels. Pure: from YAML to a frozen `Grid`.
 
-Levels are values as a job file would have them: a section's level is its name or a mapping (`scheme: [uncoded, {name:
-cyclic, adversaries: 2}]`) and takes the place of the base job's whole section; `scheme.adversaries: [1, 2]` changes one
-option. Whole sections are set first, then single options, whether they come from `set` or from an axis.
+Levels are values as a job file would have them. A level of a section is its name or a mapping, and replaces the base
+job's whole section: `scheme: [uncoded, {name: cyclic, adversaries: 2}]`. A level of one option changes only that:
+`scheme.adversaries: [1, 2]`. Whole sections are set first, then single options, from `set` and from axes alike.
 """
 
 from collections.abc import Iterator, Mapping

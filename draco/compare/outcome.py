@@ -1,7 +1,7 @@
-"""What has become of a cell, from its run directory: a result, a fault of ours, or work that can go on.
+"""The outcome of a cell, from its run directory: a result, an error of Draco's own, or work that can go on.
 
-A training that diverges, or that cannot be decoded within the scheme's promise, is a result: it would end so again,
-and belongs into the table. An error that Draco does not raise on purpose is none.
+A training that diverges is a result, and so is one whose gradient cannot be decoded: either would end the same again.
+An error that Draco does not raise on purpose is no result.
 """
 
 import re

@@ -12,15 +12,12 @@ from draco.compare.table import in_words, worst_in_words
 _PANELS_IN_A_ROW = 3  # more are put into a square
 _STYLES = ("-", "--", ":", "-.")  # lines that coincide stay visible
 _BRIGHT = 0.6  # accuracy from which the colour is so light that text on it must be dark
-_ENDINGS = (".png", ".svg")
 
 
 def draw(results: Sequence[Result], ranking: Ranking, folder: Path) -> list[Path]:
     """Draw both plots into the folder, each as PNG and as SVG, and return the files."""
-    import matplotlib as mpl
+    from draco.report.figures import encoded
 
-    mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "draco"  # the same runs give the same file
     drawings: Mapping[str, Callable[[], Any]] = {
         "accuracy": lambda: curves(results, ranking),
         "final": lambda: heat_map(ranking),
@@ -28,10 +25,9 @@ def draw(results: Sequence[Result], ranking: Ranking, folder: Path) -> list[Path
     files = []
     for name, drawing in drawings.items():
         figure = drawing()
-        for ending in _ENDINGS:
-            file = folder / f"{name}{ending}"
-            figure.savefig(file, dpi=100, metadata={"Date": None} if ending == ".svg" else None)
-            files.append(file)
+        for kind in ("png", "svg"):
+            files.append(folder / f"{name}.{kind}")
+            files[-1].write_bytes(encoded(figure, kind))
     return files
 
 

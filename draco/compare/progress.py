@@ -1,4 +1,4 @@
-"""The progress of a comparison: cells and steps that are done, what goes on, and when all will be."""
+"""The progress of a comparison: cells and steps that are done, cells that run, and the time left."""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
-"""What the cells came to: one row per cell and evaluation, one per combination over the seeds, one per setting.
+"""The results of the cells: one row per cell and evaluation, one per combination over the seeds, one per setting.
 
-Pure but for `read`. A training that failed has no final accuracy: nothing is put in its place, and a setting that
-fails under one attack has no worst accuracy either but ranks behind all that have one.
+Pure but for `read`. A training that failed has no final accuracy, and nothing takes its place. A setting that fails
+under one attack has no worst accuracy and ranks last.
 """
 
 import math
@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from draco.compare.cells import SEED, Cell
 from draco.compare.outcome import Outcome
 from draco.report import Summary, read_summary
+from draco.report.series import PARTS
 from draco.runs import events
 
 Row = dict[str, Any]
-PARTS = ("compute", "encode", "communication", "decode", "aggregate", "update")
 
 
 class Result(NamedTuple):

@@ -1,7 +1,7 @@
-"""Runs the cells that have no result yet, several at a time, each as a detached run of this machine, and waits.
+"""The loop over the cells without a result: several at a time, each a detached run on this machine.
 
-What a cell computes depends on its job and on the secret that it is given, so on nothing of the others and on no
-order. A cell whose starter was killed goes on by itself; whoever calls next waits for it as for its own.
+What a cell computes depends on its job and its secret alone, not on other cells or their order. A cell goes on when the
+comparison that started it is killed; the next comparison waits for it.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ def alone(root: Path) -> Iterator[None]:
     """Keep a second comparison of the same name out while this one is entered.
 
     Raises:
-        RefusedError: one is at it.
+        RefusedError: another one is running.
     """
     root.mkdir(parents=True, exist_ok=True)
     with open(root / ".lock", "w") as lock:

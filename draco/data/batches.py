@@ -1,4 +1,4 @@
-"""From a prepared data set to batches: samples cut out, augmented and normalised."""
+"""Batches of a prepared data set: samples cut out, augmented and normalised."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def batch(split: Split, indices: Tensor, augment: torch.Generator | None) -> tup
     Args:
         split: what `load` returned.
         indices: which samples, (B,) int64, in that order; repetitions are fine.
-        augment: source of the data set's augmentation: 4 pixels of reflected padding, a random crop back to the old
-            size and a horizontal flip of every second image on average, as in the original Draco. None: no
-            augmentation. Data sets of digits and clothes have none (`info.augment`), and the generator is not used.
+        augment: source of the data set's augmentation; None: no augmentation. As in the original Draco it is 4 pixels
+            of reflected padding, a random crop back to the old size, and a horizontal flip of half the images on
+            average. Data sets of digits and clothes have none (`info.augment`), and the generator is not used.
     """
     if augment is not None and split.info.augment:
         pixels = _crop_and_flip(split.images, indices, augment)

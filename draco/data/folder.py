@@ -1,4 +1,4 @@
-"""The prepared folder of a data set: made once from its original files, whole or not at all, and mapped by everybody.
+"""The prepared folder of a data set: made once from its original files, complete or not at all, mapped by everybody.
 
 `<root>/<name>/` holds `train_images.npy`, `train_labels.npy`, `test_images.npy`, `test_labels.npy` and `manifest.json`
 (sizes and sha256). It appears by one rename, so two processes may prepare at once and neither sees half a data set.
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from draco.data.info import PARTS, Arrays, DatasetInfo, Request
 from draco.data.originals import find_originals
 from draco.errors import MissingError
 from draco.lazy import Tensor, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ def prepare(name: str, root: Path, source: Path | None = None, download: bool = 
     """Return `root/name`, converting the data set first if it is not there yet.
 
     The original files are taken from `source`, else from `root/raw/name`, else from where a system package puts
-    them, else from the network. When the folder is there already nothing is read but the sizes of its files.
+    them, else from the network. Where the folder exists only the sizes of its files are read.
 
     Args:
         name: a key of DATASETS.
@@ -89,6 +92,8 @@ def load(name: str, root: Path, split: str) -> Split:
         ValueError: no such data set or split.
         MissingError: the data set is not prepared in `root`, or is damaged.
     """
+    import torch
+
     info = dataset_info(name)
     if split not in info.counts:
         raise ValueError(f"a data set has the splits train and test, not {split!r}")

@@ -1,4 +1,4 @@
-"""What is known of a data set before it is here, and what passes between its original files and its prepared folder."""
+"""The facts of a data set, and the values that pass between its original files and its prepared folder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set before it is here."""
+    """What is known of a data set before its files are on this machine."""
 
     shape: tuple[int, int, int]  # (c, h, w)
     classes: int

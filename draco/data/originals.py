@@ -1,6 +1,6 @@
-"""Where the original files of a data set come from, and how they become arrays.
+"""The original files of a data set: where they come from, and how they become arrays.
 
-torchvision reads them, and downloads them where they are nowhere; it is imported only for that.
+torchvision reads them, and downloads them where they are not on this machine. It is imported only for that.
 """
 
 import gzip

@@ -1,11 +1,10 @@
-"""Who owns which training samples where workers do not draw from one common batch: heterogeneous data.
+"""The shards of heterogeneous data: which worker owns which training samples where they share no common batch.
 
 Shapes: N samples, n workers, C classes. A shard is the samples of one worker, (N // n or one more,) int64.
 
-Both splits give every sample to exactly one worker and every worker as many samples as any other, up to one. So the
-mean over workers stays the mean over the data set, which a split into shards of unequal sizes would silently change;
-and a shard holds at least the worker's slice of a batch of B <= N samples, since both are cut alike:
-N // n + (i < N % n) grows with N.
+Both splits give every sample to exactly one worker, and shards differ in size by one sample at most. So the mean over
+workers stays the mean over the data set, which shards of unequal sizes would silently change. A shard holds at least
+the worker's slice of a batch of B <= N samples: both have N // n + (i < N % n) samples, which grows with N.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ def by_class(labels: Tensor, workers: int) -> list[Tensor]:
     """Return n shards of the samples (N,) sorted by label, one contiguous piece each: worker i has the i-th.
 
     The sorted split of McMahan et al., Communication-efficient learning of deep networks from decentralized data, 2017
-    (arXiv:1602.05629), with one piece a worker where they deal two, as Karimireddy, He, Jaggi, Byzantine-robust
-    learning on heterogeneous datasets via bucketing, 2022 (arXiv:2006.09365) do.
+    (arXiv:1602.05629), who deal two pieces to a worker. One piece is as in Karimireddy, He, Jaggi, Byzantine-robust
+    learning on heterogeneous datasets via bucketing, 2022 (arXiv:2006.09365).
 
     Raises:
         ValueError: fewer samples than workers.

@@ -14,8 +14,8 @@ def convert_synthetic(request: Request) -> Arrays:
     """Make a data set that can be learned: a smooth random prototype for each class, under strong noise.
 
     Integer arithmetic on numpy's RandomState, whose stream numpy promises never to change: the same bytes everywhere.
-    Prototypes are blocks of 4x4 pixels in 112..143; the noise of a pixel is the sum of four uniform integers, with a
-    standard deviation of 58, so that even the best classifier errs now and then.
+    Prototypes are blocks of 4x4 pixels in 112..143. The noise of a pixel is the sum of four uniform integers, with a
+    standard deviation of 58: even the best classifier makes some errors.
     """
     info = request.info
     random = np.random.RandomState(_SEED)

@@ -11,9 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def has_batch_statistics(model: nn.Module) -> bool:
     """Return whether, in training, the samples of a batch influence each other's outputs.
 
-    They do through every BatchNorm layer, except through one that is frozen: in evaluation mode inside of a model in
-    training mode, with running statistics to use instead. The answer is the same while the whole model is in
-    evaluation mode, since it is about training.
+    They do through every BatchNorm layer that is not frozen. A frozen layer is in evaluation mode inside a model in
+    training mode, and has running statistics to use instead. The answer is about training, so it is the same while the
+    whole model is in evaluation mode.
     """
     return any(
         module.training or module.running_mean is None or not model.training

@@ -50,10 +50,10 @@ def replace_dropout(model: nn.Module) -> None:
 def set_dropout(model: nn.Module, segments: Segments) -> None:
     """Tell the model's dropout layers which consecutive rows of the next batch draw from which generator.
 
-    Every layer draws from the same generators, in the order in which the layers run, so one forward uses them up: pass
-    fresh ones before each. A batch of several partitions gets, for each of them, bit for bit the masks of that
-    partition run alone with the same generator. A model without dropout takes no note. Not for torch.func.vmap over
-    partitions, whose calls would share one mask; the count of rows catches this.
+    Every layer draws from the same generators, in the order in which the layers run. One forward uses them up, so pass
+    fresh ones before each. In a batch of several partitions each gets, bit for bit, the masks that it gets alone with
+    the same generator. A model without dropout ignores the call. Not for torch.func.vmap over partitions, whose calls
+    would share one mask; the count of rows catches this.
 
     Args:
         model: whose dropout layers are told.

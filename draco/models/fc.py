@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 def _build(shape: Shape, classes: int) -> nn.Module:
     """Return the original's fully connected net c*h*w-800-500-classes: 1,033,510 parameters on (1, 28, 28), 10 classes.
 
-    Different: the original ends with a sigmoid whose output goes into the cross entropy as if it were logits, which
-    bounds each class's probability by e / (e + classes - 1) (0.23 for 10 classes) and the loss from below by 1.46;
-    ours gives the logits themselves. Any image size and number of classes (the original: 784 values and 10). Weights
+    Different: the original ends with a sigmoid, whose output goes into the cross entropy as if it were logits. That
+    bounds each class's probability by e / (e + classes - 1), 0.23 for 10 classes, and the loss from below by 1.46. Ours
+    gives the logits themselves. Any image size and number of classes (the original: 784 values and 10). Weights
     as for LeNet (`lenet.py`).
     """
     from torch import nn

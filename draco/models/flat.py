@@ -8,9 +8,9 @@ def flatten(model: nn.Module) -> Tensor:
     """Make all parameters views into one contiguous vector, in the order of `model.parameters()`, and return it, (p,).
 
     Values do not change, and writing the vector writes the model. `load_state_dict`, `.grad` and optimizers that update
-    in place work as before. What gives parameters new memory ends the sharing, so flatten again afterwards:
-    `copy.deepcopy(model)` (the copy's parameters are separate tensors), `model.to(device or dtype)`,
-    `load_state_dict(..., assign=True)`, and a second `flatten`, after which the first vector is stale.
+    in place work as before. What gives parameters new memory ends the sharing, so flatten again after
+    `copy.deepcopy(model)`, `model.to(device or dtype)` and `load_state_dict(..., assign=True)`. A second `flatten`
+    makes the first vector stale.
 
     Raises:
         ValueError: the parameters are not all float32 on one device.

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def model(name: str) -> Model:
     """Return torchvision's ResNet for small images: 11,173,962 parameters for resnet18 on CIFAR-10.
 
-    Changed from torchvision: the stem is one 3x3 convolution of stride 1 without max-pooling (theirs, for 224x224: 7x7,
-    stride 2, max-pooled), on as many channels as the images have.
+    Changed from torchvision: the stem is one 3x3 convolution of stride 1 without max-pooling, on as many channels as
+    the images have. Theirs is for 224x224: 7x7, stride 2, max-pooled.
     Different from the original Draco (the widespread CIFAR ResNet by kuangliu): global instead of 4x4 average pooling,
     the same on 32x32; He-normal instead of torch's default initialisation of the convolutions.
     """

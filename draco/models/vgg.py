@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def model(name: str) -> Model:
     """Return torchvision's VGG for small images: 15,253,578 parameters for vgg16_bn on CIFAR-10.
 
-    Changed from torchvision: the classifier is dropout, 512, dropout, 512, classes as in the original Draco (theirs:
-    25088-4096-4096-classes), after average pooling to 1x1, which changes nothing on 32x32 images; the first
+    Changed from torchvision: the classifier is dropout, 512, dropout, 512, classes as in the original Draco; theirs is
+    25088-4096-4096-classes. Average pooling to 1x1 comes before it, which changes nothing on 32x32 images. The first
     convolution takes as many channels as the images have.
     Different from the original: it has VGG-11, 13 and 16 with BatchNorm only; the dropout masks come from explicit
     generators (`set_dropout`).

@@ -1,11 +1,11 @@
-"""The one place that imports torchvision, and what makes its CUDA wheel work beside a CPU build of torch.
+"""The import of torchvision, in this one place, which works beside a CPU build of torch too.
 
 PyPI's torchvision is compiled against the CUDA build of torch. Beside a CPU build its compiled library cannot be
-loaded, so the operators `torchvision::nms` and `torchvision::qnms` are never registered, and `import torchvision` dies
-with `RuntimeError: operator torchvision::nms does not exist` while it attaches Python kernels to them. Draco uses
-torchvision's models and data sets, none of which calls either operator: it is enough that their schemas exist.
+loaded, so the operators `torchvision::nms` and `torchvision::qnms` are never registered. `import torchvision` then
+ends with `RuntimeError: operator torchvision::nms does not exist` while it attaches Python kernels to them. Draco uses
+torchvision's models and data sets. None of them calls either operator, so it is enough that their schemas exist.
 
-Nothing is imported before `torchvision()` is called, for ten processes start at once and each import costs about a
+Nothing is imported before `torchvision()` is called: ten processes start at once, and the import costs each about a
 second of processor time.
 """
 
@@ -49,6 +49,8 @@ def torchvision() -> Any:
 
 
 def _define_missing_operators() -> None:
+    import torch
+
     for name in _OPERATORS:
         if not hasattr(torch.ops.torchvision, name.removeprefix("torchvision::")):
             torch.library.define(name, _SCHEMA)

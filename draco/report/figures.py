@@ -1,8 +1,7 @@
 """The figures of a report: curves of all runs in one, and of each run who lied, where time went, and what was sent.
 
-Drawn without a display. Colours are those of Okabe and Ito, which readers with any kind of colour vision tell apart;
-names that runs bring along are never taken for mathematics or for matplotlib's marks. The same runs give the same
-files.
+Drawn without a display; the same runs give the same files. The colours are those of Okabe and Ito, which readers with
+any kind of colour vision tell apart. Names of runs are never taken for mathematics or for matplotlib's marks.
 """
 
 import io
@@ -128,7 +127,7 @@ def suspects(run: Series) -> Figure:
 def seconds(run: Series) -> Figure:
     """Draw the milliseconds of a step's parts on top of each other; where steps share a column, their means.
 
-    The axis ends where a few slow steps, such as the first, would press the others flat.
+    The axis is cut where a few slow steps, such as the first, would make the others too low to see.
     """
     into = run.bins(MOST)
     figure, axes = _figure("ms per step", run)
@@ -188,7 +187,7 @@ def _figure(what: str, run: Series) -> tuple[Figure, Axes]:
 
 
 def _loss(run: Series, column: int) -> tuple[Floats, Floats]:
-    """Return where, by step (column 0) or second (column 1), and what the losses are, of a long run their means."""
+    """Return the losses' places, by step (column 0) or second (column 1), and the losses; of a long run their means."""
     x = run.seconds if column else run.steps.astype(np.float64)
     if len(run.steps) <= MOST:
         return x, run.loss
@@ -227,7 +226,7 @@ def _labels(runs: Sequence[Curves]) -> list[str]:
 
 
 def _legend(figure: Figure, keys: Sequence[Line2D | Patch], labels: Sequence[str], columns: int) -> None:
-    """Put a legend below; names are shown as they are, be there a $ in them."""
+    """Put a legend below; names are shown as they are, even with a $ in them."""
     legend = figure.legend(
         keys, labels, loc="outside lower center", ncols=min(columns, max(len(keys), 1)), fontsize="small", frameon=False
     )

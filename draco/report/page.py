@@ -1,7 +1,7 @@
 """The page: one file of HTML on one run, or on several side by side, and its figures as PNG files beside it.
 
-`write` and `plot` write; everything else is pure. Nothing in it depends on when it is made: a run that has ended always
-gives the same page.
+`write` and `plot` write; everything else is pure. The page does not depend on when it is made: a run that has ended
+always gives the same page.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ def gather(lefts: Sequence[Left]) -> list[Run]:
 
 
 def place(runs: Sequence[Path]) -> Path:
-    """Return where a page belongs: in its run, or beside its runs in a folder of their names, or a hash of them."""
+    """Return where a page belongs: in its run, or beside its runs in a folder with their names, or a hash of them."""
     whole = [run.resolve() for run in runs]
     if len(whole) == 1:
         return runs[0] / "report"
@@ -72,7 +72,7 @@ def place(runs: Sequence[Path]) -> Path:
 
 
 def name(summaries: Sequence[Summary]) -> list[str]:
-    """Return what the runs are called: by their jobs, where those repeat by their directories, numbered at the last."""
+    """Return the runs' labels: job names, directory names where those repeat, with numbers where those repeat too."""
     jobs, folders = [s.name for s in summaries], [s.run.resolve().name for s in summaries]
     found = [job if jobs.count(job) == 1 else folder for job, folder in zip(jobs, folders, strict=True)]
     return [label if found.count(label) == 1 else f"{label} ({at})" for at, label in enumerate(found, start=1)]

@@ -85,9 +85,9 @@ def taken(events: Iterable[Record]) -> list[Record]:
 def elapsed(events: Sequence[Record]) -> Floats:
     """Return the seconds of each event on the run's own clock, which starts with the first event: (events,).
 
-    The clock stands still from the last event of a launch to the first of the next unless the supervisor says
-    (`relaunch`) that it was it who started again: how long a user let a run lie is no property of the run. It never
-    goes back, though the machine's may.
+    The clock stands still from the last event of a launch to the first of the next: how long a user left a run alone is
+    no property of the run. It goes on where the supervisor started the launch (`relaunch`). It never goes back, though
+    the machine's clock may.
     """
     found = np.full(len(events), np.nan)
     now, before, kind, relaunched = 0.0, None, "", False
@@ -141,7 +141,7 @@ def _floats(values: Iterable[Any]) -> Floats:
 
 
 def _workers(events: Iterable[Record], kept: Iterable[Record]) -> int:
-    """Return n, as the job says; of a run whose start is not on record as many as are named."""
+    """Return n, as the job says; without a start on record, the highest rank that the steps name."""
     jobs = [e["job"] for e in events if e["event"] == "start" and "job" in e]
     if jobs:
         return int(jobs[-1]["workers"])
@@ -189,7 +189,7 @@ def bins(first: int, last: int, most: int) -> Bins:
 def heat(records: Iterable[Record], workers: int, into: Bins) -> NDArray[np.int8]:
     """Return the worst class (see CLASSES) of each worker in each bin, (n, b).
 
-    Who lied is what the events say; in those that do not say it a suspect is just that.
+    The events say who lied. Where they do not, a suspect is only a suspect.
     """
     grid = [[NO_RECORD] * into.number for _ in range(workers)]  # for single values quicker than an array
     present = set()
@@ -205,14 +205,14 @@ def heat(records: Iterable[Record], workers: int, into: Bins) -> NDArray[np.int8
 
 
 def classes(record: Record) -> dict[int, int]:
-    """Return the class of each worker at one step, by rank; who is not in it was honest."""
+    """Return the class of each worker at one step, by rank; workers left out were honest."""
     found = dict.fromkeys(record.get("straggling") or (), STRAGGLING) | dict.fromkeys(record.get("lost") or (), LOST)
-    suspects, liars = set(record.get("suspects") or ()), record.get("liars")
-    if liars is None:
+    suspects = set(record.get("suspects") or ())
+    if record.get("liars") is None:
         return found | dict.fromkeys(suspects, SUSPECT)
-    lied = set(liars)
-    found |= dict.fromkeys(suspects & lied, CAUGHT) | dict.fromkeys(suspects - lied, ACCUSED)
-    return found | dict.fromkeys(lied - suspects, MISSED)
+    byzantine = set(record["liars"])
+    found |= dict.fromkeys(suspects & byzantine, CAUGHT) | dict.fromkeys(suspects - byzantine, ACCUSED)
+    return found | dict.fromkeys(byzantine - suspects, MISSED)
 
 
 def tally(records: Sequence[Record], workers: int) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
-"""What one run left in its directory, and what it comes to in numbers.
+"""The numbers of one run, from what it left in its directory.
 
-Reading is in `read`; `summarise` is pure, from records to a `Summary`. Times are medians over the steps, so the slow
-first step and a pause of the machine do not count.
+`read` reads; `summarise` is pure, from records to a `Summary`. Times are medians over the steps, so the slow first step
+and a pause of the machine do not count.
 """
 
 import json
@@ -21,12 +21,12 @@ _CAUSES = 3  # of interruptions that are named, the commonest
 
 @dataclass(frozen=True)
 class Summary:
-    """What one run comes to. None: not known, or it never happened."""
+    """The numbers of one run. None: not known, or it never happened."""
 
     run: Path
     name: str
     state: str
-    setting: str  # what it set against what, in words
+    setting: str  # the job in words: scheme, aggregator, workers, attack
     step: int  # the last step that was taken
     steps: int | None  # the steps that were asked for
     loss: float | None  # training loss of the last step
@@ -44,7 +44,7 @@ class Summary:
 
 
 class Left(NamedTuple):
-    """What a run left behind, and what it comes to."""
+    """What a run left behind, and its numbers."""
 
     summary: Summary
     events: list[Record]
@@ -54,7 +54,7 @@ class Left(NamedTuple):
 
 
 def read_summary(run: Path) -> Summary:
-    """Return what the run in that directory comes to, finished or not; raises as `read` does."""
+    """Return the numbers of the run in that directory, finished or not; raises as `read` does."""
     return read(run).summary
 
 
@@ -104,7 +104,7 @@ def _read_lines(path: Path) -> tuple[list[Record], list[str]]:
 def summarise(
     run: Path, state: str, events: Sequence[Record], evaluations: Sequence[Record], notes: Iterable[str] = ()
 ) -> Summary:
-    """Return what the records of one run come to. Steps that a resumed run took twice count once, the second time."""
+    """Return the numbers of one run. Of a step that a resumed run took twice only the second time counts."""
     start = next((e for e in reversed(events) if e["event"] == "start"), {})
     steps = taken(events)
     last: Record = steps[-1] if steps else {}

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from draco import data
+from draco.data import batches
 from draco.job import Job
 from draco.runs import directory as run_directory
 from draco.runs.events import Lines, read
@@ -51,7 +52,7 @@ def evaluate_model(
     top1 = top5 = loss = 0.0
     for start in range(0, len(split.labels), batch_size):
         indices = torch.arange(start, min(start + batch_size, len(split.labels)))
-        inputs, labels = (t.to(device) for t in data.batch(split, indices, None))
+        inputs, labels = (t.to(device) for t in batches.batch(split, indices, None))
         outputs = model(inputs)
         ranked = outputs.topk(min(5, outputs.shape[1]), dim=1).indices == labels[:, None]
         top1 += ranked[:, 0].sum().item()

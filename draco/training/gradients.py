@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from draco import data
+from draco.data import batches
 from draco.models import batch_norm
 from draco.models.dropout import set_dropout
 from draco.models.flat import flatten
@@ -121,7 +122,7 @@ class StepVectors:
         parts = []
         for j in partitions:
             augment = generator(plan.seed, "augmentation", step, j) if plan.augment else None
-            parts.append(data.batch(self._split, self.indices(step, j), augment))
+            parts.append(batches.batch(self._split, self.indices(step, j), augment))
         inputs = torch.cat([x for x, _ in parts]).to(self._device)
         labels = torch.cat([y for _, y in parts]).to(self._device)
         return inputs, labels, [len(y) for _, y in parts]

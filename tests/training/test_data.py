@@ -27,7 +27,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from draco.data import DATASETS, Split, batch, batches, folder, load, prepare, verify
+from draco.data import DATASETS, Split, batches, folder, load, prepare, verify
+from draco.data.batches import batch
 from draco.data.info import PARTS, Arrays, Request
 from draco.data.synthetic import convert_synthetic
 from draco.errors import MissingError

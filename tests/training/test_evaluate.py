@@ -11,6 +11,7 @@ import torch
 
 from draco import data
 from draco.cli.main import main
+from draco.data import batches
 from draco.job import Job
 from draco.models.flat import flatten
 from draco.runs import directory as run_directory
@@ -28,7 +29,7 @@ def test_figures_are_those_of_a_slow_loop(make_job: Make) -> None:
     top1 = top5 = 0
     loss = 0.0
     for i in range(len(split.labels)):
-        x, y = data.batch(split, torch.tensor([i]), None)
+        x, y = batches.batch(split, torch.tensor([i]), None)
         scores = model(x)[0].detach()
         order = scores.argsort(descending=True)
         top1 += int(order[0] == y[0])

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from draco import data
+from draco.data import batches
 from draco.errors import DecodeError, TrainingError
 from draco.job import Job
 from draco.runs import events, machine
@@ -175,7 +176,7 @@ def test_batch_norm_statistics_are_the_mean_over_partitions_of_what_torch_measur
     means = []
     for part in (indices[:3], indices[3:]):
         model = build.build_model(job, split.info).train()
-        model(data.batch(split, part, None)[0])
+        model(batches.batch(split, part, None)[0])
         means.append(torch.cat([torch.cat([b.running_mean, b.running_var]) for b in _norms(model)]))
     final = build.build_model(job, split.info)
     from draco.training import checkpoint

@@ -118,6 +118,7 @@ def by_hand(job: Job, beta: float) -> torch.Tensor:
     import torch.nn.functional as F
 
     from draco import data
+    from draco.data import batches
     from draco.sampling import batch_indices
     from draco.training import build
 
@@ -125,7 +126,7 @@ def by_hand(job: Job, beta: float) -> torch.Tensor:
     model = build.build_model(job, split.info)
     averages = [torch.zeros_like(p) for p in model.parameters()]
     for step in range(1, job.steps + 1):
-        inputs, labels = data.batch(split, batch_indices(job.seed, step, job.batch_size, len(split.labels)), None)
+        inputs, labels = batches.batch(split, batch_indices(job.seed, step, job.batch_size, len(split.labels)), None)
         gradients = torch.autograd.grad(F.cross_entropy(model(inputs), labels), list(model.parameters()))
         for parameter, average, gradient in zip(model.parameters(), averages, gradients, strict=True):
             average.mul_(beta).add_((1 - beta) * gradient)
