@@ -135,9 +135,9 @@ def test_a_missing_peer_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -
     assert "* median, byzfl: byzfl is not installed here" in shown.get()
 
 
-def test_bulyan_is_timed_with_the_liars_that_it_bears() -> None:
-    assert contests.borne("bulyan", 10, 2) == 1
-    assert contests.borne("krum", 10, 2) == 2
+def test_bulyan_is_timed_with_the_byzantine_rows_that_it_tolerates() -> None:
+    assert contests.tolerated("bulyan", 10, 2) == 1
+    assert contests.tolerated("krum", 10, 2) == 2
 
 
 def test_a_ratio_above_its_target_is_called_missed() -> None:

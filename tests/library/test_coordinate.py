@@ -185,7 +185,7 @@ def test_the_majority_of_signs_ignores_sizes_and_a_draw_is_zero() -> None:
     assert torch.equal(AGGREGATORS["sign_majority"](rows), AGGREGATORS["sign_majority"](scaled))
 
 
-def test_liars_in_the_minority_do_not_turn_what_the_honest_agree_on() -> None:
+def test_byzantine_rows_in_the_minority_do_not_turn_what_the_honest_agree_on() -> None:
     honest = rows_of(1, 500).expand(6, 500)
     gradients = torch.cat([-1e30 * honest[:5], honest])
     assert torch.equal(AGGREGATORS["sign_majority"](gradients, f=5), honest[0].sign())
@@ -207,7 +207,7 @@ def test_the_median_of_means_is_between_the_mean_and_the_geometric_median() -> N
 
 def test_too_few_and_too_many_groups_are_refused() -> None:
     for groups in (4, 10):
-        with pytest.raises(ValueError, match=f"groups = {groups}; f = 2 needs 5 to n = 9 of them"):
+        with pytest.raises(ValueError, match=f"groups must be from 2f . 1 = 5 to m = 9 gradients, got {groups}"):
             AGGREGATORS["median_of_means"](rows_of(9, 3), f=2, groups=groups)
 
 
