@@ -15,8 +15,8 @@ from draco.compare.grid import Grid, parse_grid
 from draco.compare.outcome import Outcome, outcome
 from draco.compare.progress import Progress, earlier_pace, in_words, seconds_left
 from draco.errors import JobError
+from draco.files import replace
 from draco.job import Job, warnings
-from draco.runs.directory import replace
 
 INTERRUPTED, LOST, BUG = 130, 8, 1
 

@@ -180,6 +180,7 @@ def _train(args: argparse.Namespace) -> int:
     if job.tensorboard and find_spec("tensorboard") is None:
         raise MissingError(f"{args.job}: tensorboard: the package is missing; make setup EXTRAS=tensorboard")
     _require_device(args.job, job.device)
+    from draco import files
     from draco.launch import preflight, rank_placement, roster, supervise, worker_data
     from draco.launch.plan import plan
     from draco.launch.progress import Progress
@@ -205,7 +206,7 @@ def _train(args: argparse.Namespace) -> int:
     if directory is None:
         directory = run_directory.create(args.runs, job.name, to_yaml(job))
         if args.secret:
-            run_directory.replace(directory / "secret", args.secret.read_bytes(), mode=0o600)
+            files.replace(directory / "secret", args.secret.read_bytes(), mode=0o600)
     run_directory.forget_stop(directory)
     if args.detach:
         supervise.detach(directory, args.here)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from draco import files
 from draco.compare.cells import Cell
 from draco.compare.outcome import Outcome, difference, outcome
 from draco.compare.progress import Progress
@@ -130,7 +131,7 @@ def _start(cell: Cell, directory: Path) -> subprocess.Popen[bytes]:
         directory.mkdir(parents=True)
         run_directory.furnish(directory, to_yaml(cell.job))
     if not (directory / "secret").exists():
-        run_directory.replace(directory / "secret", secret(cell.job.seed).encode(), mode=0o600)
+        files.replace(directory / "secret", secret(cell.job.seed).encode(), mode=0o600)
     run_directory.forget_stop(directory)
     return supervise.detach(directory, here=True)
 

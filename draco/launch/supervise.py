@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from draco import files
 from draco.errors import TrainingError
 from draco.job import Job
 from draco.launch import every_node, keep, preflight, rank_placement
@@ -66,7 +67,7 @@ def supervise(
     try:
         return _supervise(job, directory, roster, progress, notices, after)
     except OSError as error:
-        if error.errno not in run_directory.NOT_WRITABLE:
+        if error.errno not in files.NOT_WRITABLE:
             raise
         raise TrainingError(run_directory.unrecorded(directory, error)) from error
 
@@ -205,7 +206,7 @@ def _write(directory: Path, pid: int | None = None) -> None:
     log = directory / "events.jsonl"
     position = log.stat().st_size if log.exists() else 0
     content = {"pid": pid, "started": run_directory.process_start(pid), "events": position}
-    run_directory.replace(directory / "launch" / "supervisor.json", json.dumps(content).encode())
+    files.replace(directory / "launch" / "supervisor.json", json.dumps(content).encode())
 
 
 def launched_at(directory: Path) -> int:
@@ -237,7 +238,7 @@ def settle(
     try:
         run_directory.write_status(directory, state, status.step, message)
     except OSError as error:
-        if error.errno not in run_directory.NOT_WRITABLE:
+        if error.errno not in files.NOT_WRITABLE:
             raise
         return status._replace(state=state, message=f"{message}; {run_directory.unrecorded(directory, error)}")
     return run_directory.read_status(directory)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from draco import files
 from draco.errors import MissingError
 from draco.report import elements, figures, tables
 from draco.report.section import Run, one_run
 from draco.report.series import Series, bins, means, series
 from draco.report.summary import Left, Summary
-from draco.runs import directory as run_directory
 
 _ROWS = 50  # lines of a table of losses; of a longer run their means
 _NAMED = 60  # letters of runs' names that become a folder's
@@ -35,11 +35,11 @@ def write(lefts: Sequence[Left], folder: Path | None = None) -> Path:
     runs = gather(lefts)
     pictures = draw(runs)
     target = (folder or place([left.summary.run for left in lefts])) / "index.html"
-    files = {**{f"{stem}.png": png for stem, png in pictures.items()}, target.name: render(runs, pictures).encode()}
+    contents = {**{f"{stem}.png": png for stem, png in pictures.items()}, target.name: render(runs, pictures).encode()}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for file, content in files.items():
-            run_directory.replace(target.parent / file, content)
+        for file, content in contents.items():
+            files.replace(target.parent / file, content)
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
         why = f"the report cannot be written there ({error.strerror}); name another folder with --html"
         raise MissingError(f"{target.parent}: {why}") from error

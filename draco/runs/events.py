@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from draco.runs.directory import write_all
+from draco.files import write_all
 
 Event = dict[str, Any]
 
