@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from draco.launch import every_node
+from draco.launch.interrupts import Interrupts
 from draco.launch.judge import Observed, judge, killed_ranks, lost_daemons
 from draco.launch.plan import Plan
 from draco.launch.progress import Progress
@@ -38,56 +39,48 @@ class Ended(NamedTuple):
     output: str = ""  # the last lines that its processes printed
 
 
-Watch = Callable[[], str]  # says why the launch must be ended, or nothing
+Look = Callable[[], str]  # called again and again; says why the launch must be ended, or nothing
 
 
 class Stops:
     """Who wants a launch to end: the user, or the supervisor, which starts again on other nodes.
 
-    While it is entered, SIGINT or SIGTERM asks the run to stop and a second one kills it, between launches too.
+    While it is entered a first interrupt asks the run to stop and a second one kills it, between launches too.
     """
 
     def __init__(self, directory: Path, progress: Progress) -> None:
         self._directory, self._progress = directory, progress
-        self._signals = 0
+        self._interrupts = Interrupts(self._answer)
         self.process: subprocess.Popen[bytes] | None = None
         self.ours = False  # the supervisor has asked this launch to end
+        self.kill = False  # the user would not wait for it, or there is no other way
 
     def __enter__(self) -> "Stops":
-        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._interrupts.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._interrupts.__exit__()
 
     @property
     def asked(self) -> bool:
         """Whether the user asked for the end of the run."""
-        return self._signals > 0 or (self._directory / "stop-asked").exists()
-
-    @property
-    def kill(self) -> bool:
-        """Whether the user would not wait for it."""
-        return self._signals > 1
+        return self._interrupts.count > 0 or (self._directory / "stop-asked").exists()
 
     def stop(self) -> None:
         """Ask this launch to end at its next step, on the supervisor's behalf."""
         self.ours = True
         (self._directory / "stop").touch()
 
-    def _handle(self, signum: int, frame: object) -> None:
-        del frame
-        self._signals += 1
-        name = signal.Signals(signum).name
-        if self._signals == 1:
+    def _answer(self, count: int, name: str) -> None:
+        if count == 1:
             try:
                 run_directory.ask_to_stop(self._directory)
                 self._progress.say(f"{name}: stopping after this step; once more kills the run")
                 return
             except OSError as error:  # whatever is asked of the server there, it will not learn
                 self._progress.say(f"{name}: {self._directory} cannot be written ({error.strerror}): killing the run")
-                self._signals += 1
+        self.kill = True
         if self.process and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGTERM)  # at once; whoever waits for it sees to the rest
@@ -98,12 +91,12 @@ def run(
     directory: Path,
     progress: Progress,
     stops: Stops,
-    watch: Watch = lambda: "",
+    look: Look = lambda: "",
     gone: Mapping[str, str] = {},
 ) -> Ended:
     """Start the plan, wait for its end and leave no process of it behind.
 
-    `gone` are the nodes that `watch` has found to be lost, each with the reason, filled by the time it says so.
+    `gone` are the nodes that `look` has found to be lost, each with the reason, filled by the time it says so.
     """
     for path, text in plan.files:
         path.parent.mkdir(exist_ok=True)
@@ -126,7 +119,7 @@ def run(
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_POLL_S)
             progress.update()
-            ended_because = ended_because or watch()
+            ended_because = ended_because or look()
             final_polls += _is_final(directory)
             if ended_because or stops.kill or final_polls * _POLL_S > _AFTER_END_S:
                 _kill(process)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from draco.errors import DracoError
+from draco.errors import DracoError, ExitCode
 from draco.files import replace, sync_folder
 
 Contents = dict[str, Any]
@@ -36,7 +36,7 @@ _SHOWN = 200  # characters of a foreign library's message
 class CheckpointError(DracoError):
     """A checkpoint cannot be used; `why` says it without the path."""
 
-    exit_code = 7
+    exit_code = ExitCode.FAILED
 
     def __init__(self, why: str, path: Path | None = None) -> None:
         super().__init__(f"{path}: {why}" if path else why)
