@@ -1,8 +1,10 @@
 """Clusters: `draco cluster up`, `status`, `down` and the rest. What costs money is in aws.py."""
 
 import argparse
+import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,8 +114,6 @@ def warn(args: argparse.Namespace) -> None:
 
 
 def _up(args: argparse.Namespace) -> int:
-    import time
-
     from draco.cluster import lifecycle, state
 
     said = console.messages()
@@ -212,8 +212,6 @@ def _status(args: argparse.Namespace) -> int:
     notes = backend.notes(cluster, folder)
     found = status.gather(cluster, states, backend.images(cluster, folder), run, _room(cluster), notes)
     if args.json:
-        import json
-
         print(json.dumps(found, indent=1))
         return 0
     from rich.console import Console

@@ -87,9 +87,9 @@ def compare(path: Path, options: Options, said: "Console", prepare: "Callable[[S
         RefusedError: earlier runs are in the way, or another comparison is at work.
     """
     from draco.compare import capacity
-    from draco.compare import run as running
     from draco.compare.outcome import outcome
     from draco.compare.progress import Progress
+    from draco.compare.run import alone, look, run
     from draco.files import replace
 
     grid, cells = read(path)
@@ -104,15 +104,15 @@ def compare(path: Path, options: Options, said: "Console", prepare: "Callable[[S
             done = "" if what.state == "missing" else f"  {what.state} at step {what.step}"
             print(f"{root / cell.name}{done}")
         return 0
-    with running.alone(root):
-        outcomes = running.look(cells, root, new=options.new)
+    with alone(root):
+        outcomes = look(cells, root, new=options.new)
         left = [cell for cell in cells if not outcomes[cell.name].is_result]
         processes = options.processes or capacity.processes([cell.job for cell in left or cells])
         _say_what(cells, steps, outcomes, root, processes, said)
         prepare([cell.job for cell in left])
         replace(root / "grid.yaml", path.read_bytes())
         progress = Progress(cells, steps, outcomes, root, processes, said)
-        ended = running.run(cells, root, outcomes, processes, progress)
+        ended = run(cells, root, outcomes, processes, progress)
         tabulate(cells, outcomes, root, processes, said)
     return _exit_code(outcomes, root, ended, said)
 

@@ -12,6 +12,7 @@ They are not in `draco --help`, and may change without notice.
 """
 
 import argparse
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,6 @@ def head(args: argparse.Namespace) -> int:
     if args.what == "check":
         head.check()
     elif args.what == "runs":
-        import json
-
         print(json.dumps(head.runs(Path("runs"))))
     elif args.what == "keep":
         from draco.launch import keep, supervise

@@ -1,6 +1,7 @@
 """Job files: `draco validate`, `draco data`, and what other commands need of a job before they run it."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,8 +74,6 @@ def prepare_data(job: "Job", said: "Console") -> None:
 def validate(args: argparse.Namespace) -> int:
     """Run `draco validate`."""
     if args.schema:
-        import json
-
         from draco.job import schema
 
         print(json.dumps(schema(), indent=2))

@@ -49,7 +49,7 @@ def outcome(run: Path) -> Outcome:
 
 def is_going_on(run: Path, status: Status) -> bool:
     """Say whether some process still looks after the run."""
-    return supervisor(run) is not None or (status.state in ("pending", "running") and is_alive(status))
+    return supervisor(run) is not None or (status.goes_on and is_alive(status))
 
 
 def _is_result(run: Path) -> bool:

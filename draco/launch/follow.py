@@ -23,13 +23,11 @@ def follow(directory: Path, roster: Roster | None) -> None:
     path = directory / "events.jsonl"
     position, said, settled = launched_at(directory), 0.0, time.monotonic()
     while True:
-        alone = (
-            run_directory.supervisor(directory) is None
-        )  # asked first: the supervisor has the last word on the state
+        alone = run_directory.supervisor(directory) is None  # asked first: it has the last word on the state
         status = run_directory.read_status(directory)
         if time.monotonic() - settled > _SETTLE_EVERY_S:
             status, settled = settle(directory, roster), time.monotonic()
-        ended = alone and status.state not in ("pending", "running")
+        ended = alone and not status.goes_on
         if path.exists():
             with open(path, "rb") as file:
                 file.seek(position)

@@ -1,4 +1,4 @@
-"""What the head does for the operator besides running jobs: check its nodes, tell of its runs, record a lost one."""
+"""Services of the head to its operator: it checks its nodes, tells of its runs, records a lost one."""
 
 import json
 import statistics

@@ -1,4 +1,4 @@
-"""Runs a plan once: starts the process, shows progress from the run's own record, sees to its end, judges it.
+"""One launch of a plan: its process is started, its progress shown from the run's own record, its end judged.
 
 Whether a run succeeded is read from its state, never from the launcher's exit code, which is known to be 0 after the
 loss of a node. What follows from the verdict is not said here: see decide.py and supervise.py.
@@ -120,7 +120,7 @@ def run(
                 process.wait(_POLL_S)
             progress.update()
             ended_because = ended_because or look()
-            final_polls += _is_final(directory)
+            final_polls += not run_directory.read_status(directory).goes_on
             if ended_because or stops.kill or final_polls * _POLL_S > _AFTER_END_S:
                 _kill(process)
     finally:
@@ -154,11 +154,6 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _is_final(directory: Path) -> bool:
-    """Say whether the server has had its last word."""
-    return run_directory.read_status(directory).state not in ("pending", "running")
-
-
 def _end_leftovers(plan: Plan, directory: Path, gone: Mapping[str, str], cut: Sequence[str] = ()) -> dict[str, str]:
     """Kill ranks that outlived mpirun, here and on the nodes that can be reached: they would join no other launch.
 
@@ -167,7 +162,7 @@ def _end_leftovers(plan: Plan, directory: Path, gone: Mapping[str, str], cut: Se
     sweep(lambda run: run == str(directory))
     if plan.roster is None:
         return {}
-    command = every_node.sweeping(plan.roster, directory)
+    command = every_node.sweeping(plan.roster, str(directory))
     there = [node for node in plan.roster.nodes[1:] if node.name not in gone]
     hurried = [node.name for node in there if {node.name, node.address} & set(cut)]
     patient = [node.name for node in there if node.name not in hurried]

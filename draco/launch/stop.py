@@ -1,4 +1,4 @@
-"""Stops a run from elsewhere: politely at its next step, with a checkpoint; or at once."""
+"""The end of a run, asked for from elsewhere: politely at its next step, with a checkpoint; or at once."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ def stop(run: Path, *, kill: bool = False) -> None:
     """
     status = run_directory.read_status(run)
     pid = supervisor(run)
-    if pid is None and status.state not in ("pending", "running"):
+    if pid is None and not status.goes_on:
         raise RefusedError(f"{run}: is not running: {status.state} at step {status.step}")
     try:
         run_directory.ask_to_stop(run)
@@ -43,6 +43,6 @@ def wait(run: Path, roster: Roster | None) -> run_directory.Status:
     while True:
         alone = supervisor(run) is None  # asked first: the supervisor has the last word on the state
         status = settle(run, roster)
-        if alone and status.state not in ("pending", "running"):
+        if alone and not status.goes_on:
             return status
         time.sleep(_POLL_S)

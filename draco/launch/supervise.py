@@ -155,7 +155,7 @@ def _end(directory: Path, ended: Ended, action: End) -> Outcome:
     """Record the run's verdict where the server has not."""
     status = run_directory.read_status(directory)
     if action != (status.state, status.message):
-        speechless = status.state in ("pending", "running") and not ended.lost
+        speechless = status.goes_on and not ended.lost
         where = f"; see {directory / 'logs'}" if action.state in ("failed", "lost") and speechless else ""
         run_directory.write_status(directory, action.state, status.step, action.message + where)
     words = "" if action.state in ("succeeded", "interrupted") else ended.output
@@ -224,14 +224,14 @@ def settle(
     `lost` names nodes that are known to be gone; without it a cluster's nodes are asked.
     """
     status = run_directory.read_status(directory)
-    if status.state not in ("pending", "running"):
+    if not status.goes_on:
         return status
     if lost is None and (supervisor(directory) is not None or run_directory.is_alive(status) or keep.kept(directory)):
         return status
     if lost is None:
         lost = every_node.unreachable(roster) if roster and run_directory.nodes(directory) else {}
     status = run_directory.read_status(directory)  # again: it may have ended while all this was found out
-    if status.state not in ("pending", "running"):
+    if not status.goes_on:
         return status
     seen = Observed(status, None, GONE, lost, ranks_by_node(directory))
     state, message = judge(seen)

@@ -32,9 +32,7 @@ from draco import files
 from draco.job import Job, parse
 
 State = Literal["pending", "running", "interrupted", "succeeded", "failed", "lost"]
-TERMINAL: tuple[State, ...] = ("succeeded", "failed", "lost")
 _RESERVE_BYTES = 1 << 16
-UNFINISHED: tuple[State, ...] = ("pending", "running", "interrupted", "failed", "lost")
 
 
 class Status(NamedTuple):
@@ -47,6 +45,11 @@ class Status(NamedTuple):
     host: str
     updated: float  # seconds since the epoch
     started: str = ""  # when that process began, as the kernel counts it: a process id alone is used again
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the server has not had its last word."""
+        return self.state in ("pending", "running")
 
 
 def create(root: Path, name: str, job_yaml: str) -> Path:
@@ -132,7 +135,7 @@ def is_over(run: Path) -> bool:
     A server's last word is not that of the run, which may go on in another launch: that is its supervisor's to say.
     """
     alone = supervisor(run) is None  # asked first: the supervisor has the last word on the state
-    return alone and read_status(run).state not in ("pending", "running")
+    return alone and not read_status(run).goes_on
 
 
 def ask_to_stop(run: Path) -> None:

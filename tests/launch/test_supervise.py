@@ -484,7 +484,7 @@ def test_a_run_whose_processes_go_is_launched_again_until_it_succeeds(directory:
         (f"{STEP}; {KILLED}", "fail", "lost", "rank 2 on b was killed by signal 9; see "),
         (
             f"{STEP}; {KILLED}", "{name: pack, per_hour: 0}", "lost",
-            "rank 2 on b was killed by signal 9; 1 interruptions within an hour, and on_loss.per_hour bears 0; see ",
+            "rank 2 on b was killed by signal 9; 1 interruptions within an hour, and on_loss.per_hour allows 0; see ",
         ),
         (says("interrupted", "asked to stop"), "pack", "interrupted", "asked to stop"),
     ],
