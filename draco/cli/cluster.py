@@ -41,7 +41,7 @@ def add(commands: Any) -> None:
 
 
 def _add_up(does: Any) -> None:
-    up = _named(does, "up", _up, "bring a cluster up, or repair it; changes nothing where nothing is amiss", "dev")
+    up = _named(does, "up", _up, "bring a cluster up, or repair it; changes nothing where all is well", "dev")
     _add_wanted(up, "docker")
     _add_yes(up, " (aws)")
     up.add_argument("--on-demand", action="store_true", help="buy what the spot market cannot replace on demand (aws)")

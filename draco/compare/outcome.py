@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from draco.errors import DecodeError, TrainingError
 from draco.job import Job
 from draco.job.messages import show
-from draco.launch.supervise import settle
+from draco.launch.settle import settle
 from draco.runs.directory import Status, is_alive, read_job, supervisor
 
 State = Literal["missing", "pending", "running", "interrupted", "lost", "error", "failed", "succeeded"]

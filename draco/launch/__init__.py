@@ -5,9 +5,9 @@ rank_placement.py  which node hosts which ranks; roster.py: the nodes that a hea
 preflight.py       the checks before a run; facts.py, round_trip.py and sweep.py are run on the nodes for it
 worker_data.py     the job's data set on every node; every_node.py: one question to all of them by ssh
 run.py             one launch: its process from start to end
-watch.py           when a launch is ended by force; changes.py, notices.py: when politely, as nodes come and go
+watch.py           when a launch is ended by force; changes.py, notices.py: when at its next step, as nodes come and go
 judge.py           what is said of a launch that has ended; decide.py: what follows
-supervise.py       the loop over launches; keep.py: who starts it again
+supervise.py       the loop over launches; keep.py: who starts it again; settle.py: where nobody does
 interrupts.py      what Ctrl-C does to which command
 resume.py stop.py logs.py progress.py           a run as its user sees it
 head.py follow.py                               a run as an operator elsewhere sees it

@@ -63,7 +63,7 @@ def decide(seen: Seen) -> Action:
         return End("interrupted", seen.message if seen.state == "interrupted" else f"asked to stop; {seen.message}")
     noticed = {node: why for node, why in seen.noticed.items() if node not in seen.out}
     if seen.state == "interrupted" and not noticed and not seen.back:
-        return End(seen.state, seen.message)  # somebody put the file `stop` there by hand
+        return End(seen.state, seen.message)  # the file `stop` was put there by hand
     counts = seen.state == "lost" or bool(noticed)
     why = seen.message if seen.state == "lost" else _sentence(noticed) if noticed else f"{_words(seen.back)} back"
     without = {node: reason for node, reason in seen.out.items() if node not in seen.back} | noticed | dict(seen.lost)

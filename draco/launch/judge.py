@@ -64,7 +64,7 @@ def judge(seen: Observed) -> tuple[State, str]:
     code = "" if seen.exit_code is None else f" (exit code {seen.exit_code})"
     if errors and status.state == "pending":  # once it runs the server records its own end, and a worker's is no reason
         return "failed", f"its processes ended{code}: {errors[-1]}"
-    if status.state == "interrupted" and not seen.exit_code:  # somebody put the file `stop` there by hand
+    if status.state == "interrupted" and not seen.exit_code:  # the file `stop` was put there by hand
         return status.state, status.message
     return "lost", f"its processes ended{code} without a word of the server"
 

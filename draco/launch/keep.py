@@ -1,8 +1,8 @@
 """The keeper of a head's runs: one whose supervisor went without a verdict gets another.
 
 On EC2 a systemd unit runs it in the trainer's container (ansible/roles/mpi), so it comes back with the container and
-with the machine, and runs come back with it. Where no keeper lives, such a run is `lost` (supervise.settle) until
-somebody resumes it.
+with the machine, and runs come back with it. Where no keeper lives, such a run is `lost` (settle.py) until
+the user resumes it.
 """
 
 import fcntl
@@ -80,7 +80,7 @@ def end_what_is_left(run: Path, roster: Roster | None) -> Mapping[str, str]:
     if roster and run_directory.nodes(run):
         every_node.ask(roster, every_node.sweeping(roster, str(run)), limit_s=_SWEEP_LIMIT_S)
     (run / "stop").unlink(missing_ok=True)
-    # Before the nodes are asked, which takes long: what its server said of a polite stop is nobody's last word.
+    # Before the nodes are asked, which takes long: `interrupted`, by the stop above, is not how the run ends.
     run_directory.write_status(run, "pending", run_directory.read_status(run).step, GONE)
     return _gone(roster) if roster and run_directory.nodes(run) else {}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from draco.errors import MissingError, RefusedError
 from draco.job import Job, to_yaml
 from draco.launch.keep import kept
-from draco.launch.supervise import settle
+from draco.launch.settle import settle
 from draco.runs import directory as run_directory
 from draco.runs.directory import supervisor
 

@@ -24,7 +24,7 @@ from draco.runs.directory import State
 _POLL_S = 0.1
 _LAST_WORDS_LINES = 25
 _GRACE_S = 5.0  # between asking mpirun to end its ranks and killing it
-_AFTER_END_S = 10.0  # in which the processes must be gone once the server has had its last word
+_AFTER_END_S = 10.0  # in which the processes must be gone once the server has recorded its end
 _SWEEP_LIMIT_S = 10.0
 _HURRIED_LIMIT_S = 5.0  # for a node to which mpirun has lost its connection already: it is likely to be gone
 
@@ -78,12 +78,12 @@ class Stops:
                 run_directory.ask_to_stop(self._directory)
                 self._progress.say(f"{name}: stopping after this step; once more kills the run")
                 return
-            except OSError as error:  # whatever is asked of the server there, it will not learn
+            except OSError as error:  # the server cannot be asked to stop
                 self._progress.say(f"{name}: {self._directory} cannot be written ({error.strerror}): killing the run")
         self.kill = True
         if self.process and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGTERM)  # at once; whoever waits for it sees to the rest
+                os.killpg(self.process.pid, signal.SIGTERM)  # at once; `run` waits for it and kills it if need be
 
 
 def run(
@@ -143,7 +143,7 @@ def run(
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the process and its ranks: politely, so that mpirun takes its ranks along, then not."""
+    """End the process and its ranks: by SIGTERM, upon which mpirun ends them; by SIGKILL if that takes long."""
     if process.poll() is not None:
         return
     os.killpg(process.pid, signal.SIGTERM)

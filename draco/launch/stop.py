@@ -1,4 +1,4 @@
-"""The end of a run, asked for from elsewhere: politely at its next step, with a checkpoint; or at once."""
+"""A request to a run to end: at its next step, with a checkpoint; or at once."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from draco.errors import RefusedError
 from draco.launch.roster import Roster
-from draco.launch.supervise import settle
+from draco.launch.settle import settle
 from draco.runs import directory as run_directory
 from draco.runs.directory import supervisor
 
@@ -41,7 +41,7 @@ def stop(run: Path, *, kill: bool = False) -> None:
 def wait(run: Path, roster: Roster | None) -> run_directory.Status:
     """Return the verdict on a run once it has ended."""
     while True:
-        alone = supervisor(run) is None  # asked first: the supervisor has the last word on the state
+        alone = supervisor(run) is None  # asked first: while it lives the state may change
         status = settle(run, roster)
         if alone and not status.goes_on:
             return status

@@ -48,7 +48,7 @@ class Status(NamedTuple):
 
     @property
     def goes_on(self) -> bool:
-        """Whether the server has not had its last word."""
+        """Whether the server has not recorded its end."""
         return self.state in ("pending", "running")
 
 
@@ -132,14 +132,14 @@ def supervisor(run: Path) -> int | None:
 def is_over(run: Path) -> bool:
     """Say whether nothing more comes of a run by itself.
 
-    A server's last word is not that of the run, which may go on in another launch: that is its supervisor's to say.
+    The server records the end of one launch. While a supervisor lives there may be another launch.
     """
-    alone = supervisor(run) is None  # asked first: the supervisor has the last word on the state
+    alone = supervisor(run) is None  # asked first: while it lives the state may change
     return alone and not read_status(run).goes_on
 
 
 def ask_to_stop(run: Path) -> None:
-    """Let the user's word reach the server and the supervisor.
+    """Ask a run to stop, by one file for the server and one for the supervisor.
 
     In this order, since a supervisor that starts again removes `stop` first and then looks for `stop-asked`: whichever
     way the two meet, one of the files is seen.
