@@ -8,7 +8,8 @@ draco head runs        what the newest run is doing, as JSON
 draco head lost RUN WHY  records that a run went with its head
 draco head keep        gives runs that lost their supervisor another, for ever (launch/keep.py)
 
-They are not in `draco --help`, and may change without notice.
+They are not in `draco --help`, and may change without notice. facts.py, sweep.py and round_trip.py of draco/launch are
+started on nodes as modules, not from here: they answer before anything large is imported.
 """
 
 import argparse
