@@ -44,7 +44,7 @@ train: .venv/ready ## Train JOB=... (SET="a.b=v c=d" SIMULATE=1 RESUME=1 NEW=1 D
 eval: .venv/ready ## Evaluate the newest run, or RUN=runs/... (FOLLOW=1 waits for new checkpoints)
 	@$(DRACO) eval $(RUN) $(if $(FOLLOW),--follow) $(WHERE)
 
-report: .venv/ready ## Show what happened in RUN="runs/a runs/b ...", and write a page with figures (HTML=folder)
+report: .venv/ready ## Show what happened in the newest run, or RUN="runs/a runs/b ...", and write a page (HTML=folder)
 	@$(DRACO) report $(RUN) $(if $(HTML),--html $(HTML)) $(WHERE)
 
 compare: .venv/ready ## Run every cell of GRID=jobs/compare/... that is not done, and tabulate (PROCESSES= DRY_RUN=1 NEW=1)

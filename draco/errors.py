@@ -1,30 +1,55 @@
-"""The errors Draco raises on purpose; anything else is a bug and shows its traceback.
+"""Errors that Draco raises on purpose, and the exit codes of its commands. Any other error is a bug.
 
-DracoError           one line says what, where, and what to do; `exit_code` is what the command line ends with
-├── JobError         2  the job spec is wrong: every fault at once, nothing was touched
-├── MissingError     3  a tool, a data set or a credential is missing
-├── RefusedError     4  it could be done, but only on an explicit word from the user
-├── NoCapacityError  5  the cloud has no such machines now, or not at this price
-├── NotConfiguredError  6  the cluster is up but a node is not as it must be; `make cluster-up` again is safe
-├── LeftoversError   9  something is left over that costs money
-└── TrainingError    7  the run failed; what it had done is in its run directory
+DracoError              one line says what, where, and what to do
+├── JobError            the job is wrong: every fault at once, nothing was touched
+├── MissingError        a tool, a data set or a credential is missing
+├── RefusedError        it could be done, but only on an explicit word from the user
+├── NoCapacityError     the cloud has no such machines now, or not at this price
+├── NotConfiguredError  the cluster is up but a node is not as it must be; `make cluster-up` again is safe
+├── LeftoversError      something is left over that costs money
+└── TrainingError       the run failed; what it had done is in its run directory
     ├── DecodeError     what arrived cannot be decoded within the scheme's promise
     └── WorkerError     workers that were needed did not answer, or answered nothing usable
 """
 
 from collections.abc import Sequence
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a command ends with: the only table of exit codes. `draco --help` prints it."""
+
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> "ExitCode":
+        """Make a member of a code and what it means."""
+        member = int.__new__(cls, code)
+        member._value_, member.meaning = code, meaning
+        return member
+
+    DONE = 0, "done"
+    BUG = 1, "a bug, or a fault of this machine"
+    USAGE = 2, "wrong usage, or a wrong job"
+    MISSING = 3, "something is missing: a tool, a data set, a credential"
+    REFUSED = 4, "refused without an explicit word from the user"
+    NO_CAPACITY = 5, "the cloud has no such machines now, or not at this price"
+    NOT_CONFIGURED = 6, "a node of the cluster is not as it must be"
+    FAILED = 7, "the run failed"
+    LOST = 8, "nodes or processes were lost; the run can be resumed"
+    LEFTOVERS = 9, "something is left over that costs money"
+    INTERRUPTED = 130, "interrupted; a run can be resumed"
 
 
 class DracoError(Exception):
     """Base of every error with a message for the user."""
 
-    exit_code = 1
+    exit_code: ExitCode = ExitCode.BUG
 
 
 class JobError(DracoError, ValueError):
-    """The job spec is wrong. `faults` holds one sentence per fault, each with its path."""
+    """The job is wrong. `faults` holds one sentence per fault, each with its path."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))
@@ -34,37 +59,37 @@ class JobError(DracoError, ValueError):
 class MissingError(DracoError):
     """A tool, a data set or a credential is missing."""
 
-    exit_code = 3
+    exit_code = ExitCode.MISSING
 
 
 class RefusedError(DracoError):
     """The command would replace, repeat or cost something; the user has to say that it may."""
 
-    exit_code = 4
+    exit_code = ExitCode.REFUSED
 
 
 class NoCapacityError(DracoError):
     """The cloud has no such machines now, or not at this price."""
 
-    exit_code = 5
+    exit_code = ExitCode.NO_CAPACITY
 
 
 class NotConfiguredError(DracoError):
     """The cluster is up, but a node is not as it must be."""
 
-    exit_code = 6
+    exit_code = ExitCode.NOT_CONFIGURED
 
 
 class LeftoversError(DracoError):
     """Something is left over that costs money."""
 
-    exit_code = 9
+    exit_code = ExitCode.LEFTOVERS
 
 
 class TrainingError(DracoError):
     """The run failed."""
 
-    exit_code = 7
+    exit_code = ExitCode.FAILED
 
 
 class DecodeError(TrainingError):

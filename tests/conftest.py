@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from draco import data
+from draco import data, files
 from draco.job import Job, parse, to_yaml
 from draco.runs import directory as run_directory
 from draco.training import build, checkpoint, process, server, transport, worker
@@ -96,7 +96,7 @@ def train(tmp_path: Path, data_root: Path) -> Callable[..., Trained]:
     def run_it(job: Job, run: Path | None = None, replace: dict[int, Replace] | None = None) -> Trained:
         if run is None:
             run = run_directory.create(tmp_path / "runs", job.name, to_yaml(job))
-            run_directory.replace(run / "secret", b"11" * 32)
+            files.replace(run / "secret", b"11" * 32)
         (run / "stop").unlink(missing_ok=True)
         if not replace:
             process.serve_all(job, run, data_root)

@@ -1,12 +1,12 @@
-"""The command line's part that has to do with money: what a cluster on AWS costs, for how long, and what is left."""
+"""What of `draco cluster` costs money: a cluster on AWS, its price, its end, and what is left of it."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from draco.errors import LeftoversError, MissingError, RefusedError
+from draco.cli.console import confirm, results
+from draco.errors import ExitCode, LeftoversError, MissingError, RefusedError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +23,7 @@ def plan(request: "Request", folder: Path, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(quote.as_json(found), indent=1))
     else:
-        _console().print(quote.table(found), highlight=False)
+        results().print(quote.table(found), highlight=False)
     quote.refuse(found)
     return 0
 
@@ -51,20 +51,7 @@ def agree(request: "Request", folder: Path, console: "Console", *, yes: bool) ->
         console.print(vulnerabilities, highlight=False)
     if len(nodes) <= request.workers:
         console.print(f"to be started: {', '.join(nodes)}; the others are there", highlight=False)
-    _ask(f"{request.name}: start it", yes)
-
-
-def _ask(what: str, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise RefusedError(f"{what}? There is nobody to ask: YES=1 says that it may")
-    try:
-        answer = input(f"{what}? [y/N] ")
-    except EOFError:
-        answer = ""
-    if answer.strip().lower() not in ("y", "yes"):
-        raise RefusedError("nothing was started or removed")
+    confirm(f"{request.name}: start it", yes)
 
 
 def doctor(request: "Request", folder: Path) -> int:
@@ -74,11 +61,11 @@ def doctor(request: "Request", folder: Path) -> int:
     from draco.cluster.aws import settings as settings_module
 
     settings = settings_module.updated(settings_module.load(home.of(folder).settings), request.settings)
-    console = _console()
+    console = results()
     with console.status("looking"):
         found = list(checks.checks(settings, request.image, request.workers))
     console.print(checks.table(found), highlight=False)
-    return MissingError.exit_code if any(each.ok is False for each in found) else 0
+    return ExitCode.MISSING if any(each.ok is False for each in found) else 0
 
 
 def leftovers(name: str | None, region: str | None, *, remove: bool, yes: bool, ups: Sequence[str]) -> int:
@@ -91,7 +78,7 @@ def leftovers(name: str | None, region: str | None, *, remove: bool, yes: bool, 
         raise MissingError("no region: AWS_REGION=us-east-1, or REGION=us-east-1")
     if remove and name is None:
         raise RefusedError("REMOVE=1: of which cluster? NAME=dev")
-    console = _console()
+    console = results()
     with console.status(f"looking in {region}"):
         found, unseen = left.find(region, name)
     console.print(left.table(found) if found else f"{region}: nothing of Draco", highlight=False)
@@ -101,7 +88,7 @@ def leftovers(name: str | None, region: str | None, *, remove: bool, yes: bool, 
     if remove and name:
         if name in ups:
             raise RefusedError(f"{name}: is up; make cluster-down NAME={name}")
-        _ask(f"{name}: remove its instances and what belongs to them (storage and runs stay)", yes)
+        confirm(f"{name}: remove its instances and what belongs to them (storage and runs stay)", yes)
         with console.status("removing") as spinner:
             left.remove(region, name, ["cluster"], spinner.update)
         console.print(f"{name}: removed; make cluster-purge NAME={name} CLUSTER=aws removes storage and runs too")
@@ -112,7 +99,7 @@ def leftovers(name: str | None, region: str | None, *, remove: bool, yes: bool, 
             f"{', '.join(names)}: cost money and are not up from here; if they are yours: "
             f"make leftovers NAME={names[0]} REMOVE=1"
         )
-    return LeftoversError.exit_code if unseen else 0
+    return ExitCode.LEFTOVERS if unseen else 0
 
 
 def extend(name: str, folder: Path, hours: float, *, yes: bool) -> int:
@@ -126,7 +113,7 @@ def extend(name: str, folder: Path, hours: float, *, yes: bool) -> int:
         raise RefusedError(f"{name}: is CLUSTER={cluster.backend}, which has no end to put off")
     per_hour = cluster.details["per_hour"]
     price = quote.dollars(per_hour * hours if per_hour else None)
-    _ask(f"{name}: {hours:g} hours more, about {price} ({quote.dollars(per_hour)} per hour)", yes)
+    confirm(f"{name}: {hours:g} hours more, about {price} ({quote.dollars(per_hour)} per hour)", yes)
     until = extending.extend(cluster, folder, hours)
     print(f"{name}: ends itself at {until}")
     return 0
@@ -149,11 +136,5 @@ def interruption(
         console.print(f"NOTICE={notice_s:g}: AWS takes {minutes} minutes, from 2 on and whole ones", highlight=False)
     cost = quote.dollars(fault_injection.PER_MINUTE * minutes)
     console.print(f"{node}: AWS Fault Injection Service takes {cost} for it, and the instance ends", highlight=False)
-    _ask(f"{cluster.name}: interrupt {node} ({target.instance.id})", yes)
+    confirm(f"{cluster.name}: interrupt {node} ({target.instance.id})", yes)
     return fault_injection.way(cluster, target), 60.0 * minutes
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160)

@@ -1,84 +1,107 @@
-"""The command line's part that has to do with clusters: `draco cluster ...`, and commands that run on a head.
-
-Heavy imports wait until a command needs them, as in __main__.
-"""
+"""Clusters: `draco cluster up`, `status`, `down` and the rest. What costs money is in aws.py."""
 
 import argparse
-import shlex
+import json
+import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from draco.errors import MissingError, RefusedError
+from draco.cli import arguments, aws, console
+from draco.errors import ExitCode, MissingError, RefusedError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from draco.cluster.backend import Cluster, Request
-    from draco.job import Job
-    from draco.runs.directory import Status
 
-INTERRUPTED = 130  # what a shell reports after Ctrl-C
-FAILED, LOST = 7, 8
-IN_THE_BACKGROUND = "it runs in the background: make logs FOLLOW=1, make stop"
-ELSEWHERE = ("eval", "report", "logs", "stop")  # commands that are the same on a head, as they are
+Parser = argparse.ArgumentParser
 
 
-def add_cluster(commands: Any) -> None:
-    """Add `draco cluster` to the parser of every command."""
-    cluster = commands.add_parser("cluster", help="bring a cluster up or down, look at it, enter its nodes")
-    does = cluster.add_subparsers(dest="does", required=True, metavar="WHAT", help="what to do")
-    up = _named(does, "up", "bring a cluster up, or repair it; changes nothing where nothing is amiss", "dev")
-    planned = _named(does, "plan", "what a cluster on AWS would cost; changes nothing", "dev")
-    planned.add_argument("--json", action="store_true", help="print it as JSON")
-    planned.set_defaults(do=_plan)
-    checked = _named(does, "doctor", "what a cluster on AWS needs, and what of it is missing", "dev")
-    checked.set_defaults(do=_doctor)
-    for parser, default in ((up, "docker"), (planned, "aws"), (checked, "aws")):
-        parser.add_argument("--cluster", metavar="KIND", help=f"docker, netns, ssh or aws (default: {default})")
-        parser.add_argument("--workers", type=count, metavar="N", help="worker nodes beside the head (3)")
-        parser.add_argument("--image", help="trainer image (draco:latest)")
-        parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="settings (aws)")
-    up.add_argument("--yes", action="store_true", help="do not ask (aws)")
+def add(commands: Any) -> None:
+    """Add `draco cluster` to the parser."""
+    cluster: Parser = commands.add_parser(
+        "cluster", help="bring a cluster up or down, look at it, enter its nodes", allow_abbrev=False,
+        description="Bring a cluster up or down, look at it, enter its nodes. A cluster that is up is where train, "
+        "eval, report, logs and stop run, unless --here is given. More on one: draco cluster WHAT --help",
+    )  # fmt: skip
+    does = cluster.add_subparsers(dest="does", required=True, metavar="WHAT", title="what to do")
+    _add_up(does)
+    status = _named(does, "status", _status, "show nodes, health, image, and what the newest run is doing")
+    status.add_argument("--json", action="store_true", help="print it as JSON")
+    enter = _named(does, "ssh", _enter, "open a shell on a node")
+    enter.add_argument("node", nargs="?", default="head", metavar="NODE", help="head (default), worker-01 ...")
+    down = _named(does, "down", _down, "remove nodes, networks and keys; runs and data stay", "dev")
+    purge = _named(does, "purge", _purge, "remove the runs and data of a cluster that is down", "dev")
+    for parser in (down, purge):
+        parser.add_argument("--cluster", metavar="KIND", help="docker, netns or aws, where its state here was lost")
+    _add_yes(purge)
+    _add_interrupt(does)
+    _add_aws(does)
+
+
+def _add_up(does: Any) -> None:
+    up = _named(does, "up", _up, "bring a cluster up, or repair it; changes nothing where all is well", "dev")
+    _add_wanted(up, "docker")
+    _add_yes(up, " (aws)")
     up.add_argument("--on-demand", action="store_true", help="buy what the spot market cannot replace on demand (aws)")
     up.add_argument("--cpus", type=float, metavar="C", help="processor limit of each node (docker)")
     up.add_argument("--memory-mb", type=int, metavar="M", help="memory limit of each node (docker)")
     up.add_argument("--inventory", type=Path, metavar="FILE", help="Ansible inventory of your own machines (ssh)")
-    up.set_defaults(do=_up)
-    status = _named(does, "status", "nodes, health, image, and what the newest run is doing")
-    status.add_argument("--json", action="store_true", help="print it as JSON")
-    status.set_defaults(do=_status)
-    down = _named(does, "down", "remove nodes, networks and keys; runs and data stay", "dev")
-    down.set_defaults(do=_down)
-    purge = _named(does, "purge", "remove the runs and data of a cluster that is down", "dev")
-    for parser in (down, purge):
-        parser.add_argument("--cluster", metavar="KIND", help="docker, netns or aws, where its state here was lost")
-    purge.add_argument("--yes", action="store_true", help="do not ask")
-    purge.set_defaults(do=_purge)
-    left = does.add_parser("leftovers", help="everything of Draco that AWS holds; remove what was lost track of")
+
+
+def _add_aws(does: Any) -> None:
+    planned = _named(does, "plan", _plan, "show what a cluster on AWS would cost; changes nothing", "dev")
+    _add_wanted(planned, "aws")
+    planned.add_argument("--json", action="store_true", help="print it as JSON")
+    checked = _named(does, "doctor", _doctor, "show what a cluster on AWS needs, and what of it is missing", "dev")
+    _add_wanted(checked, "aws")
+    longer = _named(does, "extend", _extend, "let a cluster on AWS live longer")
+    longer.add_argument("--hours", type=float, required=True, metavar="H", help="how much longer")
+    _add_yes(longer)
+    left = arguments.command(
+        does, "leftovers", _leftovers, "show everything of Draco that AWS holds; remove what was lost track of"
+    )
     left.add_argument("--name", help="of this cluster only")
     left.add_argument("--region", help="where to look (default: the shell's)")
     left.add_argument("--remove", action="store_true", help="remove the cluster's instances and what belongs to them")
-    left.set_defaults(do=_leftovers)
-    longer = _named(does, "extend", "let a cluster on AWS live longer")
-    longer.add_argument("--hours", type=float, required=True, metavar="H", help="how much longer")
-    longer.set_defaults(do=_extend)
-    for parser in (left, longer):
-        parser.add_argument("--yes", action="store_true", help="do not ask")
-    taken = _named(does, "interrupt", "take a worker node away as a cloud does, and tell how the run comes back")
-    taken.add_argument("node", metavar="NODE")
-    taken.add_argument("--notice", type=_seconds, default=120.0, metavar="S", help="before its end (120); 0: none")
-    taken.add_argument(
-        "--wait", type=_seconds, default=180.0, metavar="S", help="for the run afterwards, at most (180)"
+    _add_yes(left)
+
+
+def _add_interrupt(does: Any) -> None:
+    taken = _named(
+        does, "interrupt", _interrupt, "take a worker node away as a cloud does, and tell how the run comes back"
     )
-    taken.add_argument("--yes", action="store_true", help="do not ask (aws)")
-    taken.set_defaults(do=_interrupt)
-    enter = _named(does, "ssh", "open a shell on a node")
-    enter.add_argument("node", nargs="?", default="head", metavar="NODE")
-    enter.set_defaults(do=_enter)
-    for command in does.choices.values():
-        command.allow_abbrev = False
+    taken.add_argument("node", metavar="NODE", help="a worker, such as worker-02")
+    taken.add_argument(
+        "--notice", type=arguments.seconds, default=120.0, metavar="S", help="seconds before its end (120); 0: none"
+    )
+    taken.add_argument(
+        "--wait", type=arguments.seconds, default=180.0, metavar="S", help="seconds for the run afterwards (180)"
+    )
+    _add_yes(taken, " (aws)")
+
+
+def _named(
+    does: Any, name: str, do: Callable[[argparse.Namespace], int], text: str, default: str | None = None
+) -> Parser:
+    """Add a command that is about one cluster."""
+    parser = arguments.command(does, name, do, text)
+    otherwise = default or "the one that is up"
+    parser.add_argument("--name", default=default, help=f"the cluster's name (default: {otherwise})")
+    return parser
+
+
+def _add_wanted(parser: Parser, kind: str) -> None:
+    """Add what a cluster is to be."""
+    parser.add_argument("--cluster", metavar="KIND", help=f"docker, netns, ssh or aws (default: {kind})")
+    parser.add_argument("--workers", type=arguments.count, metavar="N", help="worker nodes beside the head (3)")
+    parser.add_argument("--image", help="trainer image (draco:latest)")
+    arguments.add_set(parser, "settings (aws), such as region=us-west-2")
+
+
+def _add_yes(parser: Parser, where: str = "") -> None:
+    parser.add_argument("--yes", action="store_true", help=f"do not ask{where}")
 
 
 def warn(args: argparse.Namespace) -> None:
@@ -90,143 +113,10 @@ def warn(args: argparse.Namespace) -> None:
             print(f"warning: {line}", file=sys.stderr)
 
 
-def count(text: str) -> int:
-    """Return the whole number, 1 or more, that an option's text is."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"is {text}; it must be a whole number, 1 or more")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"is {text}; it must be a whole number of seconds")
-    return float(text)
-
-
-def _named(does: Any, name: str, text: str, default: str | None = None) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = does.add_parser(name, help=text)
-    otherwise = default or "the one that is up"
-    parser.add_argument("--name", default=default, help=f"the cluster's name (default: {otherwise})")
-    return parser
-
-
-def target(args: argparse.Namespace) -> "Cluster | None":
-    """Return the cluster that a command is to run on, or None for this machine.
-
-    Raises:
-        MissingError, RefusedError: no cluster of that name is up, or several are and none was named.
-    """
-    from draco.cluster import state
-
-    if args.here or (args.on is None and (not state.names() or _is_here(getattr(args, "run", None)))):
-        return None
-    return state.chosen(args.on)
-
-
-def _is_here(run: Path | list[Path] | None) -> bool:
-    """Say whether a run directory was named that is on this machine."""
-    named = run if isinstance(run, list) else [run] if run else []
-    return bool(named) and all((path / "state.json").exists() for path in named)
-
-
-def same(cluster: "Cluster", args: argparse.Namespace, arguments: Sequence[str]) -> int:
-    """Run the same command on the cluster's head."""
-    from draco.cluster import remote
-
-    for word in ("plot", "html"):
-        if getattr(args, word, None):
-            raise RefusedError(
-                f"--{word}: draws on the machine that holds the runs; leave it out, or --here for runs here"
-            )
-    words = list(arguments)
-    if "--on" in words:
-        at = words.index("--on")
-        del words[at : at + 2]
-    print(f"on {cluster.name} ({cluster.backend})", file=sys.stderr)
-    return remote.same(cluster, [word for word in words if not word.startswith("--on=")])
-
-
-def train(cluster: "Cluster", args: argparse.Namespace, job: "Job", console: "Console") -> int:
-    """Start the job on the cluster's head and watch it, unless it is to run by itself."""
-    from draco.cluster import lifecycle, remote, state
-    from draco.job import to_yaml
-
-    if args.secret:
-        raise RefusedError("--secret: not with a cluster; a run's secret never leaves its head")
-    workers = len(cluster.workers)
-    console.print(f"on {cluster.name} ({cluster.backend}: head and {workers} workers)", highlight=False)
-    options = [f"--{word}" for word in ("resume", "new") if getattr(args, word)]
-    if args.dry_run:
-        return remote.start(cluster, to_yaml(job), [*options, "--dry-run"])[0]
-    lifecycle.compare_images(cluster, state.folder(cluster.name))
-    code, run = remote.start(cluster, to_yaml(job), options)
-    if code:
-        return code
-    if args.detach:
-        console.print(IN_THE_BACKGROUND, highlight=False)
-        print(run)
-        return 0
-    console.print(f"{job.name}: {run}", highlight=False)
-    loss = job.on_loss
-    if loss.on_demand and "dearer" in cluster.details:
-        console.print(_dearer(cluster), highlight=False)
-    status = remote.attend(
-        cluster, run, console, _again(args), replace=loss.name == "replace", on_demand=loss.on_demand
-    )
-    if status.state == "succeeded":
-        return remote.same(cluster, ["report", run])
-    return ended(args, run, status)
-
-
-def _dearer(cluster: "Cluster") -> str:
-    """Say what may come to be paid for nodes that the spot market cannot replace."""
-    from draco.cluster.aws import quote
-
-    more = quote.dollars(cluster.details["dearer"])
-    return f"a lost worker that the spot market cannot replace is bought on demand: {more} per hour more each"
-
-
-def ended(args: argparse.Namespace, run: str, status: "Status") -> int:
-    """Say how a run ended that did not succeed and how to go on; return the exit code."""
-    if status.state == "interrupted":
-        print(f"{run}: interrupted at step {status.step}; go on with: {_again(args)}", file=sys.stderr)
-        return INTERRUPTED
-    print(f"{run}: {status.state} at step {status.step}: {status.message}", file=sys.stderr)
-    if status.state != "lost":
-        return FAILED
-    print(f"go on with: {_repair(args)}{_again(args)}", file=sys.stderr)
-    return LOST
-
-
-def _repair(args: argparse.Namespace) -> str:
-    cluster = target(args)
-    return f"make cluster-up NAME={cluster.name} && " if cluster else ""
-
-
-def _again(args: argparse.Namespace) -> str:
-    """Return the make command that goes on with a run."""
-    words = ["make train", f"JOB={args.job}"]
-    words += [f"SET={shlex.quote(' '.join(args.set))}"] if args.set else []
-    words += [f"NAME={args.on}"] if args.on else []
-    words += ["LOCAL=1"] if args.here else []
-    words += ["SIMULATE=1"] if args.simulate else []
-    return " ".join([*words, "RESUME=1"])
-
-
-def prepare_data(cluster: "Cluster", jobs: Sequence["Job"]) -> int:
-    """Prepare the data of every job on the cluster's storage."""
-    from draco.cluster import remote
-    from draco.job import to_yaml
-
-    return max(remote.same(cluster, ["data", "-"], to_yaml(job)) for job in jobs)
-
-
 def _up(args: argparse.Namespace) -> int:
-    import time
-
     from draco.cluster import lifecycle, state
 
-    console = _console()
+    said = console.messages()
     before = state.load(args.name)
     kind = args.cluster or (before.backend if before else "docker")
     known = before.details if before else {}
@@ -237,22 +127,20 @@ def _up(args: argparse.Namespace) -> int:
         on_demand=args.on_demand,
     )
     if kind == "aws":
-        from draco.cli import aws as money
-
-        money.agree(request, state.path_of(args.name), console, yes=args.yes)
+        aws.agree(request, state.path_of(args.name), said, yes=args.yes)
     elif args.set:
         raise RefusedError(f"SET={' '.join(args.set)}: is for CLUSTER=aws")
     began = time.monotonic()
-    with console.status("starting nodes") as spinner:
+    with said.status("starting nodes") as spinner:
         cluster, changed = lifecycle.up(kind, request, spinner.update)
     what = f"{changed} changes" if changed else "nothing changed"
-    console.print(
+    said.print(
         f"{cluster.name} ({kind}): head and {len(cluster.workers)} workers, ready in {time.monotonic() - began:.0f} s "
         f"({what})", highlight=False,
     )  # fmt: skip
     if room := _room(cluster):
-        console.print(room, highlight=False)
-    console.print("next: make train JOB=jobs/quickstart.yaml; make cluster-status; make cluster-down", highlight=False)
+        said.print(room, highlight=False)
+    said.print("next: make train JOB=jobs/quickstart.yaml; make cluster-status; make cluster-down", highlight=False)
     return 0
 
 
@@ -271,19 +159,17 @@ def _request(args: argparse.Namespace) -> "Request":
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from draco.cli import aws as money
     from draco.cluster import state
 
     _only_aws(args)
-    return money.plan(_request(args), state.path_of(args.name), as_json=args.json)
+    return aws.plan(_request(args), state.path_of(args.name), as_json=args.json)
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from draco.cli import aws as money
     from draco.cluster import state
 
     _only_aws(args)
-    return money.doctor(_request(args), state.path_of(args.name))
+    return aws.doctor(_request(args), state.path_of(args.name))
 
 
 def _only_aws(args: argparse.Namespace) -> None:
@@ -292,18 +178,16 @@ def _only_aws(args: argparse.Namespace) -> None:
 
 
 def _leftovers(args: argparse.Namespace) -> int:
-    from draco.cli import aws as money
     from draco.cluster import state
 
-    return money.leftovers(args.name, args.region, remove=args.remove, yes=args.yes, ups=state.names())
+    return aws.leftovers(args.name, args.region, remove=args.remove, yes=args.yes, ups=state.names())
 
 
 def _extend(args: argparse.Namespace) -> int:
-    from draco.cli import aws as money
     from draco.cluster import state
 
     name = state.chosen(args.name).name
-    return money.extend(name, state.path_of(name), args.hours, yes=args.yes)
+    return aws.extend(name, state.path_of(name), args.hours, yes=args.yes)
 
 
 def _room(cluster: "Cluster") -> str:
@@ -328,28 +212,26 @@ def _status(args: argparse.Namespace) -> int:
     notes = backend.notes(cluster, folder)
     found = status.gather(cluster, states, backend.images(cluster, folder), run, _room(cluster), notes)
     if args.json:
-        import json
-
         print(json.dumps(found, indent=1))
         return 0
     from rich.console import Console
 
-    console = Console(soft_wrap=True)
-    console.print(f"{cluster.name} ({cluster.backend}), up since {cluster.created}  {_room(cluster)}", highlight=False)
-    console.print(status.table(found))
+    shown = Console(soft_wrap=True)
+    shown.print(f"{cluster.name} ({cluster.backend}), up since {cluster.created}  {_room(cluster)}", highlight=False)
+    shown.print(status.table(found))
     for line in status.note_lines(notes):
-        console.print(line, highlight=False)
-    console.print(status.run_line(run), highlight=False)
+        shown.print(line, highlight=False)
+    shown.print(status.run_line(run), highlight=False)
     return 0
 
 
 def _down(args: argparse.Namespace) -> int:
     from draco.cluster import lifecycle
 
-    console = _console()
-    with console.status("removing nodes") as spinner:
+    said = console.messages()
+    with said.status("removing nodes") as spinner:
         took = lifecycle.down(args.name, spinner.update, args.cluster)
-    console.print(
+    said.print(
         f"{args.name}: down in {took:.0f} s; runs and data are kept: make cluster-up NAME={args.name} finds them "
         f"again, make cluster-purge NAME={args.name} removes them", highlight=False,
     )  # fmt: skip
@@ -363,13 +245,9 @@ def _purge(args: argparse.Namespace) -> int:
     if not args.yes:
         if not sys.stdin.isatty():
             raise RefusedError(f"{args.name}: this removes all its runs and checkpoints; YES=1 says that it may")
-        try:
-            answer = input(f"Remove all runs, checkpoints and data of {args.name}? Type its name: ")
-        except EOFError:
-            answer = ""
-        if answer != args.name:
+        if console.answer(f"Remove all runs, checkpoints and data of {args.name}? Type its name: ") != args.name:
             raise RefusedError(f"{args.name}: nothing was removed")
-    with _console().status("removing") as spinner:
+    with console.messages().status("removing") as spinner:
         lifecycle.purge(args.name, spinner.update, args.cluster)
     print(f"{args.name}: its runs and data are gone")
     return 0
@@ -382,25 +260,18 @@ def _interrupt(args: argparse.Namespace) -> int:
     interrupt.refuse(cluster, args.node)
     way, notice_s = interrupt.by_hand(cluster, args.node), args.notice
     if cluster.backend == "aws":
-        from draco.cli import aws as money
-
-        way, notice_s = money.interruption(cluster, args.node, notice_s, _console(), yes=args.yes)
-    try:
-        outcome = interrupt.interrupt(cluster, args.node, notice_s, args.wait, _console(), way)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        way, notice_s = aws.interruption(cluster, args.node, notice_s, console.messages(), yes=args.yes)
+    outcome = interrupt.interrupt(cluster, args.node, notice_s, args.wait, console.messages(), way)
     if outcome is None:
         return 0
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(interrupt.table(outcome.rows), highlight=False)
-    return 0 if outcome.outlived else LOST
+    shown = Console(width=None if sys.stdout.isatty() else console.WIDE)
+    shown.print(interrupt.table(outcome.rows), highlight=False)
+    return 0 if outcome.outlived else ExitCode.LOST
 
 
 def _enter(args: argparse.Namespace) -> int:
-    import os
-
     from draco.cluster import remote, state
 
     cluster = state.chosen(args.name)
@@ -409,9 +280,3 @@ def _enter(args: argparse.Namespace) -> int:
         raise MissingError(f"NODE={args.node}: {cluster.name} has {', '.join(known)}")
     command = remote.enter(cluster, args.node)
     os.execvp(command[0], command)
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console(stderr=True, soft_wrap=True)

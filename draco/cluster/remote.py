@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import selectors
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from draco.cluster.backend import HEAD, Cluster
 from draco.cluster.backends import BACKENDS
 from draco.cluster.repair import Repair
 from draco.errors import NotConfiguredError
+from draco.launch.interrupts import Interrupts
 from draco.launch.progress import Progress
 from draco.runs.directory import Status
 
@@ -93,30 +93,19 @@ def attend(
     return _without_head(cluster, run, again)
 
 
-class _asking:  # noqa: N801 - a context manager, used like a function
-    """Turns Ctrl-C into a request to the run: the first to stop, the second to end at once."""
+def _asking(cluster: Cluster, run: str, progress: Progress) -> Interrupts:
+    """Turn Ctrl-C into a request to the run: the first to stop, the second to end at once."""
 
-    def __init__(self, cluster: Cluster, run: str, progress: Progress) -> None:
-        self._cluster, self._run, self._progress = cluster, run, progress
-        self._asked = 0
-
-    def __enter__(self) -> None:
-        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, signum: int, frame: object) -> None:
-        del frame
-        self._asked += 1
-        options = ["--kill"] if self._asked > 1 else []
+    def ask(count: int, name: str) -> None:
+        options = ["--kill"] if count > 1 else []
         subprocess.Popen(
-            draco(self._cluster, "stop", self._run, "--no-wait", *options),
+            draco(cluster, "stop", run, "--no-wait", *options),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
-        if self._asked == 1:
-            self._progress.say(f"{signal.Signals(signum).name}: stopping after this step; once more kills the run")
+        if count == 1:
+            progress.say(f"{name}: stopping after this step; once more kills the run")
+
+    return Interrupts(ask)
 
 
 def _watched(

@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from draco import files
 from draco.cluster.backend import Cluster, Node
 from draco.errors import MissingError, RefusedError
-from draco.runs import directory as run_directory
 
 ROOT = Path(".clusters")
 _NAME = re.compile("[a-z][a-z0-9-]{0,29}(?<!-storage)")  # netns keeps the storage of a cluster in <name>-storage
@@ -34,7 +34,7 @@ def path_of(name: str, root: Path = ROOT) -> Path:
 def save(cluster: Cluster, root: Path = ROOT) -> None:
     """Write cluster.json."""
     values = {**cluster._asdict(), "nodes": [node._asdict() for node in cluster.nodes]}
-    run_directory.replace(folder(cluster.name, root) / "cluster.json", json.dumps(values, indent=1).encode())
+    files.replace(folder(cluster.name, root) / "cluster.json", json.dumps(values, indent=1).encode())
 
 
 def load(name: str, root: Path = ROOT) -> Cluster | None:

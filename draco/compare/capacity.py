@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from draco.data import DATASETS
-from draco.job import Job, partitions, total_steps
+from draco.job import Job, sizes, total_steps
 from draco.models import build_model
 
 # Measured (peak resident set) with n = 9 to 15 workers and LeNet, FC and ResNet-18: 0.38 GB for torch and the data,
@@ -58,7 +58,7 @@ def gradient_seconds(jobs: Sequence[Job]) -> float:
     known: dict[tuple[object, ...], float] = {}
     whole = 0.0
     for job in jobs:
-        k = partitions(job)
+        k = sizes(job).partitions
         key = (job.model, job.data.name, job.batch_size, k, job.threads)
         if key not in known:
             known[key] = k * _time_partition(job, -(-job.batch_size // k))

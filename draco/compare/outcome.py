@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from draco.errors import DecodeError, TrainingError
 from draco.job import Job
 from draco.job.messages import show
-from draco.launch.supervise import settle
+from draco.launch.settle import settle
 from draco.runs.directory import Status, is_alive, read_job, supervisor
 
 State = Literal["missing", "pending", "running", "interrupted", "lost", "error", "failed", "succeeded"]
@@ -49,7 +49,7 @@ def outcome(run: Path) -> Outcome:
 
 def is_going_on(run: Path, status: Status) -> bool:
     """Say whether some process still looks after the run."""
-    return supervisor(run) is not None or (status.state in ("pending", "running") and is_alive(status))
+    return supervisor(run) is not None or (status.goes_on and is_alive(status))
 
 
 def _is_result(run: Path) -> bool:

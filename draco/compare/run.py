@@ -8,42 +8,24 @@ import contextlib
 import fcntl
 import hashlib
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from draco import files
 from draco.compare.cells import Cell
 from draco.compare.outcome import Outcome, difference, outcome
 from draco.compare.progress import Progress
 from draco.errors import RefusedError
 from draco.job import to_yaml
 from draco.launch import stop, supervise
+from draco.launch.interrupts import Interrupts
 from draco.runs import directory as run_directory
 
 _POLL_S = 0.1
 _SHOWN = 5  # changed cells that are named
-
-
-class Stops:
-    """Counts the user's requests to end: SIGINT or SIGTERM stops every cell after its step, a second one kills them."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __enter__(self) -> "Stops":
-        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, signum: int, frame: object) -> None:
-        del signum, frame
-        self.count += 1
 
 
 @contextlib.contextmanager
@@ -101,16 +83,16 @@ def run(cells: Sequence[Cell], root: Path, outcomes: dict[str, Outcome], process
     waiting = [cell for cell in left if cell.name not in going_on]
     running: dict[str, subprocess.Popen[bytes] | None] = dict(going_on)
     asked = 0
-    with Stops() as stops, progress:
+    with Interrupts() as interrupts, progress:
         for name in running:
             progress.began(name)
-        while running or (waiting and not stops.count):
-            while waiting and len(running) < processes and not stops.count:
+        while running or (waiting and not interrupts.count):
+            while waiting and len(running) < processes and not interrupts.count:
                 cell = waiting.pop(0)
                 progress.began(cell.name)
                 running[cell.name] = _start(cell, root / cell.name)
-            if asked < stops.count:
-                asked = stops.count
+            if asked < interrupts.count:
+                asked = interrupts.count
                 _stop([root / name for name in running], kill=asked > 1)
                 progress.say("killing them" if asked > 1 else "stopping after this step; once more kills the runs")
             time.sleep(_POLL_S)
@@ -120,7 +102,7 @@ def run(cells: Sequence[Cell], root: Path, outcomes: dict[str, Outcome], process
                     del running[name]
                     outcomes[name] = outcome(root / name)
                     progress.ended(name, outcomes[name])
-    return stops.count > 0
+    return interrupts.count > 0
 
 
 def _start(cell: Cell, directory: Path) -> subprocess.Popen[bytes]:
@@ -130,7 +112,7 @@ def _start(cell: Cell, directory: Path) -> subprocess.Popen[bytes]:
         directory.mkdir(parents=True)
         run_directory.furnish(directory, to_yaml(cell.job))
     if not (directory / "secret").exists():
-        run_directory.replace(directory / "secret", secret(cell.job.seed).encode(), mode=0o600)
+        files.replace(directory / "secret", secret(cell.job.seed).encode(), mode=0o600)
     run_directory.forget_stop(directory)
     return supervise.detach(directory, here=True)
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from draco.compare.results import Ranking, Row
-from draco.runs.directory import replace
+from draco.files import replace
 
 FAILS, UNFINISHED, NO_CELL = "fails", "not finished", ""
 

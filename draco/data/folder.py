@@ -18,11 +18,12 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from draco import files
 from draco.data.datasets import DATASETS, dataset_info
 from draco.data.info import PARTS, Arrays, DatasetInfo, Request
 from draco.data.originals import find_originals
 from draco.errors import MissingError
-from draco.lazy import Tensor, torch
+from draco.lazy import Tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,17 +129,17 @@ def _check(name: str, arrays: Arrays, origin: Path | None) -> None:
 def _write(folder: Path, name: str, arrays: Arrays) -> None:
     """Write the arrays and the manifest into a new folder, down to the disk."""
     folder.mkdir()
-    files = {}
+    written = {}
     for part in PARTS:
         path = folder / f"{part}.npy"
         with path.open("wb") as file:
             np.save(file, arrays[part])
             _sync(file)
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        written[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     with (folder / "manifest.json").open("w") as manifest:
-        json.dump({"name": name, "source": DATASETS[name].source, "files": files}, manifest, indent=2)
+        json.dump({"name": name, "source": DATASETS[name].source, "files": written}, manifest, indent=2)
         _sync(manifest)
-    _sync_folder(folder)
+    files.sync_folder(folder)
 
 
 def _publish(done: Path, folder: Path) -> None:
@@ -150,7 +151,7 @@ def _publish(done: Path, folder: Path) -> None:
             raise
         logger.info("%s was prepared by another process meanwhile", folder)
     else:
-        _sync_folder(folder.parent)
+        files.sync_folder(folder.parent)
 
 
 def _require_complete(name: str, folder: Path) -> None:
@@ -198,11 +199,3 @@ def _sha256(path: Path) -> str:
 def _sync(file: IO[Any]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,7 +21,8 @@ from draco.optimizers import OPTIMIZERS, SCHEDULES
 from draco.schemes import SCHEMES
 
 if TYPE_CHECKING:
-    ModelName = DataName = str
+    ModelName = str
+    DataName = str
 else:
     ModelName = Literal[tuple(MODELS)]
     DataName = Literal[tuple(DATASETS)]
@@ -84,7 +85,12 @@ def _written_out(value: Any) -> Any:
 
 
 PRE_AGGREGATOR_KINDS = kinds("pre_aggregator", PRE_AGGREGATORS, PreAggregatorSection)
-PreAggregators = Annotated[tuple[union(PRE_AGGREGATOR_KINDS), ...], BeforeValidator(_written_out), Field(max_length=8)]  # type: ignore[valid-type]
+if TYPE_CHECKING:
+    PreAggregators = tuple[PreAggregatorSection, ...]
+else:
+    PreAggregators = Annotated[
+        tuple[union(PRE_AGGREGATOR_KINDS), ...], BeforeValidator(_written_out), Field(max_length=8)
+    ]
 
 
 class AggregatorSection(Named):
@@ -200,8 +206,11 @@ OPTIMIZER_KINDS = kinds("optimizer", OPTIMIZERS, OptimizerSection)
 SCHEDULE_KINDS = kinds("schedule", SCHEDULES, ScheduleSection)
 
 if TYPE_CHECKING:
-    AnyScheme, AnyAggregator, AnyAttack = SchemeSection, AggregatorSection, AttackSection
-    AnyOptimizer, AnySchedule = OptimizerSection, ScheduleSection
+    AnyScheme = SchemeSection
+    AnyAggregator = AggregatorSection
+    AnyAttack = AttackSection
+    AnyOptimizer = OptimizerSection
+    AnySchedule = ScheduleSection
 else:
     AnyScheme = union(SCHEME_KINDS)
     AnyAggregator = union(AGGREGATOR_KINDS, "mean")
@@ -235,10 +244,12 @@ class Job(Section):
     )
     scheme: AnyScheme = described(..., "Scheme, by name or with options.")
     local: Local = described(Local(), "Worker momentum and clipping.")
-    aggregator: AnyAggregator = described(AGGREGATOR_KINDS["mean"](), "Aggregator, by name or with options.")
+    aggregator: AnyAggregator = described(AGGREGATOR_KINDS["mean"](name="mean"), "Aggregator, by name or with options.")
     attack: AnyAttack = described(NoAttackSection(), "Simulated attack, by name or with options.")
-    optimizer: AnyOptimizer = described(OPTIMIZER_KINDS["sgd"](), "Optimizer, by name or with options.")
-    schedule: AnySchedule = described(SCHEDULE_KINDS["constant"](), "Learning-rate schedule, by name or with options.")
+    optimizer: AnyOptimizer = described(OPTIMIZER_KINDS["sgd"](name="sgd"), "Optimizer, by name or with options.")
+    schedule: AnySchedule = described(
+        SCHEDULE_KINDS["constant"](name="constant"), "Learning-rate schedule, by name or with options."
+    )
     checkpoint_every: int = described(
         50, "Steps between checkpoints; there is always one at the end; 0: only that.", ge=0
     )

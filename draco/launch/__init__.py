@@ -1,6 +1,17 @@
-"""How a job becomes processes: a pure `plan` for one process, local MPI or a cluster, one `run` with the effects.
+"""How a job becomes processes, and who looks after them until the run has ended.
 
-A plan is data: the command line and the environment of one process, which is the whole job. So a dry run prints what
-would be run, tests compare plans without starting anything, and launcher and trainer meet only in a command line and
-a run directory.
+plan.py            what is run, as values: a command line, its environment, its files
+rank_placement.py  which node hosts which ranks; roster.py: the nodes that a head has
+preflight.py       the checks before a run; facts.py, round_trip.py and sweep.py are run on the nodes for it
+worker_data.py     the job's data set on every node; every_node.py: one question to all of them by ssh
+run.py             one launch: its process from start to end
+watch.py           when a launch is ended by force; changes.py, notices.py: when at its next step, as nodes come and go
+judge.py           what is said of a launch that has ended; decide.py: what follows
+supervise.py       the loop over launches; keep.py: who starts it again; settle.py: where nobody does
+interrupts.py      what Ctrl-C does to which command
+resume.py stop.py logs.py progress.py           a run as its user sees it
+head.py follow.py                               a run as an operator elsewhere sees it
+
+A plan is the whole job in one command line. So a dry run prints what would be run, tests compare plans and start
+nothing, and launcher and trainer meet only in a command line and a run directory.
 """

@@ -1,6 +1,6 @@
-"""What changes among a cluster's nodes while a launch goes on: some say that they will go, others come back.
+"""Changes among a cluster's nodes while a launch goes on: some say that they will go, others come back.
 
-Both end the launch politely, at a step and with a checkpoint, so that the next one has other nodes.
+Both end the launch at its next step, with a checkpoint, so that the next one has other nodes.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What follows when a launch of a run has ended: one pure function from what was seen to the end or another launch.
+"""The decision after a launch has ended: the run ends too, or is launched again. One pure function of what was seen.
 
 A run is as many launches of mpirun as it takes. What ended one is the judge's to say (judge.py); whether there is
 another, and on which nodes, is said here. Lost means that a node or a process went, which another launch can mend;
@@ -45,7 +45,7 @@ class Relaunch(NamedTuple):
 
     without: Mapping[str, str]  # nodes that are left out, each with the reason
     why: str
-    counts: bool  # it was an interruption, of which on_loss.per_hour bears so many
+    counts: bool  # it was an interruption, of which on_loss.per_hour allows so many
 
 
 Action = End | Relaunch
@@ -54,8 +54,8 @@ Action = End | Relaunch
 def decide(seen: Seen) -> Action:
     """Return what is to be done.
 
-    The user's word comes before everything but a run that is over by itself; then what cannot be mended, and last the
-    limits of what can.
+    In this order: a run that is over by itself, the user's request to stop, what no other launch can mend, and the
+    limits that the job sets.
     """
     if seen.state in ("succeeded", "failed"):
         return End(seen.state, seen.message)
@@ -63,7 +63,7 @@ def decide(seen: Seen) -> Action:
         return End("interrupted", seen.message if seen.state == "interrupted" else f"asked to stop; {seen.message}")
     noticed = {node: why for node, why in seen.noticed.items() if node not in seen.out}
     if seen.state == "interrupted" and not noticed and not seen.back:
-        return End(seen.state, seen.message)  # somebody put the file `stop` there by hand
+        return End(seen.state, seen.message)  # the file `stop` was put there by hand
     counts = seen.state == "lost" or bool(noticed)
     why = seen.message if seen.state == "lost" else _sentence(noticed) if noticed else f"{_words(seen.back)} back"
     without = {node: reason for node, reason in seen.out.items() if node not in seen.back} | noticed | dict(seen.lost)
@@ -83,7 +83,7 @@ def _refused(seen: Seen, without: Mapping[str, str], counts: bool) -> str | None
         return f"{seen.fruitless} launches in a row took no step"
     recent = sum(age < WITHIN_S for age in seen.ages) + 1
     if counts and recent > seen.on_loss.per_hour:
-        return f"{recent} interruptions within an hour, and on_loss.per_hour bears {seen.on_loss.per_hour}"
+        return f"{recent} interruptions within an hour, and on_loss.per_hour allows {seen.on_loss.per_hour}"
     return None
 
 

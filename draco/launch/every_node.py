@@ -1,10 +1,9 @@
-"""How the head asks its nodes something: one ssh to each, all at once, with a limit."""
+"""Questions of the head to its nodes: one ssh to each, all at once, with a time limit."""
 
 import shlex
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 from draco.launch.roster import Host, Roster
@@ -34,9 +33,9 @@ def module(roster: Roster, name: str, *arguments: str) -> list[str]:
     return ["cd", WORK, "&&", roster.python, "-m", name, *arguments]
 
 
-def sweeping(roster: Roster, run: Path) -> list[str]:
-    """Return the command that ends what is left of a run on a node."""
-    return module(roster, "draco.launch.sweep", shlex.quote(str(run)))
+def sweeping(roster: Roster, *words: str) -> list[str]:
+    """Return the command that ends what is left of runs on a node; see sweep.py for its words."""
+    return module(roster, "draco.launch.sweep", *map(shlex.quote, words))
 
 
 def unreachable(roster: Roster) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""What one node says of itself before a run, and which of it must be the same on all nodes.
+"""Facts that a node tells of itself before a run, and which of them must be the same on all nodes.
 
-A check against mistakes, not against adversaries: a node that lies can say anything here.
+A check against mistakes, not against adversaries: a Byzantine node can say anything here.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""A run's events as a stream, for whoever is not on the machine that holds it, and for whoever was away.
+"""A run's events as a stream, for an operator on another machine, who may also come back later.
 
 One JSON object a line on stdout: the run's own events; `alive` every few seconds, so that silence means something; and
 at the end one `state`, which is the run's verdict.
@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from draco.launch.roster import Roster
-from draco.launch.supervise import launched_at, settle
+from draco.launch.settle import settle
+from draco.launch.supervise import launched_at
 from draco.runs import directory as run_directory
 
 _POLL_S = 0.2
@@ -23,13 +24,11 @@ def follow(directory: Path, roster: Roster | None) -> None:
     path = directory / "events.jsonl"
     position, said, settled = launched_at(directory), 0.0, time.monotonic()
     while True:
-        alone = (
-            run_directory.supervisor(directory) is None
-        )  # asked first: the supervisor has the last word on the state
+        alone = run_directory.supervisor(directory) is None  # asked first: while it lives the state may change
         status = run_directory.read_status(directory)
         if time.monotonic() - settled > _SETTLE_EVERY_S:
             status, settled = settle(directory, roster), time.monotonic()
-        ended = alone and status.state not in ("pending", "running")
+        ended = alone and not status.goes_on
         if path.exists():
             with open(path, "rb") as file:
                 file.seek(position)

@@ -1,4 +1,4 @@
-"""What the head does for the operator besides running jobs: check its nodes, tell of its runs, record a lost one."""
+"""Services of the head to its operator: it checks its nodes, tells of its runs, records a lost one."""
 
 import json
 import statistics
@@ -9,7 +9,7 @@ from typing import Any
 
 from draco.errors import NotConfiguredError
 from draco.launch import preflight, roster
-from draco.launch.supervise import settle
+from draco.launch.settle import settle
 from draco.runs import directory as run_directory
 from draco.runs.events import read as read_events
 
@@ -39,7 +39,7 @@ def runs(root: Path) -> dict[str, Any]:
     suspects = Counter(rank for e in steps for rank in e["suspects"])
     return {
         "run": str(newest),
-        # A server's last word is not the run's while its supervisor may go on with it.
+        # The state is that of one launch; while its supervisor lives the run may be launched again.
         "state": "running" if supervised and status.state in ("interrupted", "failed", "lost") else status.state,
         "message": status.message,
         "step": steps[-1]["step"] if steps else status.step,

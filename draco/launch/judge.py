@@ -1,4 +1,4 @@
-"""What is to be said of a launch whose processes have ended: one pure function from what was observed to its state.
+"""The verdict on a launch whose processes have ended: one pure function from what was observed to a state.
 
 `failed`: the job itself did, and would again. `lost`: a node or a process went, and another launch can help; whether
 there is one is for decide.py to say. A launcher's exit code is no evidence of success: Open MPI has been seen to exit
@@ -34,10 +34,12 @@ class Observed(NamedTuple):
 def judge(seen: Observed) -> tuple[State, str]:
     """Return the state of the launch and why, in one line; equal to what is recorded where that can stand.
 
-    The order is the order of causes: a run that says that it succeeded did; a node that is gone explains whatever the
-    run says besides; then the server's own word, unless it only says that it was told to stop and nobody meant it to:
-    then a rank that was killed explains it, or a connection that broke; and last, for a run that went without a word,
-    what is known of its end, a Python error where it had not begun.
+    Causes come first:
+    - A run that says that it succeeded did.
+    - A node that is gone explains whatever else the run says.
+    - Then the server's own word counts. One exception: it says that it was told to stop, and nobody told it to. Then a
+      rank that was killed explains that, or a connection that broke.
+    - For a run that ended without a word, what is known of its end counts: a Python error where it had not begun.
     """
     status = seen.status
     if status.state == "succeeded":
@@ -62,7 +64,7 @@ def judge(seen: Observed) -> tuple[State, str]:
     code = "" if seen.exit_code is None else f" (exit code {seen.exit_code})"
     if errors and status.state == "pending":  # once it runs the server records its own end, and a worker's is no reason
         return "failed", f"its processes ended{code}: {errors[-1]}"
-    if status.state == "interrupted" and not seen.exit_code:  # somebody put the file `stop` there by hand
+    if status.state == "interrupted" and not seen.exit_code:  # the file `stop` was put there by hand
         return status.state, status.message
     return "lost", f"its processes ended{code} without a word of the server"
 

@@ -1,8 +1,8 @@
-"""Keeps runs on a head going: one whose supervisor went without a verdict gets another.
+"""The keeper of a head's runs: one whose supervisor went without a verdict gets another.
 
 On EC2 a systemd unit runs it in the trainer's container (ansible/roles/mpi), so it comes back with the container and
-with the machine, and runs come back with it. Where no keeper lives, such a run is `lost` (supervise.settle) until
-somebody resumes it.
+with the machine, and runs come back with it. Where no keeper lives, such a run is `lost` (settle.py) until
+the user resumes it.
 """
 
 import fcntl
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from draco.launch import every_node
+from draco.launch.decide import FRUITLESS, WITHIN_S
 from draco.launch.roster import Roster
 from draco.launch.sweep import going_on, sweep
 from draco.runs import directory as run_directory
@@ -20,8 +21,6 @@ from draco.runs import events
 
 GONE = "its supervisor went without a verdict: killed, or its machine or container restarted"
 _EVERY_S = 3.0
-_FRUITLESS = 3  # times without a step in between after which another supervisor would go the same way
-_HOUR_S = 3600.0
 _POLITE_S = 30.0  # for a server that is left to reach the end of its step
 _SWEEP_LIMIT_S = 30.0
 
@@ -57,12 +56,12 @@ def is_due(run: Path) -> bool:
     """Say whether a run was left by its supervisor in the midst of it, and another may help."""
     if not (run / "launch" / "supervisor.json").exists() or run_directory.supervisor(run) is not None:
         return False
-    if run_directory.read_status(run).state not in ("pending", "running") or (run / "stop-asked").exists():
+    if not run_directory.read_status(run).goes_on or (run / "stop-asked").exists():
         return False
     on_loss = run_directory.read_job(run).on_loss
     told = [e for e in events.read(run / "events.jsonl") if e["event"] in ("interruption", "step")]
-    recent = [e for e in told if e["event"] == "interruption" and time.time() - e["time"] < _HOUR_S]
-    fruitless = len(told) >= _FRUITLESS and all(e.get("cause") == GONE for e in told[-_FRUITLESS:])
+    recent = [e for e in told if e["event"] == "interruption" and time.time() - e["time"] < WITHIN_S]
+    fruitless = len(told) >= FRUITLESS and all(e.get("cause") == GONE for e in told[-FRUITLESS:])
     return on_loss.name != "fail" and len(recent) < on_loss.per_hour and not fruitless
 
 
@@ -79,9 +78,9 @@ def end_what_is_left(run: Path, roster: Roster | None) -> Mapping[str, str]:
             time.sleep(0.2)
     sweep(lambda each: each == str(run))
     if roster and run_directory.nodes(run):
-        every_node.ask(roster, every_node.sweeping(roster, run), limit_s=_SWEEP_LIMIT_S)
+        every_node.ask(roster, every_node.sweeping(roster, str(run)), limit_s=_SWEEP_LIMIT_S)
     (run / "stop").unlink(missing_ok=True)
-    # Before the nodes are asked, which takes long: what its server said of a polite stop is nobody's last word.
+    # Before the nodes are asked, which takes long: `interrupted`, by the stop above, is not how the run ends.
     run_directory.write_status(run, "pending", run_directory.read_status(run).step, GONE)
     return _gone(roster) if roster and run_directory.nodes(run) else {}
 

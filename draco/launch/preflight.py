@@ -1,8 +1,7 @@
-"""What is checked on a cluster before a run: every node lets the head in, is as the head is, and carries messages."""
+"""The checks of a cluster before a run: every node lets the head in, is as the head is, and carries messages."""
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import tempfile
@@ -53,7 +52,7 @@ def _nodes(roster: Roster) -> list[str]:
 def _unfit(roster: Roster, ended: Sequence[str], only: Sequence[str] = ()) -> dict[str, list[str]]:
     """Let worker nodes, or those named, end what is left of runs; return what is wrong with each of them."""
     asked = time.time()
-    sweeping = every_node.module(roster, "draco.launch.sweep", *map(shlex.quote, ended))
+    sweeping = every_node.sweeping(roster, *ended)
     answers = every_node.ask(roster, [*sweeping, "&&", *every_node.module(roster, "draco.launch.facts")], only=only)
     mine = {**facts(), "asked": asked}
     found: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Which node hosts which ranks, and what it would mean if one node were lost or Byzantine."""
+"""The placement of ranks on nodes, and what it means for a job if one whole node is Byzantine."""
 
 from collections.abc import Mapping
 
@@ -56,7 +56,7 @@ def most_byzantine_of_a_node(job: Job, placement: Placement) -> tuple[int, int] 
 def _remedy(job: Job, placement: Placement) -> str:
     """Say what would tolerate a whole node: more adversaries where the code has room for them, else more nodes only."""
     for s in range(job.scheme.adversaries + 1, (job.workers - 1) // 2 + 1):
-        changes = [{"adversaries": s}, {"adversaries": s, "redundancy": None}]
+        changes: list[dict[str, int | None]] = [{"adversaries": s}, {"adversaries": s, "redundancy": None}]
         for change in changes if job.scheme.get("redundancy") else changes[:1]:
             other = job.model_copy(update={"scheme": job.scheme.model_copy(update=change)})
             if check(other):
@@ -76,8 +76,8 @@ def warnings(job: Job, roster: Roster, placement: Placement) -> list[str]:
         ranks = ", ".join(str(rank) for rank in placement[node] if rank)
         where = " in one group" if SCHEMES[job.scheme.name].grouped else ""
         out.append(
-            f"{node} hosts ranks {ranks}: if that node is Byzantine, {counted[0]} workers are{where}, and the job "
-            f"tolerates {counted[1]}; {_remedy(job, placement)}"
+            f"{node} hosts ranks {ranks}: if that node is Byzantine, so are {counted[0]} workers{where}, and "
+            f"the job tolerates {counted[1]}; {_remedy(job, placement)}"
         )
     for host in roster.nodes:
         held = len(placement[host.name])

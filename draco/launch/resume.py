@@ -1,11 +1,11 @@
-"""Which run a command means: the unfinished one of a job, or the newest."""
+"""The run that a command means: the unfinished one of a job, or the newest."""
 
 from pathlib import Path
 
 from draco.errors import MissingError, RefusedError
 from draco.job import Job, to_yaml
 from draco.launch.keep import kept
-from draco.launch.supervise import settle
+from draco.launch.settle import settle
 from draco.runs import directory as run_directory
 from draco.runs.directory import supervisor
 
@@ -20,9 +20,9 @@ def unfinished(runs: Path, job: Job, *, resume: bool, new: bool) -> Path | None:
         raise RefusedError("--resume and --new exclude each other: give one")
     for run in reversed(run_directory.runs(runs)):
         status = settle(run)
-        if (run / "job.yaml").read_text() != to_yaml(job) or status.state not in run_directory.UNFINISHED:
+        if (run / "job.yaml").read_text() != to_yaml(job) or status.state == "succeeded":
             continue
-        if supervisor(run) is not None or (status.state in ("pending", "running") and run_directory.is_alive(status)):
+        if supervisor(run) is not None or (status.goes_on and run_directory.is_alive(status)):
             if new:
                 continue
             raise RefusedError(f"{run}: this job is running (process {status.pid}); --new starts another beside it")

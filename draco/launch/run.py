@@ -1,4 +1,4 @@
-"""Runs a plan once: starts the process, shows progress from the run's own record, sees to its end, judges it.
+"""One launch of a plan: its process is started, its progress shown from the run's own record, its end judged.
 
 Whether a run succeeded is read from its state, never from the launcher's exit code, which is known to be 0 after the
 loss of a node. What follows from the verdict is not said here: see decide.py and supervise.py.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from draco.launch import every_node
+from draco.launch.interrupts import Interrupts
 from draco.launch.judge import Observed, judge, killed_ranks, lost_daemons
 from draco.launch.plan import Plan
 from draco.launch.progress import Progress
@@ -23,7 +24,7 @@ from draco.runs.directory import State
 _POLL_S = 0.1
 _LAST_WORDS_LINES = 25
 _GRACE_S = 5.0  # between asking mpirun to end its ranks and killing it
-_AFTER_END_S = 10.0  # in which the processes must be gone once the server has had its last word
+_AFTER_END_S = 10.0  # in which the processes must be gone once the server has recorded its end
 _SWEEP_LIMIT_S = 10.0
 _HURRIED_LIMIT_S = 5.0  # for a node to which mpirun has lost its connection already: it is likely to be gone
 
@@ -38,59 +39,51 @@ class Ended(NamedTuple):
     output: str = ""  # the last lines that its processes printed
 
 
-Watch = Callable[[], str]  # says why the launch must be ended, or nothing
+Look = Callable[[], str]  # called again and again; says why the launch must be ended, or nothing
 
 
 class Stops:
     """Who wants a launch to end: the user, or the supervisor, which starts again on other nodes.
 
-    While it is entered, SIGINT or SIGTERM asks the run to stop and a second one kills it, between launches too.
+    While it is entered a first interrupt asks the run to stop and a second one kills it, between launches too.
     """
 
     def __init__(self, directory: Path, progress: Progress) -> None:
         self._directory, self._progress = directory, progress
-        self._signals = 0
+        self._interrupts = Interrupts(self._answer)
         self.process: subprocess.Popen[bytes] | None = None
         self.ours = False  # the supervisor has asked this launch to end
+        self.kill = False  # the user would not wait for it, or there is no other way
 
     def __enter__(self) -> "Stops":
-        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._interrupts.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._interrupts.__exit__()
 
     @property
     def asked(self) -> bool:
         """Whether the user asked for the end of the run."""
-        return self._signals > 0 or (self._directory / "stop-asked").exists()
-
-    @property
-    def kill(self) -> bool:
-        """Whether the user would not wait for it."""
-        return self._signals > 1
+        return self._interrupts.count > 0 or (self._directory / "stop-asked").exists()
 
     def stop(self) -> None:
         """Ask this launch to end at its next step, on the supervisor's behalf."""
         self.ours = True
         (self._directory / "stop").touch()
 
-    def _handle(self, signum: int, frame: object) -> None:
-        del frame
-        self._signals += 1
-        name = signal.Signals(signum).name
-        if self._signals == 1:
+    def _answer(self, count: int, name: str) -> None:
+        if count == 1:
             try:
                 run_directory.ask_to_stop(self._directory)
                 self._progress.say(f"{name}: stopping after this step; once more kills the run")
                 return
-            except OSError as error:  # whatever is asked of the server there, it will not learn
+            except OSError as error:  # the server cannot be asked to stop
                 self._progress.say(f"{name}: {self._directory} cannot be written ({error.strerror}): killing the run")
-                self._signals += 1
+        self.kill = True
         if self.process and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGTERM)  # at once; whoever waits for it sees to the rest
+                os.killpg(self.process.pid, signal.SIGTERM)  # at once; `run` waits for it and kills it if need be
 
 
 def run(
@@ -98,12 +91,12 @@ def run(
     directory: Path,
     progress: Progress,
     stops: Stops,
-    watch: Watch = lambda: "",
+    look: Look = lambda: "",
     gone: Mapping[str, str] = {},
 ) -> Ended:
     """Start the plan, wait for its end and leave no process of it behind.
 
-    `gone` are the nodes that `watch` has found to be lost, each with the reason, filled by the time it says so.
+    `gone` are the nodes that `look` has found to be lost, each with the reason, filled by the time it says so.
     """
     for path, text in plan.files:
         path.parent.mkdir(exist_ok=True)
@@ -126,8 +119,8 @@ def run(
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_POLL_S)
             progress.update()
-            ended_because = ended_because or watch()
-            final_polls += _is_final(directory)
+            ended_because = ended_because or look()
+            final_polls += not run_directory.read_status(directory).goes_on
             if ended_because or stops.kill or final_polls * _POLL_S > _AFTER_END_S:
                 _kill(process)
     finally:
@@ -150,7 +143,7 @@ def run(
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the process and its ranks: politely, so that mpirun takes its ranks along, then not."""
+    """End the process and its ranks: by SIGTERM, upon which mpirun ends them; by SIGKILL if that takes long."""
     if process.poll() is not None:
         return
     os.killpg(process.pid, signal.SIGTERM)
@@ -161,11 +154,6 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _is_final(directory: Path) -> bool:
-    """Say whether the server has had its last word."""
-    return run_directory.read_status(directory).state not in ("pending", "running")
-
-
 def _end_leftovers(plan: Plan, directory: Path, gone: Mapping[str, str], cut: Sequence[str] = ()) -> dict[str, str]:
     """Kill ranks that outlived mpirun, here and on the nodes that can be reached: they would join no other launch.
 
@@ -174,7 +162,7 @@ def _end_leftovers(plan: Plan, directory: Path, gone: Mapping[str, str], cut: Se
     sweep(lambda run: run == str(directory))
     if plan.roster is None:
         return {}
-    command = every_node.sweeping(plan.roster, directory)
+    command = every_node.sweeping(plan.roster, str(directory))
     there = [node for node in plan.roster.nodes[1:] if node.name not in gone]
     hurried = [node.name for node in there if {node.name, node.address} & set(cut)]
     patient = [node.name for node in there if node.name not in hurried]

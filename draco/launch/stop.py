@@ -1,4 +1,4 @@
-"""Stops a run from elsewhere: politely at its next step, with a checkpoint; or at once."""
+"""A request to a run to end: at its next step, with a checkpoint; or at once."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from draco.errors import RefusedError
 from draco.launch.roster import Roster
-from draco.launch.supervise import settle
+from draco.launch.settle import settle
 from draco.runs import directory as run_directory
 from draco.runs.directory import supervisor
 
@@ -23,7 +23,7 @@ def stop(run: Path, *, kill: bool = False) -> None:
     """
     status = run_directory.read_status(run)
     pid = supervisor(run)
-    if pid is None and status.state not in ("pending", "running"):
+    if pid is None and not status.goes_on:
         raise RefusedError(f"{run}: is not running: {status.state} at step {status.step}")
     try:
         run_directory.ask_to_stop(run)
@@ -41,8 +41,8 @@ def stop(run: Path, *, kill: bool = False) -> None:
 def wait(run: Path, roster: Roster | None) -> run_directory.Status:
     """Return the verdict on a run once it has ended."""
     while True:
-        alone = supervisor(run) is None  # asked first: the supervisor has the last word on the state
+        alone = supervisor(run) is None  # asked first: while it lives the state may change
         status = settle(run, roster)
-        if alone and status.state not in ("pending", "running"):
+        if alone and not status.goes_on:
             return status
         time.sleep(_POLL_S)

@@ -2,8 +2,8 @@
 
 Started with `--detach`, and for every run on a cluster, as a process of its own on the machine that holds the server;
 in the foreground it is `train` itself. It writes launch/supervisor.json; signals and `draco stop` reach the run through
-it. A turn of its loop is a launch, the judge's verdict on it and what is decided to follow. As long as it lives, what
-state.json says between launches is nobody's last word (run_directory.is_over).
+it. A turn of its loop is a launch, the judge's verdict on it and what is decided to follow. As long as it lives
+the run is not over, whatever state.json says between launches (run_directory.is_over).
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from draco import files
 from draco.errors import TrainingError
 from draco.job import Job
 from draco.launch import every_node, keep, preflight, rank_placement
 from draco.launch.changes import Changes, Notifications
 from draco.launch.decide import End, Relaunch, Seen, decide
-from draco.launch.judge import Observed, judge
 from draco.launch.notices import Notice, Notices
 from draco.launch.plan import plan
 from draco.launch.progress import Progress
@@ -33,9 +33,6 @@ from draco.launch.run import Ended, Stops, ranks_by_node, run
 from draco.launch.watch import Watch
 from draco.runs import directory as run_directory
 from draco.runs import events
-from draco.runs.directory import supervisor
-
-GONE = "its launcher and its server are gone: killed, the machine restarted, or their disk could not be written"
 
 ReadNotices = Callable[[], Mapping[str, Notice]]
 
@@ -66,7 +63,7 @@ def supervise(
     try:
         return _supervise(job, directory, roster, progress, notices, after)
     except OSError as error:
-        if error.errno not in run_directory.NOT_WRITABLE:
+        if error.errno not in files.NOT_WRITABLE:
             raise
         raise TrainingError(run_directory.unrecorded(directory, error)) from error
 
@@ -96,7 +93,7 @@ def _supervise(
             look = _looking(watch, changes, stops)
             ended = run(plan(job, directory, here), directory, progress, stops, look, watch.gone)
             fruitless = 0 if watch.stepped else fruitless + 1
-            (directory / "stop").unlink(missing_ok=True)  # then the user's word is looked for: see ask_to_stop
+            (directory / "stop").unlink(missing_ok=True)  # before the user's request is looked for: see ask_to_stop
             seen = Seen(
                 ended.state, ended.message, job.on_loss, ended.lost, changes.noticed, out, changes.back,
                 [node.name for node in roster.nodes[1:]] if roster else None,
@@ -139,7 +136,7 @@ def _returning(job: Job, directory: Path, roster: Roster | None) -> Callable[[Se
 
 
 def _looking(watch: Watch, changes: Changes, stops: Stops) -> Callable[[], str]:
-    """Return what is called throughout a launch: it asks for a polite end, or says why there must be another."""
+    """Return what is called throughout a launch: it asks for an end at the next step, or says why it must end now."""
 
     def look() -> str:
         # A launch that has taken no step yet is not stopped for a node that is back: something is gained by each.
@@ -154,7 +151,7 @@ def _end(directory: Path, ended: Ended, action: End) -> Outcome:
     """Record the run's verdict where the server has not."""
     status = run_directory.read_status(directory)
     if action != (status.state, status.message):
-        speechless = status.state in ("pending", "running") and not ended.lost
+        speechless = status.goes_on and not ended.lost
         where = f"; see {directory / 'logs'}" if action.state in ("failed", "lost") and speechless else ""
         run_directory.write_status(directory, action.state, status.step, action.message + where)
     words = "" if action.state in ("succeeded", "interrupted") else ended.output
@@ -195,7 +192,7 @@ def detach(directory: Path, here: bool, *, again: bool = False) -> subprocess.Po
     argv = [sys.executable, "-m", "draco", "supervise", str(directory), *options]
     with open(directory / "logs" / "supervisor.log", "ab") as log:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    _write(directory, process.pid)  # so that nobody finds a run without one in between
+    _write(directory, process.pid)  # at once, so that a run is never found without one
     return process
 
 
@@ -205,39 +202,10 @@ def _write(directory: Path, pid: int | None = None) -> None:
     log = directory / "events.jsonl"
     position = log.stat().st_size if log.exists() else 0
     content = {"pid": pid, "started": run_directory.process_start(pid), "events": position}
-    run_directory.replace(directory / "launch" / "supervisor.json", json.dumps(content).encode())
+    files.replace(directory / "launch" / "supervisor.json", json.dumps(content).encode())
 
 
 def launched_at(directory: Path) -> int:
     """Return where in events.jsonl, in bytes, what the newest supervisor has seen begins."""
     path = directory / "launch" / "supervisor.json"
     return int(json.loads(path.read_text())["events"]) if path.exists() else 0
-
-
-def settle(
-    directory: Path, roster: Roster | None = None, lost: Mapping[str, str] | None = None
-) -> run_directory.Status:
-    """Record the end of a run that nothing looks after any more: its supervisor and its server are both gone.
-
-    Returns the run's status; where its disk cannot be written, what it would be, with a message that says so.
-    `lost` names nodes that are known to be gone; without it a cluster's nodes are asked.
-    """
-    status = run_directory.read_status(directory)
-    if status.state not in ("pending", "running"):
-        return status
-    if lost is None and (supervisor(directory) is not None or run_directory.is_alive(status) or keep.kept(directory)):
-        return status
-    if lost is None:
-        lost = every_node.unreachable(roster) if roster and run_directory.nodes(directory) else {}
-    status = run_directory.read_status(directory)  # again: it may have ended while all this was found out
-    if status.state not in ("pending", "running"):
-        return status
-    seen = Observed(status, None, GONE, lost, ranks_by_node(directory))
-    state, message = judge(seen)
-    try:
-        run_directory.write_status(directory, state, status.step, message)
-    except OSError as error:
-        if error.errno not in run_directory.NOT_WRITABLE:
-            raise
-        return status._replace(state=state, message=f"{message}; {run_directory.unrecorded(directory, error)}")
-    return run_directory.read_status(directory)

@@ -1,4 +1,4 @@
-"""Ends what is left of runs on this machine: ranks that lost their launcher, and their MPI daemons.
+"""The end of what is left of runs on this machine: ranks that lost their launcher, and their MPI daemons.
 
 python -m draco.launch.sweep RUN              the ranks of one run
 python -m draco.launch.sweep --but RUN ...    those of all runs but these, which go on

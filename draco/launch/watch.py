@@ -39,7 +39,10 @@ class Watch:
     ) -> None:
         self._events, self._job, self._lost, self._clock = directory / "events.jsonl", job, lost, clock
         self._tail = Tail(self._events)
-        self._beat, self._heard = self._last_beat(), clock()  # whatever the clock of whoever stores the file
+        self._beat, self._heard = (
+            self._last_beat(),
+            clock(),
+        )  # by this machine's clock, wherever the file is stored
         self._started = False
         self._times: list[float] = []  # of the newest steps, by the server's clock
         self._asked = -math.inf
@@ -53,7 +56,7 @@ class Watch:
             self._beat, self._heard = beat, self._clock()
             self._read()
         quiet = self._clock() - self._heard
-        if quiet < QUIET_S or self._job.launcher == "simulate":  # which waits for nobody
+        if quiet < QUIET_S or self._job.launcher == "simulate":  # it waits for no other process
             self._silent = {}
             return ""
         if self._clock() - self._asked >= LOOK_EVERY_S:

@@ -1,4 +1,4 @@
-"""Sees to it that every worker node has a job's data set: by shared storage, or else by preparing it there."""
+"""A job's data set on every worker node: on shared storage, or else prepared there."""
 
 import shlex
 from collections.abc import Sequence

@@ -17,7 +17,6 @@ from functools import cache
 from typing import Any
 
 from draco.errors import MissingError
-from draco.lazy import torch
 
 
 @cache

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from draco import files
 from draco.errors import MissingError
 from draco.report import figures
 from draco.report.elements import Run
@@ -18,7 +19,6 @@ from draco.report.overview import curves, summary
 from draco.report.section import section
 from draco.report.series import series
 from draco.report.summary import Left, Summary
-from draco.runs import directory as run_directory
 
 _NAMED = 60  # letters of runs' names that become a folder's
 
@@ -36,11 +36,11 @@ def write(lefts: Sequence[Left], folder: Path | None = None) -> Path:
     runs = gather(lefts)
     pictures = draw(runs)
     target = (folder or place([left.summary.run for left in lefts])) / "index.html"
-    files = {**{f"{stem}.png": png for stem, png in pictures.items()}, target.name: render(runs, pictures).encode()}
+    contents = {**{f"{stem}.png": png for stem, png in pictures.items()}, target.name: render(runs, pictures).encode()}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for file, content in files.items():
-            run_directory.replace(target.parent / file, content)
+        for file, content in contents.items():
+            files.replace(target.parent / file, content)
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
         why = f"the report cannot be written there ({error.strerror}); name another folder with --html"
         raise MissingError(f"{target.parent}: {why}") from error

@@ -71,7 +71,7 @@ def read(run: Path) -> Left:
     status = run_directory.read_status(run)
     notes = [*damage, *more, *([status.message] if status.message else [])]
     alone = run_directory.supervisor(run) is None
-    if status.state in ("pending", "running") and alone and not run_directory.is_alive(status):
+    if status.goes_on and alone and not run_directory.is_alive(status):
         notes.append("its process is gone")
     job = run / "job.yaml"
     return Left(

@@ -21,7 +21,6 @@ import contextlib
 import errno
 import json
 import os
-import re
 import secrets
 import socket
 import time
@@ -29,15 +28,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from draco import files
 from draco.job import Job, parse
 
 State = Literal["pending", "running", "interrupted", "succeeded", "failed", "lost"]
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-TERMINAL: tuple[State, ...] = ("succeeded", "failed", "lost")
-NOT_WRITABLE = (*NO_SPACE, errno.EROFS, errno.EIO)  # the disk's fault, whatever was to be written
 _RESERVE_BYTES = 1 << 16
-_TEMPORARY = re.compile(r"\..+\.([0-9]+)")  # what `replace` writes to, and which process did
-UNFINISHED: tuple[State, ...] = ("pending", "running", "interrupted", "failed", "lost")
 
 
 class Status(NamedTuple):
@@ -50,6 +45,11 @@ class Status(NamedTuple):
     host: str
     updated: float  # seconds since the epoch
     started: str = ""  # when that process began, as the kernel counts it: a process id alone is used again
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the server has not recorded its end."""
+        return self.state in ("pending", "running")
 
 
 def create(root: Path, name: str, job_yaml: str) -> Path:
@@ -72,7 +72,7 @@ def furnish(run: Path, job_yaml: str) -> Path:
     for folder in ("checkpoints", "logs"):
         (run / folder).mkdir()
     reserve(run)
-    replace(run / "job.yaml", job_yaml.encode())
+    files.replace(run / "job.yaml", job_yaml.encode())
     write_status(run, "pending")
     return run
 
@@ -80,54 +80,7 @@ def furnish(run: Path, job_yaml: str) -> Path:
 def reserve(run: Path) -> None:
     """Set space aside for the state that is to be written when there is none left."""
     if not (run / ".reserve").exists():
-        replace(run / ".reserve", b"\1" * _RESERVE_BYTES)
-
-
-def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part, even after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-        try:
-            write_all(descriptor, content)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.rename(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)  # a full disk needs the space
-        if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None  # a failed write names no file, a failed open ours
-        raise
-
-
-def write_all(descriptor: int, content: bytes) -> None:
-    """Write all of `content`; the system may take it in pieces, and does when the disk is about to be full."""
-    left = memoryview(content)
-    while left:
-        left = left[os.write(descriptor, left) :]
-
-
-def remove_temporaries(run: Path) -> None:
-    """Remove what processes that were killed had begun to write, and what this process has not put in its place."""
-    for path in run.rglob(".*"):
-        match = _TEMPORARY.fullmatch(path.name)
-        if match and (int(match[1]) == os.getpid() or not exists(int(match[1]), "")):
-            with contextlib.suppress(OSError):  # it is only in the way
-                path.unlink()
-
-
-def trouble(error: BaseException, run: Path) -> str:
-    """Return in one line what is wrong with the run's disk, or nothing where the error says nothing of it."""
-    number = error.errno if isinstance(error, OSError) else None
-    if number in NO_SPACE:
-        return f"no space left on the disk of {run}; free some, then resume"
-    if number == errno.EROFS:
-        return f"the disk of {run} is read-only; remount it for writing, then resume"
-    if number == errno.EIO:
-        return f"the disk of {run} has failed to read or write; see to it, then resume"
-    return ""
+        files.replace(run / ".reserve", b"\1" * _RESERVE_BYTES)
 
 
 def unrecorded(run: Path, error: OSError) -> str:
@@ -147,13 +100,13 @@ def write_status(run: Path, state: State, step: int = 0, message: str = "") -> N
     status = Status(state, step, message, pid, socket.gethostname(), time.time(), process_start(pid))
     content = json.dumps(status._asdict(), indent=1).encode()
     try:
-        replace(run / "state.json", content)
+        files.replace(run / "state.json", content)
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        if error.errno not in files.NO_SPACE:
             raise
-        remove_temporaries(run)  # of what did not fit
+        files.remove_temporaries(run, exists)  # of what did not fit
         (run / ".reserve").unlink(missing_ok=True)
-        replace(run / "state.json", content)
+        files.replace(run / "state.json", content)
 
 
 def read_status(run: Path) -> Status:
@@ -179,14 +132,14 @@ def supervisor(run: Path) -> int | None:
 def is_over(run: Path) -> bool:
     """Say whether nothing more comes of a run by itself.
 
-    A server's last word is not that of the run, which may go on in another launch: that is its supervisor's to say.
+    The server records the end of one launch. While a supervisor lives there may be another launch.
     """
-    alone = supervisor(run) is None  # asked first: the supervisor has the last word on the state
-    return alone and read_status(run).state not in ("pending", "running")
+    alone = supervisor(run) is None  # asked first: while it lives the state may change
+    return alone and not read_status(run).goes_on
 
 
 def ask_to_stop(run: Path) -> None:
-    """Let the user's word reach the server and the supervisor.
+    """Ask a run to stop, by one file for the server and one for the supervisor.
 
     In this order, since a supervisor that starts again removes `stop` first and then looks for `stop-asked`: whichever
     way the two meet, one of the files is seen.
@@ -201,7 +154,7 @@ def forget_stop(run: Path) -> None:
         (run / name).unlink(missing_ok=True)
 
 
-def exists(pid: int, started: str) -> bool:
+def exists(pid: int, started: str = "") -> bool:
     """Say whether a process of this machine still exists that began at `started` (where that is known)."""
     try:
         os.kill(pid, 0)
@@ -232,7 +185,7 @@ def secret(run: Path) -> bytes:
     """Return the run's secret seed, made on the first call."""
     path = run / "secret"
     if not path.exists():
-        replace(path, secrets.token_hex(32).encode(), mode=0o600)
+        files.replace(path, secrets.token_hex(32).encode(), mode=0o600)
     return bytes.fromhex(path.read_text())
 
 

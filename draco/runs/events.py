@@ -1,8 +1,8 @@
 """events.jsonl: what happened in a run, one JSON object a line, by the server and, between its words, the supervisor.
 
-Every event has `event` and `time` (seconds since the epoch). A line is appended in one write, so that the two do not
-mix and whoever follows the file sees whole lines; a killed server or a full disk may leave half a line, which is ended
-before the next one is written and which readers pass over.
+Every event has `event` and `time` (seconds since the epoch). A line is appended in one write: the two do not
+mix, and a reader sees whole lines. A killed server or a full disk may leave half a line. It is ended before the next
+one is written, and readers pass over it.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from draco.runs.directory import write_all
+from draco.files import write_all
 
 Event = dict[str, Any]
 

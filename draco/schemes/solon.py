@@ -223,5 +223,6 @@ SOLON = SchemeDeclaration(
         "tolerance": tolerance_option(TOLERANCE),
     },
     sizes=_sizes,
+    least=lambda s, given: 2 * s + (given.get("parts") or PARTS),
     tolerance=TOLERANCE,
 )

@@ -15,11 +15,14 @@ from draco.schemes.scheme import Decoded, Inspection, Mask, Scheme, SchemeDeclar
 
 
 def _sizes(workers: int, adversaries: int) -> Sizes:
+    if workers < adversaries:
+        raise ValueError(f"uncoded: {adversaries} adversaries need at least as many workers, got {workers}")
     return Sizes(partitions=workers, gradients=workers, bad=adversaries)
 
 
 def uncoded(*, workers: int, adversaries: int) -> Scheme:
     """Return the scheme of n workers that sends every gradient as it is; at most s of them may fail to arrive."""
+    _sizes(workers, adversaries)
 
     def decode(replies: Tensor, here: Mask, seed: int, inspection: Inspection | None) -> Decoded:
         missing = np.flatnonzero(~here)

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from draco.errors import DracoError
-from draco.runs.directory import replace
+from draco.errors import DracoError, ExitCode
+from draco.files import replace, sync_folder
 
 Contents = dict[str, Any]
 
@@ -36,7 +36,7 @@ _SHOWN = 200  # characters of a foreign library's message
 class CheckpointError(DracoError):
     """A checkpoint cannot be used; `why` says it without the path."""
 
-    exit_code = 7
+    exit_code = ExitCode.FAILED
 
     def __init__(self, why: str, path: Path | None = None) -> None:
         super().__init__(f"{path}: {why}" if path else why)
@@ -63,7 +63,7 @@ def save(folder: Path, step: int, contents: Contents) -> Path:
     replace(path, raw)
     summary = {"step": step, "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest(), "torch": torch.__version__}
     replace(path.with_suffix(".json"), json.dumps(summary, indent=1).encode())
-    _sync(folder)
+    sync_folder(folder)
     return path
 
 
@@ -242,11 +242,3 @@ def _said(error: Exception) -> str:
     found = re.search(r"WeightsUnpickler error: ([^\n]*)", str(error))
     text = found[1].split(" was not an allowed global")[0] if found else f"{type(error).__name__}: {error}"
     return "".join(c if c.isprintable() else " " for c in text)[:_SHOWN].strip()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

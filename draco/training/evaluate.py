@@ -104,7 +104,7 @@ def evaluate_run(
         # The state is read before the folder: a checkpoint written in between is found in this very pass.
         status = run_directory.read_status(run)
         over = run_directory.supervisor(run) is None and (  # whose run may go on in another launch
-            status.state in (*run_directory.TERMINAL, "interrupted") or not run_directory.is_alive(status)
+            not status.goes_on or not run_directory.is_alive(status)
         )
         for step, path in pending(run):
             mark = (path, _changed(path))

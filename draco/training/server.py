@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from draco import data
+from draco import data, files
 from draco.aggregators import AGGREGATORS
 from draco.aggregators.rows import is_finite
 from draco.attacks import TRUE
@@ -276,7 +276,7 @@ class Server:
 
     def _trusted(self, step: int, rows: Sequence[int], missing: set[int]) -> int:
         """Return the place among the gradients that came of the one that the job trusts."""
-        trusted = self.job.aggregator.get("trusted")
+        trusted = int(self.job.aggregator.get("trusted"))
         if trusted in missing:
             raise TrainingError(
                 f"step {step}: worker {trusted}, whom the job trusts, sent no gradient that can be used"
@@ -345,7 +345,7 @@ def _resume(training: Training, run: Path, log: EventLog) -> None:
     def refuse(path: Path, why: str) -> None:
         log.write("refused_checkpoint", file=path.name, why=why)
 
-    run_directory.remove_temporaries(run)
+    files.remove_temporaries(run, run_directory.exists)
     limit = checkpoint_check.limit(training.job, training.model.state_dict(), training.flat.numel())
     used = checkpoint.newest_usable(run / "checkpoints", limit, training.restore, refuse)
     if used is not None:
@@ -418,4 +418,4 @@ def _newest_step(run: Path) -> int:
 
 def _reason(error: BaseException, run: Path) -> str:
     """Return why a run failed, in one line."""
-    return run_directory.trouble(error, run) or str(error) or type(error).__name__
+    return files.disk_fault(error, run) or str(error) or type(error).__name__

@@ -12,7 +12,7 @@ from fake_account import renew, taken_for_aws
 from fake_aws import Fake
 from rich.console import Console
 
-from draco.cli import aws as command_line
+from draco.cli import aws
 from draco.cluster.aws import fault_injection
 from draco.cluster.aws.fault_injection import Target
 from draco.cluster.backend import Cluster, Node, quietly
@@ -194,7 +194,7 @@ def test_what_it_costs_is_said_and_asked_first(
     monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or typed)
     console = Console(soft_wrap=True)
     try:
-        _, seconds = command_line.interruption(CLUSTER, "worker-01", 30, console, yes=False)
+        _, seconds = aws.interruption(CLUSTER, "worker-01", 30, console, yes=False)
         assert agrees
         assert seconds == 120
     except RefusedError:

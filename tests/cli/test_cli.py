@@ -1,11 +1,16 @@
 """The command line: what it prints, what it refuses, and what it exits with."""
 
+import argparse
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from draco.cli.main import build_parser, main
+from draco.cli.main import main
+from draco.cli.parser import build_parser
 
 JOB = """
 name: small
@@ -35,11 +40,38 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert command in text
 
 
-def test_every_option_of_every_command_has_help() -> None:
-    (commands,) = [a for a in build_parser()._actions if a.dest == "command"]
-    for name, parser in commands.choices.items():
-        if name != "rank":
-            assert [a.dest for a in parser._actions if not a.help and a.dest not in ("run", "jobs")] == []
+def parsers(parser: argparse.ArgumentParser, name: str = "draco") -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Yield every command that the help lists, those of a command too, with its parser."""
+    yield name, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for listed in action._choices_actions:
+                yield from parsers(action.choices[listed.dest], f"{name} {listed.dest}")
+
+
+@pytest.mark.parametrize(("name", "parser"), [pytest.param(*found, id=found[0]) for found in parsers(build_parser())])
+def test_every_command_says_what_it_does_and_each_option_too(name: str, parser: argparse.ArgumentParser) -> None:
+    assert parser.description
+    assert not parser.allow_abbrev  # a cluster's head is passed the very words
+    options = [a for a in parser._actions if not isinstance(a, argparse._SubParsersAction)]
+    assert [option.dest for option in options if not option.help] == []
+
+
+def test_commands_that_draco_starts_itself_are_not_in_the_help() -> None:
+    listed = {name.split()[-1] for name, _ in parsers(build_parser())}
+    assert not listed & {"rank", "supervise", "follow", "head"}
+
+
+def test_the_command_line_is_light() -> None:
+    """`draco --help` answers at once: nothing large is imported before a command needs it."""
+    code = (
+        "import sys; from draco.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(*sys.modules, file=sys.stderr)"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = {name.split(".")[0] for name in made.stderr.split()}
+    assert not imported & {"torch", "numpy", "pydantic", "ruamel", "rich", "matplotlib", "mpi4py", "boto3"}
 
 
 def test_a_bad_job_exits_with_2_one_line_a_fault_and_touches_nothing(job: Path, capsys) -> None:
@@ -94,6 +126,18 @@ def test_a_simulated_run_trains_reports_and_evaluates(job: Path, capsys) -> None
     assert (job.parent / "curves.svg").read_text().startswith("<?xml")
 
 
+def test_report_without_a_run_takes_the_newest(job: Path, capsys) -> None:
+    assert main(["report"]) == 3
+    assert "there is no run" in capsys.readouterr().err
+    for name in ("first", "second"):
+        assert main(["train", str(job), "--simulate", "--set", f"name={name}"]) == 0
+    capsys.readouterr()
+    assert main(["report"]) == 0
+    said = capsys.readouterr().out
+    assert "second: succeeded" in said
+    assert "first" not in said
+
+
 def test_resume_without_a_run_is_refused(job: Path, capsys) -> None:
     assert main(["train", str(job), "--resume"]) == 4
     assert "no unfinished run" in capsys.readouterr().err
@@ -108,7 +152,7 @@ def test_eval_and_report_say_what_is_missing(tmp_path: Path, capsys) -> None:
 
 
 def test_tensorboard_is_asked_for_before_anything_starts(job: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("draco.cli.main.find_spec", lambda name: None)
+    monkeypatch.setattr("draco.cli.train.find_spec", lambda name: None)
     assert main(["train", str(job), "--set", "tensorboard=true"]) == 3
     assert "make setup EXTRAS=tensorboard" in capsys.readouterr().err
     assert not (job.parent / "runs").exists()

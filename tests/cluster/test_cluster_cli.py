@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from draco.cli import cluster as command_line
+from draco.cli import train, where
 from draco.cli.main import main
 from draco.cluster import lifecycle, remote, state, status
 from draco.cluster.backend import Cluster, Node, Request, Say, names
@@ -426,39 +426,39 @@ def args(run: Any = None, on: str | None = None, here: bool = False) -> argparse
 
 
 def test_without_a_cluster_everything_runs_here() -> None:
-    assert command_line.target(args()) is None
-    assert command_line.target(args(Path("runs/elsewhere"))) is None
+    assert where.target(args()) is None
+    assert where.target(args(Path("runs/elsewhere"))) is None
     with pytest.raises(MissingError, match="no cluster dev is up"):
-        command_line.target(args(on="dev"))
+        where.target(args(on="dev"))
 
 
 def test_with_a_cluster_everything_runs_there_unless_here_is_asked_for() -> None:
     cluster = is_up()
-    assert command_line.target(args()) == cluster
-    assert command_line.target(args(Path("runs/there"))) == cluster
-    assert command_line.target(argparse.Namespace(on=None, here=False)) == cluster  # a command without a run
-    assert command_line.target(args(here=True)) is None
+    assert where.target(args()) == cluster
+    assert where.target(args(Path("runs/there"))) == cluster
+    assert where.target(argparse.Namespace(on=None, here=False)) == cluster  # a command without a run
+    assert where.target(args(here=True)) is None
 
 
 def test_a_run_of_this_machine_is_looked_at_here() -> None:
     cluster, run = is_up(), run_here()
-    assert command_line.target(args(run)) is None
-    assert command_line.target(args([run, run])) is None
-    assert command_line.target(args([run, Path("runs/there")])) == cluster
-    assert command_line.target(args([])) == cluster
+    assert where.target(args(run)) is None
+    assert where.target(args([run, run])) is None
+    assert where.target(args([run, Path("runs/there")])) == cluster
+    assert where.target(args([])) == cluster
 
 
 def test_several_clusters_need_a_name() -> None:
     is_up("a")
     second = is_up("b")
     with pytest.raises(RefusedError, match="clusters a, b are up: say which by NAME=a"):
-        command_line.target(args())
-    assert command_line.target(args(on="b")) == second
-    assert command_line.target(args(here=True)) is None
+        where.target(args())
+    assert where.target(args(on="b")) == second
+    assert where.target(args(here=True)) is None
 
 
 def test_a_cluster_that_was_named_is_the_one() -> None:
-    assert command_line.target(args(run_here(), on=is_up().name))
+    assert where.target(args(run_here(), on=is_up().name))
 
 
 def test_here_and_a_cluster_exclude_each_other() -> None:
@@ -532,7 +532,7 @@ def test_a_detached_run_on_a_cluster_is_named_on_stdout_and_not_watched(here: Pa
     assert main(["train", "a.yaml", "--detach", "--new"]) == 0
     said = capsys.readouterr()
     assert said.out == "runs/a-1\n"
-    assert said.err.splitlines() == ["on dev (netns: head and 2 workers)", command_line.IN_THE_BACKGROUND]
+    assert said.err.splitlines() == ["on dev (netns: head and 2 workers)", train.IN_THE_BACKGROUND]
     assert called == [("train", "-", "--checked", "--detach", "--new")]
     assert "name: a" in (here / "got").read_text()
 
@@ -600,14 +600,14 @@ def test_a_rank_that_printed_nothing_is_told_so(capsys) -> None:
 )
 def test_how_a_run_ended_is_told_with_the_way_on(capsys, over: run_directory.State, code: int, said: str) -> None:
     given = argparse.Namespace(job="a.yaml", set=[], on=None, here=False, simulate=False)
-    assert command_line.ended(given, "runs/a", run_directory.Status(over, 3, "why", 1, "head", 0.0)) == code
+    assert train.ended(given, "runs/a", run_directory.Status(over, 3, "why", 1, "head", 0.0)) == code
     assert capsys.readouterr().err == said + "\n"
 
 
 def test_a_lost_run_goes_on_once_its_cluster_is_repaired(capsys) -> None:
     is_up()
     given = argparse.Namespace(job="a.yaml", set=["steps=9", "attack=random"], on="dev", here=False, simulate=False)
-    assert command_line.ended(given, "runs/a", run_directory.Status("lost", 3, "why", 1, "head", 0.0)) == 8
+    assert train.ended(given, "runs/a", run_directory.Status("lost", 3, "why", 1, "head", 0.0)) == 8
     again = "make train JOB=a.yaml SET='steps=9 attack=random' NAME=dev RESUME=1"
     assert capsys.readouterr().err.splitlines()[-1] == f"go on with: make cluster-up NAME=dev && {again}"
 

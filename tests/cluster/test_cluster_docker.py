@@ -47,7 +47,7 @@ def test_the_quickstart_trains_and_is_evaluated_in_containers(bench: Bench) -> N
     assert trained.returncode == 0, trained.stderr
     assert "quickstart: succeeded" in trained.stdout
     assert "12 caught, 0 missed, 0 falsely accused" in trained.stdout
-    assert "worker-01 hosts ranks 1, 4, 7: if that node lies" in trained.stderr
+    assert "worker-01 hosts ranks 1, 4, 7: if that node is Byzantine" in trained.stderr
     assert bench.draco("eval").returncode == 0
     status = bench.status()
     assert "4 nodes x " in status["room"]

@@ -9,7 +9,8 @@ from checkout import make
 
 from draco.aggregators import AGGREGATORS
 from draco.attacks import ATTACKS
-from draco.cli.main import build_parser, main
+from draco.cli.main import main
+from draco.cli.parser import build_parser
 from draco.data import DATASETS
 from draco.job import Job, parse
 from draco.job.fields import SECTIONS

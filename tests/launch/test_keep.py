@@ -21,6 +21,7 @@ from draco.launch import every_node, keep, supervise
 from draco.launch.keep import GONE, is_due
 from draco.launch.resume import unfinished
 from draco.launch.roster import Host, Roster
+from draco.launch.settle import settle
 from draco.launch.sweep import going_on
 from draco.runs import directory as run_directory
 from draco.runs import events
@@ -120,13 +121,13 @@ def keeper(orphan: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess
 
 def test_whoever_looks_leaves_such_a_run_to_its_keeper(orphan: Path, keeper) -> None:
     job = run_directory.read_job(orphan)
-    assert supervise.settle(orphan).state == "running"
+    assert settle(orphan).state == "running"
     with pytest.raises(RefusedError, match=r"is about to go on by itself"):
         unfinished(orphan.parent, job, resume=True, new=False)
     assert unfinished(orphan.parent, job, resume=False, new=True) is None
     keeper.kill()
     keeper.wait()
-    assert supervise.settle(orphan).state == "lost"
+    assert settle(orphan).state == "lost"
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"pid": 4194305, "started": "1"}'])

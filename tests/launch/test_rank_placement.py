@@ -15,7 +15,7 @@ from draco.job import Job, parse
 from draco.launch.rank_placement import (
     Placement,
     hostfile,
-    most_liars_of_a_node,
+    most_byzantine_of_a_node,
     nodes_of_workers,
     place,
     warnings,
@@ -113,13 +113,13 @@ def test_lies_of_a_node_in_a_group_are_counted_as_the_server_spreads_them(s: int
     for n in range(r, 3 * r + 2):  # from one group to three, with and without workers left over
         scheme = build("repetition", workers=n, adversaries=s, redundancy=r)
         made = placed(nodes, n)
-        counted = most_liars_of_a_node(job(n, "repetition", s, f"scheme.redundancy={r}"), made)
+        counted = most_byzantine_of_a_node(job(n, "repetition", s, f"scheme.redundancy={r}"), made)
         assert counted
         assert worst(scheme, nodes_of_workers(made), steps=4) == {counted[0]}
 
 
 def test_in_a_single_group_every_worker_of_a_node_counts() -> None:
-    counted = most_liars_of_a_node(job(5, "repetition", 2), placed(2, 5))
+    counted = most_byzantine_of_a_node(job(5, "repetition", 2), placed(2, 5))
     assert counted == (3, 2)
 
 
@@ -143,7 +143,7 @@ def bears(scheme: Scheme, liars: int) -> bool:
     [(9, 1, 3), (12, 1, 4), (10, 2, 5), (10, 1, 5)],
 )
 def test_a_repetition_job_bears_in_a_group_what_its_vote_bears(n: int, s: int, r: int) -> None:
-    counted = most_liars_of_a_node(job(n, "repetition", s, f"scheme.redundancy={r}"), placed(3, n))
+    counted = most_byzantine_of_a_node(job(n, "repetition", s, f"scheme.redundancy={r}"), placed(3, n))
     assert counted
     scheme = build("repetition", workers=n, adversaries=s, redundancy=r)
     assert bears(scheme, counted[1])
@@ -152,13 +152,13 @@ def test_a_repetition_job_bears_in_a_group_what_its_vote_bears(n: int, s: int, r
 
 @pytest.mark.parametrize("scheme", ["cyclic", "cyclic_dft"])
 def test_a_cyclic_code_counts_workers(scheme: str) -> None:
-    assert most_liars_of_a_node(job(9, scheme, 2), placed(4, 9)) == (3, 2)
-    assert most_liars_of_a_node(job(9, scheme, 2), placed(9, 9)) == (1, 2)
+    assert most_byzantine_of_a_node(job(9, scheme, 2), placed(4, 9)) == (3, 2)
+    assert most_byzantine_of_a_node(job(9, scheme, 2), placed(9, 9)) == (1, 2)
 
 
 def test_a_robust_aggregator_counts_workers_against_f() -> None:
-    assert most_liars_of_a_node(job(9, "uncoded", 2, "aggregator=median"), placed(3, 9)) == (3, 2)
-    assert most_liars_of_a_node(job(9, "uncoded", 0, "aggregator={name: krum, f: 3}"), placed(3, 9)) == (3, 3)
+    assert most_byzantine_of_a_node(job(9, "uncoded", 2, "aggregator=median"), placed(3, 9)) == (3, 2)
+    assert most_byzantine_of_a_node(job(9, "uncoded", 0, "aggregator={name: krum, f: 3}"), placed(3, 9)) == (3, 3)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_robust_aggregator_counts_workers_against_f() -> None:
     ],
 )
 def test_a_job_that_bears_none_promises_nothing(scheme: str, overrides: tuple[str, ...]) -> None:
-    assert most_liars_of_a_node(job(4, scheme, 0, *overrides), placed(2, 4)) is None
+    assert most_byzantine_of_a_node(job(4, scheme, 0, *overrides), placed(2, 4)) is None
     assert warnings(job(4, scheme, 0, *overrides), roster(2), placed(2, 4)) == []
 
 
@@ -185,12 +185,16 @@ def test_nothing_is_said_where_a_node_that_lies_is_borne() -> None:
 
 def test_a_node_with_more_liars_than_are_borne_is_named_with_its_ranks() -> None:
     (said,) = warnings(job(7, "cyclic", 1), roster(3), placed(3, 7))
-    assert said.startswith("worker-01 hosts ranks 1, 4, 7: if that node lies, 3 workers lie, and the job bears 1; ")
+    assert said.startswith(
+        "worker-01 hosts ranks 1, 4, 7: if that node is Byzantine, so are 3 workers, and the job tolerates 1; "
+    )
 
 
 def test_for_repetition_the_warning_speaks_of_one_group() -> None:
     (said,) = warnings(job(9, "repetition", 1), roster(2), placed(2, 9))
-    assert said.startswith("worker-01 hosts ranks 1, 3, 5, 7, 9: if that node lies, 2 workers lie in one group, and ")
+    assert said.startswith(
+        "worker-01 hosts ranks 1, 3, 5, 7, 9: if that node is Byzantine, so are 2 workers in one group, and "
+    )
 
 
 @pytest.mark.parametrize(
@@ -206,7 +210,7 @@ def test_what_the_warning_recommends_is_a_job_that_bears_a_whole_node(n: int, sc
     (said,) = warnings(job(n, scheme, s), roster(nodes), placed(nodes, n))
     advised = re.search(r"scheme\.adversaries=(\d+)", said)
     if advised:
-        counted = most_liars_of_a_node(job(n, scheme, int(advised[1])), placed(nodes, n))
+        counted = most_byzantine_of_a_node(job(n, scheme, int(advised[1])), placed(nodes, n))
         assert counted
         assert counted[0] <= counted[1]
 

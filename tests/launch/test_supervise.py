@@ -26,7 +26,7 @@ from draco.launch.progress import Progress
 from draco.launch.resume import unfinished
 from draco.launch.roster import Host, Roster
 from draco.launch.run import Ended, Stops
-from draco.launch.supervise import settle
+from draco.launch.settle import settle
 from draco.launch.sweep import sweep
 from draco.launch.watch import PACE_LEAST_S, SLACK_S, Watch
 from draco.runs import directory as run_directory
@@ -296,7 +296,7 @@ def test_a_run_that_ends_while_it_is_looked_at_keeps_its_own_word(directory: Pat
         run_directory.write_status(run, "succeeded", 9)
 
     abandoned(directory)
-    monkeypatch.setattr(supervise, "supervisor", ends)
+    monkeypatch.setattr("draco.launch.settle.supervisor", ends)
     settle(directory)
     assert state(directory) == "succeeded"
 
@@ -484,7 +484,7 @@ def test_a_run_whose_processes_go_is_launched_again_until_it_succeeds(directory:
         (f"{STEP}; {KILLED}", "fail", "lost", "rank 2 on b was killed by signal 9; see "),
         (
             f"{STEP}; {KILLED}", "{name: pack, per_hour: 0}", "lost",
-            "rank 2 on b was killed by signal 9; 1 interruptions within an hour, and on_loss.per_hour bears 0; see ",
+            "rank 2 on b was killed by signal 9; 1 interruptions within an hour, and on_loss.per_hour allows 0; see ",
         ),
         (says("interrupted", "asked to stop"), "pack", "interrupted", "asked to stop"),
     ],

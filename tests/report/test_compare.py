@@ -16,12 +16,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from draco.cli import compare as command_line
+from draco.cli import compare
 from draco.compare import capacity, plots, progress, results, table
 from draco.compare import run as running
 from draco.compare.cells import Cell
 from draco.compare.outcome import Outcome, difference, outcome
-from draco.errors import MissingError, RefusedError, TrainingError
+from draco.errors import ExitCode, MissingError, RefusedError, TrainingError
 from draco.job import parse, to_yaml
 from draco.launch import supervise
 from draco.runs import directory as run_directory
@@ -72,11 +72,11 @@ def grid(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return path
 
 
-def compare(grid: Path, runs: str = "runs", processes: int = 1, *, new: bool = False) -> tuple[int, str]:
+def compared(grid: Path, runs: str = "runs", processes: int = 1, *, new: bool = False) -> tuple[int, str]:
     """Run a comparison and return its exit code and what it said."""
     console = Console(file=io.StringIO(), width=1000)
-    options = command_line.Options(Path(runs), processes, False, new)
-    code = command_line.compare(grid, options, console, lambda jobs: None)
+    options = compare.Options(Path(runs), processes, False, new)
+    code = compare.compare(grid, options, console, lambda jobs: None)
     return code, console.file.getvalue()
 
 
@@ -113,16 +113,16 @@ def test_a_comparison_goes_on_where_it_was_ended_and_gives_the_same_bits_in_two_
 ) -> None:
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
-        code, said = compare(grid)
+        code, said = compared(grid)
     root = Path("runs/small")
-    assert code == command_line.INTERRUPTED
+    assert code == ExitCode.INTERRUPTED
     assert "1 of 2 cells are not finished; the same command goes on" in said
     before = files(root / HONEST)
     assert before
     assert not (root / ATTACKED).exists()
     assert "not finished" in (root / "summary.md").read_text()
 
-    code, said = compare(grid)
+    code, said = compared(grid)
     assert code == 0  # that a training diverges without a defence is a result
     assert "2 cells, 1 of them done; 2 steps to take" in said
     assert files(root / HONEST) == before
@@ -130,7 +130,7 @@ def test_a_comparison_goes_on_where_it_was_ended_and_gives_the_same_bits_in_two_
 
     monkeypatch.undo()  # now in processes of their own, both at a time
     monkeypatch.chdir(grid.parent)
-    assert compare(grid, "others", 2)[0] == 0
+    assert compared(grid, "others", 2)[0] == 0
     for name in (HONEST, ATTACKED):
         assert torch.equal(model(root / name), model(Path("others/small", name)))
     columns = ("cell", "step", "top1", "test_loss", "training_loss", "state", "last_step", "reason", "missed")
@@ -148,7 +148,7 @@ def test_a_cell_that_was_stopped_within_goes_on_to_the_bits_of_one_that_was_not(
     grid.write_text(
         grid.read_text().replace("only: [{aggregator: mean}]", "only: [{attack: none, aggregator: median}]")
     )
-    assert compare(grid, "whole")[0] == 0
+    assert compared(grid, "whole")[0] == 0
     from draco.training import evaluate
 
     append = evaluate.append
@@ -161,10 +161,10 @@ def test_a_cell_that_was_stopped_within_goes_on_to_the_bits_of_one_that_was_not(
 
     with monkeypatch.context() as patch:
         patch.setattr("draco.training.evaluate.append", and_stop)
-        assert compare(grid)[0] == command_line.INTERRUPTED
+        assert compared(grid)[0] == ExitCode.INTERRUPTED
     cell = Path("runs/small/median-none")
     assert outcome(cell)[:2] == ("interrupted", 1)
-    assert compare(grid)[0] == 0
+    assert compared(grid)[0] == 0
     assert torch.equal(model(cell), model(Path("whole/small/median-none")))
 
 
@@ -174,11 +174,11 @@ def test_a_bug_is_told_apart_from_a_result_and_tried_again(grid: Path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr("draco.training.server.Server.run_step", broken)
-        code, said = compare(grid)
-    assert code == command_line.BUG
+        code, said = compared(grid)
+    assert code == ExitCode.BUG
     assert f"{HONEST}: error: a bug of ours" in said
     assert {row["state"] for row in rows(Path("runs/small/evaluations.csv"))} == {"error"}
-    assert compare(grid)[0] == 0
+    assert compared(grid)[0] == 0
 
 
 def test_a_cell_whose_processes_were_killed_is_lost_and_run_again(grid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,17 +192,17 @@ def test_a_cell_whose_processes_were_killed_is_lost_and_run_again(grid: Path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(supervise, "detach", killed)
-        code, said = compare(grid)
-    assert code == command_line.LOST
+        code, said = compared(grid)
+    assert code == ExitCode.LOST
     assert "2 of 2 cells are not finished" in said
     assert outcome(Path("runs/small", HONEST)).state == "lost"
-    assert compare(grid)[0] == 0
+    assert compared(grid)[0] == 0
 
 
 def test_a_cell_that_another_process_still_runs_is_waited_for(grid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
-        compare(grid)
+        compared(grid)
     cell = Path("runs/small", HONEST)
     before = files(cell)
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -222,7 +222,7 @@ def test_a_cell_that_another_process_still_runs_is_waited_for(grid: Path, monkey
         return here(directory, **options)
 
     monkeypatch.setattr(supervise, "detach", ends)
-    assert compare(grid, processes=2)[0] == 0
+    assert compared(grid, processes=2)[0] == 0
     assert outcome(cell).state == "succeeded"
     assert {path: files(cell)[path] for path in before if path.name != "state.json"} == {
         path: content for path, content in before.items() if path.name != "state.json"
@@ -230,18 +230,18 @@ def test_a_cell_that_another_process_still_runs_is_waited_for(grid: Path, monkey
 
 
 def test_a_changed_cell_is_refused_and_with_new_run_anew_beside_what_was(grid: Path) -> None:
-    assert compare(grid)[0] == 0
+    assert compared(grid)[0] == 0
     root = Path("runs/small")
     secret = (root / HONEST / "secret").read_bytes()
     old = model(root / HONEST)
     grid.write_text(grid.read_text().replace("scheme.adversaries: 1", "scheme.adversaries: 1, optimizer.lr: 0.05"))
     before = files(root)
     with pytest.raises(RefusedError, match=r"2 cells have changed[\s\S]*optimizer.lr was 0.01, is 0.05"):
-        compare(grid)
+        compared(grid)
     assert {path: content for path, content in files(root).items() if path.name != ".lock"} == {
         path: content for path, content in before.items() if path.name != ".lock"
     }
-    assert compare(grid, new=True)[0] == 0
+    assert compared(grid, new=True)[0] == 0
     assert not torch.equal(model(root / HONEST), old)
     (kept,) = (root / "replaced").glob(f"{HONEST}-*")
     assert torch.equal(model(kept), old)
@@ -250,7 +250,7 @@ def test_a_changed_cell_is_refused_and_with_new_run_anew_beside_what_was(grid: P
 
 def test_two_comparisons_do_not_meet_in_one_folder(grid: Path) -> None:
     with running.alone(Path("runs/small")), pytest.raises(RefusedError, match="another draco compare"):
-        compare(grid)
+        compared(grid)
 
 
 def test_a_dry_run_lists_the_cells_and_writes_nothing(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from draco.cli import compare as command_line
+from draco.cli import compare
 from draco.compare.cells import Cell, expand
 from draco.compare.grid import Grid, is_kept, is_meant, parse_grid
 from draco.errors import JobError
@@ -49,7 +49,7 @@ def faults_of(text: str, base: str = BASE) -> list[str]:
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
 def test_a_grid_file_is_right_is_named_after_its_comparison_and_asks_a_question(path: Path) -> None:
-    grid, cells = command_line.read(path)
+    grid, cells = compare.read(path)
     assert grid.name == path.stem
     assert cells
     first = path.read_text().splitlines()[0]
@@ -192,9 +192,9 @@ def test_a_base_that_is_not_there_and_a_base_written_out(tmp_path: Path) -> None
     grid = tmp_path / "g.yaml"
     grid.write_text(GRID)
     with pytest.raises(JobError, match="cannot be read"):
-        command_line.read(grid)
+        compare.read(grid)
     (tmp_path / "base.yaml").write_text(BASE)
-    from_file = command_line.read(grid)[1]
+    from_file = compare.read(grid)[1]
     inline = "{workers: 7, model: lenet, data: synthetic, batch_size: 14, scheme: {name: cyclic, adversaries: 1}}"
     grid.write_text(GRID.replace("base: base.yaml", f"base: {inline}"))
-    assert command_line.read(grid)[1] == from_file
+    assert compare.read(grid)[1] == from_file

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import JOB, Trained
 
-from draco import data
+from draco import data, files
 from draco.attacks import ATTACKS, PROJECTIONS
 from draco.job import Job, parse, to_yaml
 from draco.runs import directory as run_directory
@@ -40,7 +40,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Callabl
         if code not in trained:
             job = parse(JOB, "test", [f"data.root={data_root}", *CODES[code]])
             run = run_directory.create(tmp_path_factory.mktemp("honest"), job.name, to_yaml(job))
-            run_directory.replace(run / "secret", SECRET.hex().encode())
+            files.replace(run / "secret", SECRET.hex().encode())
             process.serve_all(job, run, data_root)
             trained[code] = model_of(run)
         return trained[code]

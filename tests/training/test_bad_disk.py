@@ -14,7 +14,8 @@ import torch
 
 from draco.errors import TrainingError
 from draco.job import Job, parse
-from draco.launch import stop, supervise
+from draco.launch import stop
+from draco.launch.settle import GONE, settle
 from draco.runs import directory as run_directory
 from draco.runs import events
 from draco.training import checkpoint, evaluate
@@ -140,15 +141,15 @@ def abandoned(tmp_path: Path) -> Path:
 
 def test_settling_a_run_whose_disk_is_read_only_says_what_cannot_be_recorded(abandoned: Path, monkeypatch) -> None:
     failing(monkeypatch, abandoned, errno.EROFS, lambda: True)
-    status = supervise.settle(abandoned)
+    status = settle(abandoned)
     assert (status.state, status.step) == ("lost", 3)
-    assert status.message.startswith(supervise.GONE)
+    assert status.message.startswith(GONE)
     assert "is read-only: nothing more can be recorded; what is on disk says `running`" in status.message
     assert run_directory.read_status(abandoned).state == "running"
     assert stop.wait(abandoned, None) == status  # and does not wait for ever
     monkeypatch.undo()
-    assert supervise.settle(abandoned) == run_directory.read_status(abandoned)
-    assert run_directory.read_status(abandoned)[:3] == ("lost", 3, supervise.GONE)
+    assert settle(abandoned) == run_directory.read_status(abandoned)
+    assert run_directory.read_status(abandoned)[:3] == ("lost", 3, GONE)
 
 
 def test_evaluations_that_cannot_be_written_fail(tmp_path: Path, monkeypatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from draco import files
 from draco.job import Job
 from draco.runs import directory as run_directory
 from draco.training import checkpoint
@@ -140,7 +141,7 @@ def test_a_status_is_the_old_or_the_new_one_wherever_its_writer_is_killed(tmp_pa
         gone = killed()
         steps.append(run_directory.read_status(run).step)
         assert gone or steps[-1] == 5
-        run_directory.remove_temporaries(run)
+        files.remove_temporaries(run, run_directory.exists)
         left = {path.name for path in run.rglob(".*")}
         assert left <= {".reserve"} if full else left == {".reserve"}
         run_directory.write_status(run, "failed", 6)
@@ -163,6 +164,6 @@ def test_only_what_nobody_is_writing_any_more_is_removed(tmp_path: Path) -> None
             path.write_bytes(b"half")
     other = run / ".reserve.bak"
     other.touch()
-    run_directory.remove_temporaries(run)
+    files.remove_temporaries(run, run_directory.exists)
     assert not any(path.exists() for path in (*gone, *mine))
     assert all(path.exists() for path in (*theirs, other, run / ".reserve", run / "state.json"))

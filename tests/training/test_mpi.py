@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from draco import files
 from draco.job import parse, to_yaml
 from draco.runs import directory as run_directory
 from draco.runs import events
@@ -96,7 +97,7 @@ def test_a_simulation_gives_the_same_model_as_mpi_bit_for_bit(folder: Path, sche
     first = newest(folder)
     job = parse((first / "job.yaml").read_text(), "job.yaml", ["launcher=simulate"])
     second = run_directory.create(folder / "simulated", job.name, to_yaml(job))
-    run_directory.replace(second / "secret", (first / "secret").read_bytes())
+    files.replace(second / "secret", (first / "secret").read_bytes())
     train(job, second)
     assert torch.equal(model(first), model(second))
     steps = [

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from draco import files
 from draco.runs import directory as run_directory
 from draco.runs import events
 from draco.training import checkpoint
@@ -105,7 +106,7 @@ def test_a_file_that_could_not_be_written_leaves_no_part_of_it(tmp_path: Path, m
     run = run_directory.create(tmp_path, "a", "old")
     full_disk(monkeypatch, run)
     with pytest.raises(OSError, match="No space left"):
-        run_directory.replace(run / "job.yaml", b"new")
+        files.replace(run / "job.yaml", b"new")
     assert (run / "job.yaml").read_text() == "old"
     assert list(run.glob(".job.yaml*")) == []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from draco import data
+from draco import data, files
 from draco.data import batches
 from draco.errors import DecodeError, TrainingError
 from draco.job import Job
@@ -137,7 +137,7 @@ def test_an_interrupted_and_resumed_run_gives_the_same_bits(make_job: Make, trai
     from draco.runs import directory as run_directory
 
     partial = run_directory.create(whole.run.parent, "partial", to_yaml(job))
-    run_directory.replace(partial / "secret", (whole.run / "secret").read_bytes())
+    files.replace(partial / "secret", (whole.run / "secret").read_bytes())
     first = train(job, partial, {2: stopping(1)})
     assert (first.status.state, first.status.step) == ("interrupted", 1)
     second = train(job, partial, {2: stopping(4)})

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from draco import files
 from draco.attacks import ATTACKS
 from draco.errors import TrainingError
 from draco.job import Job, to_yaml
@@ -167,7 +168,7 @@ def test_an_interrupted_run_gives_the_bits_of_one_that_was_not(make_job: Make, t
     refused = [e["refused"] for e in events.read(whole.run / "events.jsonl") if e["event"] == "step"]
     assert all(map(bool, refused)) == (job.attack.name == "constant")
     partial = run_directory.create(whole.run.parent, "partial", to_yaml(job))
-    run_directory.replace(partial / "secret", (whole.run / "secret").read_bytes())
+    files.replace(partial / "secret", (whole.run / "secret").read_bytes())
     for at in (1, 3):
         assert train(job, partial, {2: stopping(partial, at)}).status.step == at
     resumed = train(job, partial)

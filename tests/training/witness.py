@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from draco import data
+from draco import data, files
 from draco.job import parse, to_yaml
 from draco.runs import directory as run_directory
 from draco.runs import events
@@ -101,7 +101,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     job = parse(JOB, name, [*RUNS[name], f"data.root={folder / 'data'}"])
     data.prepare(job.data.name, folder / "data")
     directory = run_directory.create(folder / "runs", job.name, to_yaml(job))
-    run_directory.replace(directory / "secret", b"11" * 32)
+    files.replace(directory / "secret", b"11" * 32)
     process.serve_all(job, directory, folder / "data")
     path = checkpoint.newest(directory / "checkpoints")
     assert path is not None

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from draco import files
 from draco.cluster.aws.candidates import Candidate, Market
 from draco.cluster.aws.settings import Settings
 from draco.cluster.aws.terraform import Bucket
-from draco.runs import directory as run_directory
 
 
 class Choice(NamedTuple):
@@ -66,7 +66,7 @@ class Home(NamedTuple):
             path.unlink(missing_ok=True)
         else:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            run_directory.replace(path, json.dumps(choice._asdict(), indent=1).encode())
+            files.replace(path, json.dumps(choice._asdict(), indent=1).encode())
 
     def host_keys(self) -> dict[str, str]:
         """Return the host keys that consoles printed, by instance."""
@@ -76,7 +76,7 @@ class Home(NamedTuple):
 
     def keep_host_keys(self, keys: dict[str, str]) -> None:
         """Record host keys by instance."""
-        run_directory.replace(self.path / "host_keys.json", json.dumps(keys, indent=1).encode())
+        files.replace(self.path / "host_keys.json", json.dumps(keys, indent=1).encode())
 
 
 def of(folder: Path) -> Home:

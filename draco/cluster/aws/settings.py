@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from draco import files
 from draco.errors import JobError
-from draco.runs import directory as run_directory
 
 _AS_TUPLE = BeforeValidator(lambda value: tuple(value.split(",")) if isinstance(value, str) else value)
 _TYPE = r"^[a-z][a-z0-9-]*\.[a-z0-9-]+$"
@@ -101,4 +101,4 @@ def load(path: Path) -> Settings:
 
 def save(settings: Settings, path: Path) -> None:
     """Write the settings for the next command."""
-    run_directory.replace(path, settings.model_dump_json(indent=1).encode())
+    files.replace(path, settings.model_dump_json(indent=1).encode())

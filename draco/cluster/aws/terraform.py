@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from draco import files
 from draco.cluster.aws import account
 from draco.errors import DracoError, MissingError, NoCapacityError, NotConfiguredError, RefusedError
-from draco.runs import directory as run_directory
 
 Say = Callable[[str], None]
 
@@ -139,7 +139,7 @@ _OPTIONS = ("-input=false", f"-lock-timeout={LOCK_TIMEOUT_S}s")
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
-    run_directory.replace(path, json.dumps(dict(values), indent=1).encode())
+    files.replace(path, json.dumps(dict(values), indent=1).encode())
 
 
 def _environment() -> dict[str, str]:

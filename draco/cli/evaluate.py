@@ -1,0 +1,51 @@
+"""Evaluation: `draco eval` evaluates a run's checkpoints on the test samples."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from draco.cli import arguments
+from draco.errors import ExitCode
+
+
+def add(commands: Any) -> None:
+    """Add `draco eval` to the parser."""
+    parser = arguments.command(
+        commands, "eval", evaluate, "evaluate a run's checkpoints: top-1, top-5, loss",
+        "Results go to evaluations.jsonl in the run directory; a checkpoint is evaluated once.",
+    )  # fmt: skip
+    arguments.add_run(parser)
+    parser.add_argument("--follow", action="store_true", help="wait for new checkpoints until the run ends")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="samples per batch (default: the job's)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="where to evaluate (default: the job's)")
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Run `draco eval`."""
+    from draco import data
+    from draco.launch.resume import named_or_newest
+    from draco.runs.directory import read_job
+    from draco.training.evaluate import evaluate_run
+
+    run = named_or_newest(args.run, args.runs)
+    job = read_job(run)
+    test = data.load(job.data.name, Path(job.data.root), "test")
+    count = 0
+    refused: set[int] = set()
+
+    def refuse(step: int, why: str) -> None:
+        refused.add(step)
+        print(f"not evaluated: {why}", file=sys.stderr, flush=True)
+
+    for step, result in evaluate_run(
+        run, job, test, follow=args.follow, batch_size=args.batch_size, device=args.device, refuse=refuse
+    ):
+        count += 1
+        refused.discard(step)
+        print(f"step {step}: top-1 {result.top1:.4f}  top-5 {result.top5:.4f}  loss {result.loss:.4f}", flush=True)
+    if refused:
+        return ExitCode.FAILED
+    if not count:
+        print(f"{run}: every checkpoint is evaluated already; see {run / 'evaluations.jsonl'}")
+    return 0

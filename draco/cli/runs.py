@@ -1,0 +1,47 @@
+"""A run that goes on or has ended: `draco logs` shows what it printed, `draco stop` ends it."""
+
+import argparse
+import sys
+from typing import Any
+
+from draco.cli import arguments
+
+
+def add(commands: Any) -> None:
+    """Add `draco logs` and `draco stop` to the parser."""
+    shows = arguments.command(commands, "logs", logs, "show what a run's processes printed")
+    arguments.add_run(shows)
+    shows.add_argument("--rank", type=int, metavar="N", help="only this MPI rank; 0 is the server")
+    shows.add_argument("--follow", action="store_true", help="go on until the run ends")
+    stops = arguments.command(
+        commands, "stop", stop, "stop a run after its step, with a checkpoint",
+        "`draco train JOB --resume` goes on with it.",
+    )  # fmt: skip
+    arguments.add_run(stops)
+    stops.add_argument("--kill", action="store_true", help="end its processes now, without a checkpoint")
+    stops.add_argument("--no-wait", action="store_true", help="do not wait until it has ended")
+
+
+def logs(args: argparse.Namespace) -> int:
+    """Run `draco logs`."""
+    from draco.launch import logs
+    from draco.launch.resume import named_or_newest
+
+    run = named_or_newest(args.run, args.runs)
+    if not logs.show(run, args.rank, args.follow):
+        who = "its processes" if args.rank is None else f"rank {args.rank}"
+        print(f"{run}: {who} printed nothing", file=sys.stderr)
+    return 0
+
+
+def stop(args: argparse.Namespace) -> int:
+    """Run `draco stop`."""
+    from draco.launch import roster, stop
+    from draco.launch.resume import named_or_newest
+
+    run = named_or_newest(args.run, args.runs)
+    stop.stop(run, kill=args.kill)
+    if not args.no_wait:
+        status = stop.wait(run, roster.read())
+        print(f"{run}: {status.state} at step {status.step}{': ' + status.message if status.message else ''}")
+    return 0
