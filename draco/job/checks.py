@@ -2,10 +2,8 @@
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from draco.attacks import ATTACKS
-from draco.attacks.projections import PROJECTIONS
 from draco.job.fields import SECTIONS, Data, Job, Schedule, applies_to
 from draco.job.messages import legal_values, properties, show
 from draco.job.numbers import (
@@ -19,9 +17,6 @@ from draco.job.numbers import (
     partitions,
     structure,
 )
-
-if TYPE_CHECKING:
-    from draco.schemes.scheme import SchemeDeclaration
 
 
 class Fault(NamedTuple):
@@ -154,35 +149,29 @@ def _check_liars(job: Job, about: tuple[str, ...]) -> Iterator[Fault]:
 
 
 def _check_attack_options(job: Job, about: tuple[str, ...]) -> Iterator[Fault]:
-    """Yield what an attack cannot do in this job."""
-    spec, count, attack = job.attack, liars(job), ATTACKS[job.attack.name]
+    """Yield what an attack cannot do in this job. The tables of attacks import torch: load late."""
+    from draco.attacks import PROJECTIONS, alie_z
+
+    attack, count, scheme = job.attack, liars(job), job.scheme.name
     about = (*about, "scheme.name")
-    if attack.needs_honest and count >= job.workers:
+    if attack.name in ("alie", "alie_optimised", "ipm", "ipm_optimised", "mimic") and count >= job.workers:
         yield Fault("attack.name", f"{attack.name} needs an honest worker, {count} of {job.workers} lie", about)
-    else:
+    elif attack.name == "alie" and attack.z is None:
         try:
-            attack.magnitude(spec.given(), job.workers, count)
+            alie_z(job.workers, count)
         except ValueError as e:
-            yield Fault(f"attack.{attack.strength}", f"is missing: {e}", about)
-    if fault := attack.fault(_declared(job.scheme.name)):
-        yield Fault("attack.name", fault, about)
-    if attack.lasting and (spec.who != "fixed" or spec.until_step is not None):
+            yield Fault("attack.z", f"is missing: {e}", about)
+    if attack.name == "orthogonal_to_projection" and scheme not in PROJECTIONS:
+        known = " and ".join(PROJECTIONS)
+        yield Fault("attack.name", f"orthogonal_to_projection knows {known}, which project; {scheme} does not", about)
+    if attack.name == "tiny" and scheme == "uncoded":
+        yield Fault("attack.name", "tiny hides below the tolerance of a code; uncoded has none", about)
+    if attack.name == "silent" and (attack.who != "fixed" or attack.until_step is not None):
         message = (
-            f"{attack.name} is for good, as a worker that owes an answer gets no task: needs attack.who fixed and no "
+            "silent is for good, as a worker that owes an answer gets no task: needs attack.who fixed and no "
             "attack.until_step"
         )
         yield Fault("attack.name", message, ("attack.who", "attack.until_step"))
-
-
-def _declared(scheme: str) -> "SchemeDeclaration":
-    """Return as much of a scheme's declaration as attacks ask for, until schemes declare it themselves."""
-    from draco.schemes.scheme import SchemeDeclaration, Sizes  # imports torch: late
-
-    tolerance = 0.0 if scheme == "uncoded" else 1e-5
-    project = PROJECTIONS.get(scheme)
-    return SchemeDeclaration(
-        name=scheme, function=str, text="", sizes=lambda **_: Sizes(1, 1), tolerance=tolerance, project=project
-    )
 
 
 def _check_training(job: Job) -> Iterator[Fault]:
@@ -291,12 +280,14 @@ def warnings(job: Job) -> list[str]:
         found.append(f"attack: {lie} workers lie but {scheme} is built for {s}: steps may fail or be wrong")
     if scheme == "uncoded" and rule == "mean" and not job.aggregator.pre and (lie or s):
         found.append(f"scheme: uncoded with mean bears no adversary, and {max(lie, s)} are expected: nothing defends")
-    attack = ATTACKS[job.attack.name]
-    if attack.usual_strength and (z := attack.magnitude(job.attack.given(), job.workers, lie)) <= 0:
-        found.append(
-            f"attack: {attack.name}'s formula gives {attack.strength} = {z:.3g} for {lie} liars among {job.workers} "
-            f"workers, which does no harm: set attack.{attack.strength}, or let more lie"
-        )
+    if job.attack.name == "alie" and job.attack.z is None:
+        from draco.attacks import alie_z
+
+        if (z := alie_z(job.workers, lie)) <= 0:
+            found.append(
+                f"attack: alie's formula gives z = {z:.3g} for {lie} liars among {job.workers} workers, which does "
+                "no harm: set attack.z, or let more lie"
+            )
     if scheme == "uncoded" and rule != "mean" and lie > aggregator_f(job):
         found.append(f"attack: {lie} workers lie but {rule} is set to bear f = {aggregator_f(job)}")
     if scheme in FALLIBLE and aggregator_f(job) < bad(job):

@@ -8,8 +8,6 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from draco.attacks import ATTACKS
-
 ModelName = Literal[
     "lenet", "fc",
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
@@ -230,9 +228,13 @@ AttackName = Literal[
 ]  # fmt: skip
 _LIES = get_args(AttackName)[1:]
 
-_MAGNITUDES = {
-    name: attack.options["magnitude"].default for name, attack in ATTACKS.items() if "magnitude" in attack.options
-}
+# The default of attack.magnitude of every attack that takes one.
+MAGNITUDES = {
+    "reverse_gradient": 100.0, "constant": 100.0, "random": 100.0, "gaussian": 1.0, "tiny": 0.9, "equivocate": 1.0,
+    "rank_one_collusion": 1.0, "adjacent": 1.0, "orthogonal_to_projection": 1.0, "split_vote": 100.0,
+    "whole_group": 100.0,
+}  # fmt: skip
+_PLACED = ("adjacent", "split_vote", "whole_group")  # attacks that are about where liars sit
 
 
 class Attack(Section):
@@ -245,7 +247,7 @@ class Attack(Section):
         "constant (-magnitude everywhere), random (normal noise so wide); 1 for equivocate (-magnitude, -2 magnitude, "
         "... times the reply), gaussian, rank_one_collusion, adjacent and orthogonal_to_projection (errors so many "
         "times the reply's size); 0.9 for tiny (an error of so many tolerances).",
-        only=tuple(_MAGNITUDES),
+        only=tuple(MAGNITUDES),
         gt=0.0,
         le=1e30,
     )
@@ -285,8 +287,8 @@ class Attack(Section):
         name = data.get("name") if isinstance(data, dict) else None
         if not isinstance(name, str):
             return data
-        usual: dict[str, Any] = {"magnitude": _MAGNITUDES[name]} if name in _MAGNITUDES else {}
-        if name in ATTACKS and ATTACKS[name].placed and data.get("ranks") is None:
+        usual: dict[str, Any] = {"magnitude": MAGNITUDES[name]} if name in MAGNITUDES else {}
+        if name in _PLACED and data.get("ranks") is None:
             usual["who"] = "placed"
         return {**usual, **data}
 

@@ -216,7 +216,7 @@ def test_training_goes_on_without_what_is_missing_and_says_what_it_costs(make_jo
     """The replies of four of six workers are useless at every step, as good as missing."""
 
     def rubbish(worker):
-        return lambda step, row, model, frame: 0
+        return lambda task, model, frame: 0
 
     job = make_job(*APPROXIMATE, f"scheme.code={code}", "scheme.stragglers=2")
     done = train(job, None, dict.fromkeys((2, 3, 4, 5), rubbish))
