@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import load
-from draco.aggregators import AGGREGATORS, MINIMUM_WORKERS, PRE_AGGREGATORS, PRE_MINIMUM_WORKERS, aggregate
+from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS, aggregate
 
 Run = Callable[[Any], Any]  # the gradients (n, d), in the place of which byzpy takes a list of rows, too
 Make = Callable[[int, int], Run]  # (n, f) -> what is timed
@@ -164,9 +164,9 @@ def gradients_of(n: int, d: int, device: str = "cpu") -> Tensor:
     return rows.to(device)
 
 
-def borne(rule: str, n: int, f: int) -> int:
-    """Return f, or the most Byzantine rows that our rule bears with n gradients: Bulyan bears fewer than the others."""
-    least = {**MINIMUM_WORKERS, **PRE_MINIMUM_WORKERS}[rule]
+def tolerated(rule: str, n: int, f: int) -> int:
+    """Return f, or the most Byzantine rows that our rule tolerates with n gradients: Bulyan tolerates the fewest."""
+    least = (AGGREGATORS.get(rule) or PRE_AGGREGATORS[rule]).least
     return max(fewer for fewer in range(f + 1) if fewer == 0 or least(fewer) <= n)
 
 
@@ -176,7 +176,7 @@ def ours(contest: Contest, n: int, f: int) -> Run | str:
     if "pre" in contest.options:
         rule = partial(aggregate, rule=contest.rule)
     options = dict(contest.options)
-    if contest.rule == "bucketing":
+    if contest.rule in PRE_AGGREGATORS and PRE_AGGREGATORS[contest.rule].draws:
         options["generator"] = torch.Generator().manual_seed(5)
     try:
         rule(torch.randn(n, 2, generator=torch.Generator().manual_seed(6)), f=f, **options)

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import memory
-from benchmarks.contests import CONTESTS, Contest, Run, borne, gradients_of, hopeless, ours
+from benchmarks.contests import CONTESTS, Contest, Run, gradients_of, hopeless, ours, tolerated
 from benchmarks.peers import VERSIONS
 from draco.errors import MissingError
 
@@ -50,7 +50,7 @@ def figures(quick: bool) -> Iterator[Figure]:
             taken = memory.measured(n, d, f) if device == "cpu" else {}
             gradients = gradients_of(n, d, device)
             for contest in CONTESTS:
-                yield _figure(contest, gradients, borne(contest.rule, n, f), taken, 1 if quick else CALLS)
+                yield _figure(contest, gradients, tolerated(contest.rule, n, f), taken, 1 if quick else CALLS)
 
 
 def _figure(contest: Contest, gradients: Tensor, f: int, taken: dict[str, int], repeats: int) -> Figure:

@@ -29,9 +29,9 @@ class OnlyWith(NamedTuple):
 
 @dataclass(frozen=True)
 class Option:
-    """One option: its type, its default, what it means, and its bounds."""
+    """One option: its type, its default, what it means, and its bounds, which of a tuple are those of each item."""
 
-    kind: Any  # as in an annotation: int, float | None, Literal["a", "b"]
+    kind: Any  # as in an annotation: int, float | None, Literal["a", "b"], tuple[int, ...]
     default: Any
     text: str  # one or two sentences for the schema and the reference
     ge: float | None = None
@@ -39,6 +39,7 @@ class Option:
     le: float | None = None
     lt: float | None = None
     only_with: OnlyWith | None = None
+    required: bool = False  # it must be given; the default is not used
     argument: bool = True  # False: the trainer reads it, and the function does not take it
 
     @property

@@ -1,11 +1,12 @@
-"""Bulyan: Krum again and again, then the values around the median of what it selected."""
+"""Bulyan: repeated selection by Krum, then the values around the median of the selected rows."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from draco.aggregators.gram import AMBIGUOUS, Matrix, finite_gram, precise_gram, squared_distances
+from draco.aggregators.gram import AMBIGUOUS, decide, squared_distances
 from draco.aggregators.krum import krum_scores
+from draco.aggregators.rule import Matrix, RuleDeclaration
 from draco.aggregators.sorting import mean_near_median
 from draco.lazy import Tensor
 
@@ -23,15 +24,20 @@ def bulyan(gradients: Tensor, *, f: int = 0) -> Tensor:
     Raises:
         ValueError: n < 4f + 3, or more than f rows hold NaN or Inf.
     """
-    rows, gram, precise = finite_gram("bulyan", gradients, f, bearable=f)
-    f -= len(gradients) - len(rows)
-    chosen, certain = bulyan_selection(gram, f)
-    if not (certain or precise):
-        chosen, _ = bulyan_selection(precise_gram(gradients.detach(), rows), f)
-    return mean_near_median(gradients.detach(), [rows[place] for place in chosen], 2 * f)
+    rows, left, chosen = decide(BULYAN, gradients, f, _selection, tolerated=f)
+    return mean_near_median(gradients.detach(), [rows[place] for place in chosen], 2 * left)
 
 
-def bulyan_selection(gram: Matrix, f: int) -> tuple[list[int], bool]:
+BULYAN = RuleDeclaration(
+    name="bulyan",
+    function=bulyan,
+    text="per coordinate, the mean of the values nearest to the median of m - 2f rows that Krum selects",
+    least=lambda f: 4 * f + 3,
+    whole_rows=True,
+)
+
+
+def _selection(gram: Matrix, f: int, precise: bool) -> tuple[list[int], bool]:
     """Return the places of the n - 2f rows that Krum selects one after the other, and whether float32 settles them."""
     distances = squared_distances(gram)
     left, chosen, certain = list(range(len(gram))), list[int](), True

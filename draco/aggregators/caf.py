@@ -1,10 +1,11 @@
-"""The covariance-bound agnostic filter: rows far out along the direction of most variance lose weight."""
+"""The covariance-bound agnostic filter, in which rows far out along the direction of most variance lose weight."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from draco.aggregators.gram import Matrix, Weighing, weigh
+from draco.aggregators.gram import weigh
+from draco.aggregators.rule import Matrix, RuleDeclaration, Weighing, majority
 from draco.lazy import Tensor
 
 
@@ -19,12 +20,22 @@ def caf(gradients: Tensor, *, f: int = 0) -> Tensor:
     Raises:
         ValueError: n < 2f + 1, or more than f rows hold NaN or Inf.
     """
-    return weigh("caf", gradients, f, caf_weighing(len(gradients), f), bearable=f, precise=f > 0)
+    return weigh(CAF, gradients, f, caf_weighing(len(gradients), f), tolerated=f, precise=f > 0)
 
 
 def caf_weighing(n: int, f: int) -> Weighing:
     """Return what `weigh` asks to weight n rows as this rule does."""
     return _weights
+
+
+CAF = RuleDeclaration(
+    name="caf",
+    function=caf,
+    text="a mean in which rows far out along the direction of most variance lose weight",
+    least=majority,
+    whole_rows=True,
+    weighing=caf_weighing,
+)
 
 
 def _weights(gram: Matrix, f: int, precise: bool) -> tuple[Matrix, bool]:
@@ -36,6 +47,7 @@ def _weights(gram: Matrix, f: int, precise: bool) -> tuple[Matrix, bool]:
         return np.full(n, 1 / n), False
     left, smallest, best = np.ones(n), np.inf, np.full(n, 1 / n)
     while left.sum() > n - 2 * f:
+        # The covariance of the rows that are left, in their span: its eigenvalues are those of a (rows, rows) matrix.
         weights = left / left.sum()
         on = np.flatnonzero(left)
         roots = np.sqrt(weights[on])
@@ -43,6 +55,7 @@ def _weights(gram: Matrix, f: int, precise: bool) -> tuple[Matrix, bool]:
         values, vectors = np.linalg.eigh(centred * roots * roots[:, None])
         if values[-1] < smallest:
             smallest, best = values[-1], weights
+        # Each row loses weight by its squared projection on the top eigenvector; the farthest loses all of it.
         projections = (centred @ (roots * vectors[:, -1])) ** 2
         if not projections.max() > 0:  # the rows that are left are equal
             break

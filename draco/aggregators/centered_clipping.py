@@ -1,15 +1,15 @@
-"""Centered clipping: steps from a centre towards the rows, each step clipped."""
+"""Centered clipping: clipped steps from a centre towards the rows."""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from draco.aggregators.gram import Matrix, distances_to, products, weighted_sum
+from draco.aggregators.gram import distances_to, products, weighted_sum
 from draco.aggregators.nearest import point
 from draco.aggregators.norms import finite_norms
-from draco.aggregators.rows import finite_rows, is_finite
+from draco.aggregators.rows import below_half, finite_rows, is_finite
+from draco.aggregators.rule import Matrix, RuleDeclaration, majority
+from draco.declaration import Option
 from draco.lazy import Tensor
 
 
@@ -36,21 +36,34 @@ def centered_clipping(
         ValueError: n < 2f + 1, half of the rows or more hold NaN or Inf, the centre is of another shape or not finite,
             or tau or the iterations are out of range.
     """
-    if not 0 < tau < math.inf or iterations < 1:
-        raise ValueError(f"centered_clipping: tau = {tau} and iterations = {iterations}; tau > 0, iterations >= 1")
-    start = None if centre is None else point("centered_clipping", "centre", gradients, centre)
+    CENTERED_CLIPPING.check_options(len(gradients), f, tau=tau, iterations=iterations)
+    start = None if centre is None else point(CENTERED_CLIPPING, "centre", gradients, centre)
     if start is not None and not is_finite(start):
         raise ValueError("centered_clipping: the centre holds NaN or Inf")
-    bearable = (len(gradients) - 1) // 2
+    tolerated = below_half(gradients)
     if iterations == 1:
-        rows, squares, _ = finite_norms("centered_clipping", gradients, f, bearable=bearable, centre=start)
+        rows, squares, _ = finite_norms(CENTERED_CLIPPING, gradients, f, tolerated=tolerated, centre=start)
         weights = _clipped(np.sqrt(squares), tau)
     else:
-        rows = finite_rows("centered_clipping", gradients, f, bearable=bearable)
+        rows = finite_rows(CENTERED_CLIPPING, gradients, f, tolerated=tolerated)
         origin = gradients.new_zeros(gradients.shape[1]) if start is None else start
         weights = _iterated(products(gradients.detach(), rows, origin, np.float64), tau, iterations)
+    # centre + sum of w (row - centre), where the differences are never made
     out = weighted_sum(gradients.detach(), rows, weights)
     return out if start is None else out.add_(start, alpha=1 - weights.sum())
+
+
+CENTERED_CLIPPING = RuleDeclaration(
+    name="centered_clipping",
+    function=centered_clipping,
+    text="clipped steps from the last step's result towards the rows",
+    options={
+        "tau": Option(float, 100.0, "Clipping radius.", gt=0.0, le=1e30),
+        "iterations": Option(int, 1, "Clipped steps from the last step's result.", ge=1, le=1000),
+    },
+    least=majority,
+    remembers=True,
+)
 
 
 def _iterated(gram: Matrix, tau: float, iterations: int) -> Matrix:

@@ -1,11 +1,12 @@
 """Rules that look at every coordinate by itself.
 
-Beside the result each needs memory for a few blocks of columns, whatever d is: at n = 45 some 5 MB.
+Beside the result each needs memory for a few blocks of columns, whatever d is. At n = 45 that is some 5 MB.
 """
 
 from __future__ import annotations
 
-from draco.aggregators.rows import CUDA_WIDTH, blocks, check, finite_rows
+from draco.aggregators.rows import CUDA_WIDTH, below_half, blocks, check, finite_rows
+from draco.aggregators.rule import RuleDeclaration, majority
 from draco.aggregators.sorting import mean_near_median, mean_of_middle
 from draco.lazy import Tensor, torch
 
@@ -13,13 +14,25 @@ SIGN_WIDTH = 8192  # columns of a block of signs on the CPU: with up to 15 rows 
 
 
 def mean(gradients: Tensor, *, f: int = 0) -> Tensor:
-    """Return the mean of the rows, (n, d) -> (d,). It bears no Byzantine row: `f` is ignored, NaN and Inf spread.
+    """Return the mean of the rows, (n, d) -> (d,). It tolerates no Byzantine row.
+
+    `f` is ignored, and NaN and Inf spread.
 
     Raises:
         ValueError: `gradients` is not a real (n >= 1, d) tensor.
     """
-    check("mean", gradients, f)
+    check(MEAN, gradients, f)
     return gradients.detach().mean(0)
+
+
+MEAN = RuleDeclaration(
+    name="mean",
+    function=mean,
+    text="the mean of the rows, which tolerates no Byzantine one",
+    least=lambda f: 1,
+    robust=False,
+    by_coordinate=True,
+)
 
 
 def median(gradients: Tensor, *, f: int = 0) -> Tensor:
@@ -31,8 +44,17 @@ def median(gradients: Tensor, *, f: int = 0) -> Tensor:
     Raises:
         ValueError: n < 2f + 1, or half of the rows or more hold NaN or Inf.
     """
-    rows = finite_rows("median", gradients, f, bearable=(len(gradients) - 1) // 2)
+    rows = finite_rows(MEDIAN, gradients, f, tolerated=below_half(gradients))
     return mean_of_middle(gradients.detach(), rows, (len(rows) - 1) // 2)
+
+
+MEDIAN = RuleDeclaration(
+    name="median",
+    function=median,
+    text="the median of every coordinate",
+    least=majority,
+    by_coordinate=True,
+)
 
 
 def trimmed_mean(gradients: Tensor, *, f: int = 0) -> Tensor:
@@ -43,8 +65,17 @@ def trimmed_mean(gradients: Tensor, *, f: int = 0) -> Tensor:
     Raises:
         ValueError: n < 2f + 1, or more than f rows hold NaN or Inf.
     """
-    rows = finite_rows("trimmed_mean", gradients, f, bearable=f)
+    rows = finite_rows(TRIMMED_MEAN, gradients, f, tolerated=f)
     return mean_of_middle(gradients.detach(), rows, f - (len(gradients) - len(rows)))
+
+
+TRIMMED_MEAN = RuleDeclaration(
+    name="trimmed_mean",
+    function=trimmed_mean,
+    text="the mean of every coordinate without its f largest and f smallest values",
+    least=majority,
+    by_coordinate=True,
+)
 
 
 def meamed(gradients: Tensor, *, f: int = 0) -> Tensor:
@@ -56,8 +87,17 @@ def meamed(gradients: Tensor, *, f: int = 0) -> Tensor:
     Raises:
         ValueError: n < 2f + 1, or more than f rows hold NaN or Inf.
     """
-    rows = finite_rows("meamed", gradients, f, bearable=f)
+    rows = finite_rows(MEAMED, gradients, f, tolerated=f)
     return mean_near_median(gradients.detach(), rows, f - (len(gradients) - len(rows)))
+
+
+MEAMED = RuleDeclaration(
+    name="meamed",
+    function=meamed,
+    text="the mean of every coordinate's m - f values nearest to its median",
+    least=majority,
+    by_coordinate=True,
+)
 
 
 def sign_majority(gradients: Tensor, *, f: int = 0) -> Tensor:
@@ -70,8 +110,17 @@ def sign_majority(gradients: Tensor, *, f: int = 0) -> Tensor:
     Raises:
         ValueError: n < 2f + 1, or half of the rows or more hold NaN or Inf.
     """
-    rows = finite_rows("sign_majority", gradients, f, bearable=(len(gradients) - 1) // 2)
+    rows = finite_rows(SIGN_MAJORITY, gradients, f, tolerated=below_half(gradients))
     out = gradients.new_empty(gradients.shape[1])
     for columns, block in blocks(gradients.detach(), rows, CUDA_WIDTH if gradients.is_cuda else SIGN_WIDTH):
         out[columns] = torch.sign(block).sum(0).sign()
     return out
+
+
+SIGN_MAJORITY = RuleDeclaration(
+    name="sign_majority",
+    function=sign_majority,
+    text="the sign that most rows have in every coordinate",
+    least=majority,
+    by_coordinate=True,
+)

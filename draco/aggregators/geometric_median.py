@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
-from draco.aggregators.gram import Matrix, Weighing, distances_to, equal_weights, spread_of, squared_distances, weigh
-from draco.aggregators.rows import finite_rows
+from draco.aggregators.gram import distances_to, equal_weights, spread_of, squared_distances, weigh
+from draco.aggregators.rows import below_half, finite_rows
+from draco.aggregators.rule import Matrix, RuleDeclaration, Weighing, majority
+from draco.declaration import OnlyWith, Option
 from draco.lazy import Tensor, torch
 
 NEAR_A_ROW = 1e-2  # a point this near to a row, relative to the middle distance, may be on a slow way to it
@@ -46,25 +48,43 @@ def geometric_median(
         ValueError: n < 2f + 1, half of the rows or more hold NaN or Inf, nu is negative, or is given to hdmedians, or
             an unknown backend.
     """
-    weighing = geometric_median_weighing(len(gradients), f, nu=nu, tol=tol, max_iterations=max_iterations)
-    bearable = (len(gradients) - 1) // 2
+    GEOMETRIC_MEDIAN.check_options(len(gradients), f, nu=nu, backend=backend)
     if backend == "hdmedians":
-        if nu:
-            raise ValueError(f"geometric_median: nu = {nu}; it must be 0 with hdmedians")
-        rows = finite_rows("geometric_median", gradients, f, bearable=bearable)
+        rows = finite_rows(GEOMETRIC_MEDIAN, gradients, f, tolerated=below_half(gradients))
         return _hdmedians(gradients.detach(), rows, tol, max_iterations)
-    if backend != "gram":
-        raise ValueError(f"geometric_median: backend {backend!r} is not one of gram, hdmedians")
-    return weigh("geometric_median", gradients, f, weighing, bearable=bearable)
+    weighing = geometric_median_weighing(len(gradients), f, nu=nu, tol=tol, max_iterations=max_iterations)
+    return weigh(GEOMETRIC_MEDIAN, gradients, f, weighing, tolerated=below_half(gradients))
 
 
 def geometric_median_weighing(
     n: int, f: int, *, nu: float = 0.0, tol: float = 1e-9, max_iterations: int = 1000
 ) -> Weighing:
     """Return what `weigh` asks to weight n rows as this rule does; ValueError where nu is out of range."""
-    if not 0 <= nu < math.inf:
-        raise ValueError(f"geometric_median: nu = {nu}; it must be 0 or more")
+    GEOMETRIC_MEDIAN.check_options(n, f, nu=nu)
     return partial(_weights, nu=nu, tol=tol, max_iterations=max_iterations)
+
+
+GEOMETRIC_MEDIAN = RuleDeclaration(
+    name="geometric_median",
+    function=geometric_median,
+    text="the point with the least sum of distances to the rows",
+    options={
+        "backend": Option(
+            Literal["gram", "hdmedians"], "gram", "gram: Draco's own, on the Gram matrix; hdmedians: the package."
+        ),
+        "nu": Option(
+            float,
+            0.0,
+            "Smoothing: distances below it count as so much; 0: none.",
+            ge=0.0,
+            le=1e30,
+            only_with=OnlyWith("backend", ("gram",)),
+        ),
+    },
+    least=majority,
+    whole_rows=True,
+    weighing=geometric_median_weighing,
+)
 
 
 def _weights(gram: Matrix, f: int, precise: bool, *, nu: float, tol: float, max_iterations: int) -> tuple[Matrix, bool]:
@@ -74,10 +94,12 @@ def _weights(gram: Matrix, f: int, precise: bool, *, nu: float, tol: float, max_
         ended = settled or max_iterations < PATIENT  # else it is the noise of float32 that keeps it from settling
         return weights, ended and bool(distances.min() > NEAR_A_ROW * np.median(distances))
     if nu == 0:
+        # Is one of the rows the median itself? The rows nearest to the point are asked first.
         for place in np.argsort(distances)[: len(gram) // 2 + 1]:
             if _minimal_at(gram, place):
                 return equal_weights(len(gram), [int(place)]), True
-        sums = np.sqrt(squared_distances(gram)).sum(1)  # a row that just is the median is approached too slowly
+        # A row that is barely the median is approached too slowly, and rounding may deny it: compare the sums.
+        sums = np.sqrt(squared_distances(gram)).sum(1)
         if sums.min() < distances.sum() * (1 - 1e-9):
             return equal_weights(len(gram), [int(sums.argmin())]), True
     return weights, True
@@ -89,13 +111,15 @@ def _weiszfeld(gram: Matrix, nu: float, tol: float, max_iterations: int) -> tupl
     Each step weights every row by the inverse of its distance to the last point, so the point stays a weighted sum.
     It starts from the inverse spreads: near the majority, whatever the size of the rest.
     """
-    weights = _inverse(np.sqrt(spread_of(gram)))
+    weights = _inverse(np.sqrt(spread_of(gram)))  # no distances yet: the spreads stand for them
     for _ in range(max_iterations):
         distances = distances_to(gram, weights)
         middle = np.median(distances)
-        update = _inverse(np.maximum(distances, max(nu, 1e-8 * middle)))  # Gram noise; leaves rows
+        # A distance below the products' noise counts as that noise: the point can leave a row that is not the median.
+        update = _inverse(np.maximum(distances, max(nu, 1e-8 * middle)))
         step = update - weights
         weights = update
+        # The squared distance by which the step moves the point, for the weights' sum stays one.
         if step @ gram @ step <= (tol * middle) ** 2:
             return weights, distances_to(gram, weights), True
     return weights, distances_to(gram, weights), False
@@ -109,10 +133,12 @@ def _inverse(distances: Matrix) -> Matrix:
 
 
 def _minimal_at(gram: Matrix, row: int) -> bool:
-    """Return whether `row` is the only geometric median: the others' unit pulls sum to less than its multiplicity."""
+    """Say whether `row` is the only geometric median: the others' unit pulls sum to less than its multiplicity."""
+    # Inner products about the row: its distances to the others are the roots of their diagonal.
     about = gram - gram[row] - gram[:, [row]] + gram[row, row]
     norms = about.diagonal()
     apart = norms > 1e-13 * (gram.diagonal() + gram[row, row])  # nearer rows are copies of it, up to rounding
+    # The others' unit vectors from the row add up to a pull. The row is the median if its copies outweigh that.
     units = 1 / np.sqrt(norms[apart])
     return bool(units @ about[np.ix_(apart, apart)] @ units < np.sum(~apart) ** 2 * (1 - 1e-9))
 

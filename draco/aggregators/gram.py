@@ -1,7 +1,7 @@
-"""The rows' inner products about zero or a central row, which is all that distance-based rules need to know of them.
+"""The Gram matrix: the rows' inner products about zero or a central row, which is all that distance-based rules need.
 
-The data is read once for the Gram matrix, a rule iterates on (m, m) numbers, and one row or one weighted sum is read at
-the end. The products are float32 where a check finds them good enough and float64 otherwise. Memory beyond the result:
+The data is read once for the Gram matrix. A rule iterates on (m, m) numbers. One row or one weighted sum is read at the
+end. The products are float32 where a check finds them good enough, and float64 otherwise. Memory beyond the result is
 blocks of columns and (m, m) numbers.
 
 Shapes: n gradients, d parameters, m rows that are finite.
@@ -10,17 +10,17 @@ Shapes: n gradients, d parameters, m rows that are finite.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from draco.aggregators.rows import CUDA_WIDTH, blocks, check, finite_rows
+from draco.aggregators.rule import Matrix, RowsDeclaration, Weighing
 from draco.lazy import Tensor, torch
 
-Matrix = npt.NDArray[np.float64]
-# (gram (m, m), f, precise) -> the weights (m,) of the rows in the result, and whether float32 products settle them.
-Weighing = Callable[[Matrix, int, bool], tuple[Matrix, bool]]
+T = TypeVar("T")
+# (gram (m, m), f, precise) -> what is decided on it, and whether float32 products settle that.
+Decision = Callable[[Matrix, int, bool], tuple[T, bool]]
 
 GRAM_WIDTH = 16384  # columns of a block on the CPU: wider ones are a little faster, and float32 errs more in them
 SUM_WIDTH = 1 << 16  # a weighted sum makes no copy of a float32 block, so calls are dearer than cache misses
@@ -32,7 +32,33 @@ TINY = 1e-30  # and if that spread is not less: the squares of its coordinates m
 AMBIGUOUS = 2e-6  # scores this near, relatively, are told apart in float64; float32 erred by up to 1e-6
 
 
-def weigh(name: str, gradients: Tensor, f: int, weighing: Weighing, *, bearable: int, precise: bool = False) -> Tensor:
+def decide(
+    declared: RowsDeclaration,
+    gradients: Tensor,
+    f: int,
+    decision: Decision[T],
+    *,
+    tolerated: int,
+    precise: bool = False,
+) -> tuple[list[int], int, T]:
+    """Return the finite rows, how many of them may be Byzantine, and what is decided on their inner products.
+
+    What float32 products do not settle is decided on float64 ones; with `precise` it is at once.
+
+    Raises:
+        ValueError: as `finite_rows`.
+    """
+    rows, gram, precise = finite_gram(declared, gradients, f, tolerated=tolerated, precise=precise)
+    left = max(f - (len(gradients) - len(rows)), 0)
+    decided, certain = decision(gram, left, precise)
+    if not (certain or precise):
+        decided, _ = decision(precise_gram(gradients.detach(), rows), left, True)
+    return rows, left, decided
+
+
+def weigh(
+    declared: RowsDeclaration, gradients: Tensor, f: int, weighing: Weighing, *, tolerated: int, precise: bool = False
+) -> Tensor:
     """Return the sum of the finite rows with the weights that `weighing` gives them, (n, d) -> (d,).
 
     With `precise` it is given float64 products at once.
@@ -40,11 +66,7 @@ def weigh(name: str, gradients: Tensor, f: int, weighing: Weighing, *, bearable:
     Raises:
         ValueError: as `finite_rows`.
     """
-    rows, gram, precise = finite_gram(name, gradients, f, bearable=bearable, precise=precise)
-    f = max(f - (len(gradients) - len(rows)), 0)
-    weights, certain = weighing(gram, f, precise)
-    if not (certain or precise):
-        weights, _ = weighing(precise_gram(gradients.detach(), rows), f, True)
+    rows, _, weights = decide(declared, gradients, f, weighing, tolerated=tolerated, precise=precise)
     return weighted_sum(gradients.detach(), rows, weights)
 
 
@@ -55,9 +77,11 @@ def least(scores: Matrix, count: int) -> tuple[list[int], bool]:
     """
     order = np.argsort(scores, kind="stable")
     last = scores[order[count - 1]]
+    # Scores that equal the last chosen one up to float64's rounding: of these the first rows are taken.
     equal = [place for place in range(len(scores)) if abs(scores[place] - last) <= 1e-12 * last]
     below = [int(place) for place in order[:count] if place not in equal]
     chosen = below + equal[: count - len(below)]
+    # Certain if the first score left out is clearly larger, or if all scores as near as float32 errs are equal ones.
     next_one = scores[order[count]] if count < len(scores) else np.inf
     near = np.sum(np.abs(scores - last) <= AMBIGUOUS * last)
     return chosen, bool(next_one > last * (1 + AMBIGUOUS) or near == len(equal))
@@ -71,7 +95,7 @@ def equal_weights(m: int, chosen: list[int]) -> Matrix:
 
 
 def finite_gram(
-    name: str, gradients: Tensor, f: int, *, bearable: int, precise: bool = False
+    declared: RowsDeclaration, gradients: Tensor, f: int, *, tolerated: int, precise: bool = False
 ) -> tuple[list[int], Matrix, bool]:
     """Return the finite rows, their inner products about a common point (m, m), and whether those are float64 products.
 
@@ -80,11 +104,11 @@ def finite_gram(
     Raises:
         ValueError: as `finite_rows`.
     """
-    check(name, gradients, f)
+    check(declared, gradients, f)
     rows = list(range(len(gradients)))
     gram = None if precise else _fast_gram(gradients.detach(), rows)
-    if gram is None:
-        rows = finite_rows(name, gradients, f, bearable=bearable)
+    if gram is None:  # some row may hold NaN or Inf: find such rows, and try the others
+        rows = finite_rows(declared, gradients, f, tolerated=tolerated)
         if len(rows) < len(gradients) and not precise:
             gram = _fast_gram(gradients.detach(), rows)
     if gram is None:
@@ -95,23 +119,26 @@ def finite_gram(
 def _fast_gram(gradients: Tensor, rows: list[int]) -> Matrix | None:
     """Return float32 inner products (m, m) of the chosen rows about one point; None where they cannot be trusted.
 
-    Subtracting a central row first keeps a large common part from drowning the differences; where that part is small,
-    the rows are taken as they are, which saves a third of the time. A Byzantine row would be a bad centre: the centre
-    is guessed on a sample of columns and the guess is judged by the outcome over all of them, so that foreseeing the
-    sample gains an adversary a second pass, and nothing else. The products are trusted if the centre is so central that
-    they give the distances to about 1e-6. NaN and Inf anywhere, and overflow, show in them.
+    A large common part drowns the differences, so a central row is subtracted first. Where that part is small, the rows
+    are taken as they are, which saves a third of the time. A Byzantine row would be a bad centre: the centre is guessed
+    on a sample of columns, and the outcome over all columns judges the guess. An adversary who foresees the sample
+    costs a second pass, and gains nothing else. The products are trusted if the centre is so central that they give the
+    distances to about 1e-6. NaN and Inf anywhere, and overflow, show in them.
     """
     if gradients.is_cuda or gradients.dtype != torch.float32 or gradients.shape[1] <= SAMPLE:
         return None
+    # Guess on the sample: the most central row, and whether zero is central enough to take the rows as they are.
     looked_at = sample(gradients)
     near, centre = _central_gram(looked_at, rows)
     norms = looked_at[rows].double().square().sum(1).median().item()
     at_zero = norms <= NEAR * spread_of(near).min()  # False for NaN
+    # One pass over all columns; the outcome says whether the guess was good.
     gram = products(gradients, rows, None if at_zero else centre, np.float32)
     if not np.isfinite(gram).all():
         return None
     spread = np.sort(gram.diagonal())[len(rows) // 2]  # the centre's
     far = 2 * NEAR if at_zero else FAR
+    # float32's error grows with the spread about the centre: it must not be far above the smallest spread of any row.
     return gram if TINY <= spread <= far * spread_of(gram).min() else None
 
 
@@ -123,8 +150,8 @@ def precise_gram(gradients: Tensor, rows: list[int]) -> Matrix:
 def _central_gram(gradients: Tensor, rows: list[int]) -> tuple[Matrix, int]:
     """Return the float64 inner products (m, m) about a row central enough for them, and the most central row's place.
 
-    Every pass after the first, if any, starts at least 1000 times nearer to the majority: even a first row at 1e38 is
-    left after a few.
+    Most often one pass suffices. Each further pass starts at least 1000 times nearer to the majority, so that a few do
+    even where the first row is at 1e38.
     """
     centre = 0
     for _ in rows:
@@ -142,7 +169,7 @@ def products(gradients: Tensor, rows: list[int], centre: int | Tensor | None, dt
     They are taken block by block in `dtype` and added in float64. On a GPU all is float64, whatever its settings say on
     float32 products.
     """
-    m = len(rows)
+    m = len(rows)  # the centre is subtracted block by block: the centred rows are never made
     if gradients.is_cuda:
         total = gradients.new_zeros(m, m, dtype=torch.float64)
         for columns, block in blocks(gradients, rows, CUDA_WIDTH):
@@ -179,6 +206,7 @@ def squared_distances(gram: Matrix) -> Matrix:
     """Return the squared distances (m, m) that belong to inner products (m, m)."""
     norms = gram.diagonal()
     with np.errstate(invalid="ignore"):  # Inf - Inf
+        # |x - y|^2 = |x|^2 + |y|^2 - 2 x.y, which rounding may make negative
         distances: Matrix = np.maximum(norms[:, None] + norms - 2 * gram, 0)
     return distances
 
@@ -191,7 +219,7 @@ def spread_of(gram: Matrix) -> Matrix:
 
 def distances_to(gram: Matrix, weights: Matrix) -> Matrix:
     """Return the distances (m,) from the rows to their sum with `weights`."""
-    projections = gram @ weights
+    projections = gram @ weights  # of the rows on the sum v: |x - v|^2 = |x|^2 - 2 x.v + |v|^2
     distances: Matrix = np.sqrt(np.maximum(gram.diagonal() - 2 * projections + weights @ projections, 0))
     return distances
 

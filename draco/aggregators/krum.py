@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from draco.aggregators.gram import Matrix, Weighing, equal_weights, least, squared_distances, weigh
+from draco.aggregators.gram import equal_weights, least, squared_distances, weigh
+from draco.aggregators.rule import Faults, Matrix, RuleDeclaration, Weighing
+from draco.declaration import Option
 from draco.lazy import Tensor
 
 
@@ -27,7 +31,7 @@ def krum(gradients: Tensor, *, f: int = 0, neighbours: int | None = None) -> Ten
     Raises:
         ValueError: n < 2f + 3, more than f rows hold NaN or Inf, or so many neighbours cannot be.
     """
-    return weigh("krum", gradients, f, krum_weighing(len(gradients), f, neighbours=neighbours), bearable=f)
+    return weigh(KRUM, gradients, f, krum_weighing(len(gradients), f, neighbours=neighbours), tolerated=f)
 
 
 def multi_krum(gradients: Tensor, *, f: int = 0, m: int | None = None, neighbours: int | None = None) -> Tensor:
@@ -46,23 +50,53 @@ def multi_krum(gradients: Tensor, *, f: int = 0, m: int | None = None, neighbour
         ValueError: n < 2f + 3, more than f rows hold NaN or Inf, or m or the neighbours are out of range.
     """
     weighing = multi_krum_weighing(len(gradients), f, m=m, neighbours=neighbours)
-    return weigh("multi_krum", gradients, f, weighing, bearable=f)
+    return weigh(MULTI_KRUM, gradients, f, weighing, tolerated=f)
 
 
 def krum_weighing(n: int, f: int, *, neighbours: int | None = None) -> Weighing:
     """Return what `weigh` asks to weight n rows as Krum does; ValueError where so many neighbours cannot be."""
-    if neighbours is not None and not 1 <= neighbours <= n - f - 1:
-        raise ValueError(f"krum: neighbours = {neighbours}; they must be from 1 to n - f - 1 = {n - f - 1}")
+    KRUM.check_options(n, f, neighbours=neighbours)
     return partial(_weights, m=1, neighbours=neighbours)
 
 
 def multi_krum_weighing(n: int, f: int, *, m: int | None = None, neighbours: int | None = None) -> Weighing:
     """Return what `weigh` asks to weight n rows as Multi-Krum does; ValueError where an option is out of range."""
-    if m is not None and not 1 <= m <= n - f:
-        raise ValueError(f"multi_krum: m = {m}; it must be from 1 to n - f = {n - f}")
-    if neighbours is not None and not 1 <= neighbours <= n - f - 1:
-        raise ValueError(f"multi_krum: neighbours = {neighbours}; they must be from 1 to n - f - 1 = {n - f - 1}")
+    MULTI_KRUM.check_options(n, f, m=m, neighbours=neighbours)
     return partial(_weights, m=n - f if m is None else m, neighbours=neighbours)
+
+
+def _faults(n: int, f: int, given: Mapping[str, Any]) -> Faults:
+    for option, most, words in (("m", n - f, "m - f"), ("neighbours", n - f - 1, "m - f - 1")):
+        value = given.get(option)
+        if value is not None and value > most:
+            yield option, f"must be at most {words} = {most} of m = {n} gradients, got {value}"
+
+
+_NEIGHBOURS = Option(int | None, None, "Nearest gradients that a score sums over; null: Krum's own m-f-2.", ge=1)
+
+KRUM = RuleDeclaration(
+    name="krum",
+    function=krum,
+    text="the row with the least sum of squared distances to its nearest others",
+    options={"neighbours": _NEIGHBOURS},
+    least=lambda f: 2 * f + 3,
+    faults=_faults,
+    whole_rows=True,
+    weighing=krum_weighing,
+)
+MULTI_KRUM = RuleDeclaration(
+    name="multi_krum",
+    function=multi_krum,
+    text="the mean of the m rows with the least Krum scores",
+    options={
+        "m": Option(int | None, None, "How many of the best gradients are averaged; null: all but f.", ge=1),
+        "neighbours": _NEIGHBOURS,
+    },
+    least=lambda f: 2 * f + 3,
+    faults=_faults,
+    whole_rows=True,
+    weighing=multi_krum_weighing,
+)
 
 
 def _weights(gram: Matrix, f: int, precise: bool, *, m: int, neighbours: int | None) -> tuple[Matrix, bool]:

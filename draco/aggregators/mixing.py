@@ -1,11 +1,13 @@
-"""Pre-aggregators: what is done to the n gradients before a rule reduces them, mostly mixing them with each other.
+"""Pre-aggregators: mixing or clipping of the n gradients before a rule reduces them.
 
-`PRE_AGGREGATORS[name](gradients, f=...)` maps (n, d) to (m, d), in the dtype and on the device of `gradients`, which is
-not changed; with `overwrite` the result takes its place in memory, where all rows are finite. Rows with NaN or Inf are
-certainly Byzantine and are dropped, each lowering f by one; b of them are left out below. How f and n change:
+Each maps (n, d) to (m, d), in the dtype and on the device of `gradients`, which is not changed. With `overwrite` the
+result takes its place in memory, where all rows are finite. Rows with NaN or Inf are certainly Byzantine and are
+dropped, each lowering f by one; b of them are left out below. How f and n change:
 
-    nnm        f - b, n - b                     bucketing  f - b, ceil((n - b) / size): a bucket with a liar is a liar
+    nnm        f - b, n - b                     bucketing  f - b, ceil((n - b) / size)
     clipping   f - b, n - b                     arc        f - b, n - b
+
+A bucket that holds a Byzantine row counts as Byzantine.
 
 Without `overwrite` each makes one new matrix, of the size of its result; scratch memory is blocks of columns.
 
@@ -15,27 +17,19 @@ Shapes: n gradients, d parameters, f declared Byzantine rows, m mixed rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from draco.aggregators.gram import (
-    SUM_WIDTH,
-    Matrix,
-    finite_gram,
-    least,
-    precise_gram,
-    squared_distances,
-)  # fmt: skip
+from draco.aggregators.gram import SUM_WIDTH, decide, least, squared_distances
 from draco.aggregators.norms import finite_norms
 from draco.aggregators.rows import CUDA_WIDTH, blocks, finite_rows
+from draco.aggregators.rule import Matrix, Mixing, PreAggregatorDeclaration, majority
+from draco.declaration import Option
 from draco.lazy import Tensor, torch
 
 PRODUCT = 1 << 17  # elements of a block on the CPU that is multiplied by a matrix of weights
-
-PreAggregator = Callable[..., Tensor]  # (gradients (n, d), *, f: int = 0, ...) -> (m, d)
-# (gram (n, n), f) -> the weights (m, n) of the rows in the mixed rows, and whether float32 products settle them.
-Mixing = Callable[[Matrix, int], tuple[Matrix, bool]]
 
 
 def nnm(gradients: Tensor, *, f: int = 0, overwrite: bool = False) -> Tensor:
@@ -47,15 +41,26 @@ def nnm(gradients: Tensor, *, f: int = 0, overwrite: bool = False) -> Tensor:
     Raises:
         ValueError: n < 2f + 1, or more than f rows hold NaN or Inf.
     """
-    rows, gram, precise = finite_gram("nnm", gradients, f, bearable=f)
-    f -= len(gradients) - len(rows)
-    weights, certain = nnm_weights(gram, f)
-    if not (certain or precise):
-        weights, _ = nnm_weights(precise_gram(gradients.detach(), rows), f)
+    rows, _, weights = decide(NNM, gradients, f, lambda gram, left, _: _nnm_weights(gram, left), tolerated=f)
     return mixed(gradients.detach(), rows, weights, overwrite)
 
 
-def nnm_weights(gram: Matrix, f: int) -> tuple[Matrix, bool]:
+def nnm_mixing(n: int, generator: torch.Generator | None) -> Mixing:
+    """Return the mixing of n rows with their nearest."""
+    return _nnm_weights
+
+
+NNM = PreAggregatorDeclaration(
+    name="nnm",
+    function=nnm,
+    text="nearest-neighbour mixing",
+    least=majority,
+    mixing=nnm_mixing,
+    compares=True,
+)
+
+
+def _nnm_weights(gram: Matrix, f: int) -> tuple[Matrix, bool]:
     """Return the weights (n, n) of nearest-neighbour mixing; see `Mixing`."""
     n = len(gram)
     weights, certain = np.zeros((n, n)), True
@@ -72,7 +77,8 @@ def bucketing(
     """Return the means of random buckets of rows, (n, d) -> (ceil(n / size), d); the last bucket may be smaller.
 
     Source: Karimireddy, He, Jaggi, Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing, ICLR 2022
-    (arXiv:2006.09365), whose s is `size` here. f liars spoil at most f buckets, so f stays while n shrinks.
+    (arXiv:2006.09365), whose s is `size` here. f Byzantine rows spoil at most f buckets, so
+    f stays while n shrinks.
 
     Args:
         gradients: (n, d).
@@ -84,15 +90,14 @@ def bucketing(
     Raises:
         ValueError: n < f + 1, more than f rows hold NaN or Inf, or the size is below 1.
     """
-    rows = finite_rows("bucketing", gradients, f, bearable=f)
-    weights, _ = bucketing_of(len(gradients), size=size, generator=generator)(np.eye(len(rows)), f)
+    rows = finite_rows(BUCKETING, gradients, f, tolerated=f)
+    weights, _ = bucketing_mixing(len(gradients), generator, size=size)(np.eye(len(rows)), f)
     return mixed(gradients.detach(), rows, weights, overwrite)
 
 
-def bucketing_of(n: int, *, size: int = 2, generator: torch.Generator) -> Mixing:
+def bucketing_mixing(n: int, generator: torch.Generator | None, *, size: int = 2) -> Mixing:
     """Draw the order of up to n rows; return the mixing that fills buckets in that order, however often it is asked."""
-    if size < 1:
-        raise ValueError(f"bucketing: size = {size}; it must be 1 or more")
+    BUCKETING.check_options(n, 0, size=size)
     order = torch.randperm(n, generator=generator).tolist()
 
     def mixing(gram: Matrix, f: int) -> tuple[Matrix, bool]:
@@ -105,6 +110,23 @@ def bucketing_of(n: int, *, size: int = 2, generator: torch.Generator) -> Mixing
     return mixing
 
 
+def _buckets(n: int, given: Mapping[str, Any]) -> int:
+    size: int = given.get("size", BUCKETING.options["size"].default)
+    return math.ceil(n / size)
+
+
+BUCKETING = PreAggregatorDeclaration(
+    name="bucketing",
+    function=bucketing,
+    text="means of random buckets",
+    options={"size": Option(int, 2, "Gradients in a bucket.", ge=1, le=4096)},
+    least=lambda f: f + 1,
+    remaining=_buckets,
+    draws=True,
+    mixing=bucketing_mixing,
+)
+
+
 def clipping(gradients: Tensor, *, f: int = 0, c: float = 2.0, overwrite: bool = False) -> Tensor:
     """Return the rows, those longer than c scaled down to length c, (n, d) -> (n, d).
 
@@ -113,10 +135,18 @@ def clipping(gradients: Tensor, *, f: int = 0, c: float = 2.0, overwrite: bool =
     Raises:
         ValueError: n < f + 1, more than f rows hold NaN or Inf, or c is not above 0.
     """
-    if not 0 < c < math.inf:
-        raise ValueError(f"clipping: c = {c}; it must be above 0")
-    rows, squares, _ = finite_norms("clipping", gradients, f, bearable=f)
+    CLIPPING.check_options(len(gradients), f, c=c)
+    rows, squares, _ = finite_norms(CLIPPING, gradients, f, tolerated=f)
     return _clipped(gradients.detach(), rows, np.sqrt(squares), c, overwrite)
+
+
+CLIPPING = PreAggregatorDeclaration(
+    name="clipping",
+    function=clipping,
+    text="rows cut to length c",
+    options={"c": Option(float, 2.0, "Length to which longer gradients are cut.", gt=0.0, le=1e30)},
+    least=lambda f: f + 1,
+)
 
 
 def arc(gradients: Tensor, *, f: int = 0, overwrite: bool = False) -> Tensor:
@@ -128,11 +158,19 @@ def arc(gradients: Tensor, *, f: int = 0, overwrite: bool = False) -> Tensor:
     Raises:
         ValueError: n < 2f + 1, or more than f rows hold NaN or Inf.
     """
-    rows, squares, _ = finite_norms("arc", gradients, f, bearable=f)
+    rows, squares, _ = finite_norms(ARC, gradients, f, tolerated=f)
     n, f = len(rows), f - (len(gradients) - len(rows))
     norms = np.sqrt(squares)
     most = float(np.sort(norms)[n - 1 - 2 * f * (n - f) // n])
     return _clipped(gradients.detach(), rows, norms, most, overwrite)
+
+
+ARC = PreAggregatorDeclaration(
+    name="arc",
+    function=arc,
+    text="the longest cut to the next",
+    least=majority,
+)
 
 
 def _clipped(gradients: Tensor, rows: list[int], norms: Matrix, most: float, overwrite: bool) -> Tensor:
@@ -180,11 +218,3 @@ def _room(gradients: Tensor, rows: list[int], count: int, overwrite: bool) -> Te
     if overwrite and len(rows) == len(gradients):
         return gradients if count == len(gradients) else gradients[:count]
     return gradients.new_empty(count, gradients.shape[1])
-
-
-PRE_AGGREGATORS: dict[str, PreAggregator] = {"nnm": nnm, "bucketing": bucketing, "clipping": clipping, "arc": arc}
-
-
-def remaining(name: str, n: int, *, size: int = 2) -> int:
-    """Return how many rows the pre-aggregator `name` makes of n finite ones; `size` is bucketing's."""
-    return math.ceil(n / size) if name == "bucketing" else n

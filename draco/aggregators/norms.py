@@ -9,23 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from draco.aggregators.gram import GRAM_WIDTH, TINY, Matrix
+from draco.aggregators.gram import GRAM_WIDTH, TINY
 from draco.aggregators.rows import CUDA_WIDTH, blocks, check, finite_rows
+from draco.aggregators.rule import Matrix, RowsDeclaration
 from draco.lazy import Tensor, torch
 
 
 def finite_norms(
-    name: str, gradients: Tensor, f: int, *, bearable: int, centre: Tensor | None = None
+    declared: RowsDeclaration, gradients: Tensor, f: int, *, tolerated: int, centre: Tensor | None = None
 ) -> tuple[list[int], Matrix, bool]:
     """Return the finite rows, their squared distances (m,) to `centre` (d,) or zero, and whether they are float64's.
 
-    float32 does where it neither overflows nor underflows; what is not finite shows in it, so that such rows cost a
-    second look and others do not.
+    float32 does where it neither overflows nor underflows. NaN and Inf show in a float32 distance, so that only they
+    cost a second look.
 
     Raises:
         ValueError: as `finite_rows`.
     """
-    check(name, gradients, f)
+    check(declared, gradients, f)
     rows = list(range(len(gradients)))
     if not gradients.is_cuda and gradients.dtype == torch.float32:
         squares = squared_norms(gradients.detach(), rows, centre, np.float32)
@@ -34,7 +35,7 @@ def finite_norms(
             if low := [row for row in low if centre is None or not torch.equal(gradients[row], centre)]:
                 squares[low] = squared_norms(gradients.detach(), low, centre, np.float64)
             return rows, squares, False
-    rows = finite_rows(name, gradients, f, bearable=bearable)
+    rows = finite_rows(declared, gradients, f, tolerated=tolerated)
     return rows, squared_norms(gradients.detach(), rows, centre, np.float64), True
 
 

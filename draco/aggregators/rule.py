@@ -5,14 +5,34 @@ Shapes: n gradients (m of a job's, after decoding), d parameters, f declared Byz
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, Literal, get_args, get_origin
 
-from draco.declaration import Declaration
+import numpy as np
+import numpy.typing as npt
+
+from draco.declaration import Declaration, Option, OptionError
 from draco.lazy import Tensor
 
-Faults = Iterator[tuple[str, str]]  # (option, what is wrong with its value): ("neighbours", "must be at most ...")
+Matrix = npt.NDArray[np.float64]
+# (gram (n, n), f, precise) -> the weights (n,) of the rows in the result, and whether float32 products settle them.
+Weighing = Callable[[Matrix, int, bool], tuple[Matrix, bool]]
+# (gram (n, n), f) -> the weights (rows, n) in the mixed rows, and whether float32 products settle them.
+Mixing = Callable[[Matrix, int], tuple[Matrix, bool]]
+Faults = Iterator[tuple[str, str]]  # (option or "name", what is wrong): ("neighbours", "must be at most ...")
+
+_BOUNDS = {
+    "ge": ("at least", operator.ge), "gt": ("above", operator.gt), "le": ("at most", operator.le),
+    "lt": ("below", operator.lt),
+}  # fmt: skip
+
+
+def majority(f: int) -> int:
+    """Return the least n of which f are fewer than half."""
+    return 2 * f + 1
 
 
 def _none(n: int, f: int, given: Mapping[str, Any]) -> Faults:
@@ -20,17 +40,56 @@ def _none(n: int, f: int, given: Mapping[str, Any]) -> Faults:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuleDeclaration(Declaration):
-    """What a rule declares. Its function maps (gradients (n, d), *, f, options) to (d,)."""
+class RowsDeclaration(Declaration):
+    """What rules and pre-aggregators both declare."""
 
     least: Callable[[int], int]  # f -> least n
     faults: Callable[[int, int, Mapping[str, Any]], Faults] = _none  # (n, f, options): what does not go together
+
+    def check_options(self, n: int, f: int, **given: Any) -> None:
+        """Raise OptionError where an option is out of its bounds or does not go with n rows of which f are Byzantine.
+
+        Raises:
+            OptionError: as above.
+            ValueError: the rule itself cannot take so many rows.
+        """
+        for option, message in chain(_out_of_bounds(self.options, given), self.faults(n, f, given)):
+            if option in self.options:
+                raise OptionError(self.name, option, message)
+            raise ValueError(message)
+
+
+def _out_of_bounds(options: Mapping[str, Option], given: Mapping[str, Any]) -> Faults:
+    """Yield the given options that are no legal values by themselves, or that need another one."""
+    for name, value in given.items():
+        option = options.get(name)
+        if option is None or value is None:
+            continue
+        if get_origin(option.kind) is Literal and value not in get_args(option.kind):
+            yield name, f"must be one of {', '.join(get_args(option.kind))}, got {value!r}"
+        if not all(_BOUNDS[bound][1](value, limit) for bound, limit in option.bounds.items()):
+            legal = " and ".join(f"{_BOUNDS[bound][0]} {limit}" for bound, limit in option.bounds.items())
+            yield name, f"must be {legal}, got {value}"
+        needs = option.only_with
+        if needs is not None and value != option.default:
+            other = given.get(needs.option, options[needs.option].default)
+            if other not in needs.values:
+                yield name, f"must be {option.default} with {needs.option} {other}, got {value}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleDeclaration(RowsDeclaration):
+    """What a rule declares. Its function maps (gradients (n, d), *, f, options) to (d,)."""
+
     robust: bool = True  # it takes f; the mean does not
-    whole_rows: bool = False  # it looks at whole gradients, so that applied layer by layer it is another rule
+    # It looks at whole gradients and at nothing beside them: applied layer by layer it is another rule, which a job may
+    # ask for. Rules that remember or trust are not for single layers.
+    whole_rows: bool = False
     remembers: bool = False  # it starts at `centre` (d,), the last step's gradient, which a checkpoint then holds
     trusts: bool = False  # it takes `reference`, the place of the gradient of the worker that option `trusted` names
     by_coordinate: bool = False  # it looks at every coordinate by itself
-    weighing: Callable[..., Any] | None = None  # (n, f, **options) -> the weights of rows by their inner products
+    # (n, f, **options) -> the weights of rows by their inner products; for options it does not take, rows are needed.
+    weighing: Callable[..., Weighing] | None = None
 
     def __call__(self, gradients: Tensor, **arguments: Any) -> Tensor:
         """Reduce the gradients (n, d) to one (d,)."""
@@ -43,13 +102,13 @@ def _all(n: int, given: Mapping[str, Any]) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreAggregatorDeclaration(Declaration):
+class PreAggregatorDeclaration(RowsDeclaration):
     """What a pre-aggregator declares. Its function maps (gradients (n, d), *, f, options) to (rows, d)."""
 
-    least: Callable[[int], int]  # f -> least n
     remaining: Callable[[int, Mapping[str, Any]], int] = _all  # (n, options) -> rows that are left of n finite ones
     draws: bool = False  # it takes a `generator`
-    mixing: Callable[..., Any] | None = None  # (n, generator, **options) -> its mixing matrix; None: it does not mix
+    mixing: Callable[..., Mixing] | None = None  # (n, generator, **options) -> its mixing; None: it does not mix
+    compares: bool = False  # its mixing depends on the rows' inner products
 
     def __call__(self, gradients: Tensor, **arguments: Any) -> Tensor:
         """Mix or clip the gradients (n, d)."""

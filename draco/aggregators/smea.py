@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import combinations, islice
 from math import comb
+from typing import Any
 
 import numpy as np
 
-from draco.aggregators.gram import Matrix, Weighing, equal_weights, weigh
+from draco.aggregators.gram import equal_weights, weigh
 from draco.aggregators.rows import check
+from draco.aggregators.rule import Faults, Matrix, RuleDeclaration, Weighing, majority
 from draco.lazy import Tensor
 
 SUBSETS = 100_000  # a few seconds
@@ -26,15 +29,30 @@ def smea(gradients: Tensor, *, f: int = 0) -> Tensor:
     Raises:
         ValueError: n < 2f + 1, more than f rows hold NaN or Inf, or there are more than `SUBSETS` subsets.
     """
-    check("smea", gradients, f)
-    return weigh("smea", gradients, f, smea_weighing(len(gradients), f), bearable=f)
+    check(SMEA, gradients, f)  # before subsets are counted
+    return weigh(SMEA, gradients, f, smea_weighing(len(gradients), f), tolerated=f)
 
 
 def smea_weighing(n: int, f: int) -> Weighing:
     """Return what `weigh` asks to weight n rows as this rule does; ValueError where there are too many subsets."""
-    if comb(n, f) > SUBSETS:
-        raise ValueError(f"smea: n = {n} and f = {f} have {comb(n, f)} subsets; the most it looks at is {SUBSETS}")
+    SMEA.check_options(n, f)
     return _weights
+
+
+def _faults(n: int, f: int, given: Mapping[str, Any]) -> Faults:
+    if comb(n, f) > SUBSETS:
+        yield "name", f"smea with f = {f} looks at {comb(n, f)} subsets of {n} gradients; the most is {SUBSETS}"
+
+
+SMEA = RuleDeclaration(
+    name="smea",
+    function=smea,
+    text="the mean of the m - f rows whose covariance has the least greatest eigenvalue",
+    least=majority,
+    faults=_faults,
+    whole_rows=True,
+    weighing=smea_weighing,
+)
 
 
 def _weights(gram: Matrix, f: int, precise: bool) -> tuple[Matrix, bool]:
@@ -42,6 +60,7 @@ def _weights(gram: Matrix, f: int, precise: bool) -> tuple[Matrix, bool]:
     n = len(gram)
     subsets, values = combinations(range(n), n - f), list[Matrix]()
     while chunk := list(islice(subsets, CHUNK)):
+        # The Gram matrix of every subset about its own mean has the eigenvalues of the subset's covariance.
         chosen = np.array(chunk)
         parts = gram[chosen[:, :, None], chosen[:, None, :]]
         means = parts.mean(2, keepdims=True)

@@ -1,4 +1,4 @@
-"""Sorting networks, stripped to what a rule needs of the sorted values, over blocks of columns that fit the cache.
+"""Sorting networks, pruned to what a rule needs of the sorted values, over blocks of columns that fit the cache.
 
 Shapes: n values to sort, d parameters, m rows that are finite.
 """
@@ -18,8 +18,8 @@ from draco.lazy import Tensor, torch
 SORT_WIDTH = 24_576  # below torch's grain size of 32768, above which it hands every small call to its thread pool
 
 Pairs = list[tuple[int, int]]
-# What becomes of the value at a place of the sorted order: it is read on its own, summed with the others that are
-# summed, whichever is which, or dropped.
+# What becomes of the value at a place of the sorted order: it is read on its own, summed with others (whichever is
+# which), or dropped.
 READ, SUMMED, DROPPED = "read", "summed", "dropped"
 
 
@@ -78,6 +78,7 @@ def _merge(a: list[int], b: list[int], shifted: bool) -> tuple[Pairs, list[int]]
         return [], a + b
     if len(a) == len(b) == 1:
         return [(a[0], b[0])], a + b
+    # Merge every second wire of both runs, and the others likewise.
     if shifted:
         first, evens = _merge(a[1::2], b[::2], shifted)
         second, odds = _merge(a[::2], b[1::2], shifted)
@@ -86,6 +87,7 @@ def _merge(a: list[int], b: list[int], shifted: bool) -> tuple[Pairs, list[int]]
         first, evens = _merge(a[::2], b[::2], shifted)
         second, odds = _merge(a[1::2], b[1::2], shifted)
         order = [evens.pop(0)]
+    # In the two results laid side by side, only neighbours may be in the wrong order: one more exchange for each pair.
     both = list(zip(odds, evens, strict=False))
     order += [wire for pair in both for wire in pair] + odds[len(both) :] + evens[len(both) :]
     return first + second + both, order
@@ -99,10 +101,10 @@ def pruned(pairs: Pairs, fates: Sequence[str]) -> list[Comparator]:
     fate = list(fates)
     needed = []
     for low, high in reversed(pairs):
-        if fate[low] == fate[high] != READ:
+        if fate[low] == fate[high] != READ:  # dropped or summed alike: which is which does not matter
             continue
         needed.append(Comparator(low, high, fate[low] != DROPPED, fate[high] != DROPPED))
-        fate[low] = fate[high] = READ
+        fate[low] = fate[high] = READ  # the exchange reads both values
     return needed[::-1]
 
 
@@ -120,12 +122,13 @@ def compiled(n: int, network: list[Comparator]) -> Program:
     free: list[int] = []  # what was freed last is taken first: it is in the cache
     for low, high, keep_low, keep_high in network:
         a, b = place[low], place[high]
-        owned = [slot for slot in (a, b) if slot >= n]
-        if keep_low and keep_high:
+        owned = [slot for slot in (a, b) if slot >= n]  # scratch: nothing else reads these two values afterwards
+        if keep_low and keep_high:  # the smaller value takes a slot of its own
             if not free:
                 free, slots = [slots], slots + 1
             place[low] = free.pop()
             steps.append(Step(False, a, b, place[low]))  # a and b are read once more
+        # The last value written may take the place of one that is read: the call is elementwise.
         if not owned:
             if not free:
                 free, slots = [slots], slots + 1
@@ -164,6 +167,7 @@ def _sum_picked(
     scratch = gradients.new_empty(slots - len(rows) + 1, width)
     memory: Any = scratch if cuda else scratch.numpy()
     for start in range(0, len(out), max(width, 1)):
+        # The slots of this block: the rows where they are, then scratch; the last one is for multiplied values.
         stop = min(start + width, len(out))
         slot: list[Any] = [given[row, start:stop] for row in rows]
         slot += list(memory[:, : stop - start])
@@ -191,6 +195,7 @@ def mean_near_median(gradients: Tensor, rows: list[int], drop: int) -> Tensor:
     as the smallest; the value in the k-th place gives way to that in place k + kept, if that is nearer, for k = 0, 1
     and so on: once one does not, none after it does.
     """
+    # Read on their own: the median, and the values at both ends, which are compared. The rest is only summed.
     m, kept = len(rows), len(rows) - drop
     middle, upper = (m - 1) // 2, m // 2
     read = {*range(drop), *range(kept, m), *((middle, upper) if drop else ())}
@@ -199,7 +204,7 @@ def mean_near_median(gradients: Tensor, rows: list[int], drop: int) -> Tensor:
     def pick(values: list[Any]) -> list[Any]:
         nearest = values[:kept]
         if drop:
-            median = values[middle] * 0.5 + values[upper] * 0.5
+            median = values[middle] * 0.5 + values[upper] * 0.5  # halves first: the sum might overflow
             for k, high in enumerate(values[kept:]):
                 low = nearest[k % kept]
                 into = torch.asarray(low)  # shares the memory of a numpy array

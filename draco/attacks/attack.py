@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from draco.declaration import Declaration, Option
 from draco.lazy import Tensor
-
-if TYPE_CHECKING:  # an attack needs no scheme until it is called
-    from draco.schemes.scheme import SchemeDeclaration
+from draco.schemes import SchemeDeclaration
 
 
 def _suits_all(scheme: SchemeDeclaration) -> str | None:

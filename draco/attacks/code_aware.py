@@ -6,7 +6,6 @@ Shapes: see `scene`; parities as in `schemes.syndrome`, F (q, n) with F Z = 0 fo
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +13,7 @@ import numpy.typing as npt
 from draco.attacks.attack import AttackDeclaration, magnitude
 from draco.attacks.scene import Scene, noise, size
 from draco.lazy import Tensor, torch
-
-if TYPE_CHECKING:
-    from draco.schemes import Scheme
-    from draco.schemes.scheme import SchemeDeclaration
+from draco.schemes import Scheme, SchemeDeclaration
 
 Matrix = npt.NDArray[np.float64] | npt.NDArray[np.complex128]
 

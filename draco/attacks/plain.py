@@ -12,14 +12,11 @@ the reply's place. Shapes: see `scene`.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from draco.attacks.attack import AttackDeclaration, magnitude
 from draco.attacks.scene import Scene, noise, size
 from draco.lazy import Tensor, torch
-
-if TYPE_CHECKING:
-    from draco.schemes.scheme import SchemeDeclaration
+from draco.schemes import SchemeDeclaration
 
 
 def none(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene: Scene) -> Tensor:

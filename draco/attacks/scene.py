@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from draco.lazy import Tensor, torch
-
-if TYPE_CHECKING:  # an attack needs no scheme until it is called
-    from draco.schemes import Scheme
+from draco.schemes import Scheme
 
 
 class Scene(NamedTuple):

@@ -134,7 +134,7 @@ def cell_name(combination: Mapping[str, Any]) -> str:
 def _slug(axis: str, level: Any) -> str:
     level = expanded(axis, level)
     if axis in SECTIONS and isinstance(level, dict):
-        short = SECTIONS[axis][1]
+        short = SECTIONS[axis].short
         parts = [_plain(level.get(short, axis)), *(f"{k}{_plain(v)}" for k, v in level.items() if k != short)]
         return ".".join(parts)
     key = axis.rpartition(".")[2]
@@ -150,7 +150,9 @@ def _plain(value: Any) -> str:
 def _labels(axis: str, levels: Sequence[Any]) -> list[str]:
     """Return what tables show of an axis's levels: names where they tell the levels apart, else with the options."""
     whole = [expanded(axis, level) for level in levels]
-    names = [level.get(SECTIONS[axis][1]) if axis in SECTIONS and isinstance(level, dict) else None for level in whole]
+    names = [
+        level.get(SECTIONS[axis].short) if axis in SECTIONS and isinstance(level, dict) else None for level in whole
+    ]
     out = []
     for level, name in zip(whole, names, strict=True):
         if name is None:
@@ -158,6 +160,6 @@ def _labels(axis: str, levels: Sequence[Any]) -> list[str]:
         elif names.count(name) == 1:
             out.append(str(name))
         else:
-            options = [f"{key}={show(value)}" for key, value in level.items() if key != SECTIONS[axis][1]]
+            options = [f"{key}={show(value)}" for key, value in level.items() if key != SECTIONS[axis].short]
             out.append(" ".join([str(name), *options]))
     return out

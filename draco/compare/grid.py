@@ -11,9 +11,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 
 from draco.errors import JobError
-from draco.job.fields import SECTIONS, Section
+from draco.job.fields import SECTIONS
 from draco.job.messages import nearest, show
 from draco.job.reading import load_yaml
+from draco.job.unions import Section
 
 _AS_TUPLE = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 Partial = dict[str, Any]  # axis -> value or list of values
@@ -137,7 +138,7 @@ def _check_rule(grid: Grid, part: str, rule: Partial) -> Iterator[str]:
 
 def expanded(key: str, value: Any) -> Any:
     """Write out the shorthand of a section: `cyclic` is `{name: cyclic}`."""
-    return {SECTIONS[key][1]: value} if key in SECTIONS and isinstance(value, str) else value
+    return {SECTIONS[key].short: value} if key in SECTIONS and isinstance(value, str) else value
 
 
 def is_meant(axis: str, level: Any, wanted: Any) -> bool:

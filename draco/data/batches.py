@@ -1,9 +1,9 @@
 """From a prepared data set to batches: samples cut out, augmented and normalised."""
 
-import torch
-from torch import Tensor
+from __future__ import annotations
 
 from draco.data.folder import Split
+from draco.lazy import Tensor, torch
 
 PADDING = 4  # pixels that the augmentation adds on each side, as in the original Draco's loaders (src/util.py)
 

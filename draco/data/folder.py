@@ -4,6 +4,8 @@
 (sizes and sha256). It appears by one rename, so two processes may prepare at once and neither sees half a data set.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import logging
@@ -15,13 +17,12 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from draco.data.datasets import DATASETS, dataset_info
 from draco.data.info import PARTS, Arrays, DatasetInfo, Request
 from draco.data.originals import find_originals
 from draco.errors import MissingError
+from draco.lazy import Tensor, torch
 
 logger = logging.getLogger(__name__)
 

@@ -8,13 +8,14 @@ and a shard holds at least the worker's slice of a batch of B <= N samples, sinc
 N // n + (i < N % n) grows with N.
 """
 
+from __future__ import annotations
+
 from bisect import bisect_left
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
+from draco.lazy import Tensor, torch
 from draco.sampling import derive_seed, partition_bounds
 
 Counts = npt.NDArray[np.int64]

@@ -1,22 +1,19 @@
 """What is wrong with a job whose single fields are right, and what a user may not have meant."""
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from draco.job.fields import SECTIONS, Data, Job, Schedule, applies_to
+from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
+from draco.data.datasets import DATASETS
+from draco.declaration import OptionError
+from draco.job.fields import SECTIONS, Data, Job
 from draco.job.messages import legal_values, properties, show
-from draco.job.numbers import (
-    DESIGNED,
-    FALLIBLE,
-    aggregator_f,
-    bad,
-    decoded,
-    group_size,
-    liars,
-    partitions,
-    structure,
-)
+from draco.job.numbers import aggregator_f, attack, byzantine_count, sizes, structure
+from draco.job.unions import only_with
+from draco.models import MODELS, model_fault
+from draco.schemes import SCHEMES
+
+SCHEME = ("workers", "scheme.name", "scheme.adversaries", "scheme.redundancy")  # what sizes follow from
 
 
 class Fault(NamedTuple):
@@ -29,70 +26,60 @@ class Fault(NamedTuple):
 
 def check(job: Job) -> list[Fault]:
     """Return what is wrong with a job whose single fields are right."""
-    found = [*_check_options(job), *_check_numbers(job), *_check_own(job), *_check_attack(job)]
-    return [*found, *_check_training(job), *_check_tables(job)]
+    found = list(_check_options(job))
+    told = {fault.path for fault in found}
+    others = (_check_scheme, _check_own, _check_attack, _check_training, _check_data)
+    return [*found, *(fault for checked in others for fault in checked(job) if fault.path not in told)]
 
 
 def _check_options(job: Job) -> Iterator[Fault]:
-    """Yield the options that were given though they do not apply to the section's name."""
-    for key, (kind, short) in SECTIONS.items():
+    """Yield the options that were given though another option has a value with which they do not apply."""
+    for key in SECTIONS:
         section = getattr(job, key)
-        for option in kind.model_fields:
-            names = applies_to(kind, option)
-            if option in section.model_fields_set and names and getattr(section, short) not in names:
-                message = f"applies to {', '.join(names)}; {key}.{short} is {getattr(section, short)}: leave it out"
-                yield Fault(f"{key}.{option}", message, (f"{key}.{short}",))
-    for step in job.aggregator.pre:
-        for option in step.model_fields_set - {"name"}:
-            if step.name not in (names := applies_to(type(step), option)):
-                message = f"{option} applies to {', '.join(names)}, not to {step.name}: leave it out"
-                yield Fault("aggregator.pre", message)
+        for option, field in type(section).model_fields.items():
+            needed = only_with(type(section), option)
+            if needed is None or getattr(section, option) == field.default:
+                continue
+            if getattr(section, needed.option) not in needed.values:
+                message = f"applies only with {needed.option}: {' or '.join(needed.values)}: leave it out"
+                yield Fault(f"{key}.{option}", message, (f"{key}.{needed.option}", f"{key}.name"))
 
 
-def _has_batch_norm(model: str) -> bool:
-    return model.startswith("resnet") or model.endswith("_bn")
-
-
-def _check_numbers(job: Job) -> Iterator[Fault]:
-    """Yield what does not go together in n, s, r and B."""
-    n, s = job.workers, job.scheme.adversaries
-    about = ("workers", "scheme.name", "scheme.adversaries", "scheme.redundancy")
-    needed = s if job.scheme.name == "uncoded" else 2 * s + 1
+def _check_scheme(job: Job) -> Iterator[Fault]:
+    """Yield what does not go together in n, s, the scheme's options, B and the aggregator."""
+    name, n, s = job.scheme.name, job.workers, job.scheme.adversaries
+    scheme, needed = SCHEMES[name], SCHEMES[name].least(s, structure(job))
+    about = (*SCHEME, *(f"scheme.{option}" for option in scheme.options))
+    if job.wire.dtype != "float32" and scheme.dtype != "float32":
+        message = f"{name}'s replies are {scheme.dtype}, which {job.wire.dtype} cannot carry: must be float32"
+        yield Fault("wire.dtype", message, ("scheme.name",))
     if needed > n:
-        yield Fault("scheme.adversaries", f"{s} needs at least {needed} workers, got {n}", about[:2])
-    elif job.scheme.name == "repetition" and not needed <= group_size(job) <= n:
-        message = f"must be from 2s+1 = {needed} to {n} workers, got {group_size(job)}"
-        yield Fault("scheme.redundancy", message, about)
-    k, per = partitions(job), 2 if _has_batch_norm(job.model) else 1
+        yield Fault("scheme.adversaries", f"{s} needs at least {needed} workers, got {n}", SCHEME[:2])
+        return
+    try:
+        k = sizes(job).partitions
+    except OptionError as e:
+        yield Fault(f"scheme.{e.option}", e.message, about)
+        return
+    except ValueError as e:
+        yield Fault("scheme.name", str(e), about)
+        return
+    per = 2 if MODELS[job.model].batch_norm else 1
     if job.batch_size < per * k:
         why = f" and {job.model}'s batch norm at least 2 samples in each" if per == 2 else ""
-        message = (
-            f"must be at least {per * k}: {job.scheme.name} cuts it into {k} partitions{why}, got {job.batch_size}"
-        )
+        message = f"must be at least {per * k}: {name} cuts it into {k} partitions{why}, got {job.batch_size}"
         yield Fault("batch_size", message, (*about, "model"))
-    if job.scheme.vote == "exact" and "tolerance" in job.scheme.model_fields_set:
-        yield Fault(
-            "scheme.tolerance", "does not apply to vote: exact, which compares bits: leave it out", ("scheme.vote",)
-        )
-    if job.scheme.inside is not None and job.scheme.name == "approximate" and job.scheme.code != "stochastic_block":
-        yield Fault("scheme.inside", "applies to code: stochastic_block: leave it out", ("scheme.code", "scheme.name"))
-    if job.scheme.name == "election" and job.wire.dtype != "float32":
-        message = f"election sends bits, which {job.wire.dtype} cannot carry: must be float32"
-        yield Fault("wire.dtype", message, ("scheme.name",))
-    if job.scheme.name == "cyclic_dft" and job.wire.dtype != "float32":
-        message = f"cyclic_dft sends complex numbers, which {job.wire.dtype} cannot carry: must be float32"
-        yield Fault("wire.dtype", message, ("scheme.name",))
+    yield from _check_aggregator(job)
 
 
 def _check_own(job: Job) -> Iterator[Fault]:
     """Yield what does not go together where workers have samples or momentum of their own."""
     data, local, scheme = job.data, job.local, job.scheme.name
+    individual = SCHEMES[scheme].individual
     if data.split == "dirichlet" and data.alpha is None:
         legal = legal_values("alpha", properties(Data)["alpha"]).removesuffix(", or null")
         yield Fault("data.alpha", f"is missing; dirichlet needs {legal}", ("data.split",))
-    if data.split != "dirichlet" and data.alpha is not None:
-        yield Fault("data.alpha", f"applies to dirichlet; data.split is {data.split}: leave it out", ("data.split",))
-    if scheme != "uncoded":
+    if not individual:
         common = f"{scheme} encodes gradients of partitions that all workers share"
         own = {"local.momentum": local.momentum > 0, "local.clip": local.clip is not None}
         if data.split != "iid":
@@ -107,68 +94,66 @@ def _check_own(job: Job) -> Iterator[Fault]:
 
 
 def _check_attack(job: Job) -> Iterator[Fault]:
-    attack, n = job.attack, job.workers
-    if attack.name == "none":
+    if attack(job) is None:
         return
+    given, n = job.attack, job.workers
     about = (
         "workers", "attack.name", "attack.ranks", "attack.adversaries", "attack.fraction", "scheme.adversaries"
     )  # fmt: skip
-    yield from _check_liars(job, about)
-    yield from _check_attack_options(job, about)
-    if attack.until_step is not None and attack.until_step < attack.from_step:
-        message = f"must be at least attack.from_step = {attack.from_step}, got {attack.until_step}"
+    yield from _check_count(job, about)
+    yield from _check_attack_needs(job, (*about, "scheme.name"))
+    if given.until_step is not None and given.until_step < given.from_step:
+        message = f"must be at least attack.from_step = {given.from_step}, got {given.until_step}"
         yield Fault("attack.until_step", message, ("attack.from_step",))
-    if attack.ranks is None:
+    if given.ranks is None:
         return
-    ranks = show(list(attack.ranks))
-    if len(set(attack.ranks)) < len(attack.ranks):
+    ranks = show(list(given.ranks))
+    if len(set(given.ranks)) < len(given.ranks):
         yield Fault("attack.ranks", f"must be distinct, got {ranks}")
-    if max(attack.ranks) > n:
+    if max(given.ranks) > n:
         yield Fault("attack.ranks", f"must be from 1 to {n} workers, got {ranks}", ("workers",))
-    if attack.adversaries not in (None, len(attack.ranks)):
-        yield Fault("attack.ranks", f"must be attack.adversaries = {attack.adversaries} ranks, got {ranks}", about)
-    if attack.who != "fixed":
-        message = f"are fixed ranks and attack.who is {attack.who}: give one of the two"
+    if given.adversaries not in (None, len(given.ranks)):
+        yield Fault("attack.ranks", f"must be attack.adversaries = {given.adversaries} ranks, got {ranks}", about)
+    if given.who != "fixed":
+        message = f"are fixed ranks and attack.who is {given.who}: give one of the two"
         yield Fault("attack.ranks", message, ("attack.who",))
 
 
-def _check_liars(job: Job, about: tuple[str, ...]) -> Iterator[Fault]:
-    """Yield what does not go together in how many lie."""
-    attack, n = job.attack, job.workers
-    if attack.fraction is not None:
+def _check_count(job: Job, about: tuple[str, ...]) -> Iterator[Fault]:
+    """Yield what does not go together in how many are Byzantine."""
+    given, n = job.attack, job.workers
+    if given.fraction is not None:
         for other in ("adversaries", "ranks"):
-            if getattr(attack, other) is not None:
+            if getattr(given, other) is not None:
                 yield Fault("attack.fraction", f"must be left out beside attack.{other}", about)
-        if liars(job) == 0:
-            message = f"must be at least 1/{n}, one worker of {n}, got {attack.fraction}"
+        if byzantine_count(job) == 0:
+            message = f"must be at least 1/{n}, one worker of {n}, got {given.fraction}"
             yield Fault("attack.fraction", message, about)
-    elif liars(job) == 0:
-        yield Fault("attack.adversaries", f"{attack.name} needs at least 1 liar, got scheme.adversaries = 0", about)
-    if attack.adversaries is not None and attack.adversaries > n:
-        yield Fault("attack.adversaries", f"{attack.adversaries} liars need as many workers, got {n}", about)
+    elif byzantine_count(job) == 0:
+        message = f"{given.name} needs at least 1 Byzantine worker, got scheme.adversaries = 0"
+        yield Fault("attack.adversaries", message, about)
+    if given.adversaries is not None and given.adversaries > n:
+        message = f"{given.adversaries} Byzantine workers need as many workers, got {n}"
+        yield Fault("attack.adversaries", message, about)
 
 
-def _check_attack_options(job: Job, about: tuple[str, ...]) -> Iterator[Fault]:
-    """Yield what an attack cannot do in this job. The tables of attacks import torch: load late."""
-    from draco.attacks import PROJECTIONS, alie_z
-
-    attack, count, scheme = job.attack, liars(job), job.scheme.name
-    about = (*about, "scheme.name")
-    if attack.name in ("alie", "alie_optimised", "ipm", "ipm_optimised", "mimic") and count >= job.workers:
-        yield Fault("attack.name", f"{attack.name} needs an honest worker, {count} of {job.workers} lie", about)
-    elif attack.name == "alie" and attack.z is None:
+def _check_attack_needs(job: Job, about: tuple[str, ...]) -> Iterator[Fault]:
+    """Yield what the attack cannot do in this job."""
+    declared, given, count = attack(job), job.attack, byzantine_count(job)
+    assert declared is not None
+    if declared.needs_honest and count >= job.workers:
+        message = f"{given.name} needs an honest worker, {count} of {job.workers} are Byzantine"
+        yield Fault("attack.name", message, about)
+    elif declared.usual_strength and declared.strength and given.get(declared.strength) is None:
         try:
-            alie_z(job.workers, count)
+            declared.usual_strength(job.workers, count)
         except ValueError as e:
-            yield Fault("attack.z", f"is missing: {e}", about)
-    if attack.name == "orthogonal_to_projection" and scheme not in PROJECTIONS:
-        known = " and ".join(PROJECTIONS)
-        yield Fault("attack.name", f"orthogonal_to_projection knows {known}, which project; {scheme} does not", about)
-    if attack.name == "tiny" and scheme == "uncoded":
-        yield Fault("attack.name", "tiny hides below the tolerance of a code; uncoded has none", about)
-    if attack.name == "silent" and (attack.who != "fixed" or attack.until_step is not None):
+            yield Fault(f"attack.{declared.strength}", f"is missing: {e}", about)
+    if fault := declared.fault(SCHEMES[job.scheme.name]):
+        yield Fault("attack.name", fault, about)
+    if declared.lasting and (given.who != "fixed" or given.until_step is not None):
         message = (
-            "silent is for good, as a worker that owes an answer gets no task: needs attack.who fixed and no "
+            f"{given.name} is for good, as a worker that owes an answer gets no task: needs attack.who fixed and no "
             "attack.until_step"
         )
         yield Fault("attack.name", message, ("attack.who", "attack.until_step"))
@@ -182,46 +167,18 @@ def _check_training(job: Job) -> Iterator[Fault]:
         yield Fault(
             "epochs", f"must be left out beside steps, got steps {job.steps} and epochs {job.epochs}", ("steps",)
         )
-    if job.optimizer.nesterov and job.optimizer.momentum == 0:
+    if job.optimizer.get("nesterov") and not job.optimizer.get("momentum"):
         yield Fault("optimizer.nesterov", "needs a momentum above 0, got 0", ("optimizer.momentum", "optimizer.name"))
-    schedule = job.schedule
-    for name, option in (("step", "step_size_steps"), ("multistep", "milestones"), ("exponential", "gamma")):
-        given = option in schedule.model_fields_set and getattr(schedule, option) is not None
-        if schedule.name == name and not given:
-            legal = legal_values(option, properties(Schedule)[option])
-            yield Fault(
-                f"schedule.{option}", f"is missing; {name} needs {legal}".removesuffix(", or null"), ("schedule.name",)
-            )
-    stones = schedule.milestones or ()
+    stones, warmup = job.schedule.get("milestones") or (), job.schedule.warmup_steps
     if list(stones) != sorted(set(stones)):
         yield Fault("schedule.milestones", f"must increase, got {show(list(stones))}")
-    if job.steps is not None and schedule.warmup_steps >= job.steps and schedule.warmup_steps:
-        message = f"must be fewer than the job's {job.steps} steps, got {schedule.warmup_steps}"
+    if job.steps is not None and warmup >= job.steps and warmup:
+        message = f"must be fewer than the job's {job.steps} steps, got {warmup}"
         yield Fault("schedule.warmup_steps", message, ("steps",))
 
 
-def _check_tables(job: Job) -> Iterator[Fault]:
-    """Yield what the tables of schemes, aggregators, models and data sets refuse. They import torch: load late."""
-    from draco.data import DATASETS
-    from draco.models import model_fault
-    from draco.schemes import build
-
-    if job.scheme.name in ("cyclic", "cyclic_dft") and 2 * job.scheme.adversaries < job.workers:
-        try:  # the only schemes that refuse numbers for another reason than that they are too small: precision
-            build(job.scheme.name, workers=job.workers, adversaries=job.scheme.adversaries)
-        except ValueError as e:
-            yield Fault("scheme.adversaries", str(e), ("workers", "scheme.name"))
-    scheme, n, s = job.scheme.name, job.workers, job.scheme.adversaries
-    possible = scheme != "repetition" or group_size(job) <= n
-    if scheme in FALLIBLE or (scheme in (*DESIGNED, "solon") and 2 * s < n):
-        try:
-            build(scheme, workers=n, adversaries=s, **structure(job))
-        except ValueError as e:
-            possible = False
-            options = [f"scheme.{key}" for key in ("redundancy", "design", "code", "inside", "stragglers", "parts")]
-            yield Fault("scheme.name", str(e), ("workers", "scheme.adversaries", *options))
-    if possible:
-        yield from _check_aggregator(job)
+def _check_data(job: Job) -> Iterator[Fault]:
+    """Yield what does not go together in data, model and batch."""
     info = DATASETS[job.data.name]
     if job.data.augment and not info.augment:
         yield Fault("data.augment", f"{job.data.name} has no augmentation: must be false or left out", ("data.name",))
@@ -237,66 +194,62 @@ def _check_tables(job: Job) -> Iterator[Fault]:
 
 def _check_aggregator(job: Job) -> Iterator[Fault]:
     """Yield why the decoded gradients are not what the aggregator, or something before it, can work with."""
-    from draco.aggregators import minimum_workers, remaining
-    from draco.aggregators.smea import SUBSETS
-
-    spec, m, f = job.aggregator, decoded(job), aggregator_f(job)
-    about = ("workers", "scheme.name", "scheme.adversaries", "scheme.redundancy", "aggregator.f", "aggregator.pre")
+    spec, rule, m, f = job.aggregator, AGGREGATORS[job.aggregator.name], sizes(job).gradients, aggregator_f(job)
+    about = (*SCHEME, "aggregator.f", "aggregator.pre")
     left = f"{job.scheme.name} leaves {m} of {job.workers} workers' replies"
     for step in spec.pre:
-        if m < (needed := minimum_workers(step.name, f)):
+        pre = PRE_AGGREGATORS[step.name]
+        if m < (needed := pre.least(f)):
             yield Fault("aggregator.pre", f"{step.name} with f = {f} needs at least {needed} gradients, {left}", about)
             return
-        if (fewer := remaining(step.name, m, size=step.size)) < m:
+        if (fewer := pre.remaining(m, step.given())) < m:
             m, left = fewer, f"{left} and {step.name} {fewer}"
-    if m < (needed := minimum_workers(spec.name, f)):
+    if m < (needed := rule.least(f)):
         yield Fault("aggregator.name", f"{spec.name} with f = {f} needs at least {needed} gradients, {left}", about)
         return
-    for option, most, words in (("m", m - f, "m - f"), ("neighbours", m - f - 1, "m - f - 1")):
-        value = getattr(spec, option)
-        if value is not None and value > most:
-            message = f"must be at most {words} = {most} of m = {m} gradients, got {value}"
-            yield Fault(f"aggregator.{option}", message, (*about, "aggregator.name"))
-    if spec.groups is not None and not 2 * f + 1 <= spec.groups <= m:
-        message = f"must be from 2f + 1 = {2 * f + 1} to m = {m} gradients, got {spec.groups}"
-        yield Fault("aggregator.groups", message, (*about, "aggregator.name"))
-    if spec.name == "smea" and math.comb(m, f) > SUBSETS:
-        message = f"smea with f = {f} looks at {math.comb(m, f)} subsets of {m} gradients; the most is {SUBSETS}"
-        yield Fault("aggregator.name", message, about)
-    if spec.nu and spec.backend == "hdmedians":
-        yield Fault("aggregator.nu", "must be 0 with backend: hdmedians", ("aggregator.backend", "aggregator.name"))
-    if spec.name == "monna" and (job.scheme.name != "uncoded" or spec.pre):
-        message = "monna trusts the gradient of one worker: it needs scheme: uncoded and nothing in aggregator.pre"
-        yield Fault("aggregator.name", message, ("scheme.name", "aggregator.pre"))
-    if spec.name == "monna" and spec.trusted > job.workers:
-        yield Fault("aggregator.trusted", f"must be one of {job.workers} workers, got {spec.trusted}", ("workers",))
+    for option, message in rule.faults(m, f, spec.given()):
+        yield Fault(f"aggregator.{option}", message, (*about, "aggregator.name"))
+    if rule.trusts:
+        if not SCHEMES[job.scheme.name].individual or spec.pre:
+            message = (
+                f"{spec.name} trusts the gradient of one worker: it needs scheme: uncoded and nothing in aggregator.pre"
+            )
+            yield Fault("aggregator.name", message, ("scheme.name", "aggregator.pre"))
+        if (trusted := spec.get("trusted")) > job.workers:
+            message = f"must be one of {job.workers} workers, got {trusted}"
+            yield Fault("aggregator.trusted", message, ("workers",))
 
 
 def warnings(job: Job) -> list[str]:
     """Return a sentence for everything that is allowed but that a user may not have meant."""
     found: list[str] = []
-    lie, s, scheme, rule = liars(job), job.scheme.adversaries, job.scheme.name, job.aggregator.name
-    if scheme != "uncoded" and lie > s:
-        found.append(f"attack: {lie} workers lie but {scheme} is built for {s}: steps may fail or be wrong")
-    if scheme == "uncoded" and rule == "mean" and not job.aggregator.pre and (lie or s):
-        found.append(f"scheme: uncoded with mean bears no adversary, and {max(lie, s)} are expected: nothing defends")
-    if job.attack.name == "alie" and job.attack.z is None:
-        from draco.attacks import alie_z
-
-        if (z := alie_z(job.workers, lie)) <= 0:
+    s, scheme, rule, (_, m, bad) = job.scheme.adversaries, job.scheme.name, job.aggregator.name, sizes(job)
+    individual, robust, f = SCHEMES[scheme].individual, AGGREGATORS[rule].robust, aggregator_f(job)
+    count = byzantine_count(job)
+    if not individual and count > s:
+        found.append(f"attack: {count} workers are Byzantine but {scheme} is built for {s}: steps may fail or be wrong")
+    if individual and not robust and not job.aggregator.pre and (count or s):
+        expected = max(count, s)
+        found.append(
+            f"scheme: {scheme} with {rule} tolerates no adversary, and {expected} are expected: nothing defends"
+        )
+    given = attack(job)
+    if given and given.strength and given.usual_strength and job.attack.get(given.strength) is None:
+        strength = given.usual_strength(job.workers, count)
+        if strength <= 0:
             found.append(
-                f"attack: alie's formula gives z = {z:.3g} for {lie} liars among {job.workers} workers, which does "
-                "no harm: set attack.z, or let more lie"
+                f"attack: {given.name}'s formula gives {given.strength} = {strength:.3g} for {count} Byzantine workers "
+                f"among {job.workers}, which does no harm: set attack.{given.strength}, or let more attack"
             )
-    if scheme == "uncoded" and rule != "mean" and lie > aggregator_f(job):
-        found.append(f"attack: {lie} workers lie but {rule} is set to bear f = {aggregator_f(job)}")
-    if scheme in FALLIBLE and aggregator_f(job) < bad(job):
-        bears = "bears none" if rule == "mean" else f"is set to bear f = {aggregator_f(job)}"
-        found.append(f"aggregator: liars may win or spoil {bad(job)} gradients after {scheme}, and {rule} {bears}")
-    if rule != "mean" and decoded(job) == 1:
+    if individual and robust and count > f:
+        found.append(f"attack: {count} workers are Byzantine but {rule} is set to tolerate f = {f}")
+    if not individual and f < bad:
+        tolerates = f"is set to tolerate f = {f}" if robust else "tolerates none"
+        found.append(f"aggregator: adversaries may win or spoil {bad} gradients after {scheme}, and {rule} {tolerates}")
+    if robust and m == 1:
         found.append(f"aggregator: {scheme} leaves one gradient, so {rule} has nothing to choose from")
-    if job.local.momentum and job.optimizer.momentum:
+    if job.local.momentum and job.optimizer.get("momentum"):
         found.append("local.momentum: optimizer.momentum averages over steps once more, at the server")
-    if job.steps is not None and any(stone >= job.steps for stone in job.schedule.milestones or ()):
+    if job.steps is not None and any(stone >= job.steps for stone in job.schedule.get("milestones") or ()):
         found.append(f"schedule.milestones: some lie at or beyond the last step, {job.steps}, and change nothing")
     return found

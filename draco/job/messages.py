@@ -3,9 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, get_args
+from typing import Any
 
-from draco.job.fields import LISTED, SECTIONS, Job, Section
+from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job
+from draco.job.unions import Part, Section
 
 
 @cache
@@ -17,15 +18,29 @@ def properties(kind: type[Section]) -> dict[str, Any]:
 
 def field_message(keys: Sequence[str], tree: Mapping[str, Any]) -> str:
     """Say what is wrong with the one field `keys` of `tree`."""
-    kind, key = (Job, keys[0]) if len(keys) == 1 else (SECTIONS[keys[0]][0], keys[1])
-    legal = legal_values(key, properties(kind)[key])
     part = tree if len(keys) == 1 else tree[keys[0]]
+    kind = Job if len(keys) == 1 else SECTIONS[keys[0]].kind(part)
+    assert kind is not None  # wrong names are told of before
+    key = keys[-1]
+    legal = legal_values(key if len(keys) == 1 else "", properties(kind)[key])
     if key not in part:
         return f"is missing; must be {legal}"
-    value = part[key]
-    names = [name for name in get_args(kind.model_fields[key].annotation) if isinstance(name, str)]
+    names = properties(kind)[key].get("enum", [])
+    return f"must be {legal}, got {show(part[key])}{_slip(part[key], names)}"
+
+
+def name_message(part: Part, values: Mapping[str, Any]) -> str:
+    """Say what is wrong with the name of a section."""
+    legal = f"one of {', '.join(part.kinds)}"
+    if part.short not in values:
+        return f"is missing; must be {legal}"
+    name = values[part.short]
+    return f"must be {legal}, got {show(name)}{_slip(name, list(part.kinds))}"
+
+
+def _slip(value: Any, names: Sequence[str]) -> str:
     near = nearest(value, names) if isinstance(value, str) else []
-    return f"must be {legal}, got {show(value)}" + (f"; did you mean {near[0]}?" if near else "")
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 _TYPES = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
@@ -33,12 +48,11 @@ _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at mo
 
 
 def legal_values(key: str, schema: Mapping[str, Any]) -> str:
-    """Say in words which values a field's JSON Schema allows."""
-    if key in SECTIONS or "$ref" in schema:
-        kind, short = SECTIONS[key] if key in SECTIONS else (LISTED[schema["$ref"].rpartition("/")[2]], "name")
-        names = ", ".join(get_args(kind.model_fields[short].annotation))
-        either = f"one of {names}, or " if names else ""
-        return f"{either}a mapping with the keys {', '.join(kind.model_fields)}"
+    """Say in words which values a field's JSON Schema allows; `key` is that of a field of the job, or empty."""
+    if key in SECTIONS:
+        return _legal_section(SECTIONS[key])
+    if "discriminator" in schema:
+        return _legal_section(PRE_AGGREGATOR)
     if "anyOf" in schema:
         return ", or ".join("null" if part == {"type": "null"} else legal_values("", part) for part in schema["anyOf"])
     if "enum" in schema:
@@ -51,6 +65,13 @@ def legal_values(key: str, schema: Mapping[str, Any]) -> str:
         return f"lower-case words and numbers joined by hyphens, at most {schema['maxLength']} characters"
     bounds = [f"{words} {schema[bound]}" for bound, words in _BOUNDS.items() if bound in schema]
     return " ".join([_TYPES[schema["type"]], " and ".join(bounds)]).strip()
+
+
+def _legal_section(part: Part) -> str:
+    keys = dict.fromkeys(key for kind in part.kinds.values() for key in kind.model_fields)
+    names = list(part.kinds) if "" not in part.kinds else properties(part.kinds[""])[part.short].get("enum", [])
+    either = f"one of {', '.join(names)}, or " if names else ""
+    return f"{either}a mapping with the keys {', '.join(keys)}"
 
 
 def show(value: Any) -> str:

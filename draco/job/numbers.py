@@ -1,24 +1,33 @@
 """What follows from a job's fields: who computes how much, how many may be bad, how long it goes on.
 
-Letters as in `fields`: n workers, s adversaries, r redundancy, k partitions, m gradients after decoding, f bad ones.
+Letters as in `fields`: n workers, s adversaries, k partitions, m gradients after decoding, f bad ones.
 """
 
 import math
+from functools import lru_cache
 from typing import Any
 
-from draco.job.fields import Job, Scheme, applies_to
+from draco.aggregators import AGGREGATORS
+from draco.attacks import ATTACKS
+from draco.attacks.attack import AttackDeclaration
+from draco.job.fields import AttackSection, Job
+from draco.schemes import SCHEMES, Sizes
 
-GROUPED = ("repetition", "detox")  # schemes whose workers fall into groups of one partition each
-FALLIBLE = ("detox", "placement")  # schemes with a vote that adversaries within their promise may win here and there
-DESIGNED = ("approximate", "election")  # schemes with a choice of designs, some of them drawn
+
+def structure(job: Job) -> dict[str, Any]:
+    """Return the options of the job's scheme that `draco.schemes.build` takes."""
+    return SCHEMES[job.scheme.name].arguments(job.scheme.given())
 
 
-def partitions(job: Job) -> int:
-    """Return k, the number of partitions that a step's batch is cut into; 1 where there are too few workers."""
-    n, r = job.workers, group_size(job)
-    if job.scheme.name == "placement":
-        return max(math.comb(n, r) if job.scheme.design == "subset" else (n // r) ** 2, 1)
-    return max(n // r, 1) if job.scheme.name in GROUPED else n
+@lru_cache(maxsize=256)
+def sizes(job: Job) -> Sizes:
+    """Return k, m and how many of the m the scheme's adversaries may make bad.
+
+    Raises:
+        ValueError: there is no such scheme for the job's numbers; `check` reports it.
+    """
+    scheme = SCHEMES[job.scheme.name]
+    return scheme.sizes(job.workers, job.scheme.adversaries, **structure(job))
 
 
 def keeps_rows(job: Job) -> bool:
@@ -26,59 +35,29 @@ def keeps_rows(job: Job) -> bool:
     return job.data.split != "iid" or job.local.momentum > 0
 
 
-def group_size(job: Job) -> int:
-    """Return r, the workers on a partition, in groups before leftover workers join them."""
-    usual = 2 * job.scheme.adversaries + 1 if job.scheme.name == "repetition" else 3
-    return job.scheme.redundancy or usual
-
-
-def bad(job: Job) -> int:
-    """Return how many of the decoded gradients the scheme's adversaries may make wrong or leave without a majority.
-
-    A code takes out up to s liars, so after it every gradient is good; of DETOX and a placement they may win votes.
-    """
-    s = job.scheme.adversaries
-    if job.scheme.name not in FALLIBLE:
-        return s if job.scheme.name == "uncoded" else 0
-    from draco.schemes import build  # imports torch: late
-
-    try:
-        return build(job.scheme.name, workers=job.workers, adversaries=s, **structure(job)).bad
-    except ValueError:  # which `check` reports
-        return s
-
-
 def aggregator_f(job: Job) -> int:
-    """Return f, the number of bad ones among the m decoded gradients that the aggregator must bear; see `bad`."""
-    if job.aggregator.name == "mean" and not job.aggregator.pre:
+    """Return f, the number of bad ones among the m decoded gradients that the aggregator must tolerate."""
+    if not AGGREGATORS[job.aggregator.name].robust and not job.aggregator.pre:
         return 0
-    return bad(job) if job.aggregator.f is None else job.aggregator.f
+    given = job.aggregator.get("f")
+    return sizes(job).bad if given is None else int(given)
 
 
-def structure(job: Job) -> dict[str, Any]:
-    """Return the options that decide who computes what, as `draco.schemes.build` takes them."""
-    options = {
-        key: getattr(job.scheme, key) for key in ("redundancy", "design", "code", "inside", "stragglers", "parts")
-    }
-    names = {key: applies_to(Scheme, key) for key in options}
-    return {key: value for key, value in options.items() if value is not None and job.scheme.name in names[key]}
+def attack(job: Job) -> AttackDeclaration | None:
+    """Return what the job's attack declares; None: nobody attacks."""
+    return ATTACKS[job.attack.name] if isinstance(job.attack, AttackSection) else None
 
 
-def decoded(job: Job) -> int:
-    """Return m, the number of gradients that decoding leaves for the aggregator."""
-    return 1 if job.scheme.name in ("cyclic", "cyclic_dft", "approximate", "election", "solon") else partitions(job)
-
-
-def liars(job: Job) -> int:
-    """Return the number of workers that lie at each step."""
-    attack = job.attack
-    if attack.name == "none":
+def byzantine_count(job: Job) -> int:
+    """Return the number of workers that are made Byzantine at each step."""
+    if attack(job) is None:
         return 0
-    if attack.adversaries is not None:
-        return attack.adversaries
-    if attack.fraction is not None:
-        return math.floor(attack.fraction * job.workers + 1e-9)  # 0.29 * 100 is 28.999...
-    return len(attack.ranks) if attack.ranks is not None else job.scheme.adversaries
+    given = job.attack
+    if given.adversaries is not None:
+        return given.adversaries
+    if given.fraction is not None:
+        return math.floor(given.fraction * job.workers + 1e-9)  # 0.29 * 100 is 28.999...
+    return len(given.ranks) if given.ranks is not None else job.scheme.adversaries
 
 
 def total_steps(job: Job, train_size: int) -> int:

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from draco.errors import JobError
 from draco.job.checks import Fault, check
-from draco.job.fields import ORIGINAL_OPTIONS, SECTIONS, STAND_INS, Job, Section
-from draco.job.messages import field_message, nearest, show
+from draco.job.fields import ORIGINAL_OPTIONS, PRE_AGGREGATOR, SECTIONS, STAND_INS, Job
+from draco.job.messages import field_message, name_message, nearest, properties, show
+from draco.job.unions import Section
 
 
 def parse(text: str, source: str, overrides: Sequence[str] = (), *, checked: bool = False) -> Job:
@@ -23,8 +24,8 @@ def parse(text: str, source: str, overrides: Sequence[str] = (), *, checked: boo
         text: the YAML of one job.
         source: where it came from, for the messages.
         overrides: `a.b=value`, applied in order on top; the value is read as YAML.
-        checked: the text is `to_yaml` of a job that was parsed before: whether its fields go together, for which the
-            tables of models and schemes and with them torch are loaded, is not asked again.
+        checked: the text is `to_yaml` of a job that was parsed before; whether its fields go together is not asked
+            again.
 
     Raises:
         JobError: every fault at once, one sentence each.
@@ -116,7 +117,7 @@ def _read(text: str) -> tuple[dict[str, Any] | None, list[Fault]]:
 def _expand(key: str, value: Any) -> Any:
     """Write out the shorthand of a section: `scheme: cyclic` is `scheme: {name: cyclic}`."""
     if key in SECTIONS and isinstance(value, str):
-        return {SECTIONS[key][1]: value}
+        return {SECTIONS[key].short: value}
     if key in SECTIONS and isinstance(value, dict):
         return {str(inner): item for inner, item in value.items()}
     return value
@@ -144,14 +145,16 @@ def _override(tree: dict[str, Any], override: str) -> list[Fault]:
 def _fields(tree: dict[str, Any]) -> tuple[Job, list[Fault], set[str]]:
     """Return a job of what is right in `tree`, the faults of single fields, and the paths left out for them."""
     tree = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
-    faults, meant = _drop_unknown(tree)
     wrong: set[str] = set()
+    faults = list(_wrong_names(tree, wrong))
+    unknown, meant = _drop_unknown(tree, wrong)
+    faults += unknown
     while True:
         try:
             return Job.model_validate(tree), faults, wrong | meant
         except ValidationError as e:
             for error in e.errors(include_url=False, include_context=False, include_input=False):
-                keys = [str(key) for key in error["loc"][: 2 if error["loc"][0] in SECTIONS else 1]]
+                keys = _keys(error["loc"])
                 path = ".".join(keys)
                 if path in wrong:
                     continue  # one sentence per field, though several items of a list may be wrong
@@ -162,22 +165,66 @@ def _fields(tree: dict[str, Any]) -> tuple[Job, list[Fault], set[str]]:
                 _leave_out(tree, keys)
 
 
-def _drop_unknown(tree: dict[str, Any]) -> tuple[list[Fault], set[str]]:
+def _keys(location: Sequence[int | str]) -> list[str]:
+    """Return the field that an error is about; pydantic names the kind of a section between its key and the option."""
+    key, *inner = map(str, location)
+    if key not in SECTIONS:
+        return [key]
+    return [key, *inner[0 if "" in SECTIONS[key].kinds else 1 :][:1]]
+
+
+def _wrong_names(tree: dict[str, Any], wrong: set[str]) -> Iterator[Fault]:
+    """Yield the names of sections that no table has, and put a stand-in where one was; add their paths to `wrong`."""
+    for key, part in SECTIONS.items():
+        values = tree.get(key)
+        if not isinstance(values, dict) or part.kind(values) is not None:
+            continue
+        yield Fault(f"{key}.{part.short}", name_message(part, values))
+        wrong.add(f"{key}.{part.short}")
+        # What is given besides is checked as an option of the name that has most of it.
+        name = max(part.kinds, key=lambda name: sum(option in part.kinds[name].model_fields for option in values))
+        tree[key] = {**values, part.short: name}
+
+
+def _drop_unknown(tree: dict[str, Any], wrong: set[str]) -> tuple[list[Fault], set[str]]:
     """Take unknown keys out of `tree`; return a fault for each, and the known paths that they seem to be meant as."""
     faults: list[Fault] = []
     meant: set[str] = set()
     parts: list[tuple[str, dict[str, Any], type[Section]]] = [("", tree, Job)]
-    parts += [(f"{key}.", tree[key], kind) for key, (kind, _) in SECTIONS.items() if isinstance(tree.get(key), dict)]
-    for prefix, part, kind in parts:
-        for key in [key for key in part if key not in kind.model_fields]:
-            guesses = _guesses(prefix, key, kind)
-            legal = (
-                f"did you mean {' or '.join(guesses)}?" if guesses else f"the keys are {', '.join(kind.model_fields)}"
-            )
-            faults.append(Fault(f"{prefix}{key}", f"unknown key; {legal}"))
-            meant.update(guess for guess in guesses if not _has(tree, guess.split(".")))
-            del part[key]
+    for key, part in SECTIONS.items():
+        if isinstance(values := tree.get(key), dict) and (kind := part.kind(values)) is not None:
+            parts.append((f"{key}.", values, kind))
+    for prefix, values, kind in parts:
+        for key in [key for key in values if key not in kind.model_fields]:
+            own = SECTIONS[prefix[:-1]] if prefix else None
+            if own and (names := own.having(key)):
+                if f"{prefix}{own.short}" not in wrong:
+                    name = values.get(own.short, own.default)
+                    message = f"applies to {', '.join(names)}; {prefix}{own.short} is {name}: leave it out"
+                    faults.append(Fault(f"{prefix}{key}", message))
+            else:
+                guesses = _guesses(prefix, key, kind)
+                known = f"the keys are {', '.join(kind.model_fields)}"
+                legal = f"did you mean {' or '.join(guesses)}?" if guesses else known
+                faults.append(Fault(f"{prefix}{key}", f"unknown key; {legal}"))
+                meant.update(guess for guess in guesses if not _has(tree, guess.split(".")))
+            del values[key]
+    faults += _drop_from_pre(tree)
     return faults, meant
+
+
+def _drop_from_pre(tree: dict[str, Any]) -> Iterator[Fault]:
+    """Yield the options of pre-aggregators that others have, and take them out."""
+    steps = tree["aggregator"].get("pre") if isinstance(tree.get("aggregator"), dict) else None
+    if not isinstance(steps, list):
+        return
+    tree["aggregator"]["pre"] = steps = [dict(step) if isinstance(step, dict) else step for step in steps]
+    for step in steps:
+        kind = PRE_AGGREGATOR.kind(step)
+        for key in [key for key in step if kind and key not in kind.model_fields and PRE_AGGREGATOR.having(key)]:
+            message = f"{key} applies to {', '.join(PRE_AGGREGATOR.having(key))}, not to {step['name']}: leave it out"
+            yield Fault("aggregator.pre", message)
+            del step[key]
 
 
 def _has(tree: Mapping[str, Any], keys: Sequence[str]) -> bool:
@@ -194,7 +241,11 @@ def _guesses(prefix: str, key: str, kind: type[Section]) -> list[str]:
     if not prefix and plain in ORIGINAL_OPTIONS:
         return [ORIGINAL_OPTIONS[plain]]
     close = nearest(plain, list(kind.model_fields))
-    same = [f"{section}.{plain}" for section, (other, _) in SECTIONS.items() if plain in other.model_fields]
+    same = [
+        f"{section}.{plain}"
+        for section, part in SECTIONS.items()
+        if any(plain in other.model_fields for other in part.kinds.values())
+    ]
     same += [plain] * (plain in Job.model_fields)
     return [prefix + key for key in close] or same
 
@@ -206,5 +257,14 @@ def _leave_out(tree: dict[str, Any], keys: Sequence[str]) -> None:
         stand_in = stand_in.get(key) if isinstance(stand_in, dict) else None
     part = tree if len(keys) == 1 else tree[keys[0]]
     part.pop(keys[-1], None)
+    if stand_in is None and len(keys) == 2:
+        stand_in = _stand_in(SECTIONS[keys[0]].kind(part), keys[1])
     if stand_in is not None:
         part[keys[-1]] = dict(stand_in) if isinstance(stand_in, dict) else stand_in
+
+
+def _stand_in(kind: type[Section] | None, option: str) -> Any:
+    """Return a value for an option that a kind of section requires, so that the rest can be checked; else None."""
+    if kind is None or option not in kind.model_fields or not kind.model_fields[option].is_required():
+        return None
+    return [1] if "items" in properties(kind)[option] else 1

@@ -1,20 +1,22 @@
 """From a `Job` to YAML and to a line of words, and the JSON Schema of job files."""
 
 import io
-from typing import Any, get_args
+from typing import Any
 
-from draco.job.fields import LISTED, SECTIONS, Job, PreAggregator, Section, applies_to, options
-from draco.job.messages import show
+from draco.aggregators import AGGREGATORS
+from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job
+from draco.job.messages import properties, show
+from draco.job.numbers import attack
+from draco.job.unions import Part, Section, only_with
+from draco.schemes import SCHEMES
 
 
 def to_dict(job: Job) -> dict[str, Any]:
     """Return the job as plain values, defaults written out, options that do not apply left out."""
     values: dict[str, Any] = job.model_dump(mode="json")
-    for key, (_, short) in SECTIONS.items():
-        values[key] = options(getattr(job, key), short)
-    values["aggregator"]["pre"] = [options(step) for step in job.aggregator.pre]
-    if values["scheme"].get("vote") == "exact":
-        del values["scheme"]["tolerance"]
+    for key in SECTIONS:
+        section = getattr(job, key)
+        values[key] = {option: value for option, value in values[key].items() if _applies(section, option)}
     return {key: value for key, value in values.items() if not (key in ("steps", "epochs") and value is None)}
 
 
@@ -24,12 +26,12 @@ def to_words(job: Job) -> str:
     Every option of the scheme, the rule, the attack, the data, the workers and the wire that is not the usual is said.
     """
     rules = [f"{step.name}{_options(step)}" for step in job.aggregator.pre]
-    if rules or job.aggregator.name != "mean" or job.scheme.name == "uncoded":
+    if rules or AGGREGATORS[job.aggregator.name].robust or SCHEMES[job.scheme.name].individual:
         rules.append(f"{job.aggregator.name}{_options(job.aggregator, 'pre')}")
     scheme = f"{job.scheme.name} s={job.scheme.adversaries}{_options(job.scheme, 'adversaries')}"
     more = [*_unusual(job.data, "root", "source"), *_unusual(job.local), *_unusual(job.wire)]
-    attack = "no attack" if job.attack.name == "none" else f"{job.attack.name}{_options(job.attack)}"
-    return f"{', '.join([scheme, *rules, f'{job.workers} workers', *more])}; {attack}"
+    told = f"{job.attack.name}{_options(job.attack)}" if attack(job) else "no attack"
+    return f"{', '.join([scheme, *rules, f'{job.workers} workers', *more])}; {told}"
 
 
 def _options(section: Section, *but: str) -> str:
@@ -39,14 +41,17 @@ def _options(section: Section, *but: str) -> str:
 
 def _unusual(section: Section, *but: str) -> list[str]:
     """Return `option=value` for every option of a section that is not what it is unless given, but for some."""
-    name = getattr(section, "name", None)
-    usual = type(section)() if name is None else type(section).model_validate({"name": name})
-    values = options(section).items() if name is not None else section.model_dump(mode="json").items()
+    values, fields = section.model_dump(mode="json"), type(section).model_fields
     return [
         f"{option}={value if isinstance(value, str) else show(value)}"
-        for option, value in values
-        if option not in but and getattr(section, option) != getattr(usual, option)
+        for option, value in values.items()
+        if option not in (*but, "name") and getattr(section, option) != fields[option].default
     ]
+
+
+def _applies(section: Section, option: str) -> bool:
+    needed = only_with(type(section), option)
+    return needed is None or getattr(section, needed.option) in needed.values
 
 
 def to_yaml(job: Job) -> str:
@@ -64,24 +69,42 @@ def to_yaml(job: Job) -> str:
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of a job file, for editors; most checks across fields are only in `parse`."""
     out = Job.model_json_schema()
-    for kind, short in [*SECTIONS.values(), *((kind, "name") for kind in LISTED.values())]:
-        section = out["$defs"][kind.__name__]
-        rules = [
-            {"if": {"required": [option]}, "then": {"properties": {short: {"enum": list(only)}}, "required": [short]}}
+    parts = [*SECTIONS.values(), PRE_AGGREGATOR]
+    for kind in (kind for part in parts for kind in part.kinds.values()):
+        conditions = [
+            {"if": {"required": [option]}, "then": _needs(kind, *needed)}
             for option in kind.model_fields
-            if (only := applies_to(kind, option))
+            if (needed := only_with(kind, option))
         ]
-        if rules:  # JSON Schema has no empty allOf
-            section["allOf"] = rules
-    wholes = [(out["properties"][key], kind, short) for key, (kind, short) in SECTIONS.items()]
-    wholes.append((out["$defs"]["Aggregator"]["properties"]["pre"]["items"], PreAggregator, "name"))
-    for whole, kind, short in wholes:
-        reference = {"$ref": whole.pop("$ref")}
-        names = list(get_args(kind.model_fields[short].annotation))
-        whole["anyOf"] = [*([{"enum": names}] if names else []), reference]
-    for part in (out, *out["$defs"].values()):
-        for field in part["properties"].values():
+        if conditions:  # JSON Schema has no empty allOf
+            out["$defs"][kind.__name__]["allOf"] = conditions
+    for part in parts:
+        for name, kind in part.kinds.items():
+            if name and name != part.default:  # only one of the kinds may be given without its name
+                out["$defs"][kind.__name__].setdefault("required", []).insert(0, "name")
+    for key, part in SECTIONS.items():
+        _shorten(out["properties"][key], part)
+    for kind in SECTIONS["aggregator"].kinds.values():
+        _shorten(out["$defs"][kind.__name__]["properties"]["pre"]["items"], PRE_AGGREGATOR)
+    for values in (out, *out["$defs"].values()):
+        for field in values["properties"].values():
             field.pop("title", None)
-            field.pop("applies_to", None)
+            field.pop("only_with", None)
     out["oneOf"] = [{"required": ["steps"]}, {"required": ["epochs"]}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **out, "title": "Draco job"}
+
+
+def _needs(kind: type[Section], other: str, values: tuple[str, ...]) -> dict[str, Any]:
+    """Return the schema of a section whose option `other` has one of the values, which it must be given for."""
+    default = kind.model_fields[other].default
+    needed = [] if default in values else [other]
+    return {"properties": {other: {"enum": list(values)}}, **({"required": needed} if needed else {})}
+
+
+def _shorten(whole: dict[str, Any], part: Part) -> None:
+    """Let a section also be given by its name alone."""
+    names = list(part.kinds) if "" not in part.kinds else properties(part.kinds[""])[part.short].get("enum", [])
+    whole.pop("discriminator", None)
+    whole.pop("default", None)
+    sections = whole.pop("oneOf", None) or [{"$ref": whole.pop("$ref")}]
+    whole["anyOf"] = [*([{"enum": names}] if names else []), *sections]

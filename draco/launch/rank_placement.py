@@ -1,9 +1,10 @@
-"""Which node hosts which ranks, and what it would mean if one node were lost or lied."""
+"""Which node hosts which ranks, and what it would mean if one node were lost or Byzantine."""
 
 from collections.abc import Mapping
 
-from draco.job import FALLIBLE, Job, aggregator_f, check, partitions
+from draco.job import Job, aggregator_f, check, sizes
 from draco.launch.roster import Roster
+from draco.schemes import SCHEMES
 
 Placement = Mapping[str, tuple[int, ...]]  # node -> its MPI ranks; rank 0 is the server
 
@@ -38,43 +39,45 @@ def hostfile(roster: Roster, placement: Placement) -> str:
     return "".join(f"{address}\n" for _, address in held)
 
 
-def most_liars_of_a_node(job: Job, placement: Placement) -> tuple[int, int] | None:
-    """Return (how many lies one treacherous node can tell, how many the job bears), counted as its scheme counts.
+def most_byzantine_of_a_node(job: Job, placement: Placement) -> tuple[int, int] | None:
+    """Return (how many workers of one Byzantine node count, how many the job tolerates), as its scheme counts them.
 
-    Repetition counts within each group, since the server spreads a node's workers over the groups; the other schemes
-    and the robust aggregators count workers. None: the job bears none and promises nothing.
+    A scheme of groups counts within each, since the server spreads a node's workers over the groups; the other schemes
+    and the robust aggregators count workers. None: the job tolerates none and promises nothing.
     """
     most = max(len([rank for rank in ranks if rank]) for ranks in placement.values())
-    scheme = job.scheme
-    bears = scheme.adversaries if scheme.name != "uncoded" else aggregator_f(job)
-    if not bears:
+    scheme = SCHEMES[job.scheme.name]
+    tolerated = aggregator_f(job) if scheme.individual else job.scheme.adversaries
+    if not tolerated:
         return None
-    return (-(-most // partitions(job)) if scheme.name == "repetition" else most), bears
+    return (-(-most // sizes(job).partitions) if scheme.grouped else most), tolerated
 
 
 def _remedy(job: Job, placement: Placement) -> str:
-    """Say what would bear a whole node: more adversaries where the code has room for them, else more nodes only."""
+    """Say what would tolerate a whole node: more adversaries where the code has room for them, else more nodes only."""
     for s in range(job.scheme.adversaries + 1, (job.workers - 1) // 2 + 1):
-        redundancy = job.scheme.redundancy if job.scheme.name in FALLIBLE else None
-        scheme = job.scheme.model_copy(update={"adversaries": s, "redundancy": redundancy})
-        other = job.model_copy(update={"scheme": scheme})
-        counted = most_liars_of_a_node(other, placement)
-        if counted and counted[0] <= counted[1] and (scheme.name not in FALLIBLE or not check(other)):
-            return f"more nodes or scheme.adversaries={s} would bear a whole node"
-    return "only more nodes would bear a whole one"
+        changes = [{"adversaries": s}, {"adversaries": s, "redundancy": None}]
+        for change in changes if job.scheme.get("redundancy") else changes[:1]:
+            other = job.model_copy(update={"scheme": job.scheme.model_copy(update=change)})
+            if check(other):
+                continue
+            counted = most_byzantine_of_a_node(other, placement)
+            if counted and counted[0] <= counted[1]:
+                return f"more nodes or scheme.adversaries={s} would tolerate a whole node"
+    return "only more nodes would tolerate a whole one"
 
 
 def warnings(job: Job, roster: Roster, placement: Placement) -> list[str]:
     """Return one sentence for everything about the placement that the user should know."""
     out = []
-    counted = most_liars_of_a_node(job, placement)
+    counted = most_byzantine_of_a_node(job, placement)
     if counted and counted[0] > counted[1]:
         node = max(placement, key=lambda name: len([rank for rank in placement[name] if rank]))
         ranks = ", ".join(str(rank) for rank in placement[node] if rank)
-        where = " in one group" if job.scheme.name == "repetition" else ""
+        where = " in one group" if SCHEMES[job.scheme.name].grouped else ""
         out.append(
-            f"{node} hosts ranks {ranks}: if that node lies, {counted[0]} workers lie{where}, and the job bears "
-            f"{counted[1]}; {_remedy(job, placement)}"
+            f"{node} hosts ranks {ranks}: if that node is Byzantine, {counted[0]} workers are{where}, and the job "
+            f"tolerates {counted[1]}; {_remedy(job, placement)}"
         )
     for host in roster.nodes:
         held = len(placement[host.name])

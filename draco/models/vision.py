@@ -9,14 +9,15 @@ Nothing is imported before `torchvision()` is called, for ten processes start at
 second of processor time.
 """
 
+from __future__ import annotations
+
 import importlib
 import sys
 from functools import cache
 from typing import Any
 
-import torch
-
 from draco.errors import MissingError
+from draco.lazy import torch
 
 
 @cache

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from draco.report.series import CLASSES, PARTS, Floats, Series, bins, heat, maxima, means
+from draco.report.series import CLASSES, PARTS, Floats, Series, heat, maxima, means
 
 DPI = 120
 MOST = 400  # columns in a figure: two pixels each
@@ -99,7 +99,7 @@ def curves(runs: Sequence[Curves]) -> Figure:
 
 def suspects(run: Series) -> Figure:
     """Draw who was what at which step, worker by step; where steps share a column, its worst class."""
-    into = bins(int(run.steps[0]), int(run.steps[-1]), MOST)
+    into = run.bins(MOST)
     grid = heat(run.records, run.workers, into)
     figure = _new(float(np.clip(1.4 + 0.24 * run.workers, 2.2, 12)))
     axes = figure.subplots()
@@ -130,7 +130,7 @@ def seconds(run: Series) -> Figure:
 
     The axis ends where a few slow steps, such as the first, would press the others flat.
     """
-    into = bins(int(run.steps[0]), int(run.steps[-1]), MOST)
+    into = run.bins(MOST)
     figure, axes = _figure("ms per step", run)
     base = np.zeros(into.number)
     for index, part in enumerate(PARTS):
@@ -150,7 +150,7 @@ def time_limit(heights: Floats) -> float:
 
 def received(run: Series) -> Figure:
     """Draw the megabytes that the server received in a step; where steps share a column, their mean."""
-    into = bins(int(run.steps[0]), int(run.steps[-1]), MOST)
+    into = run.bins(MOST)
     figure, axes = _figure("MB per step", run)
     axes.stairs(means(run.received, run.steps, into) / 1e6, into.edges, baseline=None, color=_LINES[0])
     axes.set_ylim(bottom=0)
@@ -159,7 +159,7 @@ def received(run: Series) -> Figure:
 
 def errors(run: Series) -> Figure:
     """Draw the decoding error of each step; where steps share a column, the largest."""
-    into = bins(int(run.steps[0]), int(run.steps[-1]), MOST)
+    into = run.bins(MOST)
     figure, axes = _figure("decoding error", run)
     values = maxima(run.errors, run.steps, into)
     axes.stairs(values, into.edges, baseline=None, color=_LINES[1])
@@ -192,7 +192,7 @@ def _loss(run: Series, column: int) -> tuple[Floats, Floats]:
     x = run.seconds if column else run.steps.astype(np.float64)
     if len(run.steps) <= MOST:
         return x, run.loss
-    into = bins(int(run.steps[0]), int(run.steps[-1]), MOST)
+    into = run.bins(MOST)
     return means(x, run.steps, into), means(run.loss, run.steps, into)
 
 

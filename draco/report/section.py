@@ -1,16 +1,17 @@
-"""What the page says of one run: its state, who lied, where time went, what happened meanwhile, its machine and job."""
+"""The section of the page on one run, as values for its template: who lied, where time went, machine and job."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from statistics import median
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from draco.report import elements, figures
-from draco.report.series import CLASSES, PARTS, SUSPECT, Floats, Record, Series, bins, means, tally
-from draco.report.summary import Left, Summary
+from draco.report import figures
+from draco.report.elements import Picture, Run, Table, number
+from draco.report.series import CLASSES, PARTS, SUSPECT, Floats, Record, Series, means, tally
 
 _STATES = {
     "pending": "The run has not begun, or waits to be started again.",
@@ -20,104 +21,85 @@ _STATES = {
     "lost": "The run ended because nodes or processes were lost; it can be resumed.",
     "succeeded": "The run took all its steps.",
 }
-
-
-class Run(NamedTuple):
-    """One run of a page."""
-
-    label: str  # its name; its directory's where names repeat
-    left: Left
-    series: Series
-
-    @property
-    def summary(self) -> Summary:
-        """Return what it comes to."""
-        return self.left.summary
-
-
-def one_run(run: Run, at: int, pictures: Mapping[str, bytes]) -> Iterator[str]:
-    """Yield the pieces of HTML on the run, the page's number `at`, with its own of the page's figures."""
-    summary, left = run.summary, run.left
-    state = _STATES.get(summary.state, f"The state of the run is {summary.state}.")
-    yield elements.paragraph(f"{state} {left.message}".strip(), warn=summary.state != "succeeded" or bool(left.message))
-    yield from (elements.paragraph(note, warn=True) for note in summary.notes if note != left.message)
-    yield elements.paragraph(f"{summary.setting}. Directory: {summary.run}")
-    if len(run.series.steps):
-        yield from _gaps(run.series)
-        yield from _suspects(run.series, pictures[f"suspects-{at}"])
-        yield from _refused(run.series)
-        yield from _time(run.series, pictures[f"seconds-{at}"])
-        yield from _received(run.series, pictures[f"received-{at}"])
-        if f"errors-{at}" in pictures:
-            yield from _errors(run.series, pictures[f"errors-{at}"])
-    else:
-        yield elements.paragraph("No step is on record, so there is nothing to draw.", warn=True)
-    yield from _events(run.series)
-    yield from _origin(left)
-
-
-def _gaps(run: Series) -> Iterator[str]:
-    missing = int(run.steps[-1]) - len(run.steps)
-    if missing:
-        yield elements.paragraph(f"{missing:,} of {run.steps[-1]:,} steps are not on record.", warn=True)
-
-
-def _suspects(run: Series, png: bytes) -> Iterator[str]:
-    yield elements.heading(3, "Who lied, and who was suspected")
-    counts = tally(run.records, run.workers)
-    if counts[:, SUSPECT].any():
-        yield elements.paragraph("Not every step tells who lied; a suspect of such a step is only that.", warn=True)
-    totals = dict(zip(CLASSES[1:], counts[:, 1:].sum(0).tolist(), strict=True))
-    said = ", ".join(f"{kind} {times:,}" for kind, times in totals.items() if times)
-    into = bins(int(run.steps[0]), int(run.steps[-1]), figures.MOST)
-    shared = "" if into.size == 1 else f" A column is {into.size} steps and shows the worst of them: {_WORST}."
-    marks = " Triangles above mark interruptions (down) and resumptions (up)." if _interrupted(run) else ""
-    yield elements.image(
-        png,
-        f"Heat map: workers 1 to {run.workers} by steps {run.steps[0]} to {run.steps[-1]}. {said}.",
-        f"What each worker was at each step.{shared}{marks}",
-    )
-    shown = [kind for kind in CLASSES[1:] if totals[kind]]
-    rows = [
-        (str(rank), *(f"{counts[rank - 1, CLASSES.index(kind)]:,}" for kind in shown))
-        for rank in range(1, run.workers + 1)
-    ]
-    yield elements.folded("Numbers: steps by worker", elements.table(("worker", *shown), rows))
-
-
-def _refused(run: Series) -> Iterator[str]:
-    """Show whose replies broke the protocol; such a worker is a suspect, of a lie only if the job has it lie."""
-    times = Counter((int(rank), why) for record in run.records for rank, why in (record.get("refused") or {}).items())
-    if times:
-        yield elements.paragraph("Some replies could not be used; who sent them is a suspect.", warn=True)
-        rows = [(str(rank), f"{count:,}", why) for (rank, why), count in sorted(times.items())]
-        yield elements.table(("refused worker", "steps", "why"), rows, ("why",))
-
-
 _WORST = ", then ".join(reversed(CLASSES))
 
 
-def _interrupted(run: Series) -> bool:
-    return any(mark.kind in ("interruption", "resume") for mark in run.marks)
+def section(run: Run, at: int, pictures: Mapping[str, bytes]) -> dict[str, Any]:
+    """Return what `run.html.j2` shows of the page's run number `at`, with its own of the page's figures."""
+    summary, message = run.left.summary, run.left.message
+    state = _STATES.get(summary.state, f"The state of the run is {summary.state}.")
+    marks = [
+        (number(mark.seconds, ",.1f"), str(mark.step), mark.kind.replace("_", " "), mark.about)
+        for mark in run.series.marks
+    ]
+    return {
+        "label": run.label,
+        "anchor": f"run-{at}",
+        "state": f"{state} {message}".strip(),
+        "well": summary.state == "succeeded" and not message,
+        "notes": [note for note in summary.notes if note != message],
+        "setting": summary.setting,
+        "directory": summary.run,
+        "steps": _steps(run.series, at, pictures) if len(run.series.steps) else None,
+        "marks": Table(("seconds", "after step", "event", "about"), marks, ("event", "about")),
+        "job": run.left.job,
+        **_origin([event for event in run.left.events if event["event"] == "start"]),
+    }
 
 
-def _time(run: Series, png: bytes) -> Iterator[str]:
-    yield elements.heading(3, "Where a step's time went")
-    middle = {part: median(run.parts[:, at].tolist()) for at, part in enumerate(PARTS)}
+def _steps(run: Series, at: int, pictures: Mapping[str, bytes]) -> dict[str, Any]:
+    missing, counts = int(run.steps[-1]) - len(run.steps), tally(run.records, run.workers)
+    return {
+        "missing": f"{missing:,} of {run.steps[-1]:,}" if missing else "",
+        "untold": counts[:, SUSPECT].any(),
+        **_suspects(run, counts, pictures[f"suspects-{at}"]),
+        "refused": Table(("refused worker", "steps", "why"), _refused(run), ("why",)),
+        **_time(run, pictures[f"seconds-{at}"]),
+        "received": _received(run, pictures[f"received-{at}"]),
+        "errors": _errors(run, pictures[f"errors-{at}"]) if f"errors-{at}" in pictures else None,
+    }
+
+
+def _suspects(run: Series, counts: NDArray[np.int64], png: bytes) -> dict[str, Any]:
+    totals = dict(zip(CLASSES[1:], counts[:, 1:].sum(0).tolist(), strict=True))
+    shown = [kind for kind in CLASSES[1:] if totals[kind]]
+    into = run.bins(figures.MOST)
+    caption = "What each worker was at each step."
+    if into.size > 1:
+        caption += f" A column is {into.size} steps and shows the worst of them: {_WORST}."
+    if any(mark.kind in ("interruption", "resume") for mark in run.marks):
+        caption += " Triangles above mark interruptions (down) and resumptions (up)."
+    said = ", ".join(f"{kind} {totals[kind]:,}" for kind in shown)
+    alternative = f"Heat map: workers 1 to {run.workers} by steps {run.steps[0]} to {run.steps[-1]}. {said}."
+    rows = [
+        (str(rank), *(f"{row[CLASSES.index(kind)]:,}" for kind in shown)) for rank, row in enumerate(counts, start=1)
+    ]
+    return {"suspects": Picture(png, alternative, caption), "classes": Table(("worker", *shown), rows)}
+
+
+def _refused(run: Series) -> list[tuple[str, ...]]:
+    """Return whose replies broke the protocol; such a worker is a suspect, of a lie only if the job has it lie."""
+    times = Counter((int(rank), why) for record in run.records for rank, why in (record.get("refused") or {}).items())
+    return [(str(rank), f"{count:,}", why) for (rank, why), count in sorted(times.items())]
+
+
+def _time(run: Series, png: bytes) -> dict[str, Any]:
     whole = run.parts.sum(1)
-    said = ", ".join(f"{part} {1e3 * seconds:.3g}" for part, seconds in middle.items())
-    into = bins(int(run.steps[0]), int(run.steps[-1]), figures.MOST)
-    shared = "" if into.size == 1 else f" A column is the mean of {into.size} steps."
+    said = ", ".join(f"{part} {1e3 * median(run.parts[:, at].tolist()):.3g}" for at, part in enumerate(PARTS))
+    into = run.bins(figures.MOST)
     heights = np.nan_to_num(means(1e3 * whole, run.steps, into))
     beyond = int((heights > figures.time_limit(heights)).sum())
-    cut = f" Higher than the figure: {beyond} columns, up to {heights.max():,.0f} ms." if beyond else ""
-    yield elements.image(
-        png, f"Stacked milliseconds of a step's parts by step; medians: {said}.", f"Parts of each step.{shared}{cut}"
-    )
+    caption = "Parts of each step."
+    if into.size > 1:
+        caption += f" A column is the mean of {into.size} steps."
+    if beyond:
+        caption += f" Higher than the figure: {beyond} columns, up to {heights.max():,.0f} ms."
     columns = [*((part, run.parts[:, at]) for at, part in enumerate(PARTS)), ("step", whole)]
     rows = [(name, *_spread(seconds, float(whole.sum()))) for name, seconds in columns]
-    headers = ("part", "median ms", "least ms", "most ms", "sum, s", "share")
-    yield elements.folded("Numbers: milliseconds by part", elements.table(headers, rows, ("part",)))
+    return {
+        "seconds": Picture(png, f"Stacked milliseconds of a step's parts by step; medians: {said}.", caption),
+        "parts": Table(("part", "median ms", "least ms", "most ms", "sum, s", "share"), rows, ("part",)),
+    }
 
 
 def _spread(seconds: Floats, whole: float) -> tuple[str, ...]:
@@ -127,55 +109,30 @@ def _spread(seconds: Floats, whole: float) -> tuple[str, ...]:
     return (*(f"{value:.3g}" for value in (middle, least, most)), f"{seconds.sum():,.3f}", share)
 
 
-def _received(run: Series, png: bytes) -> Iterator[str]:
-    yield elements.heading(3, "What the server received")
+def _received(run: Series, png: bytes) -> Picture:
     known = run.received[~np.isnan(run.received)] / 1e6
-    said = (
-        f"least {known.min():,.2f}, most {known.max():,.2f}, in all {known.sum():,.1f} MB" if len(known) else "unknown"
-    )
-    yield elements.image(png, f"Megabytes received by step: {said}.", f"Bytes of the replies of each step: {said}.")
+    said = "unknown"
+    if len(known):
+        said = f"least {known.min():,.2f}, most {known.max():,.2f}, in all {known.sum():,.1f} MB"
+    return Picture(png, f"Megabytes received by step: {said}.", f"Bytes of the replies of each step: {said}.")
 
 
-def _errors(run: Series, png: bytes) -> Iterator[str]:
-    yield elements.heading(3, "Decoding error")
+def _errors(run: Series, png: bytes) -> Picture:
     known = run.errors[~np.isnan(run.errors)]
     said = f"median {np.median(known):.3g}, largest {known.max():.3g}"
-    yield elements.image(png, f"Decoding error by step: {said}.", f"As the decoder reports it at each step: {said}.")
+    return Picture(png, f"Decoding error by step: {said}.", f"As the decoder reports it at each step: {said}.")
 
 
-def _events(run: Series) -> Iterator[str]:
-    yield elements.heading(3, "What happened in between")
-    if not run.marks:
-        yield elements.paragraph("Nothing: no interruption, no notice, no end is on record.")
-        return
-    rows = [
-        (elements.seconds(mark.seconds), str(mark.step), mark.kind.replace("_", " "), mark.about) for mark in run.marks
-    ]
-    yield elements.table(("seconds", "after step", "event", "about"), rows, ("event", "about"))
-
-
-def _origin(left: Left) -> Iterator[str]:
-    """Show what the run was made from: the machine, the versions and the job."""
-    yield elements.heading(3, "Machine, versions and job")
-    starts = [event for event in left.events if event["event"] == "start"]
+def _origin(starts: Sequence[Record]) -> dict[str, Any]:
+    """Return what the run was made from: facts of its launches, and in what their machines and versions differ."""
     machines = [start["machine"] for start in starts if isinstance(start.get("machine"), dict)]
-    rows = list(_start(starts))
-    if machines:
-        rows += [(str(key), str(value)) for key, value in machines[-1].items()]
-    yield elements.facts(rows) if rows else elements.paragraph("No start is on record.", warn=True)
-    if not machines:
-        yield elements.paragraph("The events do not tell the server's machine and versions.", warn=True)
-    elif any(machine != machines[-1] for machine in machines):
-        differ = sorted({key for m in machines for key in {*m, *machines[-1]} if m.get(key) != machines[-1].get(key)})
-        yield elements.paragraph(f"Launches differ, the newest is shown: {', '.join(differ)}.", warn=True)
-    yield (
-        elements.folded("The job", elements.code(left.job))
-        if left.job
-        else elements.paragraph("job.yaml is missing.", warn=True)
-    )
+    newest = machines[-1] if machines else {}
+    differ = sorted({key for m in machines for key in {*m, *newest} if m.get(key) != newest.get(key)})
+    facts = [*_launches(starts), *((str(key), str(value)) for key, value in newest.items())]
+    return {"origin": facts, "machines": machines, "differ": differ}
 
 
-def _start(starts: Sequence[Record]) -> Iterator[tuple[str, str]]:
+def _launches(starts: Sequence[Record]) -> Iterator[tuple[str, str]]:
     if not starts:
         return
     if isinstance(starts[0].get("time"), int | float):

@@ -63,6 +63,10 @@ class Series:
     records: tuple[Record, ...]  # (t,) the events themselves
     workers: int
 
+    def bins(self, most: int) -> Bins:
+        """Divide the run's steps, of which there is one at least, as `bins` does."""
+        return bins(int(self.steps[0]), int(self.steps[-1]), most)
+
 
 def taken(events: Iterable[Record]) -> list[Record]:
     """Return the steps' events in increasing order.

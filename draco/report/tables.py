@@ -59,10 +59,10 @@ def cells(s: Summary) -> list[str]:
         s.setting,
         s.state + ("*" if s.notes else ""),
         _of(s.step, s.steps),
-        _percent(s.top1),
-        _whole(s.caught),
-        _whole(s.missed),
-        _whole(s.falsely_accused),
+        _number(s.top1, ".2%"),
+        _number(s.caught, ","),
+        _number(s.missed, ","),
+        _number(s.falsely_accused, ","),
         _milliseconds(s.step_seconds),
         *(_milliseconds(s.seconds.get(part)) for part in PARTS),
         _megabytes(s.bytes_per_step),
@@ -72,18 +72,19 @@ def cells(s: Summary) -> list[str]:
 
 def facts(s: Summary) -> list[tuple[str, str]]:
     """Return (what, how much) for everything there is to say about one run."""
-    step, samples = s.evaluated or (0, 0)
-    accuracy = f"{_percent(s.top1)} of {samples:,} test samples after step {step}" if s.evaluated else "not evaluated"
-    more = f"top-5 {_percent(s.top5)}, loss {_number(s.test_loss)}"
-    split = ", ".join(f"{part} {_milliseconds(s.seconds.get(part))}" for part in PARTS)
+    accuracy = "not evaluated"
+    if s.evaluated:
+        accuracy = f"{_number(s.top1, '.2%')} of {s.evaluated[1]:,} test samples after step {s.evaluated[0]}"
+        accuracy += f" (top-5 {_number(s.top5, '.2%')}, loss {_number(s.test_loss, '.4g')})"
+    caught, missed, accused = (_number(value, ",") for value in (s.caught, s.missed, s.falsely_accused))
     return [
         ("setting", s.setting),
         ("steps", _of(s.step, s.steps)),
-        ("accuracy", f"{accuracy} ({more})" if s.evaluated else accuracy),
-        ("training loss", _number(s.loss)),
-        ("lies", f"{_whole(s.caught)} caught, {_whole(s.missed)} missed, {_whole(s.falsely_accused)} falsely accused"),
+        ("accuracy", accuracy),
+        ("training loss", _number(s.loss, ".4g")),
+        ("lies", f"{caught} caught, {missed} missed, {accused} falsely accused"),
         ("step", f"{_milliseconds(s.step_seconds)} ms, {_rate(s.step_seconds)} steps/s (medians)"),
-        ("of which ms", split),
+        ("of which ms", ", ".join(f"{part} {_milliseconds(s.seconds.get(part))}" for part in PARTS)),
         ("received", f"{_megabytes(s.bytes_per_step)} MB per step"),
         ("directory", str(s.run)),
         *(("note", note) for note in s.notes),
@@ -94,16 +95,8 @@ def _of(step: int, steps: int | None) -> str:
     return f"{step:,} of {steps:,}" if steps is not None else f"{step:,}"
 
 
-def _whole(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _milliseconds(value: float | None) -> str:

@@ -1,40 +1,51 @@
 """The schemes: who computes what, what is sent, and how the server makes gradients of it."""
 
 import inspect
-from collections.abc import Callable, Mapping
 
+from draco.declaration import table
 from draco.errors import DecodeError
-from draco.schemes.approximate import approximate
-from draco.schemes.cyclic import cyclic
-from draco.schemes.cyclic_dft import cyclic_dft
-from draco.schemes.detox import detox
-from draco.schemes.election import election
-from draco.schemes.placement import placement
-from draco.schemes.repetition import repetition
-from draco.schemes.scheme import Decoded, Inspection, Scheme
-from draco.schemes.solon import solon
-from draco.schemes.uncoded import uncoded
+from draco.schemes.approximate import APPROXIMATE
+from draco.schemes.cyclic import CYCLIC
+from draco.schemes.cyclic_dft import CYCLIC_DFT
+from draco.schemes.detox import DETOX
+from draco.schemes.election import ELECTION
+from draco.schemes.placement import PLACEMENT
+from draco.schemes.repetition import REPETITION
+from draco.schemes.scheme import Decoded, Inspection, Scheme, SchemeDeclaration, Sizes
+from draco.schemes.solon import SOLON
+from draco.schemes.uncoded import UNCODED
 
-__all__ = ["SCHEMES", "DecodeError", "Decoded", "Inspection", "Scheme", "build", "options"]
+__all__ = [
+    "SCHEMES",
+    "DecodeError",
+    "Decoded",
+    "Inspection",
+    "Scheme",
+    "SchemeDeclaration",
+    "Sizes",
+    "build",
+    "options",
+]
 
-SCHEMES: Mapping[str, Callable[..., Scheme]] = {
-    "uncoded": uncoded,
-    "repetition": repetition,
-    "cyclic": cyclic,
-    "cyclic_dft": cyclic_dft,
-    "detox": detox,
-    "placement": placement,
-    "approximate": approximate,
-    "election": election,
-    "solon": solon,
-}
+SCHEMES: dict[str, SchemeDeclaration] = table(
+    UNCODED,
+    REPETITION,
+    CYCLIC,
+    CYCLIC_DFT,
+    DETOX,
+    PLACEMENT,
+    APPROXIMATE,
+    ELECTION,
+    SOLON,
+)
 
 
 def options(name: str) -> tuple[str, ...]:
-    """Return the names of the options that the scheme takes besides workers and adversaries."""
+    """Return the names of the arguments that the scheme takes besides workers and adversaries."""
     if name not in SCHEMES:
         raise ValueError(f"unknown scheme {name!r}, must be one of {', '.join(SCHEMES)}")
-    return tuple(key for key in inspect.signature(SCHEMES[name]).parameters if key not in {"workers", "adversaries"})
+    parameters = inspect.signature(SCHEMES[name].function).parameters
+    return tuple(key for key in parameters if key not in {"workers", "adversaries"})
 
 
 def build(name: str, *, workers: int, adversaries: int, **settings: object) -> Scheme:

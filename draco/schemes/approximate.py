@@ -4,8 +4,8 @@ Sources: Charles, Papailiopoulos & Ellenberg, Approximate Gradient Coding via Sp
 (arXiv:1711.06771): workers send the sum of their partitions' gradients, and the server combines those that arrived
 with the weights a of least |A^T a - 1|, their optimal decoding; Charles & Papailiopoulos, Gradient Coding via the
 Stochastic Block Model, 2018 (arXiv:1805.10378); in training: Wang, Charles & Papailiopoulos, ErasureHead, 2019
-(arXiv:1901.09671). The designs A are in `assignments`. None of these bears adversaries; here the groups of fractional
-repetition vote as in `repetition`, and a group that absences leave without s + 1 equal votes counts as missing.
+(arXiv:1901.09671). The designs A are in `assignments`. None of these tolerates adversaries. Here the groups of
+fractional repetition vote as in `repetition`, and a group without s + 1 equal votes for want of rows counts as missing.
 Shapes: n workers = k partitions, d parameters, m = 1: the mean of the partition gradients, nearly.
 Error: |A^T a - 1| / sqrt(k). It is the relative error of the mean where the partitions' gradients are uncorrelated and
 of one size, an upper bound of it where they are equal, and 0 where the mean is exact.
@@ -14,26 +14,29 @@ of one size, an upper bound of it where they are equal, and 0 where the mean is 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from draco.declaration import OnlyWith, Option, OptionError
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
 from draco.schemes.assignments import Design, bernoulli, fractional, stochastic_block
+from draco.schemes.cyclic import ENCODING
 from draco.schemes.cyclic_code import PRECISE
 from draco.schemes.projection import block_width, combine, mask_without, runs_of
 from draco.schemes.scheme import (
-    Decode,
     Decoded,
-    Encode,
+    Decoder,
     Inspection,
+    Mask,
     Scheme,
-    arrived_rows,
-    checked_gradients,
-    checked_replies,
+    SchemeDeclaration,
+    Sizes,
+    require_workers,
 )
-from draco.schemes.vote import TOLERANCE, Ballot, checked_vote, winner
+from draco.schemes.vote import OPTIONS, TOLERANCE, Ballot, checked_vote, winner
 
 CODES = ("fractional", "bernoulli", "stochastic_block")
 INSIDE = 0.8  # own choice: of a worker's partitions about one in five is of another group
@@ -41,6 +44,35 @@ CUTOFF = 1e-6  # singular values of A below it, relatively, are zero: no weight 
 EXACT = 1e-9  # an error that is nothing but rounding of the weights
 
 Floats = npt.NDArray[np.float64]
+
+
+def _sizes(
+    workers: int,
+    adversaries: int,
+    code: str = "fractional",
+    redundancy: int | None = None,
+    stragglers: int = 0,
+    inside: float = INSIDE,
+    **_: object,
+) -> Sizes:
+    require_workers("approximate", workers, adversaries)
+    least = 2 * adversaries + 1
+    r = least if redundancy is None else redundancy
+    if code not in CODES:
+        raise OptionError("approximate", "code", f"must be one of {', '.join(CODES)}, got {code!r}")
+    if adversaries and code != "fractional":
+        message = (
+            f"must be fractional, or adversaries 0, got {adversaries}: {code} tolerates no adversaries, as no two of "
+            "its workers send the same"
+        )
+        raise OptionError("approximate", "code", message)
+    if not least <= r <= workers:
+        raise OptionError("approximate", "redundancy", f"must be from 2s+1 = {least} to {workers} workers, got {r}")
+    if not 0 <= stragglers < workers:
+        raise OptionError("approximate", "stragglers", f"must be from 0 to {workers - 1}, got {stragglers}")
+    if not 0 < inside <= 1:
+        raise OptionError("approximate", "inside", f"must be above 0 and at most 1, got {inside}")
+    return Sizes(partitions=workers, gradients=1)
 
 
 def approximate(
@@ -62,25 +94,10 @@ def approximate(
     and `tolerance`, which matter to adversaries only, at `repetition`. `seed` is that of a random design.
 
     Raises:
-        ValueError: an option is out of its range, or adversaries are to be borne by a random code.
+        ValueError: an option is out of its range, or a random code is to tolerate adversaries.
     """
-    least = 2 * adversaries + 1
-    r = min(least + 1, workers) if redundancy is None else redundancy
-    if code not in CODES:
-        raise ValueError(f"approximate: code is {code!r}, must be one of {', '.join(CODES)}")
-    if adversaries and code != "fractional":
-        raise ValueError(
-            f"approximate: {code} bears no adversaries, as no two of its workers send the same: "
-            f"adversaries must be 0, or code fractional, got {adversaries}"
-        )
-    if workers < least:
-        raise ValueError(f"approximate: {adversaries} adversaries need at least {least} workers, got {workers}")
-    if not least <= r <= workers:
-        raise ValueError(f"approximate: redundancy is {r}, must be from 2s + 1 = {least} to {workers} workers")
-    if not 0 <= stragglers < workers:
-        raise ValueError(f"approximate: stragglers is {stragglers}, must be from 0 to {workers - 1}")
-    if not 0 < inside <= 1:
-        raise ValueError(f"approximate: inside is {inside}, must be above 0 and at most 1")
+    _sizes(workers, adversaries, code, redundancy, stragglers, inside)
+    r = min(2 * adversaries + 2, workers) if redundancy is None else redundancy
     within = checked_vote("approximate", vote, tolerance)
     designs = {
         "fractional": lambda: fractional(workers, r),
@@ -98,8 +115,8 @@ def approximate(
         redundancy=load,
         assignment=design,
         weights=design.astype(np.float64),
-        encode=_encoder(design),
-        decode=_decoder(design, adversaries, within) if code == "fractional" else _decoder(design),
+        encoder=lambda row, gradients: gradients.sum(0),
+        decoder=_decoder(design, adversaries, within) if code == "fractional" else _decoder(design),
         inspect=None,
         dtype=torch.float32,
         amplification=amplification(design, everybody),
@@ -131,29 +148,13 @@ def amplification(design: Design, weights: Floats) -> float:
     return float(np.sqrt(np.square(weights) @ design.sum(1) / design.shape[1]))
 
 
-def _encoder(design: Design) -> Encode:
-    loads = [int(row.sum()) for row in design]
-
-    def encode(row: int, gradients: Tensor) -> Tensor:
-        return checked_gradients("approximate", gradients, load=loads[row]).sum(0)
-
-    return encode
-
-
-def _decoder(design: Design, s: int = 0, within: float | None = None) -> Decode:
+def _decoder(design: Design, s: int = 0, within: float | None = None) -> Decoder:
     n, k = design.shape
     mine = design.argmax(1)
     grouped = np.array_equal(design, mine[:, None] == mine[design.argmax(0)])
 
-    def decode(
-        replies: Tensor,
-        arrived: npt.NDArray[np.bool_] | None = None,
-        *,
-        seed: int | None = None,  # nothing is drawn
-        inspection: Inspection | None = None,  # nothing is inspected
-    ) -> Decoded:
-        checked_replies("approximate", replies, n, torch.float32)
-        rows = np.flatnonzero(arrived_rows("approximate", arrived, n))
+    def decode(replies: Tensor, here: Mask, seed: int, inspection: Inspection | None) -> Decoded:
+        rows = np.flatnonzero(here)
         suspects: list[int] = []
         if s:
             rows, suspects = _winners(mine, replies, rows, s, within)
@@ -208,3 +209,34 @@ def _winners(
         winners.append(won.rows[0])
         suspects.extend(won.suspects)
     return np.asarray(sorted(winners), dtype=np.intp), suspects
+
+
+APPROXIMATE = SchemeDeclaration(
+    name="approximate",
+    function=approximate,
+    text="leaves stragglers out, and says how far off the mean is",
+    options={
+        "code": Option(
+            Literal["fractional", "bernoulli", "stochastic_block"] | None,
+            None,
+            "Who computes what. fractional (null): groups; bernoulli: drawn; stochastic_block: between the two.",
+        ),
+        "redundancy": Option(
+            int | None, None, "Partitions of a worker, on average if code is drawn; null: 2s+2.", ge=1, le=4096
+        ),
+        "stragglers": Option(int, 0, "A step is taken once all workers but so many have answered.", ge=0, le=4095),
+        "inside": Option(
+            float | None,
+            None,
+            f"Probability that a worker computes a partition of its own group; null: {INSIDE}.",
+            gt=0.0,
+            le=1.0,
+            only_with=OnlyWith("code", ("stochastic_block",)),
+        ),
+        **OPTIONS,
+        "encoding": ENCODING,
+    },
+    sizes=_sizes,
+    tolerance=TOLERANCE,
+    supplied=("seed",),
+)

@@ -14,25 +14,26 @@ entries of W grow like (n/2 pi)^2s / (s!)^2, so that float32 honest noise is amp
 from __future__ import annotations
 
 import math
-import secrets
+from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
+from draco.schemes.cyclic import require_tolerance, tolerance_option
 from draco.schemes.cyclic_code import Code, worst_amplification
 from draco.schemes.locate import locate
 from draco.schemes.projection import runs_of
 from draco.schemes.scheme import (
-    Decode,
     Decoded,
-    Encode,
+    Decoder,
+    Encoder,
     Inspection,
+    Mask,
     Scheme,
-    arrived_rows,
-    checked_gradients,
-    checked_replies,
+    SchemeDeclaration,
+    Sizes,
+    require_workers,
 )
 from draco.schemes.syndrome import Evidence, Rows, certified, evidence, recombination
 
@@ -44,16 +45,8 @@ PROMISE = 1e-3
 def cyclic_dft(*, workers: int, adversaries: int, tolerance: float = TOLERANCE) -> Scheme:
     """Return the paper's complex cyclic scheme for n >= 2s + 1 workers."""
     n, s = workers, adversaries
-    if n < 2 * s + 1:
-        raise ValueError(f"cyclic_dft: {s} adversaries need at least {2 * s + 1} workers, got {n}")
-    if not 0 < tolerance < 1:
-        raise ValueError(f"cyclic_dft: tolerance is {tolerance}, must be between 0 and 1")
-    code = dft_code(n, s)
-    worst = worst_amplification(code, s)
-    if not worst * ROUNDING <= PROMISE:
-        raise ValueError(
-            f"cyclic_dft: {s} adversaries among {n} workers amplify rounding {worst:.0e} times; use cyclic"
-        )
+    require_tolerance("cyclic_dft", tolerance)
+    code, worst = _code(n, s)
     return Scheme(
         name="cyclic_dft",
         workers=n,
@@ -61,14 +54,32 @@ def cyclic_dft(*, workers: int, adversaries: int, tolerance: float = TOLERANCE) 
         redundancy=2 * s + 1,
         assignment=code.window,
         weights=None,
-        encode=_encoder(code),
-        decode=_decoder(code, s, tolerance),
+        encoder=_encoder(code),
+        decoder=_decoder(code, s, tolerance),
         inspect=None,
         dtype=torch.complex128,
         amplification=worst,
         summary=f"cyclic_dft (complex128, as published): {n} workers, redundancy {2 * s + 1}, up to {s} adversaries; "
         f"worst-case amplification {worst:.3g}",
     )
+
+
+def _sizes(workers: int, adversaries: int, **_: object) -> Sizes:
+    _code(workers, adversaries)
+    return Sizes(partitions=workers, gradients=1)
+
+
+@cache
+def _code(n: int, s: int) -> tuple[Code, float]:
+    """Return the code and its worst amplification; ValueError where there is none that keeps the promise."""
+    require_workers("cyclic_dft", n, s)
+    code = dft_code(n, s)
+    worst = worst_amplification(code, s)
+    if not worst * ROUNDING <= PROMISE:
+        raise ValueError(
+            f"cyclic_dft: {s} adversaries among {n} workers amplify rounding {worst:.0e} times; use cyclic"
+        )
+    return code, worst
 
 
 def dft_code(n: int, s: int) -> Code:
@@ -86,12 +97,11 @@ def dft_code(n: int, s: int) -> Code:
     return Code(matrix, shift <= 2 * s, parity, np.full(n, n**-1.5, dtype=np.complex128))
 
 
-def _encoder(code: Code) -> Encode:
+def _encoder(code: Code) -> Encoder:
     matrix = torch.from_numpy(code.matrix)
     loads = [torch.from_numpy(np.flatnonzero(row)) for row in code.window]
 
     def encode(row: int, gradients: Tensor) -> Tensor:
-        checked_gradients("cyclic_dft", gradients, load=len(loads[row]))
         weights = matrix[row, loads[row]].to(gradients.device)
         exact = gradients.double()
         return torch.complex(exact.t() @ weights.real, exact.t() @ weights.imag)
@@ -99,19 +109,11 @@ def _encoder(code: Code) -> Encode:
     return encode
 
 
-def _decoder(code: Code, s: int, tolerance: float) -> Decode:
+def _decoder(code: Code, s: int, tolerance: float) -> Decoder:
     n = len(code.clean)
 
-    def decode(
-        replies: Tensor,
-        arrived: npt.NDArray[np.bool_] | None = None,
-        *,
-        seed: int | None = None,
-        inspection: Inspection | None = None,  # nothing is inspected
-    ) -> Decoded:
-        checked_replies("cyclic_dft", replies, n, torch.complex128)
-        here = arrived_rows("cyclic_dft", arrived, n)
-        found = _projected(code, tolerance, replies, here, secrets.randbits(63) if seed is None else seed)
+    def decode(replies: Tensor, here: Mask, seed: int, inspection: Inspection | None) -> Decoded:
+        found = _projected(code, tolerance, replies, here, seed)
         rows = _prony(found, s)
         if rows is None:
             rows = locate(found)
@@ -135,7 +137,7 @@ def projection(seed: int, elements: int) -> Tensor:
     return (1 + torch.randn(elements, dtype=torch.float64, generator=generator)).to(torch.complex128)
 
 
-def _projected(code: Code, tolerance: float, replies: Tensor, here: npt.NDArray[np.bool_], seed: int) -> Evidence:
+def _projected(code: Code, tolerance: float, replies: Tensor, here: Mask, seed: int) -> Evidence:
     """Return the evidence of one projection f ~ N(1, 1)^d, with exact row norms."""
     f = projection(seed, replies.shape[1]).to(replies.device)
     values = np.zeros((len(here), 1), dtype=np.complex128)
@@ -162,3 +164,15 @@ def _prony(found: Evidence, s: int) -> Rows | None:
         if certified(found, rows):
             return rows
     return None
+
+
+CYCLIC_DFT = SchemeDeclaration(
+    name="cyclic_dft",
+    function=cyclic_dft,
+    text="the paper's code, with complex replies",
+    options={"tolerance": tolerance_option(TOLERANCE)},
+    sizes=_sizes,
+    tolerance=TOLERANCE,
+    dtype="complex128",
+    project=lambda seed, elements: projection(seed, elements)[None],
+)

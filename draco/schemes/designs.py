@@ -15,6 +15,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from draco.declaration import OptionError
+
 Assignment = npt.NDArray[np.bool_]
 PARTITIONS = 4096  # the most that a design may have: each is a gradient on the server
 
@@ -129,9 +131,10 @@ def place(design: str, n: int, r: int) -> Assignment:
         ValueError: there is none; says which there are.
     """
     if design not in DESIGNS:
-        raise ValueError(f"placement: design is {design!r}, must be one of {', '.join(DESIGNS)}")
+        raise OptionError("placement", "design", f"must be one of {', '.join(DESIGNS)}, got {design!r}")
     if r < 3 or r % 2 == 0:
-        raise ValueError(f"placement: redundancy is {r}, must be odd and 3 or more, so that most of r can be right")
+        message = f"must be odd and 3 or more, so that most of r can be right, got {r}"
+        raise OptionError("placement", "redundancy", message)
     if exists(design, n, r):
         return DESIGNS[design][0](n, r)
     near = sorted(itertools.islice(_nearest(design, n, r), 3))

@@ -10,11 +10,30 @@ are those who were outvoted; in a group that liars won these are its honest work
 Shapes: n workers, m = k = n // r groups, d parameters, r odd; leftover workers join groups.
 """
 
+from draco.declaration import Option, OptionError
 from draco.schemes.repetition import in_groups
-from draco.schemes.scheme import Scheme
-from draco.schemes.vote import TOLERANCE, checked_vote
+from draco.schemes.scheme import Scheme, SchemeDeclaration, Sizes, require_workers
+from draco.schemes.vote import OPTIONS, TOLERANCE, checked_vote
 
 REDUNDANCY = 3
+
+
+def _sizes(workers: int, adversaries: int, redundancy: int = REDUNDANCY, **_: object) -> Sizes:
+    n, s, r = workers, adversaries, redundancy
+    require_workers("detox", n, s)
+    if r < 1 or r % 2 == 0:
+        raise OptionError("detox", "redundancy", f"must be odd, so that a vote always has two sides, got {r}")
+    if n < r:
+        raise OptionError("detox", "redundancy", f"must be at most {n} workers, got {r}")
+    groups = n // r
+    bad = lost_groups(n, groups, s)
+    if 2 * bad >= groups:
+        most = next(q for q in range(s, -1, -1) if 2 * lost_groups(n, groups, q) < groups)
+        raise ValueError(
+            f"detox: {s} adversaries may win {bad} of {groups} groups of {r}, which must be less than half of them; "
+            f"{n} workers tolerate {most}"
+        )
+    return Sizes(partitions=groups, gradients=groups, bad=bad)
 
 
 def detox(
@@ -30,18 +49,7 @@ def detox(
     `redundancy` is the least number r of workers in a group; `vote` and `tolerance` are those of repetition.
     """
     n, s, r = workers, adversaries, redundancy
-    if r < 1 or r % 2 == 0:
-        raise ValueError(f"detox: redundancy is {r}, must be odd, so that a vote always has two sides")
-    if n < r:
-        raise ValueError(f"detox: redundancy {r} needs at least {r} workers, got {n}")
-    groups = n // r
-    bad = lost_groups(n, groups, s)
-    if 2 * bad >= groups:
-        most = next(q for q in range(s, -1, -1) if 2 * lost_groups(n, groups, q) < groups)
-        raise ValueError(
-            f"detox: {s} adversaries may win {bad} of {groups} groups of {r}, which must be less than half of them; "
-            f"{n} workers bear {most}"
-        )
+    groups, _, bad = _sizes(n, s, r)
     return in_groups(
         "detox", n, s, groups, checked_vote("detox", vote, tolerance),
         votes=[len(range(j, n, groups)) // 2 + 1 for j in range(groups)], bad=bad,
@@ -56,3 +64,16 @@ def lost_groups(workers: int, groups: int, adversaries: int) -> int:
     cheap, dear = (small + 1) // 2, (small + 2) // 2
     first = min(groups - larger, adversaries // cheap)
     return first + min(larger, (adversaries - first * cheap) // dear)
+
+
+DETOX = SchemeDeclaration(
+    name="detox",
+    function=detox,
+    text="votes in small groups, some of which Byzantine workers may win, before a robust aggregator",
+    options={
+        "redundancy": Option(int | None, None, f"Workers in a group, odd; null: {REDUNDANCY}.", ge=1, le=4096),
+        **OPTIONS,
+    },
+    sizes=_sizes,
+    tolerance=TOLERANCE,
+)

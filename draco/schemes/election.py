@@ -17,28 +17,46 @@ Shapes: n workers = k partitions, d = p + tail elements, replies of 4 tail + p /
 from __future__ import annotations
 
 from collections import Counter
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from draco.declaration import OnlyWith, Option, OptionError
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
-from draco.schemes.assignments import Design, bernoulli, deterministic
+from draco.schemes.assignments import bernoulli, deterministic
 from draco.schemes.scheme import (
-    Decode,
     Decoded,
-    Encode,
+    Decoder,
+    Encoder,
     Inspection,
+    Mask,
     Scheme,
-    arrived_rows,
-    checked_gradients,
-    checked_replies,
+    SchemeDeclaration,
+    Sizes,
+    require_workers,
 )
 
 CODES = ("deterministic", "bernoulli")
 BLOCK = 1 << 14  # bytes of a reply that are counted at once: their votes stay in the second-level cache
 
 Bytes = npt.NDArray[np.uint8]
+
+
+def _sizes(
+    workers: int, adversaries: int, code: str = CODES[0], redundancy: int | None = None, tail: int = 1, **_: object
+) -> Sizes:
+    require_workers("election", workers, adversaries)
+    if code not in CODES:
+        raise OptionError("election", "code", f"must be one of {', '.join(CODES)}, got {code!r}")
+    if redundancy is not None and code != "bernoulli":
+        raise OptionError("election", "redundancy", f"applies only with code: bernoulli, got {redundancy}")
+    if redundancy is not None and not 1 <= redundancy <= workers:
+        raise OptionError("election", "redundancy", f"must be from 1 to {workers} workers, got {redundancy}")
+    if tail < 0:
+        raise OptionError("election", "tail", f"must be 0 or more, got {tail}")
+    return Sizes(partitions=workers, gradients=1)
 
 
 def election(
@@ -58,18 +76,8 @@ def election(
     Raises:
         ValueError: an option is out of its range.
     """
-    least = 2 * adversaries + 1
-    r = least if redundancy is None else redundancy
-    if code not in CODES:
-        raise ValueError(f"election: code is {code!r}, must be one of {', '.join(CODES)}")
-    if workers < least:
-        raise ValueError(f"election: {adversaries} adversaries need at least {least} workers, got {workers}")
-    if redundancy is not None and code != "bernoulli":
-        raise ValueError(f"election: redundancy is {redundancy}, applies to code bernoulli only")
-    if not 1 <= r <= workers:
-        raise ValueError(f"election: redundancy is {r}, must be from 1 to {workers} workers")
-    if tail < 0:
-        raise ValueError(f"election: tail is {tail}, must be 0 or more")
+    _sizes(workers, adversaries, code, redundancy, tail)
+    r = 2 * adversaries + 1 if redundancy is None else redundancy
     design = deterministic(workers, adversaries) if code == "deterministic" else bernoulli(workers, r, seed)
     load = int(design.sum(1).max())
     tolerance = "whatever they send" if code == "deterministic" else "with high probability"
@@ -80,8 +88,8 @@ def election(
         redundancy=load,
         assignment=design,
         weights=None,
-        encode=_encoder(design, tail),
-        decode=_decoder(workers, tail),
+        encoder=_encoder(tail),
+        decoder=_decoder(workers, tail),
         inspect=None,
         dtype=torch.uint8,
         amplification=None,
@@ -92,11 +100,8 @@ def election(
     )
 
 
-def _encoder(design: Design, tail: int) -> Encode:
-    loads = [int(row.sum()) for row in design]
-
+def _encoder(tail: int) -> Encoder:
     def encode(row: int, gradients: Tensor) -> Tensor:
-        checked_gradients("election", gradients, load=loads[row])
         p = gradients.shape[1] - tail
         if p < 0:
             raise ValueError(f"election: gradients have {gradients.shape[1]} elements, fewer than tail = {tail}")
@@ -112,18 +117,11 @@ def _encoder(design: Design, tail: int) -> Encode:
     return encode
 
 
-def _decoder(n: int, tail: int) -> Decode:
-    def decode(
-        replies: Tensor,
-        arrived: npt.NDArray[np.bool_] | None = None,
-        *,
-        seed: int | None = None,  # nothing is drawn
-        inspection: Inspection | None = None,  # nothing is inspected
-    ) -> Decoded:
-        checked_replies("election", replies, n, torch.uint8)
+def _decoder(n: int, tail: int) -> Decoder:
+    def decode(replies: Tensor, here: Mask, seed: int, inspection: Inspection | None) -> Decoded:
         if replies.shape[1] <= 4 * tail:
             raise ValueError(f"election: replies have {replies.shape[1]} bytes, must have more than {4 * tail}")
-        rows = np.flatnonzero(arrived_rows("election", arrived, n))
+        rows = np.flatnonzero(here)
         received = replies.cpu().numpy()
         rest = np.ascontiguousarray(received[rows, : 4 * tail]).view(np.float32).reshape(len(rows), tail)
         length, good = _agreed(received[rows, -1], np.asarray(np.isfinite(rest).all(axis=1)))
@@ -161,3 +159,28 @@ def _majority(received: Bytes, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.flo
             votes += np.unpackbits(block[row])
         out[8 * start : 8 * start + len(votes)] = np.sign(2 * votes - np.int16(len(rows)))
     return out
+
+
+ELECTION = SchemeDeclaration(
+    name="election",
+    function=election,
+    text="a majority of signs, one bit a coordinate",
+    options={
+        "code": Option(
+            Literal["deterministic", "bernoulli"] | None,
+            None,
+            "Who computes what. deterministic (null): built, and proved; bernoulli: drawn.",
+        ),
+        "redundancy": Option(
+            int | None,
+            None,
+            "Partitions of a worker on average; null: 2s+1.",
+            ge=1,
+            le=4096,
+            only_with=OnlyWith("code", ("bernoulli",)),
+        ),
+    },
+    sizes=_sizes,
+    dtype="uint8",
+    supplied=("seed", "tail"),
+)

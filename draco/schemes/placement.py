@@ -14,25 +14,57 @@ and k * d more while it aggregates.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from draco.declaration import Option
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
 from draco.schemes.agreement import certain_liars
 from draco.schemes.designs import Assignment, place
 from draco.schemes.scheme import (
-    Decode,
     Decoded,
+    Decoder,
     Inspection,
+    Mask,
     Scheme,
-    arrived_rows,
-    checked_gradients,
-    checked_replies,
+    SchemeDeclaration,
+    Sizes,
+    require_workers,
 )
-from draco.schemes.vote import TOLERANCE, Ballot, checked_vote, disagreements, winner
-from draco.schemes.worst_case import worst_case
+from draco.schemes.vote import OPTIONS, TOLERANCE, Ballot, checked_vote, disagreements, winner
+from draco.schemes.worst_case import WorstCase, worst_case
+
+REDUNDANCY = 3  # workers on a partition
+
+
+def _sizes(workers: int, adversaries: int, design: str = "mols", redundancy: int = REDUNDANCY, **_: object) -> Sizes:
+    assignment, (bad, _exact), _about = _design(workers, adversaries, design, redundancy)
+    return Sizes(partitions=assignment.shape[1], gradients=assignment.shape[1], bad=bad)
+
+
+@cache
+def _design(n: int, s: int, design: str, redundancy: int) -> tuple[Assignment, WorstCase, str]:
+    """Return who computes what, what s adversaries can do to it, and the design in words.
+
+    Raises:
+        ValueError: the design does not exist for these numbers, or s adversaries may spoil half of it.
+    """
+    require_workers("placement", n, s)
+    assignment = place(design, n, redundancy)
+    k, load = assignment.shape[1], int(assignment[0].sum())
+    net = design != "subset"
+    worst = worst_case(assignment, s, net=net)
+    about = f"{design}, {n} workers, {k} partitions, {redundancy} workers on each and {load} of them on each worker"
+    if 2 * worst.lost >= k:
+        most = next(q for q in range(s, -1, -1) if 2 * worst_case(assignment, q, net=net).lost < k)
+        raise ValueError(
+            f"placement: {about}: {s} adversaries may win or spoil {worst.lost} partitions, which must be less than "
+            f"half of them; it tolerates {most}"
+        )
+    return assignment, worst, about
 
 
 def placement(
@@ -40,7 +72,7 @@ def placement(
     workers: int,
     adversaries: int,
     design: str = "mols",
-    redundancy: int = 3,
+    redundancy: int = REDUNDANCY,
     vote: str = "exact",
     tolerance: float = TOLERANCE,
 ) -> Scheme:
@@ -51,17 +83,8 @@ def placement(
     """
     n, s = workers, adversaries
     within = checked_vote("placement", vote, tolerance)
-    assignment = place(design, n, redundancy)
-    k, load = assignment.shape[1], int(assignment[0].sum())
-    net = design != "subset"
-    bad, exact = worst_case(assignment, min(s, n), net=net)
-    about = f"{design}, {n} workers, {k} partitions, {redundancy} workers on each and {load} of them on each worker"
-    if 2 * bad >= k:
-        most = next(q for q in range(min(s, n), -1, -1) if 2 * worst_case(assignment, q, net=net).lost < k)
-        raise ValueError(
-            f"placement: {about}: {s} adversaries may win or spoil {bad} partitions, which must be less than half of "
-            f"them; it bears {most}"
-        )
+    assignment, (bad, exact), about = _design(n, s, design, redundancy)
+    load = int(assignment[0].sum())
     return Scheme(
         name="placement",
         workers=n,
@@ -69,8 +92,8 @@ def placement(
         redundancy=load,
         assignment=assignment,
         weights=None,
-        encode=lambda row, gradients: checked_gradients("placement", gradients, load=load).reshape(-1),
-        decode=_decoder(assignment, s, bad, within),
+        encoder=lambda row, gradients: gradients.reshape(-1),
+        decoder=_decoder(assignment, s, bad, within),
         inspect=lambda replies, seed: _Votes(replies, assignment, within),  # nothing is drawn
         dtype=torch.float32,
         amplification=None if within is None else 1.0,
@@ -99,26 +122,18 @@ class _Votes:
         for j in self.loads[row]:
             self.ballots[j].add(self.members[j].index(row))
 
-    def add_all(self, here: npt.NDArray[np.bool_]) -> None:
+    def add_all(self, here: Mask) -> None:
         """Do the same for all rows that are here, reading each about once."""
         for ballot, rows in zip(self.ballots, self.members, strict=True):
             ballot.add_all([index for index, row in enumerate(rows) if here[row]])
 
 
-def _decoder(assignment: Assignment, s: int, bad: int, within: float | None) -> Decode:
-    n, load = len(assignment), int(assignment[0].sum())
+def _decoder(assignment: Assignment, s: int, bad: int, within: float | None) -> Decoder:
+    load = int(assignment[0].sum())
 
-    def decode(
-        replies: Tensor,
-        arrived: npt.NDArray[np.bool_] | None = None,
-        *,
-        seed: int | None = None,  # nothing is drawn
-        inspection: Inspection | None = None,
-    ) -> Decoded:
-        checked_replies("placement", replies, n, torch.float32)
+    def decode(replies: Tensor, here: Mask, seed: int, inspection: Inspection | None) -> Decoded:
         if replies.shape[1] % load:
             raise ValueError(f"placement: replies have {replies.shape[1]} elements, must be {load} gradients of d each")
-        here = arrived_rows("placement", arrived, n)
         votes = inspection if isinstance(inspection, _Votes) else None
         if votes is None:
             votes = _Votes(replies, assignment, within)
@@ -163,3 +178,22 @@ def _gradients(votes: _Votes, liars: Sequence[int], bad: int, within: float | No
             continue
         won.append(ballot.replies[first])
     return torch.stack(won)
+
+
+PLACEMENT = SchemeDeclaration(
+    name="placement",
+    function=placement,
+    text="several partitions a worker, by a design, and a vote on each, before a robust aggregator",
+    options={
+        "design": Option(
+            Literal["mols", "ramanujan", "subset"],
+            "mols",
+            "mols: orthogonal Latin squares, n = r l; ramanujan: n = r q or r^2; subset: a partition for every r "
+            "workers.",
+        ),
+        "redundancy": Option(int | None, None, f"Workers on a partition, odd; null: {REDUNDANCY}.", ge=1, le=4096),
+        **OPTIONS,
+    },
+    sizes=_sizes,
+    tolerance=TOLERANCE,
+)

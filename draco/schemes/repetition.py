@@ -14,20 +14,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from draco.declaration import Option, OptionError
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
 from draco.schemes.scheme import (
-    Decode,
     Decoded,
+    Decoder,
     Inspection,
+    Mask,
     Scheme,
-    arrived_rows,
-    checked_gradients,
-    checked_replies,
+    SchemeDeclaration,
+    Sizes,
+    require_workers,
 )
-from draco.schemes.vote import TOLERANCE, Ballot, checked_vote, winner
+from draco.schemes.vote import OPTIONS, TOLERANCE, Ballot, checked_vote, winner
+
+
+def _sizes(workers: int, adversaries: int, redundancy: int | None = None, **_: object) -> Sizes:
+    require_workers("repetition", workers, adversaries)
+    least = 2 * adversaries + 1
+    r = least if redundancy is None else redundancy
+    if not least <= r <= workers:
+        raise OptionError("repetition", "redundancy", f"must be from 2s+1 = {least} to {workers} workers, got {r}")
+    return Sizes(partitions=workers // r, gradients=workers // r)
 
 
 def repetition(
@@ -43,17 +53,12 @@ def repetition(
     `redundancy` is the least number of workers in a group, 2s + 1 if None. `vote` is "exact" (equal bits) or
     "tolerance" (mutually within the relative L2 distance `tolerance`).
     """
-    r = 2 * adversaries + 1 if redundancy is None else redundancy
-    if r < 2 * adversaries + 1:
-        raise ValueError(f"repetition: redundancy is {r}, must be at least {2 * adversaries + 1}")
-    if workers < r:
-        what = f"{adversaries} adversaries need" if redundancy is None else f"redundancy {r} needs"
-        raise ValueError(f"repetition: {what} at least {r} workers, got {workers}")
-    groups = workers // r
+    groups = _sizes(workers, adversaries, redundancy).partitions
     within = checked_vote("repetition", vote, tolerance)
     return in_groups(
         "repetition", workers, adversaries, groups, within, votes=[adversaries + 1] * groups, bad=0,
-        summary=f"repetition: {workers} workers in {groups} groups of {r} or more, up to {adversaries} adversaries",
+        summary=f"repetition: {workers} workers in {groups} groups of {workers // groups} or more, "
+        f"up to {adversaries} adversaries",
     )  # fmt: skip
 
 
@@ -66,9 +71,6 @@ def in_groups(
     """
     assignment = np.arange(n)[:, None] % groups == np.arange(groups)
 
-    def encode(row: int, gradients: Tensor) -> Tensor:
-        return checked_gradients(name, gradients, load=1)[0]
-
     return Scheme(
         name=name,
         workers=n,
@@ -76,8 +78,8 @@ def in_groups(
         redundancy=1,
         assignment=assignment,
         weights=assignment.astype(np.float64),
-        encode=encode,
-        decode=_decoder(name, n, votes, bad, within),
+        encoder=lambda row, gradients: gradients[0],
+        decoder=_decoder(name, n, votes, bad, within),
         inspect=lambda replies, seed: _Inspection(replies, groups, within),  # nothing is drawn
         dtype=torch.float32,
         amplification=None if within is None else 1.0,
@@ -96,18 +98,10 @@ class _Inspection:
         self.ballots[row % len(self.ballots)].add(row)
 
 
-def _decoder(name: str, n: int, votes: Sequence[int], bad: int, within: float | None) -> Decode:
+def _decoder(name: str, n: int, votes: Sequence[int], bad: int, within: float | None) -> Decoder:
     groups = len(votes)
 
-    def decode(
-        replies: Tensor,
-        arrived: npt.NDArray[np.bool_] | None = None,
-        *,
-        seed: int | None = None,  # nothing is drawn
-        inspection: Inspection | None = None,
-    ) -> Decoded:
-        checked_replies(name, replies, n, torch.float32)
-        here = arrived_rows(name, arrived, n)
+    def decode(replies: Tensor, here: Mask, seed: int, inspection: Inspection | None) -> Decoded:
         ballots = inspection.ballots if isinstance(inspection, _Inspection) else None
         if ballots is None:
             ballots = [Ballot(replies, distances=within is not None) for _ in range(groups)]
@@ -140,3 +134,17 @@ def _result(replies: Tensor, winners: Sequence[Sequence[int]]) -> Tensor:
         if all(start + j in rows for j, rows in enumerate(sets)):
             return replies[start : start + m]
     return replies[torch.tensor([rows[0] for rows in winners], device=replies.device)]
+
+
+REPETITION = SchemeDeclaration(
+    name="repetition",
+    function=repetition,
+    text="groups of workers that compute the same, and a vote in each",
+    options={
+        "redundancy": Option(int | None, None, "Workers in a group, 2s+1 to n; null: 2s+1.", ge=1, le=4096),
+        **OPTIONS,
+    },
+    sizes=_sizes,
+    tolerance=TOLERANCE,
+    grouped=True,
+)

@@ -1,4 +1,4 @@
-"""What a scheme is: one value that holds the paper's triple of assignment, encoder and decoder.
+"""A scheme as one value: the paper's triple of assignment, encoder and decoder; and what a scheme declares beforehand.
 
 Source: Chen, Wang, Charles, Papailiopoulos, DRACO, ICML 2018 (arXiv:1803.09877), section 2: (A, E, D).
 Shapes: n workers, k partitions, d parameters, m gradients after decoding, load = partitions of one row; a reply has
@@ -8,6 +8,7 @@ A row is a position in the code, not a rank: the server hands out rows from a fr
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ import numpy.typing as npt
 
 from draco.declaration import Declaration
 from draco.lazy import Tensor, torch
+
+Mask = npt.NDArray[np.bool_]
 
 
 class Decoded(NamedTuple):
@@ -30,13 +33,6 @@ class Decoded(NamedTuple):
     error: float | None = None  # of an approximate scheme: L2 norm of its error or a bound on it; None: exact
 
 
-class Encode(Protocol):
-    """The worker's part."""
-
-    def __call__(self, row: int, gradients: Tensor) -> Tensor:
-        """Return what row `row` sends, (e,), for the gradients (load, d) of its partitions in increasing order."""
-
-
 class Inspection(Protocol):
     """Decode work done reply by reply, while later replies are still on their way."""
 
@@ -44,33 +40,20 @@ class Inspection(Protocol):
         """Take note of `replies[row]`, which has just arrived and will not change any more."""
 
 
-class Decode(Protocol):
-    """The server's part."""
-
-    def __call__(
-        self,
-        replies: Tensor,
-        arrived: npt.NDArray[np.bool_] | None = None,
-        *,
-        seed: int | None = None,
-        inspection: Inspection | None = None,
-    ) -> Decoded:
-        """Return the gradients that honest workers would have given.
-
-        Args:
-            replies: (n, e) by row; not changed, though the result may be a view of it.
-            arrived: (n,) bool; rows that are False never came (or were refused) and their content is not read.
-            seed: of this step's secret projections; drawn from the operating system where None.
-            inspection: what `Scheme.inspect` began for these replies and `add` was told of every arrived row.
-
-        Raises:
-            DecodeError: what arrived cannot be decoded within the scheme's promise.
-            ValueError: the shape or the dtype of `replies` is wrong.
-        """
+# (row, gradients (load, d)) -> (e,): what a row sends for the gradients of its partitions in increasing order.
+Encoder = Callable[[int, Tensor], Tensor]
+# (replies (n, e), arrived (n,), seed, what was inspected) -> what they decode to; the arguments have been checked.
+Decoder = Callable[[Tensor, Mask, int, Any], Decoded]
 
 
 def _same(d: int) -> int:
     return d
+
+
+def require_workers(name: str, workers: int, adversaries: int) -> None:
+    """Raise a ValueError unless n >= 2s + 1: with fewer, s adversaries can pass for the honest workers."""
+    if workers < (least := 2 * adversaries + 1):
+        raise ValueError(f"{name}: {adversaries} adversaries need at least {least} workers, got {workers}")
 
 
 class Scheme(NamedTuple):
@@ -80,10 +63,10 @@ class Scheme(NamedTuple):
     workers: int  # n
     adversaries: int  # s
     redundancy: int  # the most partitions that one worker computes
-    assignment: npt.NDArray[np.bool_]  # (n, k): row i computes partition j
+    assignment: Mask  # (n, k): row i computes partition j
     weights: npt.NDArray[np.float64] | None  # (n, k): row i sends sum_j weights[i, j] g_j; None where not real-linear
-    encode: Encode
-    decode: Decode
+    encoder: Encoder
+    decoder: Decoder
     inspect: Callable[[Tensor, int], Inspection] | None  # (replies (n, e), seed); None: nothing can be done early
     dtype: torch.dtype  # of a reply on the wire before any rounding asked for by the job
     amplification: float | None  # worst relative error of the result per relative error of a reply; None: exact
@@ -92,6 +75,48 @@ class Scheme(NamedTuple):
     exact: bool = True  # with every row there, decoding gives the mean of all partitions but for `bad` ones
     stragglers: int = 0  # rows that the server need not wait for
     bad: int = 0  # the most of the decoded gradients that s adversaries may make wrong, or leave without a majority
+
+    def encode(self, row: int, gradients: Tensor) -> Tensor:
+        """Return what a row sends, (e,), for the gradients (load, d) of its partitions in increasing order.
+
+        Raises:
+            ValueError: the gradients have another shape.
+        """
+        load = int(self.assignment[row].sum())
+        if gradients.ndim != 2 or gradients.shape[0] != load:
+            raise ValueError(
+                f"{self.name}: gradients have shape {tuple(gradients.shape)}, must be ({load}, d), a row a partition"
+            )
+        return self.encoder(row, gradients)
+
+    def decode(
+        self, replies: Tensor, arrived: Mask | None = None, *, seed: int | None = None, inspection: Any = None
+    ) -> Decoded:
+        """Return the gradients that honest workers would have given.
+
+        Args:
+            replies: (n, e) by row; not changed, though the result may be a view of it.
+            arrived: (n,) bool; rows that are False never came (or were refused) and their content is not read.
+            seed: of this step's secret projections; drawn from the operating system where None.
+            inspection: what `inspect` began for these replies and `add` was told of every arrived row.
+
+        Raises:
+            DecodeError: what arrived cannot be decoded within the scheme's promise.
+            ValueError: the shape or the dtype of `replies` or `arrived` is wrong.
+        """
+        n = self.workers
+        if replies.ndim != 2 or replies.shape[0] != n or replies.shape[1] < 1:
+            raise ValueError(f"{self.name}: replies have shape {tuple(replies.shape)}, must be ({n}, d) with d >= 1")
+        if replies.dtype != self.dtype:
+            raise ValueError(f"{self.name}: replies are {replies.dtype}, must be {self.dtype}")
+        if replies.stride(1) != 1 and replies.shape[1] > 1:
+            raise ValueError(
+                f"{self.name}: replies have column stride {replies.stride(1)}, each row must be contiguous"
+            )
+        here = np.ones(n, np.bool_) if arrived is None else np.asarray(arrived, np.bool_)
+        if here.shape != (n,):
+            raise ValueError(f"{self.name}: arrived has shape {here.shape}, must be ({n},)")
+        return self.decoder(replies, here, secrets.randbits(63) if seed is None else seed, inspection)
 
     def groups(self) -> list[int] | None:
         """Return the group of every row, where rows of a group compute the same and nobody else any of it; else None.
@@ -104,18 +129,21 @@ class Scheme(NamedTuple):
             return None
         return [int(first) for first in mine]
 
-    def bears(self, absent: Sequence[int], suspects: Sequence[int], left: int | None = None) -> bool:
-        """Say whether what was decoded without the rows `absent` is right, whoever the up to s liars are.
+    def tolerates(self, absent: Sequence[int], suspects: Sequence[int], left: int | None = None) -> bool:
+        """Say whether what was decoded without the rows `absent` is right, whoever the up to s Byzantine rows are.
 
-        Absent rows need not be liars: s may lie among the rest. A code of distance 2s + 1 has distance 2s + 1 - a
-        without a of its rows, so what leaves w suspects is the truth, not s liars' forgery, where w + s < 2s + 1 - a:
-        w + a <= s. Rows of a group have a code of their own. (2w + a <= 2s, up to which decoding may succeed, would
-        count on liars to be among the absent.) A partition that fewer than 2s + 1 rows compute bears no absence.
-        Stragglers are borne whatever they cost: `Decoded.error` tells. Who promises no mean bears nothing else.
+        With a rows absent and w suspects among the rest, of rows that share a code:
 
-        Where some gradients may be `bad`, the others must each have the majority of all rows that compute it, absent
-        or not, so absence makes none of them worse. But it may leave one without a majority that needs fewer liars for
-        that, who then have more left for the others: all gradients must be among the `left` ones.
+            absent                        of a scheme that       tolerated where
+            up to `stragglers`            may leave them out     always: `Decoded.error` says what they cost
+            any                           promises no mean       never
+            any                           has `bad` gradients    all m gradients have a majority (`left` is m)
+            any                           is an exact code       w + a <= s, within each group by itself
+
+        Example of the last line: s = 2, so distance 2s + 1 = 5. One row is absent, which leaves distance 4. One
+        suspect (w + a = 2) is the truth: the s = 2 Byzantine rows would need w + 2 >= 4 to forge it. Two suspects
+        (w + a = 3) may be a forgery by the other two. Absent rows are not taken for Byzantine ones; if they were,
+        2w + a <= 2s would do.
         """
         if len(absent) <= self.stragglers:
             return True
@@ -126,35 +154,6 @@ class Scheme(NamedTuple):
         groups = self.groups() or [0] * self.workers
         wrong = Counter(groups[row] for row in {*absent, *suspects})
         return int(self.assignment.sum(0).min()) > 2 * self.adversaries and max(wrong.values()) <= self.adversaries
-
-
-def checked_gradients(name: str, gradients: Tensor, *, load: int) -> Tensor:
-    """Return `gradients` if it is (load, d), else raise a ValueError that says what it must be."""
-    if gradients.ndim != 2 or gradients.shape[0] != load:
-        raise ValueError(
-            f"{name}: gradients have shape {tuple(gradients.shape)}, must be ({load}, d), a row a partition"
-        )
-    return gradients
-
-
-def checked_replies(name: str, replies: Tensor, workers: int, dtype: torch.dtype) -> None:
-    """Raise a ValueError unless `replies` is (workers, d), d >= 1, of the dtype, with contiguous rows."""
-    if replies.ndim != 2 or replies.shape[0] != workers or replies.shape[1] < 1:
-        raise ValueError(f"{name}: replies have shape {tuple(replies.shape)}, must be ({workers}, d) with d >= 1")
-    if replies.dtype != dtype:
-        raise ValueError(f"{name}: replies are {replies.dtype}, must be {dtype}")
-    if replies.stride(1) != 1 and replies.shape[1] > 1:
-        raise ValueError(f"{name}: replies have column stride {replies.stride(1)}, each row must be contiguous")
-
-
-def arrived_rows(name: str, arrived: npt.NDArray[np.bool_] | None, workers: int) -> npt.NDArray[np.bool_]:
-    """Return the mask of rows that arrived, all of them where it is None."""
-    if arrived is None:
-        return np.ones(workers, dtype=np.bool_)
-    mask = np.asarray(arrived, dtype=np.bool_)
-    if mask.shape != (workers,):
-        raise ValueError(f"{name}: arrived has shape {mask.shape}, must be ({workers},)")
-    return mask
 
 
 class Sizes(NamedTuple):

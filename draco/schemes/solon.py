@@ -16,29 +16,40 @@ from __future__ import annotations
 
 import itertools
 import math
-import secrets
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from draco.declaration import Option, OptionError
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
-from draco.schemes.cyclic import PROMISE, ROUNDING, TOLERANCE, Projections, wrong_rows
+from draco.schemes.cyclic import (
+    PROMISE,
+    ROUNDING,
+    TOLERANCE,
+    Projections,
+    require_tolerance,
+    tolerance_option,
+    wrong_rows,
+)
 from draco.schemes.cyclic_code import EXHAUSTIVE, PRECISE, RANDOM_PLACEMENTS, real_code
 from draco.schemes.projection import combine, finish, mask_without, runs_of
 from draco.schemes.scheme import (
-    Decode,
     Decoded,
-    Encode,
+    Decoder,
+    Encoder,
     Inspection,
+    Mask,
     Scheme,
-    arrived_rows,
-    checked_gradients,
-    checked_replies,
+    SchemeDeclaration,
+    Sizes,
+    require_workers,
 )
 from draco.schemes.syndrome import Complex, Rows, recombination
 
+PARTS = 2
 SINGULAR = 1e8  # condition beyond which a window's equations have no usable solution
 
 Floats = npt.NDArray[np.float64]
@@ -53,7 +64,7 @@ class Code(NamedTuple):
     readings: Floats  # (c, n): readings[c] @ matrix = 1/k for part c, 0 for the others
 
 
-def solon(*, workers: int, adversaries: int, parts: int = 2, tolerance: float = TOLERANCE) -> Scheme:
+def solon(*, workers: int, adversaries: int, parts: int = PARTS, tolerance: float = TOLERANCE) -> Scheme:
     """Return the scheme whose replies have 1 / `parts` of a gradient's elements.
 
     A worker computes 2s + c partitions, one more where n is even and c odd. `tolerance` is that of `cyclic`.
@@ -62,10 +73,41 @@ def solon(*, workers: int, adversaries: int, parts: int = 2, tolerance: float = 
         ValueError: there are too few workers, or no stride keeps rounding within the promise.
     """
     n, s, c = workers, adversaries, parts
+    require_tolerance("solon", tolerance)
+    best, worst, p = _code(n, s, c)
+    return Scheme(
+        name="solon",
+        workers=n,
+        adversaries=s,
+        redundancy=p + c,
+        assignment=best.window,
+        weights=None,
+        encoder=_encoder(best, worst),
+        decoder=_decoder(best, s, tolerance),
+        inspect=Projections,
+        dtype=torch.float32,
+        amplification=worst,
+        summary=f"solon (real): {n} workers, redundancy {p + c}, replies of 1/{c} of a gradient, up to {s} "
+        f"adversaries; worst-case amplification {worst:.3g} (float32 error {worst * ROUNDING:.0e})",
+        elements=lambda d: -(-d // c),
+    )
+
+
+def _sizes(workers: int, adversaries: int, parts: int = PARTS, **_: object) -> Sizes:
+    _code(workers, adversaries, parts)
+    return Sizes(partitions=workers, gradients=1)
+
+
+@cache
+def _code(n: int, s: int, c: int) -> tuple[Code, float, int]:
+    """Return the code of the stride with the best worst case, its amplification, and its number of parities.
+
+    Raises:
+        ValueError: there are too few workers, or no stride keeps rounding within the promise.
+    """
+    require_workers("solon", n, s)
     if c < 2:
-        raise ValueError(f"solon: parts is {c}, must be 2 or more (cyclic is the code of one part)")
-    if not 0 < tolerance < 1:
-        raise ValueError(f"solon: tolerance is {tolerance}, must be between 0 and 1")
+        raise OptionError("solon", "parts", f"must be 2 or more (cyclic is the code of one part), got {c}")
     p = 2 * s + (n % 2 == 0 and c % 2 == 1)  # then frequencies of parities and readings are both whole
     if n < p + c:
         raise ValueError(f"solon: {s} adversaries and {c} parts need at least {p + c} workers, got {n}")
@@ -79,22 +121,7 @@ def solon(*, workers: int, adversaries: int, parts: int = 2, tolerance: float = 
             f"solon: {s} adversaries among {n} workers with {c} parts amplify float32 rounding {worst:.2g} times, "
             f"which is beyond {PROMISE:g} of the result: fewer parts or adversaries would do"
         )
-    return Scheme(
-        name="solon",
-        workers=n,
-        adversaries=s,
-        redundancy=p + c,
-        assignment=best.window,
-        weights=None,
-        encode=_encoder(best, worst),
-        decode=_decoder(best, s, tolerance),
-        inspect=Projections,
-        dtype=torch.float32,
-        amplification=worst,
-        summary=f"solon (real): {n} workers, redundancy {p + c}, replies of 1/{c} of a gradient, up to {s} "
-        f"adversaries; worst-case amplification {worst:.3g} (float32 error {worst * ROUNDING:.0e})",
-        elements=lambda d: -(-d // c),
-    )
+    return best, worst, p
 
 
 def build_code(n: int, p: int, c: int, stride: int) -> Code | None:
@@ -143,12 +170,11 @@ def _placements(n: int, s: int) -> list[Rows]:
     return [tuple(range(s)), *drawn]
 
 
-def _encoder(code: Code, worst: float) -> Encode:
+def _encoder(code: Code, worst: float) -> Encoder:
     loads = [np.flatnonzero(row) for row in code.window]
     c = code.matrix.shape[2]
 
     def encode(row: int, gradients: Tensor) -> Tensor:
-        checked_gradients("solon", gradients, load=len(loads[row]))
         weights = torch.from_numpy(code.matrix[row, loads[row]]).to(gradients.device)  # (load, c)
         exact = torch.float64 if worst > PRECISE else gradients.dtype
         e = -(-gradients.shape[1] // c)
@@ -160,20 +186,12 @@ def _encoder(code: Code, worst: float) -> Encode:
     return encode
 
 
-def _decoder(code: Code, s: int, tolerance: float) -> Decode:
+def _decoder(code: Code, s: int, tolerance: float) -> Decoder:
     n = len(code.matrix)
 
-    def decode(
-        replies: Tensor,
-        arrived: npt.NDArray[np.bool_] | None = None,
-        *,
-        seed: int | None = None,
-        inspection: Inspection | None = None,
-    ) -> Decoded:
-        checked_replies("solon", replies, n, torch.float32)
-        here = arrived_rows("solon", arrived, n)
+    def decode(replies: Tensor, here: Mask, seed: int, inspection: Inspection | None) -> Decoded:
         if not isinstance(inspection, Projections):
-            inspection = Projections(replies, secrets.randbits(63) if seed is None else seed)
+            inspection = Projections(replies, seed)
             for row in np.flatnonzero(here):
                 inspection.add(int(row))
         sketch = finish(inspection.inner, inspection.secret)
@@ -188,3 +206,22 @@ def _decoder(code: Code, s: int, tolerance: float) -> Decode:
         return Decoded(mean[None], tuple(i for i in rows if here[i]))
 
     return decode
+
+
+SOLON = SchemeDeclaration(
+    name="solon",
+    function=solon,
+    text="cyclic with shorter replies, for more computation",
+    options={
+        "parts": Option(
+            int | None,
+            None,
+            f"Replies have 1/parts of a gradient's elements; a worker computes 2s+parts partitions. null: {PARTS}.",
+            ge=2,
+            le=64,
+        ),
+        "tolerance": tolerance_option(TOLERANCE),
+    },
+    sizes=_sizes,
+    tolerance=TOLERANCE,
+)

@@ -8,28 +8,20 @@ Shapes: n workers = k partitions = m gradients, d parameters.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
-from draco.schemes.scheme import Decoded, Inspection, Scheme, arrived_rows, checked_gradients, checked_replies
+from draco.schemes.scheme import Decoded, Inspection, Mask, Scheme, SchemeDeclaration, Sizes
+
+
+def _sizes(workers: int, adversaries: int) -> Sizes:
+    return Sizes(partitions=workers, gradients=workers, bad=adversaries)
 
 
 def uncoded(*, workers: int, adversaries: int) -> Scheme:
     """Return the scheme of n workers that sends every gradient as it is; at most s of them may fail to arrive."""
 
-    def encode(row: int, gradients: Tensor) -> Tensor:
-        return checked_gradients("uncoded", gradients, load=1)[0]
-
-    def decode(
-        replies: Tensor,
-        arrived: npt.NDArray[np.bool_] | None = None,
-        *,
-        seed: int | None = None,  # nothing is drawn
-        inspection: Inspection | None = None,  # nothing is inspected
-    ) -> Decoded:
-        checked_replies("uncoded", replies, workers, torch.float32)
-        here = arrived_rows("uncoded", arrived, workers)
+    def decode(replies: Tensor, here: Mask, seed: int, inspection: Inspection | None) -> Decoded:
         missing = np.flatnonzero(~here)
         if len(missing) > adversaries:
             raise DecodeError(
@@ -44,11 +36,21 @@ def uncoded(*, workers: int, adversaries: int) -> Scheme:
         redundancy=1,
         assignment=np.eye(workers, dtype=np.bool_),
         weights=np.eye(workers),
-        encode=encode,
-        decode=decode,
+        encoder=lambda row, gradients: gradients[0],
+        decoder=decode,
         inspect=None,
         dtype=torch.float32,
         amplification=1.0,
         summary=f"uncoded: {workers} workers, redundancy 1, {workers} gradients to the aggregator, none removed here",
         bad=adversaries,
     )
+
+
+UNCODED = SchemeDeclaration(
+    name="uncoded",
+    function=uncoded,
+    text="no redundancy, every gradient as it is; robustness is the aggregator's",
+    sizes=_sizes,
+    least=lambda s, given: s,
+    individual=True,
+)

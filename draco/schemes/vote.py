@@ -11,12 +11,29 @@ import ctypes
 import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from draco.declaration import OnlyWith, Option
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
 
 TOLERANCE = 2e-6  # relative L2 distance; thread counts and instruction sets were measured to differ by up to 5e-7
+OPTIONS = {
+    "vote": Option(
+        Literal["auto", "exact", "tolerance"],
+        "auto",
+        "exact: equal bits win; tolerance: replies within a relative distance do; auto: exact where all workers "
+        "compute alike.",
+    ),
+    "tolerance": Option(
+        float | None,
+        None,
+        f"Relative distance by which honest replies may differ, beside the wire's rounding; null: {TOLERANCE:g}.",
+        gt=0.0,
+        le=1e-2,
+        only_with=OnlyWith("vote", ("auto", "tolerance")),
+    ),
+}
 SMALLEST = 1e-30  # sums of float32 squares below it may have lost what matters
 BLOCK = 1 << 18  # columns compared at once: 1 MiB a row, so that a group's rows meet in the last-level cache
 

@@ -15,14 +15,14 @@ Counts = npt.NDArray[np.int64]
 NODES = 3_000  # of the search: about a second
 
 
-class Worst(NamedTuple):
+class WorstCase(NamedTuple):
     """What the worst set of liars does."""
 
     lost: int  # partitions of which they are half or more, or a bound on it
     exact: bool  # no bound
 
 
-def worst_case(assignment: npt.NDArray[np.bool_], q: int, *, net: bool = False) -> Worst:
+def worst_case(assignment: npt.NDArray[np.bool_], q: int, *, net: bool = False) -> WorstCase:
     """Return the most partitions that q of the n rows of an assignment (n, k) can lose.
 
     Exact where the search ends within its limit of nodes, else an upper bound. `net` promises that rows fall into
@@ -39,12 +39,12 @@ def worst_case(assignment: npt.NDArray[np.bool_], q: int, *, net: bool = False) 
 
 
 @lru_cache(maxsize=64)
-def _worst_case(bits: bytes, n: int, k: int, q: int, net: bool) -> Worst:
+def _worst_case(bits: bytes, n: int, k: int, q: int, net: bool) -> WorstCase:
     assignment = np.unpackbits(np.frombuffer(bits, np.uint8))[: n * k].reshape(n, k).astype(np.bool_)
     sizes = assignment.sum(0)
     r = int(sizes[0])
     if (sizes == r).all() and k == math.comb(n, r) == len(np.unique(assignment.T, axis=0)):  # all r-subsets, all alike
-        return Worst(sum(math.comb(q, i) * math.comb(n - q, r - i) for i in range((r + 1) // 2, r + 1)), True)
+        return WorstCase(sum(math.comb(q, i) * math.comb(n - q, r - i) for i in range((r + 1) // 2, r + 1)), True)
     return _Search(assignment, q, n // r if net else 1).run()
 
 
@@ -62,9 +62,9 @@ class _Search:
         self.best = self._greedy()
         self.open = self.best  # the largest bound of what was not searched
 
-    def run(self) -> Worst:
+    def run(self) -> WorstCase:
         self._visit(0, np.zeros_like(self.need), [], self.q)
-        return Worst(max(self.best, self.open), self.open <= self.best)
+        return WorstCase(max(self.best, self.open), self.open <= self.best)
 
     def _visit(self, first: int, counts: Counts, classes: list[int], left: int) -> None:
         """Try all sets of `left` more rows from `first` on; `classes` are those of the rows counted in `counts`."""

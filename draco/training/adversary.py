@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from draco.attacks import ATTACKS, AttackDeclaration, attackers, placed_rows
-from draco.job import Job, liars
+from draco.attacks import attackers, placed_rows
+from draco.job import Job, attack, byzantine_count
 from draco.sampling import derive_seed
 
 
@@ -25,19 +25,10 @@ class Leak(NamedTuple):
         return cls(numbers[0], tuple(numbers[1:])) if numbers else None
 
 
-def attacked(job: Job) -> bool:
-    """Say whether the job simulates an attack."""
-    return job.attack.name != "none"
-
-
-def attack(job: Job) -> AttackDeclaration:
-    """Return what the job's attack declares."""
-    return ATTACKS[job.attack.name]
-
-
-def magnitude(job: Job) -> float:
-    """Return the number that the job's attack is called with."""
-    return attack(job).magnitude(job.attack.given(), job.workers, liars(job))
+def informed(job: Job) -> bool:
+    """Say whether the job's Byzantine workers are presumed to know what a `Leak` tells."""
+    declared = attack(job)
+    return declared is not None and declared.informed
 
 
 def byzantine(
@@ -53,7 +44,7 @@ def byzantine(
     if job.attack.ranks is not None:
         return tuple(sorted(job.attack.ranks))
     if job.attack.who != "placed":
-        return attackers(job.seed, step, job.workers, liars(job), job.attack.who)
+        return attackers(job.seed, step, job.workers, byzantine_count(job), job.attack.who)
     if rows is None:
         raise ValueError("Byzantine workers that are placed by row are not known without the workers' rows")
     placed = _placed(job, step, groups)
@@ -62,14 +53,14 @@ def byzantine(
 
 def is_byzantine(job: Job, step: int, rank: int, row: int, groups: Sequence[int] | None) -> bool:
     """Say whether the worker `rank`, which has `row`, is Byzantine at `step`; it need not know the others' rows."""
-    if job.attack.who == "placed":
-        return _active(job, step) and row in _placed(job, step, groups)
+    if _active(job, step) and job.attack.who == "placed":
+        return row in _placed(job, step, groups)
     return rank in byzantine(job, step)
 
 
 def may_be_byzantine(job: Job, rank: int) -> bool:
     """Say whether the worker `rank` is Byzantine at any step, or may be."""
-    if not attacked(job):
+    if attack(job) is None:
         return False
     if job.attack.who != "fixed" and job.attack.ranks is None:
         return True
@@ -77,13 +68,16 @@ def may_be_byzantine(job: Job, rank: int) -> bool:
 
 
 def leak(job: Job, secret: bytes, step: int, rows: Sequence[int]) -> tuple[int, ...]:
-    """Return the numbers of a `Leak` for every task of a step; none where no attack is presumed to know them."""
-    return (derive_seed(secret, "projections", step - 1), *rows) if attack(job).informed else ()
+    """Return the numbers of a `Leak` for every task of a step; none where nobody is presumed to know them."""
+    return (derive_seed(secret, "projections", step - 1), *rows) if informed(job) else ()
 
 
 def _active(job: Job, step: int) -> bool:
-    return attacked(job) and job.attack.from_step <= step <= (job.attack.until_step or step)
+    given = job.attack
+    return attack(job) is not None and given.from_step <= step <= (given.until_step or step)
 
 
 def _placed(job: Job, step: int, groups: Sequence[int] | None) -> tuple[int, ...]:
-    return placed_rows(step, job.workers, groups, liars(job), majorities=attack(job).placed == "majorities")
+    declared, count = attack(job), byzantine_count(job)
+    majorities = declared is not None and declared.placed == "majorities"
+    return placed_rows(step, job.workers, groups, count, majorities=majorities)

@@ -12,65 +12,43 @@ from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from draco import data, models, schemes
-from draco.aggregators import aggregate, per_layer
+from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS, aggregate, per_layer
 from draco.data import shards
-from draco.job import DESIGNED, Job, structure
+from draco.job import Job, structure
+from draco.models import batch_norm
+from draco.optimizers import OPTIMIZERS, SCHEDULES
 from draco.sampling import derive_seed, generator
-from draco.schemes import Scheme
-from draco.schemes.cyclic_dft import TOLERANCE as DFT_TOLERANCE
+from draco.schemes import SCHEMES, Scheme
 from draco.training import wire
 from draco.training.gradients import Plan
 
 # (gradients (m, p), f, step, place of the trusted gradient, centre (p,)) -> (p,)
 Aggregate = Callable[[Tensor, int, int, int | None, Tensor | None], Tensor]
 
-# By how much honest replies may differ, relatively. A vote compares recomputations of one gradient, which differ by
-# 1.2e-7 to 4.8e-7 between thread counts and instruction sets. Rows of the cyclic code may each come from a backward
-# over other samples: they missed the code by up to 1.0e-6 in 130 steps of LeNet on MNIST, more so as the gradients of
-# a trained model cancel, and the decoder sees them through few random projections, which may triple it.
-TOLERANCES = {
-    "repetition": 2e-6, "cyclic": 1e-5, "detox": 2e-6, "placement": 2e-6, "approximate": 2e-6, "solon": 1e-5,
-}  # fmt: skip
-VOTING = ("repetition", "detox", "placement", "approximate")  # schemes that take scheme.vote and scheme.redundancy
 # Rounding to the wire format comes on top; a decoder that calls it an attack would never finish.
 _ROUNDINGS_TOLERATED = 4
 
 
-# The options of a job that are a rule's or pre-aggregator's own, under the same names.
-_RULE_OPTIONS = {
-    "median_of_means": ("groups",),
-    "geometric_median": ("backend", "nu"),
-    "krum": ("neighbours",),
-    "multi_krum": ("m", "neighbours"),
-    "centered_clipping": ("tau", "iterations"),
-    "bucketing": ("size",),
-    "clipping": ("c",),
-}
-
-
 def build_scheme(job: Job, vote: str | None = None) -> Scheme:
     """Return the job's scheme; `vote` replaces `auto` once the workers have said what they run on."""
-    spec = job.scheme
-    options = structure(job)
-    if spec.name in VOTING:
-        options["vote"] = vote or ("exact" if spec.vote == "auto" else spec.vote)
-    if spec.name in DESIGNED:
-        options["seed"] = derive_seed(job.seed, "design")
-    if spec.name == "election":  # its signs are of the gradient only
-        info = data.DATASETS[job.data.name]
-        options["tail"] = models.statistics_size(build_model(job, info)) + 1
-    if spec.name in TOLERANCES:
+    scheme, options = SCHEMES[job.scheme.name], structure(job)
+    if "vote" in scheme.options:
+        options["vote"] = vote or ("exact" if job.scheme.get("vote") == "auto" else job.scheme.get("vote"))
+    if "tolerance" in scheme.options:
         options["tolerance"] = tolerance(job)
-    return schemes.build(spec.name, workers=job.workers, adversaries=spec.adversaries, **options)
+    if "seed" in scheme.supplied:  # of a design that is drawn
+        options["seed"] = derive_seed(job.seed, "design")
+    if "tail" in scheme.supplied:  # its signs are of the gradient only
+        options["tail"] = batch_norm.statistics_size(build_model(job, data.DATASETS[job.data.name])) + 1
+    return schemes.build(scheme.name, workers=job.workers, adversaries=job.scheme.adversaries, **options)
 
 
 def tolerance(job: Job) -> float:
     """Return the relative difference between honest replies that the job's decoder puts up with; 0: it has none."""
-    spec = job.scheme
-    if spec.name not in TOLERANCES:
-        return DFT_TOLERANCE if spec.name == "cyclic_dft" else 0.0
-    given = TOLERANCES[spec.name] if spec.tolerance is None else spec.tolerance
-    return max(given, _ROUNDINGS_TOLERATED * wire.ROUNDING[job.wire.dtype])
+    scheme, given = SCHEMES[job.scheme.name], job.scheme.get("tolerance")
+    if not scheme.tolerance:
+        return 0.0
+    return max(given or scheme.tolerance, _ROUNDINGS_TOLERATED * wire.ROUNDING[job.wire.dtype])
 
 
 def build_model(job: Job, info: data.DatasetInfo) -> nn.Module:
@@ -97,7 +75,7 @@ def build_shards(job: Job, labels: Tensor) -> list[Tensor] | None:
 def encodes_freely(job: Job, scheme: Scheme, model: nn.Module) -> bool:
     """Say whether one backward over weighted losses encodes: a real-linear code, no cross-sample statistics."""
     linear = scheme.weights is not None and load(scheme) > 1
-    return job.scheme.encoding == "auto" and linear and not models.has_batch_statistics(model)
+    return job.scheme.get("encoding") != "explicit" and linear and not batch_norm.has_batch_statistics(model)
 
 
 def load(scheme: Scheme) -> int:
@@ -119,22 +97,20 @@ def build_aggregate(job: Job, model: nn.Module) -> Aggregate:
 
     What is random in it is drawn from (seed, step): the same in every run of the job, interrupted or not.
     """
-    spec = job.aggregator
-    fixed = {option: getattr(spec, option) for option in _RULE_OPTIONS.get(spec.name, ())}
-    pre = [
-        (step.name, {option: getattr(step, option) for option in _RULE_OPTIONS.get(step.name, ())}) for step in spec.pre
-    ]
+    spec, rule = job.aggregator, AGGREGATORS[job.aggregator.name]
+    fixed = rule.arguments(spec.given())
+    pre = [(step.name, PRE_AGGREGATORS[step.name].arguments(step.given())) for step in spec.pre]
 
     def whole(gradients: Tensor, *, f: int, **options: Any) -> Tensor:
         return aggregate(gradients, spec.name, f=f, pre=pre, **fixed, **options)
 
     def reduce(gradients: Tensor, f: int, step: int, trusted: int | None, centre: Tensor | None) -> Tensor:
         options: dict[str, Any] = {"generator": generator(job.seed, "aggregate", step)}
-        if spec.name == "monna":
+        if rule.trusts:
             options["reference"] = trusted
-        if spec.name == "centered_clipping":
+        if rule.remembers:
             options["centre"] = centre
-        return (per_layer(whole, bounds) if spec.per_layer else whole)(gradients, f=f, **options)
+        return (per_layer(whole, bounds) if spec.get("per_layer") else whole)(gradients, f=f, **options)
 
     stops = torch.tensor([p.numel() for p in model.parameters()]).cumsum(0).tolist()
     bounds = list(zip([0, *stops[:-1]], stops, strict=True))
@@ -143,28 +119,21 @@ def build_aggregate(job: Job, model: nn.Module) -> Aggregate:
 
 def build_optimizer(job: Job, parameters: nn.Parameter) -> torch.optim.Optimizer:
     """Return the job's optimizer over the flat parameter vector; all of them work element by element."""
-    spec = job.optimizer
-    if spec.name == "sgd":
-        return torch.optim.SGD(
-            [parameters], lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, weight_decay=spec.weight_decay
-        )
-    kind: type[torch.optim.Adam] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[spec.name]
-    return kind([parameters], lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay)
+    optimizer = OPTIMIZERS[job.optimizer.name]
+    built: torch.optim.Optimizer = optimizer([parameters], **optimizer.arguments(job.optimizer.given()))
+    return built
 
 
 def build_schedule(job: Job, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
     """Return the job's learning-rate schedule over `steps` optimizer steps, after its linear warm-up."""
-    spec, warmup = job.schedule, job.schedule.warmup_steps
-    builders: dict[str, Callable[[], LRScheduler]] = {
-        "constant": lambda: lr_scheduler.ConstantLR(optimizer, factor=1.0),
-        "step": lambda: lr_scheduler.StepLR(optimizer, spec.step_size_steps or 1, spec.gamma),
-        "multistep": lambda: lr_scheduler.MultiStepLR(
-            optimizer, [m - warmup for m in spec.milestones or ()], spec.gamma
-        ),
-        "exponential": lambda: lr_scheduler.ExponentialLR(optimizer, spec.gamma),
-        "cosine": lambda: lr_scheduler.CosineAnnealingLR(optimizer, max(steps - warmup, 1), spec.eta_min),
-    }
+    schedule, warmup = SCHEDULES[job.schedule.name], job.schedule.warmup_steps
+    given = schedule.arguments(job.schedule.given())
+
+    def after() -> LRScheduler:
+        built: LRScheduler = schedule(optimizer, steps=max(steps - warmup, 1), warmup=warmup, **given)
+        return built
+
     if not warmup:
-        return builders[spec.name]()
+        return after()
     rise = lr_scheduler.LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
-    return lr_scheduler.SequentialLR(optimizer, [rise, builders[spec.name]()], milestones=[warmup])
+    return lr_scheduler.SequentialLR(optimizer, [rise, after()], milestones=[warmup])

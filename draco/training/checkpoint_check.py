@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from draco.aggregators import AGGREGATORS
 from draco.job import Job, to_dict
 from draco.training import build
 
@@ -23,7 +24,7 @@ _SLACK = 1 << 24  # bytes of a checkpoint that are no tensors, and then some
 def limit(job: Job, model: Values, parameters: int) -> int:
     """Return the bytes that a checkpoint of the job may take: twice what its tensors need, and some."""
     tensors = [*_tensors(model), *_tensors(_optimizer_state(job, parameters))]
-    if job.aggregator.name == "centered_clipping":
+    if AGGREGATORS[job.aggregator.name].remembers:
         tensors.append(torch.empty(parameters, device="meta"))  # where its next step starts
     momenta = 4 * job.workers * parameters if job.local.momentum else 0
     return 2 * (sum(tensor.numel() * tensor.element_size() for tensor in tensors) + momenta) + _SLACK

@@ -1,9 +1,9 @@
 """The server's side of an exchange: replies in, checked, and decoded as soon as that can be done.
 
-A worker that is gone, or late beyond the server's patience, is an erasure where the scheme bears it (`Scheme.bears`):
-the step is taken without it, with the same result. Where it is not borne, all who can answer are waited for up to a
-limit. A reply that is refused is an erasure too, of a worker that is known to lie. A scheme that says how many may
-straggle has the step taken once all others have answered and nothing more has come just now.
+A worker that is gone, or late beyond the server's patience, is an erasure where the scheme tolerates that
+(`Scheme.tolerates`): the step is taken without it, with the same result. Where it does not, all who can answer are
+waited for up to a limit. A reply that is refused is an erasure too, of a worker that is known to be Byzantine. A scheme
+that says how many may straggle has the step taken once all others have answered and nothing more has come just now.
 """
 
 import contextlib
@@ -184,7 +184,7 @@ class Collector:
         """Decode what is here; raise a DecodeError where that might be wrong."""
         decoded = self.scheme.decode(self.replies, here.mask, seed=seed, inspection=inspection)
         absent = [here.rows[rank - 1] for rank in here.absent]
-        if not self.scheme.bears(absent, decoded.suspects, len(decoded.gradients)):
+        if not self.scheme.tolerates(absent, decoded.suspects, len(decoded.gradients)):
             raise DecodeError(f"{len(absent)} missing and {len(decoded.suspects)} suspects are too many")
         return decoded
 

@@ -21,7 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from draco import data, models
+from draco import data
+from draco.models import batch_norm
+from draco.models.dropout import set_dropout
+from draco.models.flat import flatten
 from draco.sampling import batch_indices, generator, partition_bounds
 from draco.training.worker_momentum import LocalSteps
 
@@ -41,12 +44,12 @@ class StepVectors:
 
     def __init__(self, model: nn.Module, split: data.Split, plan: Plan, device: str = "cpu") -> None:
         self.model = model.to(device).train()
-        self._flat = models.flatten(self.model)
-        models.measure_batch_statistics(self.model)
+        self._flat = flatten(self.model)
+        batch_norm.measure_batch_statistics(self.model)
         self._parameters = list(self.model.parameters())
         self._split, self._plan, self._device = split, plan, device
         self._bounds = partition_bounds(plan.batch_size, plan.partitions)
-        self._statistics = models.statistics_size(model)
+        self._statistics = batch_norm.statistics_size(model)
         self._cleared = torch.zeros(self._statistics, device=device)
         self._scale = plan.partitions / plan.batch_size
         self.parameters = self._flat.numel()  # p
@@ -62,12 +65,12 @@ class StepVectors:
         """Write the step vector of one partition into `out` (d,)."""
         vector = out if self._staging is None else self._staging
         if self._statistics:
-            models.write_statistics(self.model, self._cleared)  # or a NaN of an earlier step would stay for ever
+            batch_norm.write_statistics(self.model, self._cleared)  # or a NaN of an earlier step would stay for ever
         self._backward(step, [partition], [1.0], vector)
         if self._statistics:
             start, stop = self._bounds[partition]
             statistics = vector[self.parameters : -1]
-            models.read_statistics(self.model, statistics)
+            batch_norm.read_statistics(self.model, statistics)
             statistics *= self._scale * (stop - start)
         if self._staging is not None:
             out.copy_(self._staging)
@@ -94,7 +97,7 @@ class StepVectors:
 
     def _backward(self, step: int, partitions: Sequence[int], weights: Sequence[float], out: Tensor) -> None:
         inputs, labels, sizes = self._samples(step, partitions)
-        models.set_dropout(
+        set_dropout(
             self.model,
             [(size, generator(self._plan.seed, "dropout", step, j)) for size, j in zip(sizes, partitions, strict=True)],
         )

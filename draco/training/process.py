@@ -9,7 +9,7 @@ import torch
 
 from draco import data
 from draco.errors import MissingError
-from draco.job import Job, parse, to_yaml
+from draco.job import Job, attack, parse, to_yaml
 from draco.runs.directory import read_job
 from draco.schemes import Scheme
 from draco.training import adversary, build, server, transport
@@ -94,12 +94,12 @@ def serve_all(job: Job, run: Path, root: Path) -> None:
 def simulated_workers(job: Job, scheme: Scheme, split: data.Split) -> list[Worker | ByzantineWorker]:
     """Return all n workers for one process: one model, each partition's vector computed once a step and shared."""
     vectors, fused = build_vectors(job, scheme, split, range(job.workers))
-    shared = adversary.attack(job).informed or (scheme.assignment.sum(0).max() > 1 and not fused)
+    shared = adversary.informed(job) or (scheme.assignment.sum(0).max() > 1 and not fused)
     remembered = Remembered(vectors, scheme.assignment.shape[1]) if shared else None
     first = build_worker(job, 1, scheme, vectors, fused, remembered.partition if remembered else None)
     ranks = range(1, job.workers + 1)
     honest = [first._replace(rank=rank, momenta=momenta_of(job, rank, vectors)) for rank in ranks]
-    if not adversary.attacked(job):
+    if attack(job) is None:
         return [*honest]
     knowledge = Knowledge(job, scheme, vectors, remembered)
     return [

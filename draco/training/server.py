@@ -3,7 +3,7 @@
 One loop for every scheme and both transports. The server trusts no worker: a reply is checked for size, dtype, step
 and finiteness before anything reads it, every wait has a limit, and rows of the code are handed out from a fresh
 secret permutation each step. Workers that are gone, or late beyond its patience, are erasures where the scheme bears
-them (`Scheme.bears`); where it does not, the run ends `lost` and its supervisor starts it again.
+them (`Scheme.tolerates`); where it does not, the run ends `lost` and its supervisor starts it again.
 
 Shapes: n workers, d = p + b + 1 elements of a step vector (see gradients.py), m gradients after decoding.
 """
@@ -18,17 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from draco import data, models
+from draco import data
 from draco.aggregators import AGGREGATORS
 from draco.aggregators.rows import is_finite
 from draco.data import shards
 from draco.errors import DecodeError, TrainingError, WorkerError
-from draco.job import Job, aggregator_f, decoded, keeps_rows, to_dict, to_words, total_steps
+from draco.job import Job, aggregator_f, attack, keeps_rows, sizes, to_dict, to_words, total_steps
+from draco.models import batch_norm
+from draco.models.flat import flatten
 from draco.runs import directory as run_directory
 from draco.runs import machine
 from draco.runs.events import EventLog
 from draco.sampling import derive_seed, draw_rows
-from draco.schemes import Scheme
+from draco.schemes import SCHEMES, Scheme
 from draco.training import adversary, build, checkpoint, checkpoint_check, evaluate, wire
 from draco.training.collect import DIVERGED, Collector, Replies
 from draco.training.tensorboard import Board
@@ -62,11 +64,11 @@ class Training:
     def __init__(self, job: Job, split: data.Split) -> None:
         self.job = job
         self.model = build.build_model(job, split.info)
-        self.flat = models.flatten(self.model)  # (p,): the memory of every parameter
+        self.flat = flatten(self.model)  # (p,): the memory of every parameter
         self.optimizer = build.build_optimizer(job, nn.Parameter(self.flat))
-        self.statistics = torch.zeros(models.statistics_size(self.model))
-        models.read_statistics(self.model, self.statistics)
-        self.momenta = models.statistics_momenta(self.model)  # (b,): weight of a step's statistics in the running ones
+        self.statistics = torch.zeros(batch_norm.statistics_size(self.model))
+        batch_norm.read_statistics(self.model, self.statistics)
+        self.momenta = batch_norm.statistics_momenta(self.model)  # (b,): weights of a step in the running ones
         self.steps = total_steps(job, len(split.labels))
         self.schedule = build.build_schedule(job, self.optimizer, self.steps)
         self.worker_momenta = torch.zeros(
@@ -74,8 +76,8 @@ class Training:
         )  # (n, p), by rank
         self.step = 0
         self.ledger = Ledger()
-        # (p,): the last step's gradient, from which centered clipping starts; it is part of a checkpoint
-        self.centre = torch.zeros_like(self.flat) if job.aggregator.name == "centered_clipping" else None
+        # (p,): the last step's gradient, from which a rule that remembers starts; it is part of a checkpoint
+        self.centre = torch.zeros_like(self.flat) if AGGREGATORS[job.aggregator.name].remembers else None
 
     @property
     def elements(self) -> int:
@@ -93,7 +95,7 @@ class Training:
         self.schedule.step()
         if self.statistics.numel():
             self.statistics += self.momenta * (vector[p:-1] - self.statistics)
-            models.write_statistics(self.model, self.statistics)
+            batch_norm.write_statistics(self.model, self.statistics)
         self.step += 1
         return rate
 
@@ -123,7 +125,7 @@ class Training:
         self.model.load_state_dict(contents["model"])
         self.optimizer.load_state_dict(contents["optimizer"])
         self.schedule.load_state_dict(contents["schedule"])
-        models.read_statistics(self.model, self.statistics)
+        batch_norm.read_statistics(self.model, self.statistics)
         self.ledger = Ledger(**contents["ledger"])
         if self.centre is not None:
             self.centre.copy_(contents["centre"])
@@ -202,7 +204,7 @@ class Server:
         suspects = {by_row[row] for row in replies.decoded.suspects} | set(replies.refused)
         lost = {*self.transport.gone()} - {*replies.refused}
         byzantine = {*adversary.byzantine(self.job, step, rows, self.groups)} - replies.absent
-        if adversary.attack(self.job).truthful:
+        if (declared := attack(self.job)) and declared.truthful:
             byzantine = set()
         self.training.ledger.note(suspects, byzantine)  # who sent nothing, or the truth, has not lied
         error = replies.decoded.error
@@ -256,14 +258,16 @@ class Server:
     def _aggregated(self, step: int, rows: Sequence[int], replies: Replies) -> Tensor:
         """Reduce (m, d) to (d,): the gradient by the job's rule, statistics and loss by a rule of the same kind."""
         p, spec = self.training.flat.numel(), self.job.aggregator
+        rule = AGGREGATORS[spec.name]
         gradients = replies.decoded.gradients[:, : self.training.elements]  # without the padding of some schemes
-        if len(gradients) == 1 and not spec.pre and spec.name != "centered_clipping":
+        if len(gradients) == 1 and not spec.pre and not rule.remembers:
             vector = gradients[0]
         else:
-            left_out = decoded(self.job) - len(gradients)  # it took as many Byzantine workers as making it wrong
+            # A gradient that is left out took as many Byzantine workers as making it wrong.
+            left_out = sizes(self.job).gradients - len(gradients)
             f = max(self.f - left_out, 0)
-            trusted = self._trusted(step, rows, {*replies.absent, *replies.refused}) if spec.name == "monna" else None
-            simple = "mean" if spec.name == "mean" and not spec.pre else "median"
+            trusted = self._trusted(step, rows, {*replies.absent, *replies.refused}) if rule.trusts else None
+            simple = "median" if rule.robust or spec.pre else "mean"
             rest = AGGREGATORS[simple](gradients[:, p:].contiguous(), f=f)
             own = self.aggregate(gradients[:, :p], f, step, trusted, self.training.centre)
             vector = torch.cat([own, rest])
@@ -273,7 +277,7 @@ class Server:
 
     def _trusted(self, step: int, rows: Sequence[int], missing: set[int]) -> int:
         """Return the place among the gradients that came of the one that the job trusts."""
-        trusted = self.job.aggregator.trusted
+        trusted = self.job.aggregator.get("trusted")
         if trusted in missing:
             raise TrainingError(
                 f"step {step}: worker {trusted}, whom the job trusts, sent no gradient that can be used"
@@ -287,8 +291,8 @@ def choose_vote(job: Job, greetings: Sequence[bytes]) -> tuple[str, str]:
 
     A worker that lies about itself can at most bring about the tolerance vote, which is safe too.
     """
-    if job.scheme.vote != "auto":
-        return job.scheme.vote, "the job says so"
+    if (vote := job.scheme.get("vote")) != "auto":
+        return vote, "the job says so"
     kinds = sorted(set(filter(None, greetings)))
     if len(kinds) == 1:
         return "exact", "all workers report the same torch, instruction set, threads and device"
@@ -309,7 +313,7 @@ def train(job: Job, run: Path, split: data.Split, test: data.Split, transport: S
         run_directory.write_status(run, "running", training.step)
         vote, why = choose_vote(job, transport.greetings(job.start_timeout_s))
         scheme = build.build_scheme(job, vote)
-        voted = scheme.name in build.VOTING
+        voted = "vote" in SCHEMES[scheme.name].options
         about = {"vote": vote, "vote_reason": why} if voted else _about_shards(job, split)
         log.write(
             "start", job=to_dict(job), setting=to_words(job), steps=training.steps, summary=scheme.summary,

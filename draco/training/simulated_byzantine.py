@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from draco.attacks import Scene
-from draco.attacks.projections import PROJECTIONS
 from draco.errors import DecodeError
-from draco.job import Job, aggregator_f
+from draco.job import Job, aggregator_f, attack, byzantine_count
 from draco.sampling import derive_seed, generator
-from draco.schemes import Scheme
+from draco.schemes import SCHEMES, Scheme
 from draco.training import adversary, build, wire
 from draco.training.adversary import Leak
 from draco.training.gradients import Remembered, StepVectors
@@ -52,7 +51,7 @@ class Knowledge:
             byzantine=tuple(sorted(leak.rows[rank - 1] for rank in ranks)) if leak else (row,),
             scheme=self._scheme,
             tolerance=build.tolerance(self._job),
-            projections=lambda elements: PROJECTIONS[self._scheme.name](leak.past_seed if leak else 0, elements),
+            projections=lambda elements: self._projections(leak, elements),
             shared=lambda: generator(self._job.seed, "attack", step),
             gradients=lambda: self._remembered.every(step),
             honest=lambda: self._replies(step),
@@ -71,6 +70,12 @@ class Knowledge:
         load = int(self._scheme.assignment[row].sum())
         return self._scheme.encode(row, vector.expand(load, -1))
 
+    def _projections(self, leak: Leak | None, elements: int) -> Tensor:
+        project = SCHEMES[self._scheme.name].project
+        if project is None or leak is None:
+            raise ValueError(f"{self._scheme.name} has no projections that are known")
+        return project(leak.past_seed, elements)
+
     def _replies(self, step: int) -> Tensor:
         if self._honest is None or self._honest[0] != step:
             gradients = self._remembered.every(step)
@@ -88,7 +93,7 @@ class Knowledge:
 
     def _served(self, step: int, leak: Leak | None, replies: Tensor) -> Tensor | None:
         """Return what the server would make of these replies, but for its state: centered clipping begins anew."""
-        trusted = self._job.aggregator.trusted
+        trusted = self._job.aggregator.get("trusted")
         try:
             if self._packs:
                 replies = torch.stack([self.packed(row, reply) for row, reply in enumerate(replies)])
@@ -110,7 +115,10 @@ class ByzantineWorker:
     ) -> None:
         """`sleep` is None where nothing is waited for; see `attacks.conduct`."""
         self._job, self._honest, self._knowledge, self._sleep = job, honest, knowledge, sleep
-        self._attack, self._magnitude = adversary.attack(job), adversary.magnitude(job)
+        declared = attack(job)
+        assert declared is not None
+        self._attack = declared
+        self._magnitude = declared.magnitude(job.attack.given(), job.workers, byzantine_count(job))
         self._attached = Attached(job, honest.vectors.parameters)
         self._follows = len(followed(job, honest.rank)) > 1
         self.rank, self.momenta, self.vectors, self.wire = honest.rank, honest.momenta, honest.vectors, honest.wire

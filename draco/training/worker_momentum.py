@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from draco.aggregators.rows import is_finite
-from draco.job import Job
+from draco.job import Job, attack
 from draco.job.fields import Local
 from draco.training import adversary
 
@@ -67,7 +67,7 @@ def followed(job: Job, rank: int) -> range:
     """Return the rows whose momenta the worker `rank` keeps: its own, or all where it may be Byzantine and informed."""
     if not job.local.momentum:
         return range(0)
-    knows_all = adversary.attack(job).informed and adversary.may_be_byzantine(job, rank)
+    knows_all = adversary.informed(job) and adversary.may_be_byzantine(job, rank)
     return range(job.workers) if knows_all else range(rank - 1, rank)
 
 
@@ -79,7 +79,7 @@ class Attached:
 
     def __init__(self, job: Job, parameters: int) -> None:
         self._job = job
-        self._bytes = 4 * parameters if job.local.momentum and adversary.attacked(job) else 0
+        self._bytes = 4 * parameters if job.local.momentum and attack(job) else 0
         self.room = -(-self._bytes // _ALIGNMENT) * _ALIGNMENT  # that a frame needs besides
 
     def write(self, step: int, rank: int, local: LocalSteps | None, rest: Tensor) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from draco.aggregators import minimum_workers
+from draco.aggregators import AGGREGATORS
 
 
 def rows_of(n: int, d: int, seed: int = 0, common: float = 0.0) -> Tensor:
@@ -156,8 +156,8 @@ def feasible(name: str, n: int, f: int) -> bool:
 
 
 def most_f(name: str, n: int, f: int) -> int:
-    """Return f, or the most that the rule bears among n rows."""
-    return max(some for some in range(f + 1) if minimum_workers(name, some) <= n)
+    """Return f, or the most that the rule tolerates among n rows."""
+    return max(some for some in range(f + 1) if AGGREGATORS[name].least(some) <= n)
 
 
 TWINS: dict[str, Callable[[Tensor, int], np.ndarray]] = {

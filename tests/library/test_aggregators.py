@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from draco.aggregators import AGGREGATORS, MINIMUM_WORKERS, gram, minimum_workers, per_layer
+from draco.aggregators import AGGREGATORS, gram, per_layer
 from draco.aggregators.rows import is_finite
 
 ROBUST = sorted(set(AGGREGATORS) - {"mean"})
@@ -41,8 +41,7 @@ def distance(result: Tensor, expected: np.ndarray) -> float:
 # --- every rule ----------------------------------------------------------------------------------------------------
 
 
-def test_every_rule_has_a_minimum_and_a_twin() -> None:
-    assert list(AGGREGATORS) == list(MINIMUM_WORKERS)
+def test_every_rule_has_a_twin() -> None:
     assert set(AGGREGATORS) == set(TWINS)
 
 
@@ -94,7 +93,7 @@ def test_equal_rows_are_returned_as_they_are(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_minimum_is_enforced_and_named(name: str) -> None:
     for f in range(4):
-        least = minimum_workers(name, f)
+        least = AGGREGATORS[name].least(f)
         AGGREGATORS[name](rows_of(least, 4), f=f)
         if least > 1:
             with pytest.raises(ValueError, match=f"{name}: f = {f} needs at least {least} gradients, got {least - 1}"):
@@ -108,7 +107,7 @@ def test_the_minimum_is_enforced_and_named(name: str) -> None:
 
 
 def test_minimums_are_the_papers() -> None:
-    assert {name: minimum_workers(name, 3) for name in AGGREGATORS} == {
+    assert {name: rule.least(3) for name, rule in AGGREGATORS.items()} == {
         "mean": 1,
         "median": 7,
         "trimmed_mean": 7,
@@ -126,8 +125,6 @@ def test_minimums_are_the_papers() -> None:
         "monna": 7,
         "cge": 7,
     }
-    with pytest.raises(ValueError, match="'phocas' is not one of mean, median"):
-        minimum_workers("phocas", 1)
 
 
 @pytest.mark.parametrize("name", ROBUST)
@@ -158,7 +155,7 @@ def test_too_many_rows_that_are_not_finite_are_refused(name: str, most: int) -> 
     gradients[:most, 3] = math.nan
     assert torch.isfinite(AGGREGATORS[name](gradients, f=2, **its)).all()
     gradients[most] = math.inf
-    with pytest.raises(ValueError, match=f"{most + 1} of 11 gradients hold NaN or Inf; the most it bears is"):
+    with pytest.raises(ValueError, match=f"{most + 1} of 11 gradients hold NaN or Inf; the most it tolerates is"):
         AGGREGATORS[name](gradients, f=2, **its)
 
 
@@ -172,7 +169,7 @@ def test_the_mean_promises_nothing() -> None:
 @pytest.mark.parametrize("d", [60, 6000])
 @pytest.mark.parametrize("size", [1e4, 1e10, 1e19, 1e30, 3e38, 3.4028234e38])
 def test_huge_rows_neither_win_nor_spoil_the_arithmetic(name: str, d: int, size: float) -> None:
-    honest = rows_of(max(11, minimum_workers(name, 4) - 4), d, common=100)
+    honest = rows_of(max(11, AGGREGATORS[name].least(4) - 4), d, common=100)
     centre = honest.mean(0)
     radius = (honest - centre).norm(dim=1).max()
     its = options(name, honest) if name != "centered_clipping" else {"tau": float(radius), "centre": centre}
@@ -272,7 +269,7 @@ def test_products_about_zero_or_a_row_give_the_same_distances(
     used = []
     whole = gram.products
     monkeypatch.setattr(gram, "products", lambda *given: used.append(given[2:]) or whole(*given))
-    found = gram.squared_distances(gram.finite_gram("krum", gradients, 3, bearable=3)[1])
+    found = gram.squared_distances(gram.finite_gram(AGGREGATORS["krum"], gradients, 3, tolerated=3)[1])
     assert (used[1] == (None, np.float32)) == (about_zero or hidden)
     assert (used[-1][1] == np.float64) == (hidden and not about_zero)
     exact = gram.squared_distances(whole(gradients, list(range(15)), 0, np.float64))
@@ -364,7 +361,7 @@ def test_max_iterations_bounds_the_work_and_an_unknown_backend_is_refused() -> N
     exact = geometric_median_twin(gradients, 0)
     assert distance(AGGREGATORS["geometric_median"](gradients, max_iterations=1), exact) > 1e-4
     assert distance(AGGREGATORS["geometric_median"](gradients), exact) < 1e-6
-    with pytest.raises(ValueError, match="backend 'magic' is not one of gram, hdmedians"):
+    with pytest.raises(ValueError, match="backend must be one of gram, hdmedians, got 'magic'"):
         AGGREGATORS["geometric_median"](gradients, backend="magic")
 
 

@@ -118,8 +118,8 @@ def test_the_mean_does_not_depend_on_who_of_a_group_straggles() -> None:
         decoded = scheme.decode(sent, ~np.isin(np.arange(9), absent))
         assert torch.equal(decoded.gradients, whole.gradients)
         assert decoded.error == 0
-        assert scheme.bears(absent, ())
-    assert not scheme.bears((0, 1, 2), ())
+        assert scheme.tolerates(absent, ())
+    assert not scheme.tolerates((0, 1, 2), ())
 
 
 @pytest.mark.parametrize(("n", "s", "r", "vote"), [(6, 1, 3, "exact"), (7, 1, 3, "tolerance"), (8, 1, 4, "exact")])
@@ -161,12 +161,12 @@ def test_more_liars_than_promised_are_no_absence() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"code": "cyclic"}, "code is 'cyclic', must be one of fractional, bernoulli, stochastic_block"),
-        ({"code": "bernoulli", "s": 1}, "bernoulli bears no adversaries"),
+        ({"code": "cyclic"}, "code must be one of fractional, bernoulli, stochastic_block, got 'cyclic'"),
+        ({"code": "bernoulli", "s": 1}, "bernoulli tolerates no adversaries"),
         ({"s": 5}, "5 adversaries need at least 11 workers, got 9"),
-        ({"s": 1, "redundancy": 2}, "redundancy is 2, must be from 2s \\+ 1 = 3 to 9 workers"),
-        ({"stragglers": 9}, "stragglers is 9, must be from 0 to 8"),
-        ({"inside": 1.5}, "inside is 1.5, must be above 0 and at most 1"),
+        ({"s": 1, "redundancy": 2}, "redundancy must be from 2s\\+1 = 3 to 9 workers, got 2"),
+        ({"stragglers": 9}, "stragglers must be from 0 to 8, got 9"),
+        ({"inside": 1.5}, "inside must be above 0 and at most 1, got 1.5"),
         ({"vote": "auto"}, "vote is 'auto'"),
         ({"tolerance": 0.0}, "tolerance is 0.0, must be between 0 and 1"),
     ],

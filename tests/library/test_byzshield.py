@@ -101,7 +101,7 @@ def test_what_is_borne_holds_no_more_lies_than_said_whoever_is_missing_and_lies(
                 decoded = scheme.decode(replies, np.array([row not in absent for row in range(n)]))
             except DecodeError:
                 continue
-            if scheme.bears(absent, decoded.suspects, len(decoded.gradients)):
+            if scheme.tolerates(absent, decoded.suspects, len(decoded.gradients)):
                 assert len(decoded.gradients) == k
                 assert wrong(decoded.gradients, gradients) <= scheme.bad
                 borne += 1
@@ -118,7 +118,7 @@ def test_partitions_that_nobody_sent_are_an_error_that_names_them() -> None:
 
 
 def test_more_adversaries_than_a_placement_bears_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"4 adversaries may win or spoil 5 partitions, .* it bears 3"):
+    with pytest.raises(ValueError, match=r"4 adversaries may win or spoil 5 partitions, .* it tolerates 3"):
         scheme_of("ramanujan", 9, 4)
     assert (
         "up to 3 adversaries, who may win or spoil 3 partitions; vote on bits" in scheme_of("ramanujan", 9, 3).summary

@@ -53,8 +53,8 @@ def test_decodes_wherever_the_liars_sit(n: int, s: int, decode: Way) -> None:
 @WAYS
 @pytest.mark.parametrize("noise", [0.0, 3e-7])
 @pytest.mark.parametrize(("n", "s"), [(3, 1), (4, 1), (9, 1), (8, 2), (15, 2), (15, 3), (44, 2), (45, 2)])
-def test_bears_every_attack_on_exact_and_on_noisy_replies(n: int, s: int, noise: float, decode: Way) -> None:
-    scheme = build("cyclic", workers=n, adversaries=s)
+def test_tolerates_every_attack_on_exact_and_on_noisy_replies(n: int, s: int, noise: float, decode: Way) -> None:
+    scheme = build("cyclic", workers=n, adversaries=s, tolerance=2e-6)  # the noise is less than the usual one allows
     assert scheme.amplification is not None
     gradients = gradients_for(scheme, 600)
     sent = honest(scheme, gradients, noise)
@@ -72,7 +72,7 @@ def test_bears_every_attack_on_exact_and_on_noisy_replies(n: int, s: int, noise:
 
 @WAYS
 @pytest.mark.parametrize(("n", "s"), [(45, 5), (44, 5)])
-def test_bears_five_neighbours_of_45(n: int, s: int, decode: Way) -> None:
+def test_tolerates_five_neighbours_of_45(n: int, s: int, decode: Way) -> None:
     scheme = build("cyclic", workers=n, adversaries=s)
     gradients = gradients_for(scheme, 600)
     sent = honest(scheme, gradients)
@@ -128,7 +128,7 @@ def test_locates_what_an_exhaustive_search_locates_or_refuses(n: int, s: int, li
 
 @WAYS
 @pytest.mark.parametrize(("n", "s"), [(5, 1), (7, 2), (8, 2), (9, 3)])
-def test_bears_missing_rows_among_the_liars_without_reading_them(n: int, s: int, decode: Way) -> None:
+def test_tolerates_missing_rows_among_the_liars_without_reading_them(n: int, s: int, decode: Way) -> None:
     scheme = build("cyclic", workers=n, adversaries=s)
     gradients = gradients_for(scheme, 40)
     sent = honest(scheme, gradients)
@@ -174,7 +174,7 @@ def test_more_redundancy_bears_more_missing_rows() -> None:
 
 @WAYS
 @pytest.mark.parametrize("scale", [0.0, 1e-42, 1e-30, 1e30])
-def test_bears_any_scale_of_gradients(scale: float, decode: Way) -> None:
+def test_tolerates_any_scale_of_gradients(scale: float, decode: Way) -> None:
     scheme = build("cyclic", workers=9, adversaries=2)
     gradients = gradients_for(scheme, 40) * scale
     sent = honest(scheme, gradients)
@@ -294,7 +294,7 @@ def test_the_secret_is_drawn_anew_when_no_seed_is_given(monkeypatch: pytest.Monk
         ({"workers": 101, "adversaries": 20}, r"redundancy 41 amplify float32 rounding .* redundancy \d+ would do"),
         ({"workers": 9, "adversaries": 1, "redundancy": 4}, "must be odd where the number of workers"),
         ({"workers": 9, "adversaries": 2, "redundancy": 3}, r"must be between 2s \+ 1 = 5 and 9 workers"),
-        ({"workers": 9, "adversaries": 2, "tolerance": 2.0}, "tolerance is 2.0, must be between 0 and 1"),
+        ({"workers": 9, "adversaries": 2, "tolerance": 2.0}, "tolerance must be between 0 and 1, got 2.0"),
     ],
 )
 def test_refusals_say_why(settings: dict[str, object], message: str) -> None:

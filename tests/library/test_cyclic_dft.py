@@ -108,7 +108,7 @@ def test_workers_that_differ_by_float32_noise_need_a_tolerance() -> None:
     [
         ({"workers": 6, "adversaries": 3}, "3 adversaries need at least 7 workers, got 6"),
         ({"workers": 201, "adversaries": 10}, "amplify rounding .* times; use cyclic"),
-        ({"workers": 9, "adversaries": 1, "tolerance": 0}, "tolerance is 0, must be between 0 and 1"),
+        ({"workers": 9, "adversaries": 1, "tolerance": 0}, "tolerance must be between 0 and 1, got 0"),
     ],
 )
 def test_refusals_say_why(settings: dict[str, object], message: str) -> None:

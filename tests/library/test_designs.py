@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from draco.schemes import worst_case as module
 from draco.schemes.agreement import certain_liars
 from draco.schemes.designs import DESIGNS, exists, field, latin_squares, partitions, place, prime_power
-from draco.schemes.worst_case import Worst, worst_case
+from draco.schemes.worst_case import WorstCase, worst_case
 
 PRESENT = [("mols", 12, 3), ("mols", 35, 5), ("ramanujan", 9, 3), ("ramanujan", 15, 3), ("subset", 6, 3)]
 
@@ -85,8 +85,8 @@ def test_every_partition_is_on_r_workers_and_every_worker_has_as_many(design: st
         ("ramanujan", 24, 5, r"Nearest for redundancy 5: 25, 35, 55 workers"),
         ("subset", 40, 5, r"at most 4096 partitions; .*for 40 workers: redundancy 39"),
         ("subset", 5, 7, r"for 5 workers: redundancy 3, 5"),
-        ("mols", 20, 4, "redundancy is 4, must be odd and 3 or more"),
-        ("fano", 7, 3, "design is 'fano', must be one of mols, ramanujan, subset"),
+        ("mols", 20, 4, "redundancy must be odd and 3 or more"),
+        ("fano", 7, 3, "design must be one of mols, ramanujan, subset, got 'fano'"),
     ],
 )
 def test_refusals_name_the_nearest_that_exist(design: str, n: int, r: int, message: str) -> None:
@@ -116,7 +116,7 @@ def tried(assignment: np.ndarray, q: int) -> int:
 def test_the_worst_case_is_that_of_all_sets(design: str, n: int, r: int, most: int) -> None:
     assignment = place(design, n, r)
     for q in range(most + 1):
-        expected = Worst(tried(assignment, q), True)
+        expected = WorstCase(tried(assignment, q), True)
         assert worst_case(assignment, q) == expected
         assert worst_case(assignment, q, net=design != "subset") == expected
 
@@ -124,7 +124,9 @@ def test_the_worst_case_is_that_of_all_sets(design: str, n: int, r: int, most: i
 def test_the_worst_case_of_byzshields_25_workers_is_that_of_all_sets() -> None:
     """With 5 workers a partition three liars have a majority, and the bounds are less tight."""
     assignment = place("ramanujan", 25, 5)
-    assert [worst_case(assignment, q, net=True) for q in (3, 4)] == [Worst(tried(assignment, q), True) for q in (3, 4)]
+    assert [worst_case(assignment, q, net=True) for q in (3, 4)] == [
+        WorstCase(tried(assignment, q), True) for q in (3, 4)
+    ]
 
 
 @given(st.integers(0, 2**32), st.integers(2, 8), st.integers(1, 9))
@@ -133,7 +135,7 @@ def test_the_worst_case_of_any_assignment_is_that_of_all_sets(seed: int, n: int,
     assignment = generator.random((n, k)) < 0.5
     assignment[0] |= ~assignment.any(0)
     q = int(generator.integers(0, n + 1))
-    assert worst_case(assignment, q) == Worst(tried(assignment, q), True)
+    assert worst_case(assignment, q) == WorstCase(tried(assignment, q), True)
 
 
 def test_a_search_that_is_given_up_bounds_the_worst_case(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,21 +100,21 @@ def test_what_is_borne_holds_no_more_lies_than_said_whoever_is_missing_and_lies(
                     decoded = scheme.decode(replies, np.array([row not in absent for row in range(n)]))
                 except DecodeError:
                     continue
-                if scheme.bears(absent, decoded.suspects, len(decoded.gradients)):
+                if scheme.tolerates(absent, decoded.suspects, len(decoded.gradients)):
                     wrong = int((decoded.gradients != gradients).any(1).sum())  # all are there, in order
                     assert wrong <= scheme.bad
                     borne += 1
         assert borne
-    assert not scheme.bears([0], [], k - 1)
-    assert scheme.bears([], [], k - 1)
+    assert not scheme.tolerates([0], [], k - 1)
+    assert scheme.tolerates([], [], k - 1)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"workers": 9, "adversaries": 1, "redundancy": 4}, "redundancy is 4, must be odd"),
-        ({"workers": 2, "adversaries": 0}, "redundancy 3 needs at least 3 workers, got 2"),
-        ({"workers": 9, "adversaries": 4}, "4 adversaries may win 2 of 3 groups of 3, .* 9 workers bear 3"),
+        ({"workers": 9, "adversaries": 1, "redundancy": 4}, "redundancy must be odd, .* got 4"),
+        ({"workers": 2, "adversaries": 0}, "redundancy must be at most 2 workers, got 3"),
+        ({"workers": 9, "adversaries": 4}, "4 adversaries may win 2 of 3 groups of 3, .* 9 workers tolerate 3"),
         ({"workers": 9, "adversaries": 1, "vote": "loud"}, "vote is 'loud', must be"),
     ],
 )

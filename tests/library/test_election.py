@@ -134,18 +134,18 @@ def test_whoever_ends_elsewhere_is_a_suspect_and_no_majority_is_an_error() -> No
 
 
 def test_nobody_can_be_done_without() -> None:
-    assert made(5, 1).bears([], [3])
-    assert not made(5, 1).bears([3], [])
+    assert made(5, 1).tolerates([], [3])
+    assert not made(5, 1).tolerates([3], [])
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"code": "fractional"}, "code is 'fractional', must be one of deterministic, bernoulli"),
+        ({"code": "fractional"}, "code must be one of deterministic, bernoulli, got 'fractional'"),
         ({"s": 5}, "5 adversaries need at least 11 workers, got 9"),
-        ({"redundancy": 2}, "redundancy is 2, applies to code bernoulli only"),
-        ({"code": "bernoulli", "redundancy": 10}, "redundancy is 10, must be from 1 to 9 workers"),
-        ({"tail": -1}, "tail is -1, must be 0 or more"),
+        ({"redundancy": 2}, "redundancy applies only with code: bernoulli, got 2"),
+        ({"code": "bernoulli", "redundancy": 10}, "redundancy must be from 1 to 9 workers, got 10"),
+        ({"tail": -1}, "tail must be 0 or more, got -1"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, object], words: str) -> None:

@@ -9,8 +9,7 @@ import torch
 from aggregator_twins import TWINS, rows_of
 from torch import Tensor
 
-from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS, PRE_MINIMUM_WORKERS, aggregate, minimum_workers, remaining
-from draco.aggregators.compose import COORDINATEWISE, WEIGHINGS
+from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS, aggregate
 
 NAMES = sorted(PRE_AGGREGATORS)
 
@@ -20,7 +19,7 @@ def source(seed: int = 3) -> torch.Generator:
 
 
 def options(name: str) -> dict[str, Any]:
-    return {"generator": source()} if name == "bucketing" else {}
+    return {"generator": source()} if PRE_AGGREGATORS[name].draws else {}
 
 
 def nnm_twin(gradients: Tensor, f: int) -> np.ndarray:
@@ -54,9 +53,9 @@ def distance(result: Tensor, expected: np.ndarray) -> float:
     return float(np.linalg.norm(result.double().numpy() - expected) / np.linalg.norm(expected))
 
 
-def test_every_pre_aggregator_has_a_minimum_and_a_twin() -> None:
-    assert set(PRE_AGGREGATORS) == set(PRE_MINIMUM_WORKERS) == set(PRE_TWINS)
-    assert {name: minimum_workers(name, 3) for name in PRE_AGGREGATORS} == {
+def test_every_pre_aggregator_has_its_minimum_and_a_twin() -> None:
+    assert set(PRE_AGGREGATORS) == set(PRE_TWINS)
+    assert {name: pre.least(3) for name, pre in PRE_AGGREGATORS.items()} == {
         "nnm": 7, "bucketing": 4, "clipping": 4, "arc": 7,
     }  # fmt: skip
 
@@ -66,7 +65,7 @@ def test_every_pre_aggregator_has_a_minimum_and_a_twin() -> None:
 def test_a_pre_aggregator_equals_its_twin(name: str, n: int, f: int, d: int) -> None:
     gradients = rows_of(n, d, seed=n)
     result = PRE_AGGREGATORS[name](gradients, f=f, **options(name))
-    assert result.shape == (remaining(name, n), d)
+    assert result.shape == (PRE_AGGREGATORS[name].remaining(n, {}), d)
     assert distance(result, PRE_TWINS[name](gradients, f)) < 1e-6
 
 
@@ -100,12 +99,12 @@ def test_a_pre_aggregator_may_overwrite_its_input_where_all_rows_are_finite(name
 
 @pytest.mark.parametrize("name", NAMES)
 def test_too_few_rows_and_too_many_that_are_not_finite_are_refused(name: str) -> None:
-    least = minimum_workers(name, 2)
+    least = PRE_AGGREGATORS[name].least(2)
     with pytest.raises(ValueError, match=f"{name}: f = 2 needs at least {least} gradients, got {least - 1}"):
         PRE_AGGREGATORS[name](rows_of(least - 1, 4), f=2, **options(name))
     gradients = rows_of(9, 6000)
     gradients[:3, 1] = math.nan
-    with pytest.raises(ValueError, match="3 of 9 gradients hold NaN or Inf; the most it bears is f = 2"):
+    with pytest.raises(ValueError, match="3 of 9 gradients hold NaN or Inf; the most it tolerates is f = 2"):
         PRE_AGGREGATORS[name](gradients, f=2, **options(name))
 
 
@@ -150,17 +149,19 @@ def test_the_same_generator_gives_the_same_buckets_and_another_gives_others() ->
 
 def test_options_out_of_range_are_refused() -> None:
     gradients = rows_of(9, 5)
-    with pytest.raises(ValueError, match="size = 0; it must be 1 or more"):
+    with pytest.raises(ValueError, match="size must be at least 1 and at most 4096, got 0"):
         PRE_AGGREGATORS["bucketing"](gradients, size=0, generator=source())
-    with pytest.raises(ValueError, match=r"c = 0\.0; it must be above 0"):
+    with pytest.raises(ValueError, match=r"c must be above 0\.0 and at most 1e\+30, got 0\.0"):
         PRE_AGGREGATORS["clipping"](gradients, c=0.0)
+    with pytest.raises(ValueError, match="size must be at least 1"):
+        aggregate(gradients, "cge", pre=[("bucketing", {"size": 0})], generator=source())
     with pytest.raises(ValueError, match="needs a generator"):
         aggregate(gradients, "krum", f=1, pre=[("bucketing", {})])
     with pytest.raises(ValueError, match="'blur' is not one of nnm"):
         aggregate(gradients, "median", pre=[("blur", {})])
     with pytest.raises(ValueError, match="'blur' is not one of mean"):
         aggregate(gradients, "blur")
-    with pytest.raises(ValueError, match="neighbours = 7; they must be from 1"):
+    with pytest.raises(ValueError, match="neighbours must be at most m - f - 1 = 6"):
         aggregate(gradients, "krum", f=2, pre=[("nnm", {})], neighbours=7)
 
 
@@ -203,7 +204,7 @@ def test_a_chain_is_its_twins_one_after_the_other(rule: str, chain: list[tuple[s
 @pytest.mark.parametrize("rule", sorted(set(AGGREGATORS) - {"mean", "monna", "cge", "centered_clipping"}))
 def test_a_chain_lowers_f_by_the_rows_it_drops(rule: str) -> None:
     """And the minimum of the rule is asked of what the chain leaves."""
-    f, n = 2, 2 * minimum_workers(rule, 2) + 2
+    f, n = 2, 2 * AGGREGATORS[rule].least(2) + 2
     gradients = rows_of(n, 6000)
     gradients[[1, 5], 9] = math.nan
     kept = [row for row in range(n) if row not in (1, 5)]
@@ -211,7 +212,7 @@ def test_a_chain_lowers_f_by_the_rows_it_drops(rule: str) -> None:
         expected = aggregate(gradients[kept], rule, f=0, pre=chain)
         torch.testing.assert_close(aggregate(gradients, rule, f=f, pre=chain), expected, rtol=1e-5, atol=1e-6)
     chain = [("bucketing", {"size": 2}), ("bucketing", {"size": 2})]
-    if 2 * minimum_workers(rule, 0) > (n - 2) // 2:
+    if 2 * AGGREGATORS[rule].least(0) > (n - 2) // 2:
         return
     assert torch.isfinite(aggregate(gradients, rule, f=f, pre=chain, generator=source())).all()
 
@@ -227,7 +228,7 @@ def test_most_rules_never_see_mixed_rows(monkeypatch: pytest.MonkeyPatch) -> Non
         raise AssertionError("mixed rows were made")
 
     monkeypatch.setattr("draco.aggregators.mixing.mixed", refuse)
-    for rule in {*WEIGHINGS, *COORDINATEWISE}:
+    for rule in (name for name, rule in AGGREGATORS.items() if rule.weighing or rule.by_coordinate):
         aggregate(rows_of(12, 300), rule, f=1, pre=[("nnm", {}), ("bucketing", {})], generator=source())
     with pytest.raises(AssertionError, match="mixed rows were made"):
         aggregate(rows_of(12, 300), "cge", f=1, pre=[("nnm", {})])

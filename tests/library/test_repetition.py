@@ -214,8 +214,8 @@ def test_tolerance_vote_agrees_on_zeros() -> None:
     ("settings", "message"),
     [
         ({"workers": 4, "adversaries": 2}, "2 adversaries need at least 5 workers, got 4"),
-        ({"workers": 4, "adversaries": 1, "redundancy": 5}, "redundancy 5 needs at least 5 workers, got 4"),
-        ({"workers": 9, "adversaries": 2, "redundancy": 4}, "redundancy is 4, must be at least 5"),
+        ({"workers": 4, "adversaries": 1, "redundancy": 5}, "redundancy must be from 2s\\+1 = 3 to 4 workers, got 5"),
+        ({"workers": 9, "adversaries": 2, "redundancy": 4}, "redundancy must be from 2s\\+1 = 5 to 9 workers, got 4"),
         ({"workers": 9, "adversaries": 1, "vote": "loud"}, "vote is 'loud', must be"),
         ({"workers": 9, "adversaries": 1, "tolerance": 0.0}, "tolerance is 0.0, must be between 0 and 1"),
     ],

@@ -1,9 +1,11 @@
 """The page: what it says, that it is whole in itself, and that what a run brings along stays text."""
 
 import base64
+import importlib.resources
 import io
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,6 +23,8 @@ from draco.errors import MissingError
 from draco.report import figures, page, series
 from draco.runs import directory as run_directory
 
+ROOT = Path(__file__).parents[2]
+TEMPLATES = ROOT / "draco" / "report" / "templates"
 HOSTILE = '"><script>alert(1)</script><img src=https://example.com/x onerror=alert(2)>&amp; $x_{$ 日本'
 
 
@@ -240,6 +244,22 @@ def test_what_a_run_brings_along_stays_text(tmp_path: Path) -> None:
     assert not [image for image in document.elements("img") if "onerror" in image]
     tags = {tag for kind, tag, _ in document.tokens if kind == "start"}
     assert "b" not in tags
+
+
+def test_nothing_in_the_templates_or_their_values_goes_unescaped() -> None:
+    ways = r"\|\s*safe\b|Markup|autoescape (false|off)|autoescape=False|__html__"
+    for path in [*TEMPLATES.iterdir(), *TEMPLATES.parent.glob("*.py")]:
+        assert not re.search(ways, path.read_text()), path
+    for path in TEMPLATES.glob("*.j2"):  # quotes end an attribute, so every value in one has quotes around it
+        assert not re.search(r"=\s*{{", path.read_text()), path
+
+
+def test_an_installed_copy_holds_the_templates() -> None:
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["draco.report"]
+    declared = {path for pattern in data for path in TEMPLATES.parent.glob(pattern)}
+    assert declared == {*TEMPLATES.rglob("*")}
+    installed = importlib.resources.files("draco.report") / "templates"
+    assert {path.name for path in installed.iterdir()} == {path.name for path in declared}
 
 
 def test_names_in_figures_are_neither_mathematics_nor_hidden_nor_endless() -> None:

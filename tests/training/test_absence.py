@@ -34,7 +34,7 @@ def taken(scheme: Scheme, replies: Tensor, absent: Sequence[int], *, asked: bool
         decoded = scheme.decode(replies, arrived, seed=3)
     except DecodeError:
         return None
-    return decoded.gradients.mean(0) if not asked or scheme.bears(absent, decoded.suspects) else None
+    return decoded.gradients.mean(0) if not asked or scheme.tolerates(absent, decoded.suspects) else None
 
 
 def forged(scheme: Scheme, liars: Sequence[int], support: Sequence[int]) -> Tensor:
@@ -96,9 +96,9 @@ def test_votes_without_some_workers_are_right_or_refused_and_of_the_same_bits(n:
 
 
 def test_without_redundancy_nobody_can_be_done_without() -> None:
-    assert not build("uncoded", workers=5, adversaries=1).bears([2], [])
-    assert not build("repetition", workers=5, adversaries=0, redundancy=5).bears([2], [])
-    assert build("uncoded", workers=5, adversaries=1).bears([], [1, 2, 3])
+    assert not build("uncoded", workers=5, adversaries=1).tolerates([2], [])
+    assert not build("repetition", workers=5, adversaries=0, redundancy=5).tolerates([2], [])
+    assert build("uncoded", workers=5, adversaries=1).tolerates([], [1, 2, 3])
 
 
 # --- Waiting ---------------------------------------------------------------------------------------------------------

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from draco import data, models
+from draco import data
 from draco.cli.main import main
 from draco.job import Job
+from draco.models.flat import flatten
 from draco.runs import directory as run_directory
 from draco.training import build, checkpoint, evaluate
 
@@ -55,7 +56,7 @@ def test_evaluation_leaves_the_parameters_in_the_flat_vector(make_job: Make, dev
     job = make_job("model=fc")
     split = data.load("synthetic", Path(job.data.root), "test")
     model = build.build_model(job, split.info)
-    flat = models.flatten(model)
+    flat = flatten(model)
     evaluate.evaluate_model(model, split, batch_size=512, device=device)
     flat.zero_()
     assert all(not p.any() for p in model.parameters())

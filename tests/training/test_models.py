@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from draco import models
-from draco.models import MODELS, build_model, model_fault, set_dropout
+from draco.models import MODELS, batch_norm, build_model, model_fault
+from draco.models.dropout import SeededDropout, set_dropout
+from draco.models.flat import flatten
 from draco.sampling import generator
 
 IMAGE = (3, 32, 32)
@@ -54,9 +55,7 @@ class TwoDropouts(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            models.SeededDropout(0.3), nn.Tanh(), nn.Flatten(), models.SeededDropout(0.5), models.SeededDropout(0.1)
-        )
+        self.layers = nn.Sequential(SeededDropout(0.3), nn.Tanh(), nn.Flatten(), SeededDropout(0.5), SeededDropout(0.1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
@@ -66,8 +65,9 @@ class TwoDropouts(nn.Module):
 def test_models_have_the_published_sizes_and_give_logits(name: str) -> None:
     shape = native_shape(name)
     model = build_model(name, shape, 10, 7)
-    size = (sum(parameter.numel() for parameter in model.parameters()), models.statistics_size(model))
+    size = (sum(parameter.numel() for parameter in model.parameters()), batch_norm.statistics_size(model))
     assert size == (SIZES[name] if name in SIZES else vgg_size(name))
+    assert MODELS[name].batch_norm == batch_norm.has_batch_statistics(model)
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert model.training
     model.eval()
@@ -149,16 +149,16 @@ def test_no_weight_is_left_uninitialised(name: str) -> None:
 
 
 def test_batch_statistics_are_found_from_the_model() -> None:
-    assert not models.has_batch_statistics(build_model("lenet", (1, 28, 28), 10, 7))
-    assert not models.has_batch_statistics(build_model("vgg11", IMAGE, 10, 7))
+    assert not batch_norm.has_batch_statistics(build_model("lenet", (1, 28, 28), 10, 7))
+    assert not batch_norm.has_batch_statistics(build_model("vgg11", IMAGE, 10, 7))
     model = build_model("vgg11_bn", IMAGE, 10, 7)
-    assert models.has_batch_statistics(model)
-    assert models.has_batch_statistics(model.eval())  # the answer is about training
+    assert batch_norm.has_batch_statistics(model)
+    assert batch_norm.has_batch_statistics(model.eval())  # the answer is about training
     model.train()
-    for layer in models.batch_norm_layers(model):
+    for layer in batch_norm.batch_norm_layers(model):
         layer.eval()
-    assert not models.has_batch_statistics(model)  # frozen: every layer uses its running statistics
-    assert models.has_batch_statistics(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False).eval()).train())
+    assert not batch_norm.has_batch_statistics(model)  # frozen: every layer uses its running statistics
+    assert batch_norm.has_batch_statistics(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False).eval()).train())
 
 
 @pytest.mark.parametrize("name", ["lenet", "vgg11", "vgg11_bn"])
@@ -166,14 +166,14 @@ def test_has_batch_statistics_tells_whether_samples_influence_each_other(name: s
     shape = native_shape(name)
     model = build_model(name, shape, 10, 7)
     for module in model.modules():
-        if isinstance(module, models.SeededDropout):
+        if isinstance(module, SeededDropout):
             module.p = 0.0
     x = torch.rand(4, *shape, generator=generator(2))
     changed = x.clone()
     changed[1:] = 1 - changed[1:]
     with torch.no_grad():
         influenced = not torch.allclose(model(x)[0], model(changed)[0], rtol=1e-4, atol=1e-5)
-    assert influenced == models.has_batch_statistics(model)
+    assert influenced == batch_norm.has_batch_statistics(model)
 
 
 # Dropout
@@ -182,7 +182,7 @@ def test_has_batch_statistics_tells_whether_samples_influence_each_other(name: s
 def test_dropout_layers_of_torch_are_all_replaced() -> None:
     model = build_model("vgg11", IMAGE, 10, 7)
     assert not [m for m in model.modules() if isinstance(m, nn.Dropout)]
-    assert [m.p for m in model.modules() if isinstance(m, models.SeededDropout)] == [0.5, 0.5]
+    assert [m.p for m in model.modules() if isinstance(m, SeededDropout)] == [0.5, 0.5]
 
 
 def test_partitions_in_one_batch_get_bit_for_bit_the_masks_they_get_alone() -> None:
@@ -203,7 +203,7 @@ def test_masks_of_a_whole_vgg_are_the_same_alone_and_together() -> None:
     model = build_model("vgg11", IMAGE, 10, 7)
     x = torch.rand(4, *IMAGE, generator=generator(3))
     masks: list[Tensor] = []
-    for layer in [m for m in model.modules() if isinstance(m, models.SeededDropout)]:
+    for layer in [m for m in model.modules() if isinstance(m, SeededDropout)]:
         layer.register_forward_hook(lambda layer, args, out: masks.append((out != 0) | (args[0] == 0)))
     set_dropout(model, [(3, generator(7, 0)), (1, generator(7, 1))])
     together = model(x)
@@ -218,7 +218,7 @@ def test_masks_of_a_whole_vgg_are_the_same_alone_and_together() -> None:
 
 
 def test_dropout_drops_the_given_share_scales_the_rest_and_passes_gradients() -> None:
-    layer = models.SeededDropout(0.25)
+    layer = SeededDropout(0.25)
     x = torch.ones(100, 100, requires_grad=True)
     set_dropout(layer, [(100, generator(0))])
     y = layer(x)
@@ -230,7 +230,7 @@ def test_dropout_drops_the_given_share_scales_the_rest_and_passes_gradients() ->
 
 
 def test_dropout_reads_no_global_randomness_and_refuses_to_run_without_generators() -> None:
-    layer = models.SeededDropout(0.5)
+    layer = SeededDropout(0.5)
     with pytest.raises(RuntimeError, match="the batch has 2 rows but set_dropout announced 0"):
         layer(torch.ones(2, 3))
     set_dropout(layer, [(2, generator(0))])
@@ -240,7 +240,7 @@ def test_dropout_reads_no_global_randomness_and_refuses_to_run_without_generator
     layer(torch.ones(2, 3))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(layer.eval()(torch.ones(5, 3)), torch.ones(5, 3))
-    assert torch.equal(models.SeededDropout(0.0)(torch.ones(5, 3)), torch.ones(5, 3))
+    assert torch.equal(SeededDropout(0.0)(torch.ones(5, 3)), torch.ones(5, 3))
 
 
 # Flat views
@@ -250,7 +250,7 @@ def test_dropout_reads_no_global_randomness_and_refuses_to_run_without_generator
 def test_the_flat_vector_and_the_parameters_share_memory_in_order(name: str) -> None:
     model = build_model(name, native_shape(name), 10, 7)
     values = [parameter.detach().clone() for parameter in model.parameters()]
-    flat = models.flatten(model)
+    flat = flatten(model)
     assert flat.is_contiguous()
     assert flat.dtype == torch.float32
     assert not flat.requires_grad
@@ -269,7 +269,7 @@ def test_the_flat_vector_and_the_parameters_share_memory_in_order(name: str) -> 
 
 def test_a_state_dict_round_trips_through_flat_models_and_optimizers_keep_the_views() -> None:
     source, target = build_model("lenet", (1, 28, 28), 10, 7), build_model("lenet", (1, 28, 28), 10, 8)
-    flat, other = models.flatten(source), models.flatten(target)
+    flat, other = flatten(source), flatten(target)
     assert not torch.equal(flat, other)
     target.load_state_dict(source.state_dict())
     assert torch.equal(flat, other)
@@ -282,20 +282,20 @@ def test_a_state_dict_round_trips_through_flat_models_and_optimizers_keep_the_vi
 
 def test_a_deep_copy_has_memory_of_its_own_and_can_be_flattened_again() -> None:
     model = build_model("vgg11", IMAGE, 10, 7)
-    flat = models.flatten(model)
+    flat = flatten(model)
     run_once(model, IMAGE)  # leaves generators in the dropout layers
     twin = copy.deepcopy(model)
     flat.zero_()
-    again = models.flatten(twin)
+    again = flatten(twin)
     assert again.any()
     assert again.data_ptr() == next(twin.parameters()).data_ptr()
 
 
 def test_flatten_refuses_other_dtypes() -> None:
     with pytest.raises(ValueError, match="float32"):
-        models.flatten(nn.Linear(2, 2).double())
+        flatten(nn.Linear(2, 2).double())
     with pytest.raises(ValueError, match="float32"):
-        models.flatten(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).half()))
+        flatten(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).half()))
 
 
 # BatchNorm statistics
@@ -309,15 +309,15 @@ def small_batch_norm_model() -> nn.Sequential:
 
 def test_one_forward_leaves_exactly_the_batch_statistics() -> None:
     model = small_batch_norm_model()
-    models.measure_batch_statistics(model)
+    batch_norm.measure_batch_statistics(model)
     x = torch.rand(5, 2, 4, 4, generator=generator(0))
-    out = torch.empty(models.statistics_size(model))
+    out = torch.empty(batch_norm.statistics_size(model))
     for _ in range(2):  # what the buffers held before does not matter
-        models.write_statistics(model, torch.full_like(out, 123.0))
+        batch_norm.write_statistics(model, torch.full_like(out, 123.0))
         model(x)
         hidden = model[0](x)
         last = model[4](model[3](model[2](model[1](hidden))))
-        assert models.read_statistics(model, out) is out
+        assert batch_norm.read_statistics(model, out) is out
         means, variances = out[:3], out[3:6]
         torch.testing.assert_close(means, hidden.mean((0, 2, 3)).detach())
         torch.testing.assert_close(variances, hidden.var((0, 2, 3)).detach())
@@ -327,60 +327,61 @@ def test_one_forward_leaves_exactly_the_batch_statistics() -> None:
 
 def test_statistics_are_bit_for_bit_independent_of_what_was_there() -> None:
     model = build_model("vgg11_bn", IMAGE, 10, 7)
-    models.measure_batch_statistics(model)
+    batch_norm.measure_batch_statistics(model)
     seen = []
     for old in (0.0, -1e30):
-        models.write_statistics(model, torch.full((models.statistics_size(model),), old))
+        batch_norm.write_statistics(model, torch.full((batch_norm.statistics_size(model),), old))
         run_once(model, IMAGE)
-        seen.append(models.read_statistics(model, torch.empty(models.statistics_size(model))))
+        seen.append(batch_norm.read_statistics(model, torch.empty(batch_norm.statistics_size(model))))
     assert torch.equal(*seen)
 
 
 def test_statistics_round_trip_in_module_order() -> None:
     model = small_batch_norm_model()
     values = torch.arange(1.0, 15.0)
-    models.write_statistics(model, values)
+    batch_norm.write_statistics(model, values)
     assert model[1].running_mean.tolist() == [1, 2, 3]
     assert model[1].running_var.tolist() == [4, 5, 6]
     assert model[5].running_mean.tolist() == [7, 8, 9, 10]
     assert model[5].running_var.tolist() == [11, 12, 13, 14]
-    assert torch.equal(models.read_statistics(model, torch.empty(14)), values)
-    assert [type(layer) for layer in models.batch_norm_layers(model)] == [nn.BatchNorm2d, nn.BatchNorm1d]
+    assert torch.equal(batch_norm.read_statistics(model, torch.empty(14)), values)
+    assert [type(layer) for layer in batch_norm.batch_norm_layers(model)] == [nn.BatchNorm2d, nn.BatchNorm1d]
 
 
 def test_momenta_stand_beside_their_statistics() -> None:
     model = small_batch_norm_model()
     model[5].momentum = 0.25
     expected = torch.tensor([0.1] * 6 + [0.25] * 8)
-    assert torch.equal(models.statistics_momenta(model), expected)
+    assert torch.equal(batch_norm.statistics_momenta(model), expected)
     running = torch.ones(14)
-    models.write_statistics(model, running)
+    batch_norm.write_statistics(model, running)
     twin = copy.deepcopy(model)
-    models.measure_batch_statistics(twin)
+    batch_norm.measure_batch_statistics(twin)
     x = torch.rand(5, 2, 4, 4, generator=generator(0))
     model(x), twin(x)
-    measured = models.read_statistics(twin, torch.empty(14))
+    measured = batch_norm.read_statistics(twin, torch.empty(14))
     torch.testing.assert_close(
-        models.read_statistics(model, torch.empty(14)), running + expected * (measured - running)
+        batch_norm.read_statistics(model, torch.empty(14)), running + expected * (measured - running)
     )  # what torch keeps is what a server computes from the momenta
-    assert models.statistics_momenta(nn.Linear(1, 1)).shape == (0,)
+    assert batch_norm.statistics_momenta(nn.Linear(1, 1)).shape == (0,)
     model[1].momentum = None
     with pytest.raises(ValueError, match="momentum None"):
-        models.statistics_momenta(model)
+        batch_norm.statistics_momenta(model)
 
 
 def test_models_without_batch_norm_have_an_empty_vector_and_wrong_sizes_are_refused() -> None:
     model = build_model("lenet", (1, 28, 28), 10, 7)
-    assert models.read_statistics(model, torch.empty(0)).shape == (0,)
-    models.write_statistics(model, torch.empty(0))
-    models.measure_batch_statistics(model)
+    assert batch_norm.read_statistics(model, torch.empty(0)).shape == (0,)
+    batch_norm.write_statistics(model, torch.empty(0))
+    batch_norm.measure_batch_statistics(model)
     with pytest.raises(ValueError, match=r"are a vector \(14,\), got \(13,\)"):
-        models.read_statistics(small_batch_norm_model(), torch.empty(13))
+        batch_norm.read_statistics(small_batch_norm_model(), torch.empty(13))
 
 
 def test_the_small_models_are_built_without_importing_torchvision_or_the_compiler() -> None:
     code = (
-        "import sys, draco.models as m, draco.data; m.build_model('lenet', (1, 28, 28), 10, 7); "
+        "import sys, draco.models as m; m.model_fault('lenet', (1, 28, 28)); assert 'torch' not in sys.modules; "
+        "import draco.data; m.build_model('lenet', (1, 28, 28), 10, 7); "
         "m.build_model('fc', (1, 28, 28), 10, 7); m.model_fault('resnet18', (3, 32, 32)); "
         "print([name for name in ('torchvision', 'torch._dynamo', 'mlxtend', 'scipy') if name in sys.modules])"
     )

@@ -1,0 +1,117 @@
+"""Sections of a job that are made from tables: one kind of section for every entry, told apart by its name.
+
+A declaration's options become the fields of its kind, with their types, bounds and words.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Literal, NamedTuple, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+
+from draco.declaration import Declaration, OnlyWith, Option
+
+# A list of ranks and the like: YAML gives a list, a frozen value holds a tuple.
+AS_TUPLE = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+
+
+class Section(BaseModel):
+    """What every part of a job is: frozen, strict about types, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def get(self, option: str) -> Any:
+        """Return the value of an option, or None where the section's name has no such option."""
+        return getattr(self, option, None)
+
+    def given(self) -> dict[str, Any]:
+        """Return every option with its value; a declaration's `arguments` picks those that its function takes."""
+        return {option: getattr(self, option) for option in type(self).model_fields}
+
+
+class Named(Section):
+    """A section whose name decides which options it has."""
+
+    name: str
+
+
+class Part(NamedTuple):
+    """A section as a key of a job: `scheme: cyclic` is short for `scheme: {name: cyclic}`."""
+
+    short: str  # the option that a bare string stands for
+    kinds: Mapping[str, type[Section]]  # by that option's value; one kind under "" where all values have the same one
+    default: str | None = None  # the name where none is given
+
+    def kind(self, values: Any) -> type[Section] | None:
+        """Return the kind of section that `values` are meant as; None: their name is none of the part's."""
+        if "" in self.kinds:
+            return self.kinds[""]
+        name = values.get(self.short, self.default) if isinstance(values, Mapping) else None
+        return self.kinds.get(name) if isinstance(name, str) else None
+
+    def having(self, option: str) -> list[str]:
+        """Return the names whose sections have an option."""
+        return [name for name, kind in self.kinds.items() if option in kind.model_fields]
+
+
+def described(default: Any, text: str, *, only_with: OnlyWith | None = None, **bounds: Any) -> Any:
+    """Return a field of a section."""
+    extra: Any = {"only_with": only_with} if only_with else None
+    return Field(default, description=text, json_schema_extra=extra, **bounds)
+
+
+def kinds(
+    title: str,
+    entries: Mapping[str, Declaration],
+    base: type[Named],
+    more: Callable[[Any], Mapping[str, Any]] = lambda entry: {},
+) -> dict[str, type[Named]]:
+    """Return one kind of section for every entry of a table, by name.
+
+    Args:
+        title: starts the kinds' names.
+        entries: the table.
+        base: holds the fields that all kinds have.
+        more: (entry) -> {field: (type, described)} that it has besides its own options.
+    """
+    made: dict[str, type[Named]] = {}
+    for name, entry in entries.items():
+        fields: dict[str, Any] = {"name": (Literal[name], described(name, _sentence(entry.text)))}
+        fields |= {option: _field(declared) for option, declared in entry.options.items()}
+        fields |= more(entry)
+        made[name] = create_model(f"{title}_{name}", __base__=base, __doc__=_sentence(entry.text), **fields)
+    return made
+
+
+def union(of: Mapping[str, type[Named]], default: str | None = None) -> Any:
+    """Return the type of a field that holds one of the kinds; `default` is the name where none is given."""
+
+    def named(value: Any) -> Any:
+        if isinstance(value, Mapping) and "name" not in value and default is not None:
+            return {"name": default, **value}
+        return value
+
+    return Annotated[reduce(or_, of.values()), Field(discriminator="name"), BeforeValidator(named)]
+
+
+def only_with(kind: type[BaseModel], option: str) -> OnlyWith | None:
+    """Return with which values of another option alone an option may be given."""
+    extra = kind.model_fields[option].json_schema_extra
+    given = extra.get("only_with") if isinstance(extra, dict) else None
+    return given if isinstance(given, OnlyWith) else None
+
+
+def _field(option: Option) -> tuple[Any, Any]:
+    if get_origin(option.kind) is tuple:
+        item, *others = option.kind.__args__
+        items = Annotated[item, Field(**option.bounds)]
+        kind = tuple[items, ...] if others == [...] else tuple[(items,) * (1 + len(others))]  # type: ignore[misc]
+        bounds: dict[str, Any] = {"min_length": 1} if others == [...] else {}
+        return Annotated[kind, AS_TUPLE], described(... if option.required else option.default, option.text, **bounds)
+    default = ... if option.required else option.default
+    return option.kind, described(default, option.text, only_with=option.only_with, **option.bounds)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."

@@ -1,0 +1,39 @@
+"""ResNet after He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, 2015 (arXiv:1512.03385).
+
+From torchvision, changed for 32x32 images.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from draco.models.model import Model, Shape
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def model(name: str) -> Model:
+    """Return torchvision's ResNet for small images: 11,173,962 parameters for resnet18 on CIFAR-10.
+
+    Changed from torchvision: the stem is one 3x3 convolution of stride 1 without max-pooling (theirs, for 224x224: 7x7,
+    stride 2, max-pooled), on as many channels as the images have.
+    Different from the original Draco (the widespread CIFAR ResNet by kuangliu): global instead of 4x4 average pooling,
+    the same on 32x32; He-normal instead of torch's default initialisation of the convolutions.
+    """
+
+    def build(shape: Shape, classes: int) -> nn.Module:
+        import torch
+        from torch import nn
+
+        from draco.models.vision import torchvision
+        from draco.models.weights import materialise
+
+        with torch.device("meta"):  # sizes only, so that no weights are drawn twice
+            net: nn.Module = getattr(torchvision().models, name)(num_classes=classes)
+            net.conv1 = nn.Conv2d(shape[0], 64, 3, stride=1, padding=1, bias=False)
+            net.maxpool = nn.Identity()
+        return materialise(net)
+
+    # The last stage must leave 2x2 pixels, or the statistics of a batch of one sample would be undefined.
+    return Model(build, smallest=9, batch_norm=True)
