@@ -1,9 +1,11 @@
-"""What the words of a job stand for: its scheme, wire format, batch plan, aggregator, optimizer and schedule.
+"""What a process builds from its job: scheme, model, batch plan, wire format, aggregator, optimizer and schedule.
 
-Server and workers build these from the same job, so they agree without a word between them.
+Server and workers build from the same job, so they agree without a word between them.
+Shapes: n workers, k partitions, p parameters, b BatchNorm statistics, d = p + b + 1 elements of a step vector.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -29,70 +31,62 @@ Aggregate = Callable[[Tensor, int, int, int | None, Tensor | None], Tensor]
 _ROUNDINGS_TOLERATED = 4
 
 
-def build_scheme(job: Job, vote: str | None = None) -> Scheme:
-    """Return the job's scheme; `vote` replaces `auto` once the workers have said what they run on."""
-    scheme, options = SCHEMES[job.scheme.name], structure(job)
-    if "vote" in scheme.options:
-        options["vote"] = vote or ("exact" if job.scheme.get("vote") == "auto" else job.scheme.get("vote"))
-    if "tolerance" in scheme.options:
-        options["tolerance"] = tolerance(job)
-    if "seed" in scheme.supplied:  # of a design that is drawn
-        options["seed"] = derive_seed(job.seed, "design")
-    if "tail" in scheme.supplied:  # its signs are of the gradient only
-        options["tail"] = batch_norm.statistics_size(build_model(job, data.DATASETS[job.data.name])) + 1
-    return schemes.build(scheme.name, workers=job.workers, adversaries=job.scheme.adversaries, **options)
+class Built:
+    """A job's parts, each built when it is first asked for and then kept."""
 
+    def __init__(self, job: Job, split: data.Split, vote: str | None = None) -> None:
+        """`vote` is that of `build_scheme`."""
+        self.job, self.split, self.vote = job, split, vote
 
-def tolerance(job: Job) -> float:
-    """Return the relative difference between honest replies that the job's decoder puts up with; 0: it has none."""
-    scheme, given = SCHEMES[job.scheme.name], job.scheme.get("tolerance")
-    if not scheme.tolerance:
-        return 0.0
-    return max(given or scheme.tolerance, _ROUNDINGS_TOLERATED * wire.ROUNDING[job.wire.dtype])
+    @cached_property
+    def scheme(self) -> Scheme:
+        """The scheme."""
+        return build_scheme(self.job, self.vote)
 
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model with its initial weights."""
+        return build_model(self.job, self.split.info)
 
-def build_model(job: Job, info: data.DatasetInfo) -> nn.Module:
-    """Return the job's model with its initial weights, which depend on the seed only."""
-    return models.build_model(job.model, info.shape, info.classes, job.seed)
+    @cached_property
+    def shards(self) -> list[Tensor] | None:
+        """The training samples that each worker owns; None where all draw from one batch."""
+        return build_shards(self.job, self.split.labels)
 
+    @property
+    def plan(self) -> Plan:
+        """How each step's batch is cut and seeded."""
+        job, augment = self.job, self.split.info.augment
+        augment = augment if job.data.augment is None else job.data.augment
+        return Plan(job.seed, job.batch_size, self.scheme.assignment.shape[1], augment, self.shards)
 
-def build_plan(job: Job, scheme: Scheme, info: data.DatasetInfo) -> Plan:
-    """Return how each step's batch is cut and seeded."""
-    augment = info.augment if job.data.augment is None else job.data.augment
-    return Plan(job.seed, job.batch_size, scheme.assignment.shape[1], augment)
+    @property
+    def elements(self) -> int:
+        """d, the length of a step vector."""
+        return sum(p.numel() for p in self.model.parameters()) + batch_norm.statistics_size(self.model) + 1
 
+    @property
+    def wire(self) -> wire.Wire:
+        """How a reply travels.
 
-def build_shards(job: Job, labels: Tensor) -> list[Tensor] | None:
-    """Return the training samples that each worker owns, of labels (N,); None where all draw from one batch."""
-    if job.data.split == "by_class":
-        return shards.by_class(labels, job.workers)
-    if job.data.split == "dirichlet":
-        assert job.data.alpha is not None
-        return shards.dirichlet(labels, job.workers, job.data.alpha, job.seed)
-    return None
+        The job rounds float32; a scheme whose replies are complex, or bits, keeps them as they are.
+        """
+        scheme, asked = self.scheme, self.job.wire
+        dtype = asked.dtype if scheme.dtype == torch.float32 else str(scheme.dtype).removeprefix("torch.")
+        return wire.Wire(scheme.elements(self.elements), dtype, asked.compression)
 
+    @cached_property
+    def aggregate(self) -> Aggregate:
+        """The rule after its pre-aggregators."""
+        return build_aggregate(self.job, self.model)
 
-def encodes_freely(job: Job, scheme: Scheme, model: nn.Module) -> bool:
-    """Say whether one backward over weighted losses encodes: a real-linear code, no cross-sample statistics."""
-    linear = scheme.weights is not None and load(scheme) > 1
-    return job.scheme.get("encoding") != "explicit" and linear and not batch_norm.has_batch_statistics(model)
+    @property
+    def load(self) -> int:
+        """The most partitions that one worker computes."""
+        return int(self.scheme.assignment.sum(1).max())
 
-
-def load(scheme: Scheme) -> int:
-    """Return the most partitions that one worker computes."""
-    return int(scheme.assignment.sum(1).max())
-
-
-def build_wire(job: Job, scheme: Scheme, elements: int) -> wire.Wire:
-    """Return how the replies for step vectors of d = `elements` travel.
-
-    The job rounds float32; a scheme whose replies are complex, or bits, keeps them as they are.
-    """
-    dtype = job.wire.dtype if scheme.dtype == torch.float32 else str(scheme.dtype).removeprefix("torch.")
-    return wire.Wire(scheme.elements(elements), dtype, job.wire.compression)
-
-
-def build_aggregate(job: Job, model: nn.Module) -> Aggregate:
+    @property
+    def build_aggregate(job: Job, model: nn.Module) -> Aggregate:
     """Return the job's rule after its pre-aggregators, over the whole vector or layer by layer as the original did.
 
     What is random in it is drawn from (seed, step): the same in every run of the job, interrupted or not.

@@ -11,8 +11,8 @@ from draco import data
 from draco.errors import MissingError
 from draco.job import Job, attack, parse, to_yaml
 from draco.runs.directory import read_job
-from draco.schemes import Scheme
-from draco.training import adversary, build, server, transport
+from draco.training import adversary, server, transport
+from draco.training.build import Built
 from draco.training.gradients import Remembered
 from draco.training.simulated_byzantine import ByzantineWorker, Knowledge
 from draco.training.worker import Worker, build_vectors, build_worker, fingerprint, momenta_of
@@ -59,17 +59,18 @@ def _work(rank: int, worker_side: transport.MpiWorker) -> bool:
     job = parse(worker_side.job(), "the server's job", checked=True)
     torch.set_num_threads(job.threads)
     train = data.load(job.data.name, Path(job.data.root), "train")
-    serve(job, rank, build.build_scheme(job), train, worker_side)
+    serve(Built(job, train), rank, worker_side)
     return worker_side.whole
 
 
-def serve(job: Job, rank: int, scheme: Scheme, split: data.Split, side: transport.MpiWorker) -> None:
+def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
     """Answer the server's tasks, as the worker `rank`, until it says that there are no more."""
-    vectors, fused = build_vectors(job, scheme, split, followed(job, rank))
-    honest = build_worker(job, rank, scheme, vectors, fused)
+    job = built.job
+    vectors = build_vectors(built, followed(job, rank))
+    honest = build_worker(built, rank, vectors)
     worker: Worker | ByzantineWorker = honest
     if adversary.may_be_byzantine(job, rank):
-        worker = ByzantineWorker(job, honest, Knowledge(job, scheme, vectors), time.sleep)
+        worker = ByzantineWorker(job, honest, Knowledge(built, vectors), time.sleep)
     model = torch.zeros(vectors.parameters)
     room = worker.wire.frame_bytes + Attached(job, vectors.parameters).room
     frame = torch.zeros(room, dtype=torch.uint8)
@@ -85,23 +86,24 @@ def serve(job: Job, rank: int, scheme: Scheme, split: data.Split, side: transpor
 def serve_all(job: Job, run: Path, root: Path) -> None:
     """Run server and workers in this process."""
     train, test = data.load(job.data.name, root, "train"), data.load(job.data.name, root, "test")
-    workers = simulated_workers(job, build.build_scheme(job), train)
+    workers = simulated_workers(Built(job, train))
     greetings = [fingerprint(job)] * job.workers
     replies, momenta = [w.reply for w in workers], [w.momenta for w in workers]
     server.train(job, run, train, test, transport.Simulated(replies, greetings, momenta))
 
 
-def simulated_workers(job: Job, scheme: Scheme, split: data.Split) -> list[Worker | ByzantineWorker]:
+def simulated_workers(built: Built) -> list[Worker | ByzantineWorker]:
     """Return all n workers for one process: one model, each partition's vector computed once a step and shared."""
-    vectors, fused = build_vectors(job, scheme, split, range(job.workers))
-    shared = adversary.informed(job) or (scheme.assignment.sum(0).max() > 1 and not fused)
-    remembered = Remembered(vectors, scheme.assignment.shape[1]) if shared else None
-    first = build_worker(job, 1, scheme, vectors, fused, remembered.partition if remembered else None)
+    job, assignment = built.job, built.scheme.assignment
+    vectors = build_vectors(built, range(job.workers))
+    shared = adversary.informed(job) or (assignment.sum(0).max() > 1 and not built.encodes_freely)
+    remembered = Remembered(vectors, assignment.shape[1]) if shared else None
+    first = build_worker(built, 1, vectors, remembered.partition if remembered else None)
     ranks = range(1, job.workers + 1)
     honest = [first._replace(rank=rank, momenta=momenta_of(job, rank, vectors)) for rank in ranks]
     if attack(job) is None:
         return [*honest]
-    knowledge = Knowledge(job, scheme, vectors, remembered)
+    knowledge = Knowledge(built, vectors, remembered)
     return [
         ByzantineWorker(job, worker, knowledge) if adversary.may_be_byzantine(job, worker.rank) else worker
         for worker in honest

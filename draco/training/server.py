@@ -30,7 +30,7 @@ from draco.runs import directory as run_directory
 from draco.runs import machine
 from draco.runs.events import EventLog
 from draco.sampling import derive_seed, draw_rows
-from draco.schemes import SCHEMES, Scheme
+from draco.schemes import SCHEMES
 from draco.training import adversary, build, checkpoint, checkpoint_check, evaluate, wire
 from draco.training.collect import DIVERGED, Collector, Replies
 from draco.training.tensorboard import Board
@@ -61,15 +61,15 @@ class Ledger:
 class Training:
     """The server's model and everything else that changes from step to step."""
 
-    def __init__(self, job: Job, split: data.Split) -> None:
-        self.job = job
-        self.model = build.build_model(job, split.info)
+    def __init__(self, built: Built) -> None:
+        self.job = job = built.job
+        self.model = built.model
         self.flat = flatten(self.model)  # (p,): the memory of every parameter
         self.optimizer = build.build_optimizer(job, nn.Parameter(self.flat))
         self.statistics = torch.zeros(batch_norm.statistics_size(self.model))
         batch_norm.read_statistics(self.model, self.statistics)
         self.momenta = batch_norm.statistics_momenta(self.model)  # (b,): weights of a step in the running ones
-        self.steps = total_steps(job, len(split.labels))
+        self.steps = total_steps(job, len(built.split.labels))
         self.schedule = build.build_schedule(job, self.optimizer, self.steps)
         self.worker_momenta = torch.zeros(
             job.workers if job.local.momentum else 0, self.flat.numel()
@@ -167,19 +167,18 @@ class Server:
 
     def __init__(
         self,
-        job: Job,
+        built: Built,
         training: Training,
-        scheme: Scheme,
         transport: ServerTransport,
         secret: bytes,
         nodes: Sequence[str] | None = None,
     ) -> None:
         """`nodes[rank - 1]` is the machine that hosts a worker; None: they share one."""
+        job, scheme = built.job, built.scheme
         self.job, self.training, self.transport, self.secret = job, training, transport, secret
-        format_ = build.build_wire(job, scheme, training.elements)
         momentum = training.flat.numel() if job.local.momentum else 0
-        self.collector = Collector(job, scheme, transport, format_, momentum)
-        self.aggregate = build.build_aggregate(job, training.model)
+        self.collector = Collector(job, scheme, transport, built.wire, momentum)
+        self.aggregate = built.aggregate
         self.f = aggregator_f(job)
         self.groups = scheme.groups()
         self.nodes = nodes
@@ -307,14 +306,16 @@ def train(job: Job, run: Path, split: data.Split, test: data.Split, transport: S
         TrainingError: the run failed; its state says so and a checkpoint holds what was done.
     """
     log = EventLog(run / "events.jsonl")
-    training = Training(job, split)
+    built = Built(job, split)
+    training = Training(built)
     try:
         _resume(training, run, log)
         run_directory.write_status(run, "running", training.step)
         vote, why = choose_vote(job, transport.greetings(job.start_timeout_s))
-        scheme = build.build_scheme(job, vote)
+        built.vote = vote  # before the scheme is asked for
+        scheme = built.scheme
         voted = "vote" in SCHEMES[scheme.name].options
-        about = {"vote": vote, "vote_reason": why} if voted else _about_shards(job, split)
+        about = {"vote": vote, "vote_reason": why} if voted else _about_shards(built)
         log.write(
             "start", job=to_dict(job), setting=to_words(job), steps=training.steps, summary=scheme.summary,
             elements=training.elements, machine=machine.describe(), **about,
@@ -322,7 +323,7 @@ def train(job: Job, run: Path, split: data.Split, test: data.Split, transport: S
         if job.local.momentum:
             kept = [followed(job, rank) for rank in range(1, job.workers + 1)]
             transport.hand_momenta([training.worker_momenta[rows.start : rows.stop] for rows in kept])
-        server = Server(job, training, scheme, transport, run_directory.secret(run), run_directory.nodes(run))
+        server = Server(built, training, transport, run_directory.secret(run), run_directory.nodes(run))
         stopped = _steps(server, run, test, log)
         transport.stop()
     except BaseException as error:
@@ -331,13 +332,13 @@ def train(job: Job, run: Path, split: data.Split, test: data.Split, transport: S
     _record_end(training, run, log, "interrupted" if stopped else "succeeded", "asked to stop" if stopped else "")
 
 
-def _about_shards(job: Job, split: data.Split) -> dict[str, Any]:
+def _about_shards(built: Built) -> dict[str, Any]:
     """Return what the start event says of heterogeneous data: samples of each class by worker, and a summary."""
-    owned = build.build_shards(job, split.labels)
+    owned, split = built.shards, built.split
     if owned is None:
         return {}
     counts = shards.class_counts(split.labels, owned, split.info.classes)
-    return {"class_counts": counts, "data_summary": shards.summary(job.data.split, counts)}
+    return {"class_counts": counts, "data_summary": shards.summary(built.job.data.split, counts)}
 
 
 def _resume(training: Training, run: Path, log: EventLog) -> None:

@@ -13,9 +13,10 @@ from draco.attacks import Scene
 from draco.errors import DecodeError
 from draco.job import Job, aggregator_f, attack, byzantine_count
 from draco.sampling import derive_seed, generator
-from draco.schemes import SCHEMES, Scheme
+from draco.schemes import SCHEMES
 from draco.training import adversary, build, wire
 from draco.training.adversary import Leak
+from draco.training.build import Built
 from draco.training.gradients import Remembered, StepVectors
 from draco.training.transport import Task
 from draco.training.worker import Worker
@@ -25,11 +26,12 @@ from draco.training.worker_momentum import Attached, followed
 class Knowledge:
     """What the Byzantine workers of one process know together; nothing is computed before an attack asks for it."""
 
-    def __init__(self, job: Job, scheme: Scheme, vectors: StepVectors, remembered: Remembered | None = None) -> None:
+    def __init__(self, built: Built, vectors: StepVectors, remembered: Remembered | None = None) -> None:
         """`remembered`: the process's own cache of step vectors, if it has one."""
-        self._job, self._scheme, self._vectors = job, scheme, vectors
+        scheme = built.scheme
+        self._job, self._scheme, self._vectors = built.job, scheme, vectors
         self._remembered = remembered or Remembered(vectors, scheme.assignment.shape[1])
-        self._aggregate = build.build_aggregate(job, vectors.model)
+        self._aggregate = built.aggregate
         self._relabelled = vectors.relabelled()
         self._packs = scheme.dtype == torch.uint8
         self._honest: tuple[int, Tensor] | None = None  # of which step

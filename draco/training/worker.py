@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from draco import data
 from draco.job import Job
 from draco.schemes import Scheme
-from draco.training import build, wire
+from draco.training import wire
+from draco.training.build import Built
 from draco.training.gradients import StepVectors
 from draco.training.transport import Task
 from draco.training.wire import Timing
@@ -58,32 +58,27 @@ class Worker(NamedTuple):
         return vector, Timing(compute=computed - began, encode=time.perf_counter() - computed)
 
 
-def build_vectors(job: Job, scheme: Scheme, split: data.Split, kept: range = range(0)) -> tuple[StepVectors, bool]:
-    """Return the gradient computation of one process and whether it encodes by one weighted backward.
-
-    `kept`: the rows whose momenta this process keeps.
-    """
-    model = build.build_model(job, split.info)
-    plan = build.build_plan(job, scheme, split.info)._replace(shards=build.build_shards(job, split.labels))
-    vectors = StepVectors(model, split, plan, job.device)
-    if job.local.momentum or job.local.clip is not None:
-        vectors.local = LocalSteps(job.local, vectors.parameters, kept)
-    return vectors, build.encodes_freely(job, scheme, model)
+def build_vectors(built: Built, kept: range = range(0)) -> StepVectors:
+    """Return the gradient computation of one process, which keeps the momenta of the rows `kept`."""
+    local = built.job.local
+    vectors = StepVectors(built.model, built.split, built.plan, built.job.device)
+    if local.momentum or local.clip is not None:
+        vectors.local = LocalSteps(local, vectors.parameters, kept)
+    return vectors
 
 
-def build_worker(
-    job: Job, rank: int, scheme: Scheme, vectors: StepVectors, fused: bool, partition: PartitionVector | None = None
-) -> Worker:
+def build_worker(built: Built, rank: int, vectors: StepVectors, partition: PartitionVector | None = None) -> Worker:
     """Return the honest worker of a rank, which computes with `vectors`."""
+    fused = built.encodes_freely
     return Worker(
         rank=rank,
-        scheme=scheme,
+        scheme=built.scheme,
         vectors=vectors,
         partition=partition or vectors.partition,
         fused=fused,
-        wire=build.build_wire(job, scheme, vectors.elements),
-        scratch=torch.zeros(1 if fused else build.load(scheme), vectors.elements),
-        momenta=momenta_of(job, rank, vectors),
+        wire=built.wire,
+        scratch=torch.zeros(1 if fused else built.load, vectors.elements),
+        momenta=momenta_of(built.job, rank, vectors),
     )
 
 
