@@ -1,17 +1,24 @@
-"""What an attack declares: its options, what a Byzantine worker is presumed to know, and what becomes of its frame."""
+"""The declaration of an attack: its options, what a Byzantine worker is presumed to know, what becomes of its frame.
+
+`ATTACKS[name](reply, magnitude=..., generator=..., scene=...)` maps what an honest worker would send, (e,), to what is
+sent, (e,): a new tensor of the reply's dtype on its device. The reply is not changed. `magnitude` is the attack's
+strength, `generator` the worker's own, fresh at every step, and `scene` what else it may know (see `scene.Scene`).
+Such a function is pure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from draco.declaration import Declaration
+from draco.declaration import Declaration, Option
 from draco.lazy import Tensor
-from draco.schemes.scheme import SchemeDeclaration
+from draco.schemes import SchemeDeclaration
 
 
 def _suits_all(scheme: SchemeDeclaration) -> str | None:
+    del scheme
     return None
 
 
@@ -37,3 +44,27 @@ class AttackDeclaration(Declaration):
         """Return what is sent in place of the reply (e,)."""
         sent: Tensor = self.function(reply, **arguments)
         return sent
+
+    def magnitude(self, given: Mapping[str, Any], workers: int, byzantine: int) -> float:
+        """Return the strength that the given options ask for; 1 for an attack that needs none.
+
+        Raises:
+            ValueError: the strength is left to the attack, which has none for so many workers and Byzantine ones.
+        """
+        if self.strength is None:
+            return 1.0
+        value = given.get(self.strength)
+        if value is None:
+            value = self.options[self.strength].default
+        if value is None and self.usual_strength is not None:
+            value = self.usual_strength(workers, byzantine)
+        return float(value)
+
+    def sent_bytes(self, length: int) -> int | None:
+        """Return how many bytes of a frame are sent; None: no message."""
+        return int(self.sent * length) or None
+
+
+def magnitude(default: float, text: str) -> dict[str, Option]:
+    """Return the option `magnitude`, which many attacks have, each with its own default and meaning."""
+    return {"magnitude": Option(float, default, text, gt=0.0, le=1e30)}

@@ -1,7 +1,7 @@
-"""The literature's attacks of liars who collude and see what every honest worker sends.
+"""The literature's attacks of Byzantine workers that collude and see what every honest worker sends.
 
-They are defined over the honest workers' vectors, here the honest rows' replies, and all liars of a step send the
-same. Where the replies are complex, real and imaginary parts are coordinates of their own.
+They are defined over the honest workers' vectors, here the honest rows' replies. All Byzantine workers of a step send
+the same. Where the replies are complex, real and imaginary parts are coordinates of their own.
 Shapes: see `scene`.
 """
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import NormalDist
 
+from draco.attacks.attack import AttackDeclaration
 from draco.attacks.scene import Scene
+from draco.declaration import Option
 from draco.lazy import Tensor, torch
 
 GRID = [2.0**i for i in range(-4, 8)]  # of factors that a line search starts from
@@ -18,26 +20,26 @@ REFINEMENTS = 8
 
 
 def honest_rows(scene: Scene) -> Tensor:
-    """Return (n - f, e), the replies of the rows that do not lie."""
-    others = [row for row in range(scene.scheme.workers) if row not in scene.liars]
+    """Return (n - f, e), the replies of the honest rows."""
+    others = [row for row in range(scene.scheme.workers) if row not in scene.byzantine]
     return scene.honest()[others]
 
 
-def alie_z(workers: int, liars: int) -> float:
-    """Return z of "a little is enough" for n workers of which f lie.
+def alie_z(workers: int, byzantine: int) -> float:
+    """Return z of "a little is enough" for n workers of which f are Byzantine.
 
     With s = floor(n / 2 + 1) - f honest workers to win over, z is the largest number for which a normal variable is
-    below it with a probability of at most (n - f - s) / (n - f). It is 0 or less where liars are few.
+    below it with a probability of at most (n - f - s) / (n - f). It is 0 or less where f is small.
 
     Source: Baruch, Baruch & Goldberg, NeurIPS 2019 (arXiv:1902.06156).
 
     Raises:
-        ValueError: there is no such z, for example because liars are a majority.
+        ValueError: there is no such z, for example because Byzantine workers are a majority.
     """
-    honest = workers - liars
-    supporters = workers // 2 + 1 - liars
+    honest = workers - byzantine
+    supporters = workers // 2 + 1 - byzantine
     if not 0 < honest - supporters < honest:
-        raise ValueError(f"the formula of alie gives no z for {liars} liars among {workers} workers")
+        raise ValueError(f"the formula of alie gives no z for {byzantine} Byzantine workers among {workers}")
     return NormalDist().inv_cdf((honest - supporters) / honest)
 
 
@@ -51,6 +53,26 @@ def alie(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene: 
     return _beside(scene)(magnitude).to(reply.device)
 
 
+ALIE = AttackDeclaration(
+    name="alie",
+    function=alie,
+    text="a little is enough: mean - z std of the honest replies",
+    options={
+        "z": Option(
+            float | None,
+            None,
+            "mean - z std of the honest replies is sent; null: by the paper's formula.",
+            gt=0.0,
+            le=1e6,
+        )
+    },
+    strength="z",
+    usual_strength=alie_z,
+    informed=True,
+    needs_honest=True,
+)
+
+
 def ipm(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene: Scene) -> Tensor:
     """Return -epsilon times the mean of the honest replies; epsilon is `magnitude`.
 
@@ -60,16 +82,45 @@ def ipm(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene: S
     return _against(scene)(magnitude).to(reply.device)
 
 
+IPM = AttackDeclaration(
+    name="ipm",
+    function=ipm,
+    text="inner product manipulation: -epsilon times the mean of the honest replies",
+    options={"epsilon": Option(float, 0.1, "-epsilon times the mean of the honest replies is sent.", gt=0.0, le=1e30)},
+    strength="epsilon",
+    informed=True,
+    needs_honest=True,
+)
+
+
 def alie_optimised(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene: Scene) -> Tensor:
     """Return `alie` with the z that moves the job's own server furthest; see `strongest`."""
-    lie = _beside(scene)
-    return lie(strongest(scene, lie)).to(reply.device)
+    sent = _beside(scene)
+    return sent(strongest(scene, sent)).to(reply.device)
+
+
+ALIE_OPTIMISED = AttackDeclaration(
+    name="alie_optimised",
+    function=alie_optimised,
+    text="alie with the z that moves the job's own server furthest",
+    informed=True,
+    needs_honest=True,
+)
 
 
 def ipm_optimised(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene: Scene) -> Tensor:
     """Return `ipm` with the epsilon that moves the job's own server furthest; see `strongest`."""
-    lie = _against(scene)
-    return lie(strongest(scene, lie)).to(reply.device)
+    sent = _against(scene)
+    return sent(strongest(scene, sent)).to(reply.device)
+
+
+IPM_OPTIMISED = AttackDeclaration(
+    name="ipm_optimised",
+    function=ipm_optimised,
+    text="ipm with the epsilon that moves the job's own server furthest",
+    informed=True,
+    needs_honest=True,
+)
 
 
 def mimic(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene: Scene) -> Tensor:
@@ -87,6 +138,11 @@ def mimic(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene:
     return honest[int((flat @ direction).abs().argmax())].to(reply.device)
 
 
+MIMIC = AttackDeclaration(
+    name="mimic", function=mimic, text="a copy of one honest reply", informed=True, needs_honest=True
+)
+
+
 def _beside(scene: Scene) -> Callable[[float], Tensor]:
     honest = honest_rows(scene)
     flat = torch.view_as_real(honest) if honest.is_complex() else honest
@@ -101,8 +157,8 @@ def _against(scene: Scene) -> Callable[[float], Tensor]:
     return lambda epsilon: -epsilon * mean
 
 
-def strongest(scene: Scene, lie: Callable[[float], Tensor]) -> float:
-    """Return the factor with which `lie`, sent by all liars, moves the server's result furthest from the honest one.
+def strongest(scene: Scene, sent: Callable[[float], Tensor]) -> float:
+    """Return the factor with which `sent`, of all Byzantine workers, moves the server's result furthest.
 
     A grid of powers of 2, then the interval around the best is searched by thirds. Factors for which the server would
     refuse the replies do not count: a run that ends is no hidden attack. Adapting the factor to the rule it is
@@ -112,7 +168,7 @@ def strongest(scene: Scene, lie: Callable[[float], Tensor]) -> float:
     honest = scene.served(replies)
 
     def moved(factor: float) -> float:
-        replies[list(scene.liars)] = lie(factor)
+        replies[list(scene.byzantine)] = sent(factor)
         served = scene.served(replies)
         if served is None or honest is None:
             return -1.0

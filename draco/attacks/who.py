@@ -1,4 +1,4 @@
-"""Who misbehaves at which step: workers that the seed draws, or those whose rows are the worst for the scheme.
+"""The choice of Byzantine workers at each step: drawn from the seed, or those whose rows are the worst for the scheme.
 
 Shapes: n workers = rows.
 """
@@ -21,7 +21,7 @@ def attackers(seed: int, step: int, workers: int, count: int, who: str) -> tuple
         workers: n.
         count: adversaries.
         who: "fixed" for the same ranks at every step, "drawn" for fresh ones, "rotating" for the next `count` of an
-            order of all workers, so that all lie equally often; all depend on `seed`.
+            order of all workers, so that each has as many turns; all depend on `seed`.
 
     Raises:
         ValueError: `count` is not in 0..n, or `who` is unknown.
@@ -36,13 +36,15 @@ def attackers(seed: int, step: int, workers: int, count: int, who: str) -> tuple
     return tuple(sorted((drawn.roll(-turn)[:count] + 1).tolist()))
 
 
-def placed_rows(name: str, step: int, workers: int, groups: Sequence[int] | None, count: int) -> tuple[int, ...]:
-    """Return the rows of `count` liars who sit where they do the most harm, increasing.
+def placed_rows(
+    step: int, workers: int, groups: Sequence[int] | None, count: int, *, majorities: bool = False
+) -> tuple[int, ...]:
+    """Return the rows of `count` Byzantine workers that sit where they do the most harm, increasing.
 
     This presumes an adversary that has broken the secret permutation of rows: the worst case. Where rows fall into
-    groups (`groups[row]`), liars fill whole groups, one after the other; for split_vote just enough of each for a
-    majority, so that they win as many votes as they can. Elsewhere they are neighbours. Where they begin goes round
-    with the steps.
+    groups (`groups[row]`), Byzantine workers fill whole groups, one after the other. With `majorities` they take just
+    enough of each for a majority, so that they win as many votes as they can. Without groups they are neighbours.
+    Where they begin goes round with the steps.
 
     Raises:
         ValueError: `count` is not in 0..n.
@@ -55,7 +57,7 @@ def placed_rows(name: str, step: int, workers: int, groups: Sequence[int] | None
     place = Counter[int]()
     order = []
     for row, group in enumerate(groups):
-        needed = sizes[group] // 2 + 1 if name == "split_vote" else sizes[group]
+        needed = sizes[group] // 2 + 1 if majorities else sizes[group]
         order.append((place[group] >= needed, (group - step + 1) % len(sizes), place[group], row))
         place[group] += 1
     return tuple(sorted(row for *_, row in sorted(order)[:count]))

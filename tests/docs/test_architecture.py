@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "draco"
-LIBRARY = {"schemes", "aggregators", "attacks", "sampling", "errors", "files"}
+LIBRARY = {"schemes", "aggregators", "attacks", "sampling", "errors", "files", "declaration", "lazy"}
 LAYERS = {  # a part of draco -> the others that it may import
     **dict.fromkeys(LIBRARY, LIBRARY),
     "job": {*LIBRARY, "models", "data"},

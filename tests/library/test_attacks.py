@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 
@@ -14,22 +16,22 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from draco.aggregators import AGGREGATORS
-from draco.attacks import ATTACKS, INFORMED, Scene, alie_z, attackers, placed_rows, sent_bytes
-from draco.attacks.code_aware import PROJECTIONS, confusing
-from draco.attacks.omniscient import GRID
-from draco.job.fields import MAGNITUDES
+from draco.attacks import ATTACKS, Scene, attackers, placed_rows
+from draco.attacks.code_aware import confusing
+from draco.attacks.omniscient import GRID, alie_z
 from draco.sampling import generator
-from draco.schemes import DecodeError, Scheme, build
+from draco.schemes import SCHEMES, DecodeError, Scheme, build
 from draco.schemes.projection import draw, finish, project_row
+from draco.schemes.scheme import SchemeDeclaration, Sizes
 
 D = 300
-SCHEMES = ["uncoded", "repetition", "cyclic", "cyclic_dft"]
+KINDS = ["uncoded", "repetition", "cyclic", "cyclic_dft"]  # of replies
 
 
 def scene_of(
-    scheme: Scheme, liars: Rows = (0, 1), row: int | None = None, rule: str = "mean", step: int = 3, seed: int = 0
+    scheme: Scheme, byzantine: Rows = (0, 1), row: int | None = None, rule: str = "mean", step: int = 3, seed: int = 0
 ) -> Scene:
-    """Return what liars know of a step of random gradients that have a mean in common."""
+    """Return what Byzantine workers know of a step of random gradients that have a mean in common."""
     gradients = gradients_for(scheme, D, seed) + 0.5
     replies = honest(scheme, gradients)
 
@@ -38,17 +40,17 @@ def scene_of(
             decoded = scheme.decode(replies, seed=1).gradients
         except DecodeError:
             return None
-        return decoded[0] if len(decoded) == 1 else AGGREGATORS[rule](decoded, f=len(liars))
+        return decoded[0] if len(decoded) == 1 else AGGREGATORS[rule](decoded, f=len(byzantine))
 
-    row = liars[0] if row is None else row
+    row = byzantine[0] if row is None else row
     return Scene(
         step=step,
         rank=row + 1,
         row=row,
-        liars=liars,
+        byzantine=byzantine,
         scheme=scheme,
         tolerance=1e-5,
-        past_seed=11,
+        projections=lambda elements: SCHEMES[scheme.name].project(11, elements),
         shared=lambda: generator(seed, "shared", step),
         gradients=lambda: gradients,
         honest=lambda: replies,
@@ -58,14 +60,15 @@ def scene_of(
 
 
 def send(name: str, scene: Scene, magnitude: float | None = None, seed: int = 1) -> Tensor:
-    magnitude = MAGNITUDES.get(name, 1.0) if magnitude is None else magnitude
+    if magnitude is None:
+        magnitude = ATTACKS[name].magnitude({"z": 1.0}, scene.scheme.workers, len(scene.byzantine))
     reply = scene.honest()[scene.row]
     return ATTACKS[name](reply, magnitude=magnitude, generator=generator(seed, scene.row), scene=scene)
 
 
 def sent_by_all(name: str, scene: Scene, magnitude: float | None = None) -> Tensor:
-    """Return (f, e), what every liar of the step sends."""
-    return torch.stack([send(name, scene._replace(row=row, rank=row + 1), magnitude) for row in scene.liars])
+    """Return (f, e), what every Byzantine worker of the step sends."""
+    return torch.stack([send(name, scene._replace(row=row, rank=row + 1), magnitude) for row in scene.byzantine])
 
 
 def uncoded(n: int = 11, f: int = 3, rule: str = "mean", seed: int = 0) -> Scene:
@@ -76,9 +79,9 @@ def uncoded(n: int = 11, f: int = 3, rule: str = "mean", seed: int = 0) -> Scene
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", KINDS)
 def test_an_attack_sends_a_new_tensor_and_depends_only_on_its_arguments(name: str, scheme: str) -> None:
-    if name == "orthogonal_to_projection" and scheme not in PROJECTIONS:
+    if ATTACKS[name].fault(SCHEMES[scheme]):
         return  # a job that asks for it is refused
     scene = scene_of(build(scheme, workers=7, adversaries=2))
     before = scene.honest().clone()
@@ -95,22 +98,106 @@ def test_an_attack_sends_a_new_tensor_and_depends_only_on_its_arguments(name: st
     assert torch.equal(scene.honest(), before)
 
 
-@pytest.mark.parametrize("name", sorted({*ATTACKS} - INFORMED))
-def test_an_attack_that_is_not_informed_looks_at_nothing_that_it_would_have_to_be_told(name: str) -> None:
+class NotToldError(Exception):
+    """An attack looked at what only informed workers know."""
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_informed_attacks_use_what_they_are_told_and_the_others_have_no_need_to(name: str) -> None:
+    scene = scene_of(build("cyclic", workers=7, adversaries=2), row=1)
+
+    def forbidden(*_: Tensor | int) -> Tensor:
+        raise NotToldError
+
+    untold = dict.fromkeys(("projections", "honest", "gradients", "served"), forbidden)
+    blind = scene._replace(byzantine=(1,), **untold)
+    reply = scene.honest()[1]
+
+    def sent(scene: Scene) -> bytes | None:
+        try:
+            return ATTACKS[name](reply, magnitude=1.0, generator=generator(1), scene=scene).numpy().tobytes()
+        except NotToldError:
+            return None
+
+    assert (sent(scene) != sent(blind)) == ATTACKS[name].informed
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_what_an_attack_declares_of_its_options_holds(name: str) -> None:
+    attack = ATTACKS[name]
+    assert (attack.name, attack.function.__name__ in (name, "none")) == (name, True)
+    assert attack.text
+    assert not attack.text.endswith(".")
+    assert {*attack.options} == {*filter(None, (attack.strength, "delay_s" if attack.delays else None))}
+    for option in attack.options.values():
+        assert option.text.endswith(".")
+        assert {*option.bounds} == {"gt", "le"}
+        assert option.default is None or option.gt < option.default <= option.le
+    assert {key for key, option in attack.options.items() if option.argument} == {*filter(None, (attack.strength,))}
+    if attack.strength is None:
+        assert attack.magnitude({}, 9, 4) == 1.0
+        assert attack.usual_strength is None
+        return
+    default = attack.options[attack.strength].default
+    assert (default is None) == (attack.usual_strength is not None)
+    usual = attack.usual_strength(9, 4) if attack.usual_strength else default
+    assert attack.magnitude({}, 9, 4) == attack.magnitude({attack.strength: None}, 9, 4) == usual
+    assert attack.magnitude({attack.strength: 3.0}, 9, 4) == 3.0
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_strength_that_an_attack_declares_is_what_it_depends_on(name: str) -> None:
     scene = scene_of(build("cyclic", workers=7, adversaries=2))
-
-    def forbidden(*_: Tensor) -> Tensor:
-        raise AssertionError("it was not told")
-
-    blind = scene._replace(liars=(0,), past_seed=0, honest=forbidden, gradients=forbidden, served=forbidden)
-    reply = scene.honest()[0]
-    sent = [
-        ATTACKS[name](reply, magnitude=1.0, generator=generator(1), scene=s).numpy().tobytes() for s in (scene, blind)
-    ]
-    assert sent[0] == sent[1]
+    weak, strong = (send(name, scene, magnitude).numpy().tobytes() for magnitude in (1.0, 2.0))
+    assert (weak != strong) == (ATTACKS[name].strength is not None)
 
 
-# --- liars by themselves ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ATTACKS)
+def test_truthful_attacks_and_those_on_the_frame_send_the_honest_reply(name: str) -> None:
+    attack = ATTACKS[name]
+    scene = scene_of(build("cyclic", workers=7, adversaries=2))
+    assert torch.equal(send(name, scene), scene.honest()[0]) == (attack.truthful or attack.sent < 1)
+    assert attack.truthful == (name in ("none", "silent", "slow"))  # of half a frame the server makes a refusal
+    assert attack.lasting == (attack.sent == 0)
+    assert attack.sent_bytes(1000) == {"silent": None, "wrong_size": 500}.get(name, 1000)
+
+
+@pytest.mark.filterwarnings("ignore:std")
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks_that_need_an_honest_worker_have_nothing_to_send_without_one(name: str) -> None:
+    everybody = scene_of(build("repetition", workers=3, adversaries=1), byzantine=(0, 1, 2))
+    if name == "orthogonal_to_projection":
+        everybody = everybody._replace(projections=lambda elements: SCHEMES["cyclic"].project(11, elements))
+    try:
+        possible = bool(torch.isfinite(send(name, everybody)).all()) or name in ("nan", "inf")
+    except IndexError:
+        possible = False
+    assert possible != ATTACKS[name].needs_honest
+
+
+def test_an_attack_says_against_which_schemes_it_makes_no_sense() -> None:
+    def declared(name: str, tolerance: float, project: Callable[[int, int], Tensor] | None) -> SchemeDeclaration:
+        return SchemeDeclaration(
+            name=name, function=str, text="", sizes=lambda **_: Sizes(1, 1), tolerance=tolerance, project=project
+        )
+
+    schemes = [
+        declared("plain", 0.0, None), declared("voting", 1e-6, None), declared("coded", 1e-5, SCHEMES["cyclic"].project)
+    ]  # fmt: skip
+    faults = {name: [attack.fault(scheme) for scheme in schemes] for name, attack in ATTACKS.items()}
+    hidden = "orthogonal_to_projection hides from the projections of a decoder; {} does not project"
+    assert faults.pop("tiny") == ["tiny hides below the tolerance of a code; plain has none", None, None]
+    assert faults.pop("orthogonal_to_projection") == [hidden.format("plain"), hidden.format("voting"), None]
+    assert {fault for each in faults.values() for fault in each} == {None}
+
+
+def test_declarations_load_no_torch() -> None:
+    """Commands that read what an attack declares need none of its arithmetic."""
+    code = "import sys, draco.attacks as a; a.ATTACKS['alie'].magnitude({}, 9, 4); print('torch._C' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+# --- one by itself ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", ["uncoded", "cyclic_dft"])
@@ -160,7 +247,7 @@ def test_alie_takes_the_papers_z(n: int, f: int) -> None:
     """The largest z of a fine grid whose normal probability, by erf, is at most (n - f - s) / (n - f)."""
     s = math.floor(n / 2 + 1) - f
     if not 0 < n - f - s < n - f:
-        with pytest.raises(ValueError, match=f"no z for {f} liars among {n} workers"):
+        with pytest.raises(ValueError, match=f"no z for {f} Byzantine workers among {n}"):
             alie_z(n, f)
         return
     grid = np.linspace(-4, 4, 8001)
@@ -172,9 +259,9 @@ def test_alie_has_the_z_of_the_papers_example() -> None:
     assert alie_z(50, 24) == pytest.approx(1.43, abs=5e-3)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", KINDS)
 def test_alie_and_ipm_are_their_formulas_coordinate_by_coordinate(scheme: str) -> None:
-    scene = scene_of(build(scheme, workers=9, adversaries=2), liars=(2, 5))
+    scene = scene_of(build(scheme, workers=9, adversaries=2), byzantine=(2, 5))
     rows = [scene.honest()[row].tolist() for row in range(9) if row not in (2, 5)]
     little, inner = [], []
     for values in zip(*rows, strict=True):
@@ -196,13 +283,13 @@ def test_alie_and_ipm_are_their_formulas_coordinate_by_coordinate(scheme: str) -
 
 def test_ipm_and_alie_move_the_mean_as_their_formulas_say() -> None:
     scene = uncoded(n=11, f=3)
-    others = [row for row in range(11) if row not in scene.liars]
+    others = [row for row in range(11) if row not in scene.byzantine]
     mean, std = (f(scene.honest()[others].double(), 0) for f in (torch.mean, lambda x, d: x.std(d, correction=0)))
     for name, number, expected in (
         ("ipm", 5.0, (8 - 3 * 5.0) / 11 * mean),  # beyond (n - f) / f the mean points against the gradient
         ("alie", 2.0, mean - 3 / 11 * 2.0 * std),
     ):
-        served = scene.served(with_lies(scene.honest(), scene.liars, sent_by_all(name, scene, number)))
+        served = scene.served(with_lies(scene.honest(), scene.byzantine, sent_by_all(name, scene, number)))
         torch.testing.assert_close(served.double(), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -213,7 +300,7 @@ def test_the_optimised_attacks_move_the_rule_about_as_far_as_any_factor_would(na
     truth = scene.served(scene.honest())
 
     def moved(lie: Tensor) -> float:
-        return float((scene.served(with_lies(scene.honest(), scene.liars, lie)) - truth).norm())
+        return float((scene.served(with_lies(scene.honest(), scene.byzantine, lie)) - truth).norm())
 
     plain = name.removesuffix("_optimised")
     found = moved(send(name, scene))
@@ -227,7 +314,7 @@ def test_the_optimised_attacks_move_the_rule_about_as_far_as_any_factor_would(na
 def test_mimic_copies_the_honest_reply_that_lies_furthest_along_their_main_axis() -> None:
     for seed in range(5):
         scene = uncoded(seed=seed)
-        others = [row for row in range(11) if row not in scene.liars]
+        others = [row for row in range(11) if row not in scene.byzantine]
         rows = scene.honest()[others].double().numpy()
         axis = np.linalg.svd(rows - rows.mean(0))[2][0]
         furthest = max(others, key=lambda row: abs(scene.honest()[row].double().numpy() @ axis))
@@ -235,20 +322,20 @@ def test_mimic_copies_the_honest_reply_that_lies_furthest_along_their_main_axis(
         assert all(torch.equal(each, scene.honest()[furthest]) for each in sent)
 
 
-# --- liars who know the code -----------------------------------------------------------------------------------------
+# --- those that know the code --------------------------------------------------------------------------------------
 
 
-def test_no_two_liars_who_equivocate_say_the_same() -> None:
-    scene = scene_of(build("repetition", workers=10, adversaries=2), liars=(0, 2, 4, 6))
+def test_no_two_workers_that_equivocate_say_the_same() -> None:
+    scene = scene_of(build("repetition", workers=10, adversaries=2), byzantine=(0, 2, 4, 6))
     sent = sent_by_all("equivocate", scene, 2.0)
-    for i, row in enumerate(scene.liars):
+    for i, row in enumerate(scene.byzantine):
         assert torch.equal(sent[i], scene.honest()[row] * (-2.0 * (i + 1)))
 
 
 @pytest.mark.parametrize("name", ["rank_one_collusion", "adjacent"])
 @pytest.mark.parametrize("scheme", ["cyclic", "cyclic_dft"])
-def test_the_errors_of_colluding_liars_are_multiples_of_one_vector(name: str, scheme: str) -> None:
-    scene = scene_of(build(scheme, workers=15, adversaries=3), liars=(4, 5, 6))
+def test_the_errors_of_colluding_workers_are_multiples_of_one_vector(name: str, scheme: str) -> None:
+    scene = scene_of(build(scheme, workers=15, adversaries=3), byzantine=(4, 5, 6))
     errors = sent_by_all(name, scene) - scene.honest()[[4, 5, 6]]
     values = torch.linalg.svdvals(errors.to(torch.complex128))
     assert values[1] < 1e-5 * values[0]
@@ -261,7 +348,7 @@ def test_the_errors_of_colluding_liars_are_multiples_of_one_vector(name: str, sc
 
 
 @pytest.mark.parametrize(("scheme", "n", "s"), [("cyclic", 15, 3), ("cyclic", 16, 3), ("cyclic_dft", 15, 3)])
-def test_adjacent_liars_choose_the_factors_that_look_most_like_their_neighbours(scheme: str, n: int, s: int) -> None:
+def test_adjacent_workers_choose_the_factors_that_look_most_like_their_neighbours(scheme: str, n: int, s: int) -> None:
     """Twin: the parity of the code itself, and the best of random factors."""
     built = build(scheme, workers=n, adversaries=s)
     rows = [built.encode(i, torch.eye(n)[torch.from_numpy(built.assignment[i])]) for i in range(n)]
@@ -285,11 +372,11 @@ def test_adjacent_liars_choose_the_factors_that_look_most_like_their_neighbours(
     assert angle(factors) <= min(angle(other) for other in drawn) + 1e-9
 
 
-def test_the_projections_that_liars_know_are_those_that_the_decoder_takes() -> None:
+def test_the_projections_that_byzantine_workers_know_are_those_that_the_decoder_takes() -> None:
     row = torch.randn(5000, generator=generator(2))
     secret = draw(11, 5000, row.device)
     sketch = finish(project_row(row, secret)[None], secret)
-    known = PROJECTIONS["cyclic"](11, 5000)
+    known = SCHEMES["cyclic"].project(11, 5000)
     np.testing.assert_allclose((known @ row.double()).numpy(), sketch.values[0], rtol=1e-4, atol=1e-3)
 
 
@@ -298,10 +385,10 @@ def test_who_knows_the_projections_is_not_seen_by_them_and_a_fresh_seed_protects
     built = build(scheme, workers=7, adversaries=1)
     gradients = gradients_for(built, d)
     sent = honest(built, gradients)
-    scene = scene_of(built, liars=(3,))._replace(honest=lambda: sent)
+    scene = scene_of(built, byzantine=(3,))._replace(honest=lambda: sent)
     lie = send("orthogonal_to_projection", scene, 0.5)
     error = (lie - sent[3]).to(torch.complex128)
-    known = PROJECTIONS[scheme](11, d).to(torch.complex128)
+    known = SCHEMES[scheme].project(11, d).to(torch.complex128)
     seen = (known @ error).abs() / (known.norm(dim=1) * error.norm())
     assert seen.max() < 1e-6
     assert float(error.norm() / sent[3].norm()) == pytest.approx(0.5, rel=1e-3)
@@ -322,13 +409,13 @@ def test_who_knows_the_projections_is_not_seen_by_them_and_a_fresh_seed_protects
         assert error_of(right.gradients, gradients) < 1e-5
 
 
-def test_liars_who_split_a_vote_agree_to_the_bit_and_win_or_block_where_they_are_enough() -> None:
+def test_workers_that_split_a_vote_agree_to_the_bit_and_win_or_block_where_they_are_enough() -> None:
     scheme = build("repetition", workers=8, adversaries=1, redundancy=4)  # two groups of four
     gradients = gradients_for(scheme, D) + 0.5
 
-    def served(liars: Rows):
-        scene = scene_of(scheme, liars)
-        return scheme.decode(with_lies(scene.honest(), liars, sent_by_all("split_vote", scene)))
+    def served(byzantine: Rows):
+        scene = scene_of(scheme, byzantine)
+        return scheme.decode(with_lies(scene.honest(), byzantine, sent_by_all("split_vote", scene)))
 
     assert served((2,)).suspects == (2,)
     with pytest.raises(DecodeError, match=r"group 0.*\[2, 2\]"):
@@ -337,10 +424,6 @@ def test_liars_who_split_a_vote_agree_to_the_bit_and_win_or_block_where_they_are
     assert won.suspects == () or set(won.suspects) == {6}
     torch.testing.assert_close(won.gradients[0], -100 * gradients[0])
     torch.testing.assert_close(won.gradients[1], gradients[1])
-
-
-def test_what_is_sent_of_a_frame() -> None:
-    assert [sent_bytes(name, 1000) for name in ("silent", "slow", "wrong_size", "none")] == [None, 1000, 500, 1000]
 
 
 # --- every attack against every decoder, within the promise ----------------------------------------------------------
@@ -354,20 +437,20 @@ def test_what_is_sent_of_a_frame() -> None:
         ("cyclic_dft", 7, 2),
     ],
 )  # fmt: skip
-def test_no_attack_of_s_liars_defeats_a_code_wherever_they_sit(name: str, scheme: str, n: int, s: int) -> None:
-    if name == "orthogonal_to_projection" and scheme not in PROJECTIONS:
+def test_no_attack_of_s_workers_defeats_a_code_wherever_they_sit(name: str, scheme: str, n: int, s: int) -> None:
+    if ATTACKS[name].fault(SCHEMES[scheme]):
         return
     options = {"tolerance": 1e-5} if scheme == "cyclic" else {}
     built = build(scheme, workers=n, adversaries=s, **options)
     tolerance = 1e-11 if scheme == "cyclic_dft" else 1e-5
     every = list(itertools.combinations(range(n), s))
-    slow = name.endswith("_optimised") and n > 5  # they decode some twenty times for each liar
-    for liars in [(n - 1,), *(every[:: len(every) // 2] if slow else every)]:
-        scene = scene_of(built, liars)._replace(tolerance=tolerance)
+    slow = name.endswith("_optimised") and n > 5  # they decode some twenty times for each Byzantine worker
+    for byzantine in [(n - 1,), *(every[:: len(every) // 2] if slow else every)]:
+        scene = scene_of(built, byzantine)._replace(tolerance=tolerance)
         gradients = scene.gradients()
-        replies = with_lies(scene.honest(), liars, sent_by_all(name, scene))
+        replies = with_lies(scene.honest(), byzantine, sent_by_all(name, scene))
         decoded = built.decode(replies, seed=5)
-        lied = {row for row in liars if not torch.equal(replies[row], scene.honest()[row])}
+        lied = {row for row in byzantine if not torch.equal(replies[row], scene.honest()[row])}
         if scheme == "repetition":
             assert torch.equal(decoded.gradients, gradients)
             assert set(decoded.suspects) == lied
@@ -417,7 +500,7 @@ def test_attackers_are_increasing_ranks_of_workers(who: str) -> None:
 def test_impossible_attackers_are_refused() -> None:
     refused: list[Callable[[int], Rows]] = [
         lambda count: attackers(1, 1, 5, count, "fixed"),
-        lambda count: placed_rows("zero", 1, 5, None, count),
+        lambda count: placed_rows(1, 5, None, count),
     ]
     for count, function in itertools.product((-1, 6), refused):
         with pytest.raises(ValueError, match=f"{count} attackers among 5 workers; it must be 0 to 5"):
@@ -427,15 +510,15 @@ def test_impossible_attackers_are_refused() -> None:
 
 
 @given(st.integers(1, 12), st.integers(0, 12), st.integers(1, 30))
-def test_placed_liars_are_neighbours_where_there_are_no_groups(n: int, count: int, step: int) -> None:
-    rows = placed_rows("alie", step, n, None, min(count, n))
+def test_placed_workers_are_neighbours_where_there_are_no_groups(n: int, count: int, step: int) -> None:
+    rows = placed_rows(step, n, None, min(count, n))
     assert len(set(rows)) == min(count, n)
     assert list(rows) == sorted(rows)
     assert any({(start + i) % n for i in range(len(rows))} == {*rows} for start in range(n))
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.data(), st.integers(1, 30))
-def test_placed_liars_fill_groups_or_win_as_many_votes_as_any_placement(m: int, r: int, data, step: int) -> None:
+def test_placed_workers_fill_groups_or_win_as_many_votes_as_any_placement(m: int, r: int, data, step: int) -> None:
     n = m * r + data.draw(st.integers(0, m - 1))
     groups = [row % m for row in range(n)]
     count = data.draw(st.integers(0, min(n, 6)))
@@ -445,12 +528,12 @@ def test_placed_liars_fill_groups_or_win_as_many_votes_as_any_placement(m: int, 
         inside = Counter(groups[row] for row in rows)
         return sum(inside[group] >= share(size) for group, size in sizes.items())
 
-    filled = placed_rows("alie", step, n, groups, count)
+    filled = placed_rows(step, n, groups, count)
     inside = Counter(groups[row] for row in filled)
     assert len(set(filled)) == count
     assert sum(0 < inside[group] < size for group, size in sizes.items()) <= 1
     if n == m * r:  # groups of one size
-        splitting = placed_rows("split_vote", step, n, groups, count)
+        splitting = placed_rows(step, n, groups, count, majorities=True)
         most = max(won(rows, lambda size: size // 2 + 1) for rows in itertools.combinations(range(n), count))
         assert won(splitting, lambda size: size // 2 + 1) == most
         assert won(filled, lambda size: size) == count // r
@@ -466,9 +549,9 @@ def test_many_neighbours_who_know_the_code_are_found_or_the_replies_are_refused(
     gradients = torch.randn(n, 1000, generator=generator(1))
     sent = honest(scheme, gradients, noise=1e-7)
     for start in (3, 27):
-        liars = tuple(range(start, start + s))
-        scene = scene_of(scheme, liars)._replace(honest=lambda: sent, shared=lambda: generator(2))
-        replies = with_lies(sent, liars, sent_by_all("adjacent", scene, magnitude))
+        byzantine = tuple(range(start, start + s))
+        scene = scene_of(scheme, byzantine)._replace(honest=lambda: sent, shared=lambda: generator(2))
+        replies = with_lies(sent, byzantine, sent_by_all("adjacent", scene, magnitude))
         inspection = scheme.inspect(replies, start)
         for row in range(n):
             inspection.add(row)
@@ -476,4 +559,4 @@ def test_many_neighbours_who_know_the_code_are_found_or_the_replies_are_refused(
             decoded = scheme.decode(replies, seed=start, inspection=inspection)
         except DecodeError:
             continue
-        assert error_of(decoded.gradients, gradients) <= 1e-3, (liars, decoded.suspects)
+        assert error_of(decoded.gradients, gradients) <= 1e-3, (byzantine, decoded.suspects)
