@@ -10,7 +10,7 @@ from statistics import median
 
 import torch
 
-from draco.training.transport import MpiServer, MpiWorker, new_frames, rank_and_size
+from draco.training.transport import MpiServer, MpiWorker, Task, new_frames, rank_and_size
 
 
 def main(d: int, repeats: int) -> None:
@@ -29,7 +29,7 @@ def main(d: int, repeats: int) -> None:
     for step in range(1, repeats + 2):
         time.sleep(0.05)  # let the workers come back to waiting
         began = time.perf_counter()
-        for _ in server.exchange(step, range(size - 1), model, frames):
+        for _ in server.exchange([Task(step, row) for row in range(size - 1)], model, frames):
             pass
         received.append(time.perf_counter() - began)
         began = time.perf_counter()

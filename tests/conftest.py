@@ -17,6 +17,7 @@ from draco import data, files
 from draco.job import Job, parse, to_yaml
 from draco.runs import directory as run_directory
 from draco.training import build, checkpoint, process, server, transport, worker
+from draco.training.simulated_byzantine import ByzantineWorker
 
 # Timings on a shared machine say nothing about correctness; in CI the same examples every time.
 settings.register_profile("draco", deadline=None)
@@ -86,7 +87,8 @@ class Trained:
         return torch.cat([value.flatten().double() for value in state.values()])
 
 
-Replace = Callable[[worker.Worker], Callable[[int, int, torch.Tensor, torch.Tensor], int]]
+Reply = Callable[[transport.Task, torch.Tensor, torch.Tensor], int | None]
+Replace = Callable[[worker.Worker | ByzantineWorker], Reply]
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ def train(tmp_path: Path, data_root: Path) -> Callable[..., Trained]:
             process.serve_all(job, run, data_root)
             return Trained(run)
         split, test = (data.load(job.data.name, data_root, part) for part in ("train", "test"))
-        workers = worker.simulated_workers(job, build.build_scheme(job), split)
+        workers = process.simulated_workers(job, build.build_scheme(job), split)
         calls = [replace[w.rank](w) if w.rank in replace else w.reply for w in workers]
         greetings = [worker.fingerprint(job)] * job.workers
         momenta = [w.momenta for w in workers]

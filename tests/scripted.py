@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterable, Sequence
 from torch import Tensor
 
 from draco.training import wire
-from draco.training.transport import Arrival
+from draco.training.transport import Arrival, Task
 
 D = 24  # elements of a reply
 
@@ -20,9 +20,7 @@ class Scripted:
         self.ended: dict[int, str] = {}
         self.left = False
 
-    def exchange(
-        self, step: int, rows: Sequence[int], model: Tensor, frames: Tensor, told: Sequence[int]
-    ) -> Generator[Arrival | None]:
+    def exchange(self, tasks: Sequence[Task], model: Tensor, frames: Tensor) -> Generator[Arrival | None]:
         waiting = {*range(1, self.workers + 1)} - {*self.ended}
         try:
             while waiting:
@@ -30,7 +28,7 @@ class Scripted:
                 for _, worker, *why in [event for event in self.events if event[0] <= self.now]:
                     if worker in waiting:
                         waiting.remove(worker)
-                        row = rows[worker - 1]
+                        step, row, _ = tasks[worker - 1]
                         yield worker, why[0] if why else self._write(step, self.replies[row], frames[row])
                 yield None
         finally:

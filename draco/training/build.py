@@ -1,9 +1,9 @@
-"""What the words of a job stand for: its scheme, wire format, batch plan, aggregator, optimizer, schedule and liars.
+"""What the words of a job stand for: its scheme, wire format, batch plan, aggregator, optimizer and schedule.
 
 Server and workers build these from the same job, so they agree without a word between them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,9 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from draco import data, models, schemes
 from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS, aggregate, per_layer
-from draco.attacks import INFORMED, alie_z, attackers, placed_rows
 from draco.data import shards
-from draco.job import Job, byzantine_count, structure
+from draco.job import Job, structure
 from draco.models import batch_norm
 from draco.optimizers import OPTIMIZERS, SCHEDULES
 from draco.sampling import derive_seed, generator
@@ -138,72 +137,3 @@ def build_schedule(job: Job, optimizer: torch.optim.Optimizer, steps: int) -> LR
         return after()
     rise = lr_scheduler.LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
     return lr_scheduler.SequentialLR(optimizer, [rise, after()], milestones=[warmup])
-
-
-def byzantine(
-    job: Job, step: int, rows: Sequence[int] | None = None, groups: Sequence[int] | None = None
-) -> tuple[int, ...]:
-    """Return the ranks that lie at `step`, increasing.
-
-    `rows[rank - 1]` is every worker's row and `groups` the scheme's; only liars who are placed by row depend on them.
-    """
-    attack = job.attack
-    if not _attacked(job, step):
-        return ()
-    if attack.ranks is not None:
-        return tuple(sorted(attack.ranks))
-    if attack.who != "placed":
-        return attackers(job.seed, step, job.workers, byzantine_count(job), attack.who)
-    if rows is None:
-        raise ValueError("liars who are placed by row are not known without the workers' rows")
-    chosen = placed_rows(attack.name, step, job.workers, groups, byzantine_count(job))
-    return tuple(rank for rank, row in enumerate(rows, 1) if row in chosen)
-
-
-def lies(job: Job, step: int, rank: int, row: int, groups: Sequence[int] | None) -> bool:
-    """Say whether the worker `rank`, which has `row`, lies at `step`; it need not know the others' rows."""
-    if job.attack.who == "placed":
-        return _attacked(job, step) and row in placed_rows(
-            job.attack.name, step, job.workers, groups, byzantine_count(job)
-        )
-    return rank in byzantine(job, step)
-
-
-def _attacked(job: Job, step: int) -> bool:
-    attack = job.attack
-    return attack.name != "none" and attack.from_step <= step <= (attack.until_step or step)
-
-
-def magnitude(job: Job) -> float:
-    """Return the number that the job's attack is called with."""
-    attack = job.attack
-    if attack.name == "alie":
-        return alie_z(job.workers, byzantine_count(job)) if attack.z is None else attack.z
-    return attack.epsilon if attack.name == "ipm" else attack.magnitude
-
-
-def told(job: Job) -> int:
-    """Return how many numbers the server tells with every task: the last step's seed and all rows, or nothing.
-
-    Liars of some simulated attacks are presumed to know them. Nothing is told in any other job.
-    """
-    return 1 + job.workers if job.attack.name in INFORMED else 0
-
-
-def followed(job: Job, rank: int) -> range:
-    """Return the rows whose momenta the worker `rank` keeps: its own, or all where it may lie and knows everything."""
-    if not job.local.momentum:
-        return range(0)
-    return range(job.workers) if job.attack.name in INFORMED and _may_lie(job, rank) else range(rank - 1, rank)
-
-
-def attaching(job: Job, step: int) -> tuple[int, ...]:
-    """Return the ranks whose replies at `step` carry their momentum too, since what they send is a lie and not it."""
-    return byzantine(job, step, range(job.workers)) if job.local.momentum else ()  # worker i keeps row i - 1
-
-
-def _may_lie(job: Job, rank: int) -> bool:
-    attack = job.attack
-    if attack.who != "fixed" and attack.ranks is None:
-        return True
-    return rank in byzantine(job, attack.from_step)

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from statistics import median
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from draco.aggregators.rows import is_finite
 from draco.errors import DecodeError, TrainingError, WorkerError
 from draco.job import Job
 from draco.schemes import Decoded, Inspection, Scheme
-from draco.training import build, wire
-from draco.training.transport import ServerTransport, new_frames, ranks
+from draco.training import wire
+from draco.training.transport import ServerTransport, Task, new_frames, ranks
+from draco.training.worker_momentum import Attached
 
 NOT_FINITE = "it holds numbers that are not finite"
 DIVERGED = "training has diverged; is a defence missing, or optimizer.lr too high?"
@@ -70,7 +70,7 @@ class Replies:
     absent: set[int]  # ranks that sent nothing
     refused: dict[int, str]  # rank -> why its reply was not used
     timings: list[wire.Timing]
-    bytes_received: int  # without what simulated liars attach
+    bytes_received: int  # without attached momenta
     momenta: dict[int, Tensor]  # rank -> (p,): the momentum of a worker that has one; until the next step
 
 
@@ -78,8 +78,7 @@ class Replies:
 class _Arrived:
     """What has come so far."""
 
-    rows: Sequence[int]  # of worker 1..n
-    told: Sequence[int]  # every worker
+    tasks: Sequence[Task]  # of worker 1..n
     mask: np.ndarray[tuple[int], np.dtype[np.bool_]]  # (n,) by row
     refused: dict[int, str] = field(default_factory=dict)
     timings: list[wire.Timing] = field(default_factory=list)
@@ -90,6 +89,10 @@ class _Arrived:
     def absent(self) -> set[int]:
         return {rank for rank, row in enumerate(self.rows, 1) if not self.mask[row] and rank not in self.refused}
 
+    @property
+    def rows(self) -> list[int]:
+        return [task.row for task in self.tasks]
+
 
 class Collector:
     """Collects the replies of one step after the other."""
@@ -99,15 +102,13 @@ class Collector:
     ) -> None:
         """`momentum`: elements of a worker's momentum, p or 0."""
         self.job, self.scheme, self.transport, self.wire, self.momentum = job, scheme, transport, format_, momentum
-        attached = -(-4 * momentum // 64) * 64 if job.attack.name != "none" else 0  # frames stay on cache lines
-        self.frames = new_frames(job.workers, format_.frame_bytes + attached)
+        self.attached = Attached(job, momentum)
+        self.frames = new_frames(job.workers, format_.frame_bytes + self.attached.room)
         self.replies = wire.reply_matrix(self.frames, format_, scheme.dtype)
         self.patience = Patience(job)
 
-    def collect(
-        self, step: int, rows: Sequence[int], model: Tensor, seed: int, lap: Lap, told: Sequence[int] = ()
-    ) -> Replies:
-        """Send every worker its task for `step`, with what it is `told`; return what can be made of the replies.
+    def collect(self, tasks: Sequence[Task], model: Tensor, seed: int, lap: Lap) -> Replies:
+        """Send every worker its task, all of one step; return what can be made of the replies.
 
         Raises:
             WorkerError: workers that are needed are gone or did not answer; names them.
@@ -115,7 +116,8 @@ class Collector:
             TrainingError: no reply is finite.
         """
         inspection = self.scheme.inspect(self.replies, seed) if self.scheme.inspect else None
-        here = _Arrived(rows, told, np.zeros(self.job.workers, np.bool_))
+        here = _Arrived(tasks, np.zeros(self.job.workers, np.bool_))
+        step, rows = tasks[0].step, here.rows
         decoded = self._exchange(step, model, here, seed, inspection, lap)
         lap("exchange")
         if len(here.refused) == self.job.workers and set(here.refused.values()) == {NOT_FINITE}:
@@ -133,7 +135,7 @@ class Collector:
         """Fill `here` until all who can answer have, or it was decoded without the others."""
         began = time.monotonic()
         tried = -1
-        with contextlib.closing(self.transport.exchange(step, here.rows, model, self.frames, here.told)) as arrivals:
+        with contextlib.closing(self.transport.exchange(here.tasks, model, self.frames)) as arrivals:
             for arrival in arrivals:
                 if arrival is not None:
                     lap("exchange")
@@ -154,10 +156,11 @@ class Collector:
 
     def _note(self, step: int, here: _Arrived, rank: int, length: int | str, inspection: Inspection | None) -> None:
         """Check one reply."""
-        row = here.rows[rank - 1]
+        row = here.tasks[rank - 1].row
         if isinstance(length, int):
-            if rank in build.attaching(self.job, step):
-                length = self._detach(here, rank, length)
+            length, momentum = self.attached.take(step, rank, self.frames[row], length)
+            if momentum is not None:
+                here.attached[rank] = momentum
             here.bytes_received += length
         timing = self._checked(step, row, length)
         if isinstance(timing, str):
@@ -167,14 +170,6 @@ class Collector:
         here.timings.append(timing)
         if inspection:
             inspection.add(row)
-
-    def _detach(self, here: _Arrived, rank: int, length: int) -> int:
-        """Take the momentum off the end of a simulated liar's frame; return the length of what is before it."""
-        own = max(length - 4 * self.momentum, 0)
-        end = self.frames[here.rows[rank - 1], own:length].clone()  # aligned
-        if len(end) == 4 * self.momentum and is_finite(end.view(torch.float32)):
-            here.attached[rank] = end.view(torch.float32)
-        return own
 
     def _checked(self, step: int, row: int, length: int | str) -> wire.Timing | str:
         """Return the timing in a usable reply, or why it is refused."""

@@ -1,6 +1,7 @@
 """What one process of a run does: rank 0 is the server, the others are workers; or all of them in one process."""
 
 import signal
+import time
 import traceback
 from pathlib import Path
 
@@ -8,9 +9,14 @@ import torch
 
 from draco import data
 from draco.errors import MissingError
-from draco.job import Job, parse, to_yaml
+from draco.job import Job, attack, parse, to_yaml
 from draco.runs.directory import read_job
-from draco.training import build, server, transport, worker
+from draco.schemes import Scheme
+from draco.training import adversary, build, server, transport
+from draco.training.gradients import Remembered
+from draco.training.simulated_byzantine import ByzantineWorker, Knowledge
+from draco.training.worker import Worker, build_vectors, build_worker, fingerprint, momenta_of
+from draco.training.worker_momentum import Attached, followed
 
 
 def main(run: Path, simulate: bool) -> None:
@@ -53,17 +59,53 @@ def _work(rank: int, worker_side: transport.MpiWorker) -> bool:
     job = parse(worker_side.job(), "the server's job", checked=True)
     torch.set_num_threads(job.threads)
     train = data.load(job.data.name, Path(job.data.root), "train")
-    worker.serve(job, rank, build.build_scheme(job), train, worker_side)
+    serve(job, rank, build.build_scheme(job), train, worker_side)
     return worker_side.whole
+
+
+def serve(job: Job, rank: int, scheme: Scheme, split: data.Split, side: transport.MpiWorker) -> None:
+    """Answer the server's tasks, as the worker `rank`, until it says that there are no more."""
+    vectors, fused = build_vectors(job, scheme, split, followed(job, rank))
+    honest = build_worker(job, rank, scheme, vectors, fused)
+    worker: Worker | ByzantineWorker = honest
+    if adversary.may_be_byzantine(job, rank):
+        worker = ByzantineWorker(job, honest, Knowledge(job, scheme, vectors), time.sleep)
+    model = torch.zeros(vectors.parameters)
+    room = worker.wire.frame_bytes + Attached(job, vectors.parameters).room
+    frame = torch.zeros(room, dtype=torch.uint8)
+    side.greet(fingerprint(job))
+    if job.local.momentum:
+        side.take_momenta(worker.momenta)
+    for task in side.tasks(model):
+        length = worker.reply(task, model, frame)
+        if length is not None:
+            side.reply(frame, length)
 
 
 def serve_all(job: Job, run: Path, root: Path) -> None:
     """Run server and workers in this process."""
     train, test = data.load(job.data.name, root, "train"), data.load(job.data.name, root, "test")
-    workers = worker.simulated_workers(job, build.build_scheme(job), train)
-    greetings = [worker.fingerprint(job)] * job.workers
+    workers = simulated_workers(job, build.build_scheme(job), train)
+    greetings = [fingerprint(job)] * job.workers
     replies, momenta = [w.reply for w in workers], [w.momenta for w in workers]
     server.train(job, run, train, test, transport.Simulated(replies, greetings, momenta))
+
+
+def simulated_workers(job: Job, scheme: Scheme, split: data.Split) -> list[Worker | ByzantineWorker]:
+    """Return all n workers for one process: one model, each partition's vector computed once a step and shared."""
+    vectors, fused = build_vectors(job, scheme, split, range(job.workers))
+    shared = adversary.informed(job) or (scheme.assignment.sum(0).max() > 1 and not fused)
+    remembered = Remembered(vectors, scheme.assignment.shape[1]) if shared else None
+    first = build_worker(job, 1, scheme, vectors, fused, remembered.partition if remembered else None)
+    ranks = range(1, job.workers + 1)
+    honest = [first._replace(rank=rank, momenta=momenta_of(job, rank, vectors)) for rank in ranks]
+    if attack(job) is None:
+        return [*honest]
+    knowledge = Knowledge(job, scheme, vectors, remembered)
+    return [
+        ByzantineWorker(job, worker, knowledge) if adversary.may_be_byzantine(job, worker.rank) else worker
+        for worker in honest
+    ]
 
 
 def _obey_signals(run: Path) -> None:

@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from draco import data, files
 from draco.aggregators import AGGREGATORS
 from draco.aggregators.rows import is_finite
-from draco.attacks import TRUE
 from draco.data import shards
 from draco.errors import DecodeError, TrainingError, WorkerError
-from draco.job import Job, aggregator_f, keeps_rows, sizes, to_dict, to_words, total_steps
+from draco.job import Job, aggregator_f, attack, keeps_rows, sizes, to_dict, to_words, total_steps
 from draco.models import batch_norm
 from draco.models.flat import flatten
 from draco.runs import directory as run_directory
@@ -32,28 +31,29 @@ from draco.runs import machine
 from draco.runs.events import EventLog
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import SCHEMES, Scheme
-from draco.training import build, checkpoint, checkpoint_check, evaluate, wire
+from draco.training import adversary, build, checkpoint, checkpoint_check, evaluate, wire
 from draco.training.collect import DIVERGED, Collector, Replies
 from draco.training.tensorboard import Board
-from draco.training.transport import ServerTransport
+from draco.training.transport import ServerTransport, Task
+from draco.training.worker_momentum import followed
 
 DRAWS = 3  # of the rows of one step, before its replies are given up as not decodable
 
 
 @dataclass
 class Ledger:
-    """How often liars were caught, missed, and honest workers accused, counted per worker and step."""
+    """How often Byzantine workers were caught, missed, and honest ones accused, counted per worker and step."""
 
     caught: int = 0
     missed: int = 0
     falsely_accused: int = 0
     suspicions: dict[int, int] = field(default_factory=dict)  # rank -> steps at which it was a suspect
 
-    def note(self, suspects: set[int], liars: set[int]) -> None:
-        """Count one step; `liars` are those that took part."""
-        self.caught += len(suspects & liars)
-        self.missed += len(liars - suspects)
-        self.falsely_accused += len(suspects - liars)
+    def note(self, suspects: set[int], byzantine: set[int]) -> None:
+        """Count one step; `byzantine` are those that took part."""
+        self.caught += len(suspects & byzantine)
+        self.missed += len(byzantine - suspects)
+        self.falsely_accused += len(suspects - byzantine)
         for rank in suspects:
             self.suspicions[rank] = self.suspicions.get(rank, 0) + 1
 
@@ -203,16 +203,17 @@ class Server:
         by_row = {row: rank for rank, row in enumerate(rows, start=1)}
         suspects = {by_row[row] for row in replies.decoded.suspects} | set(replies.refused)
         lost = {*self.transport.gone()} - {*replies.refused}
-        true = self.job.attack.name in TRUE
-        liars = set() if true else {*build.byzantine(self.job, step, rows, self.groups)} - replies.absent
-        self.training.ledger.note(suspects, liars)  # who sent nothing has not lied
+        byzantine = {*adversary.byzantine(self.job, step, rows, self.groups)} - replies.absent
+        if (declared := attack(self.job)) and declared.truthful:
+            byzantine = set()
+        self.training.ledger.note(suspects, byzantine)  # who sent nothing, or the truth, has not lied
         error = replies.decoded.error
         return {
             "step": step,
             "loss": vector[-1].item(),
             "lr": rate,
             "suspects": sorted(suspects),
-            "liars": sorted(liars),
+            "liars": sorted(byzantine),
             "refused": {str(rank): why for rank, why in sorted(replies.refused.items())},
             "lost": sorted(lost),
             "straggling": sorted(replies.absent - lost),
@@ -225,14 +226,15 @@ class Server:
     def _collected(self, step: int, clock: Clock) -> tuple[list[int], Replies, list[str]]:
         """Return every worker's row, the step's replies, and why those to earlier draws of rows were not decodable.
 
-        Liars who sit where their errors can be explained in two ways will hardly do so again.
+        Byzantine workers that sit where their errors can be explained in two ways will hardly do so again.
         """
         seed, redrawn = derive_seed(self.secret, "projections", step), list[str]()
         while True:
             rows = self._rows(step, len(redrawn))
-            told = [derive_seed(self.secret, "projections", step - 1), *rows] if build.told(self.job) else []
+            leak = adversary.leak(self.job, self.secret, step, rows)
             try:
-                replies = self.collector.collect(step, rows, self.training.flat, seed, clock.lap, told)
+                tasks = [Task(step, row, leak) for row in rows]
+                replies = self.collector.collect(tasks, self.training.flat, seed, clock.lap)
                 return rows, replies, redrawn
             except DecodeError as error:
                 redrawn.append(str(error))
@@ -243,7 +245,7 @@ class Server:
         """Draw every worker's row; a worker whose late reply is still coming into a row keeps that row.
 
         Where workers own samples or momentum, worker i has row i - 1 at every step. That is harmless: it is only so
-        without a code, where a row is no position that a liar could choose, and aggregators treat all rows alike.
+        without a code, where a row is no position worth choosing, and aggregators treat all rows alike.
         """
         if keeps_rows(self.job):
             return list(range(self.job.workers))
@@ -261,9 +263,8 @@ class Server:
         if len(gradients) == 1 and not spec.pre and not rule.remembers:
             vector = gradients[0]
         else:
-            left_out = sizes(self.job).gradients - len(
-                gradients
-            )  # it took as many Byzantine workers as making it wrong
+            # A gradient that is left out took as many Byzantine workers as making it wrong.
+            left_out = sizes(self.job).gradients - len(gradients)
             f = max(self.f - left_out, 0)
             trusted = self._trusted(step, rows, {*replies.absent, *replies.refused}) if rule.trusts else None
             simple = "median" if rule.robust or spec.pre else "mean"
@@ -319,8 +320,8 @@ def train(job: Job, run: Path, split: data.Split, test: data.Split, transport: S
             elements=training.elements, machine=machine.describe(), **about,
         )  # fmt: skip
         if job.local.momentum:
-            followed = [build.followed(job, rank) for rank in range(1, job.workers + 1)]
-            transport.hand_momenta([training.worker_momenta[rows.start : rows.stop] for rows in followed])
+            kept = [followed(job, rank) for rank in range(1, job.workers + 1)]
+            transport.hand_momenta([training.worker_momenta[rows.start : rows.stop] for rows in kept])
         server = Server(job, training, scheme, transport, run_directory.secret(run), run_directory.nodes(run))
         stopped = _steps(server, run, test, log)
         transport.stop()

@@ -1,87 +1,80 @@
-"""A worker that lies: what it knows, what it makes of its honest reply, and how it sends that.
+"""A simulated Byzantine worker: an honest one inside, what it knows besides, and what it makes of the honest reply.
 
-A liar that knows everything needs no messages for it but its task: every partition's gradient follows from (seed, step,
-partition) and the model, so it computes them all itself, with the same bits wherever it runs.
+One that knows everything needs no messages for it but its task: every partition's gradient follows from (seed, step,
+partition) and the model. So it computes them all itself, with the same bits wherever it runs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from draco.attacks import ATTACKS, Scene, sent_bytes
+from draco.attacks import Scene
 from draco.errors import DecodeError
-from draco.job import Job, aggregator_f
+from draco.job import Job, aggregator_f, attack, byzantine_count
 from draco.sampling import derive_seed, generator
-from draco.schemes import Scheme
-from draco.training import build
+from draco.schemes import SCHEMES, Scheme
+from draco.training import adversary, build, wire
+from draco.training.adversary import Leak
 from draco.training.gradients import Remembered, StepVectors
+from draco.training.transport import Task
+from draco.training.worker import Worker
+from draco.training.worker_momentum import Attached, followed
 
 
-class Liars:
-    """What the workers of one process share to lie; nothing is computed before an attack asks for it."""
+class Knowledge:
+    """What the Byzantine workers of one process know together; nothing is computed before an attack asks for it."""
 
-    def __init__(
-        self,
-        job: Job,
-        scheme: Scheme,
-        vectors: StepVectors,
-        remembered: Remembered,
-        aggregate: build.Aggregate,
-        sleep: Callable[[float], None] | None,
-    ) -> None:
-        """`sleep` is None where nothing is waited for; see `attacks.conduct`."""
+    def __init__(self, job: Job, scheme: Scheme, vectors: StepVectors, remembered: Remembered | None = None) -> None:
+        """`remembered`: the process's own cache of step vectors, if it has one."""
         self._job, self._scheme, self._vectors = job, scheme, vectors
-        self._remembered, self._aggregate, self._sleep = remembered, aggregate, sleep
+        self._remembered = remembered or Remembered(vectors, scheme.assignment.shape[1])
+        self._aggregate = build.build_aggregate(job, vectors.model)
         self._relabelled = vectors.relabelled()
-        self._groups = scheme.groups()
         self._packs = scheme.dtype == torch.uint8
         self._honest: tuple[int, Tensor] | None = None  # of which step
+        self.groups = scheme.groups()
 
-    def lies(self, step: int, rank: int, row: int) -> bool:
-        """Say whether a worker lies at `step`."""
-        return build.lies(self._job, step, rank, row, self._groups)
+    def follow(self, step: int) -> None:
+        """Keep up with every worker's momentum."""
+        self._remembered.every(step)
 
-    def follow(self, step: int, rank: int) -> None:
-        """Keep up with every worker's momentum, at every step, where a liar is to know what the others send."""
-        if len(build.followed(self._job, rank)) > 1:
-            self._remembered.every(step)
-
-    def lie(self, step: int, rank: int, row: int, told: Sequence[int], reply: Tensor) -> Tensor:
-        """Return what is sent in place of `reply`; `told` is what came with the task, see `assembly.told`."""
-        job = self._job
-        source = generator(job.seed, "attack", step, rank)
-        scene = self._scene(step, rank, row, told)
-        return ATTACKS[job.attack.name](reply, magnitude=build.magnitude(job), generator=source, scene=scene)
-
-    def sent(self, length: int) -> int | None:
-        """Return how much of a frame is sent, when it is time; None: nothing comes in time, or ever."""
-        attack, job = self._job.attack, self._job
-        if attack.name == "slow":
-            patience = job.reply_timeout_s if job.patience_s is None else job.patience_s
-            if self._sleep is None and attack.delay_s >= patience:
-                return None
-            if self._sleep is not None:
-                self._sleep(attack.delay_s)
-        return sent_bytes(attack.name, length)
-
-    def _scene(self, step: int, rank: int, row: int, told: Sequence[int]) -> Scene:
-        past_seed, *rows = told or [0]
-        ranks = build.byzantine(self._job, step, rows, self._groups) if rows else ()
+    def scene(self, rank: int, task: Task) -> Scene:
+        """Return what the worker `rank` may know of its task's step."""
+        step, row = task.step, task.row
+        leak = Leak.of(task.leak)
+        ranks = adversary.byzantine(self._job, step, leak.rows, self.groups) if leak else ()
         return Scene(
             step=step,
             rank=rank,
             row=row,
-            liars=tuple(sorted(rows[liar - 1] for liar in ranks)) or (row,),
+            byzantine=tuple(sorted(leak.rows[rank - 1] for rank in ranks)) if leak else (row,),
             scheme=self._scheme,
             tolerance=build.tolerance(self._job),
-            past_seed=past_seed,
+            projections=lambda elements: self._projections(leak, elements),
             shared=lambda: generator(self._job.seed, "attack", step),
             gradients=lambda: self._remembered.every(step),
             honest=lambda: self._replies(step),
             flipped=lambda: self._poisoned(step, row),
-            served=lambda replies: self._served(step, rows, replies),
+            served=lambda replies: self._served(step, leak, replies),
         )
+
+    def unpacked(self, row: int, gradients: Tensor) -> Tensor:
+        """Return the honest reply (e,), or, where replies are bytes, of which there is no reverse, what they are of."""
+        return gradients.mean(0) if self._packs else self._scheme.encode(row, gradients)
+
+    def packed(self, row: int, vector: Tensor) -> Tensor:
+        """Return what is sent for a vector in place of `unpacked`."""
+        if not self._packs:
+            return vector
+        load = int(self._scheme.assignment[row].sum())
+        return self._scheme.encode(row, vector.expand(load, -1))
+
+    def _projections(self, leak: Leak | None, elements: int) -> Tensor:
+        project = SCHEMES[self._scheme.name].project
+        if project is None or leak is None:
+            raise ValueError(f"{self._scheme.name} has no projections that are known")
+        return project(leak.past_seed, elements)
 
     def _replies(self, step: int) -> Tensor:
         if self._honest is None or self._honest[0] != step:
@@ -98,20 +91,9 @@ class Liars:
             self._relabelled.partition(step, partition, out)
         return self.unpacked(row, gradients)
 
-    def unpacked(self, row: int, gradients: Tensor) -> Tensor:
-        """Return the honest reply (e,), or, where replies are bytes, of which there is no reverse, what they are of."""
-        return gradients.mean(0) if self._packs else self._scheme.encode(row, gradients)
-
-    def packed(self, row: int, lie: Tensor) -> Tensor:
-        """Return what is sent for a lie in place of `unpacked`."""
-        if not self._packs:
-            return lie
-        load = int(self._scheme.assignment[row].sum())
-        return self._scheme.encode(row, lie.expand(load, -1))
-
-    def _served(self, step: int, rows: Sequence[int], replies: Tensor) -> Tensor | None:
+    def _served(self, step: int, leak: Leak | None, replies: Tensor) -> Tensor | None:
         """Return what the server would make of these replies, but for its state: centered clipping begins anew."""
-        trusted = self._job.aggregator.trusted
+        trusted = self._job.aggregator.get("trusted")
         try:
             if self._packs:
                 replies = torch.stack([self.packed(row, reply) for row, reply in enumerate(replies)])
@@ -121,16 +103,55 @@ class Liars:
         gradients = decoded.gradients[:, : self._vectors.parameters]
         if len(gradients) == 1:
             return gradients[0]
-        place = rows[trusted - 1] if trusted and rows else None
+        place = leak.rows[trusted - 1] if trusted and leak else None
         return self._aggregate(gradients, aggregator_f(self._job), step, place, None)
 
 
-def build_liars(
-    job: Job, scheme: Scheme, vectors: StepVectors, remembered: Remembered | None, sleep: Callable[[float], None] | None
-) -> Liars | None:
-    """Return what one process needs to lie; None where the job has no attack."""
-    if job.attack.name == "none":
-        return None
-    aggregate = build.build_aggregate(job, vectors.model)
-    remembered = remembered or Remembered(vectors, scheme.assignment.shape[1])
-    return Liars(job, scheme, vectors, remembered, aggregate, sleep)
+class ByzantineWorker:
+    """A worker that is honest until the job says that it is not."""
+
+    def __init__(
+        self, job: Job, honest: Worker, knowledge: Knowledge, sleep: Callable[[float], None] | None = None
+    ) -> None:
+        """`sleep` is None where nothing is waited for; see `attacks.conduct`."""
+        self._job, self._honest, self._knowledge, self._sleep = job, honest, knowledge, sleep
+        declared = attack(job)
+        assert declared is not None
+        self._attack = declared
+        self._magnitude = declared.magnitude(job.attack.given(), job.workers, byzantine_count(job))
+        self._attached = Attached(job, honest.vectors.parameters)
+        self._follows = len(followed(job, honest.rank)) > 1
+        self.rank, self.momenta, self.vectors, self.wire = honest.rank, honest.momenta, honest.vectors, honest.wire
+
+    def reply(self, task: Task, model: Tensor, frame: Tensor) -> int | None:
+        """Compute what is sent into `frame`; return its length in bytes, or None to send nothing."""
+        vector, timing = self._honest.compute(task, model)
+        if self._follows:
+            self._knowledge.follow(task.step)
+        if not adversary.is_byzantine(self._job, task.step, self.rank, task.row, self._knowledge.groups):
+            return wire.pack(vector, self.wire, task.step, timing, frame)
+        false = self._knowledge.packed(task.row, self._false(task, vector))
+        sent = self._sent(wire.pack(false, self.wire, task.step, timing, frame))
+        if sent is None:
+            return None
+        return sent + self._attached.write(task.step, self.rank, self.vectors.local, frame[sent:])
+
+    def _false(self, task: Task, reply: Tensor) -> Tensor:
+        """Return what takes the place of the honest reply, before it is packed into bytes."""
+        if reply.dtype == torch.uint8:
+            load = int(self._honest.scheme.assignment[task.row].sum())
+            reply = self._knowledge.unpacked(task.row, self._honest.scratch[:load])
+        source = generator(self._job.seed, "attack", task.step, self.rank)
+        scene = self._knowledge.scene(self.rank, task)
+        return self._attack(reply, magnitude=self._magnitude, generator=source, scene=scene)
+
+    def _sent(self, length: int) -> int | None:
+        """Return how much of a frame is sent, when it is time; None: nothing comes in time, or ever."""
+        if self._attack.delays:
+            job, delay = self._job, float(self._job.attack.get("delay_s"))
+            patience = job.reply_timeout_s if job.patience_s is None else job.patience_s
+            if self._sleep is not None:
+                self._sleep(delay)
+            elif delay >= patience:
+                return None
+        return self._attack.sent_bytes(length)

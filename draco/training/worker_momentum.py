@@ -1,4 +1,4 @@
-"""What a worker does to its gradient before anybody sees it: clipping, then momentum.
+"""The clipping and the momentum of a worker: what it does to its gradient before anybody sees it, and who keeps it.
 
 Both act on the gradient part of the worker's step vector, its first p elements as they would be sent; the BatchNorm
 statistics and the loss behind them are left alone, in the norm too. With momentum the worker sends, at step t,
@@ -15,7 +15,12 @@ Shapes: p parameters, d = p + b + 1 elements of a step vector (see gradients.py)
 import torch
 from torch import Tensor
 
+from draco.aggregators.rows import is_finite
+from draco.job import Job, attack
 from draco.job.fields import Local
+from draco.training import adversary
+
+_ALIGNMENT = 64  # bytes; frames laid one behind the other stay on cache lines
 
 
 class LocalSteps:
@@ -56,3 +61,42 @@ def clip(gradient: Tensor, limit: float) -> None:
     norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))  # float32 would overflow from 1e19 on
     if norm > limit:
         gradient.mul_(limit / norm)
+
+
+def followed(job: Job, rank: int) -> range:
+    """Return the rows whose momenta the worker `rank` keeps: its own, or all where it may be Byzantine and informed."""
+    if not job.local.momentum:
+        return range(0)
+    knows_all = adversary.informed(job) and adversary.may_be_byzantine(job, rank)
+    return range(job.workers) if knows_all else range(rank - 1, rank)
+
+
+class Attached:
+    """The momentum at the end of a simulated Byzantine worker's frame, since what it sends is another vector.
+
+    An honest worker sends its momentum, and so the server has it. Worker i keeps row i - 1 at every step.
+    """
+
+    def __init__(self, job: Job, parameters: int) -> None:
+        self._job = job
+        self._bytes = 4 * parameters if job.local.momentum and attack(job) else 0
+        self.room = -(-self._bytes // _ALIGNMENT) * _ALIGNMENT  # that a frame needs besides
+
+    def write(self, step: int, rank: int, local: LocalSteps | None, rest: Tensor) -> int:
+        """Write the rank's momentum into the rest of its frame; return how many bytes, 0 where nothing is attached."""
+        if local is None or not self._is_by(step, rank):
+            return 0
+        rest[: self._bytes] = local.of(range(rank - 1, rank))[0].view(torch.uint8)
+        return self._bytes
+
+    def take(self, step: int, rank: int, frame: Tensor, length: int) -> tuple[int, Tensor | None]:
+        """Return the length of what stands before the momentum in the rank's frame, and the momentum (p,) if usable."""
+        if not self._is_by(step, rank):
+            return length, None
+        own = max(length - self._bytes, 0)
+        end = frame[own:length].clone()  # aligned
+        whole = len(end) == self._bytes and is_finite(end.view(torch.float32))
+        return own, end.view(torch.float32) if whole else None
+
+    def _is_by(self, step: int, rank: int) -> bool:
+        return self._bytes > 0 and rank in adversary.byzantine(self._job, step, range(self._job.workers))

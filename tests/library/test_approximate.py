@@ -17,6 +17,7 @@ from draco.schemes import DecodeError, Scheme, build
 from draco.schemes.assignments import bernoulli, fractional, stochastic_block
 from draco.training import collect, wire
 from draco.training.collect import Collector
+from draco.training.transport import Task
 
 RANDOM = ("bernoulli", "stochastic_block")
 
@@ -189,7 +190,7 @@ def collected(monkeypatch: pytest.MonkeyPatch, late: list[int], seconds: float) 
     monkeypatch.setattr(collect.time, "monotonic", lambda: played.now)
     text = "{name: a, workers: 6, model: lenet, data: synthetic, batch_size: 6, steps: 1, scheme: {name: approximate}}"
     collector = Collector(parse(text, "test"), scheme, played, wire.Wire(D, "float32", "none"))
-    return collector.collect(1, [4, 2, 0, 1, 3, 5], torch.zeros(1), 3, lambda part: None), played
+    return collector.collect([Task(1, row) for row in (4, 2, 0, 1, 3, 5)], torch.zeros(1), 3, lambda part: None), played
 
 
 def test_a_step_is_taken_once_all_but_the_stragglers_have_answered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +216,7 @@ def test_training_goes_on_without_what_is_missing_and_says_what_it_costs(make_jo
     """The replies of four of six workers are useless at every step, as good as missing."""
 
     def rubbish(worker):
-        return lambda step, row, model, frame: 0
+        return lambda task, model, frame: 0
 
     job = make_job(*APPROXIMATE, f"scheme.code={code}", "scheme.stragglers=2")
     done = train(job, None, dict.fromkeys((2, 3, 4, 5), rubbish))

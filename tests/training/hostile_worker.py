@@ -125,8 +125,8 @@ def main(seed: int, manners: list[str]) -> None:
     import torch
 
     side.greet(it.draw.randbytes(100))
-    for step, _ in side.tasks(torch.zeros(vectors.parameters)):
-        MANNERS[it.draw.choice(manners)](it, step)
+    for task in side.tasks(torch.zeros(vectors.parameters)):
+        MANNERS[it.draw.choice(manners)](it, task.step)
         it.sent = [request for request in it.sent if not request.Test()]
     os._exit(0)
 

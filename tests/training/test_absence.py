@@ -15,6 +15,7 @@ from draco.sampling import generator
 from draco.schemes import Scheme, build
 from draco.training import collect, wire
 from draco.training.collect import Collector, Patience
+from draco.training.transport import Task
 
 
 def honest(scheme: Scheme) -> tuple[Tensor, Tensor]:
@@ -134,7 +135,8 @@ def collected(
     played.ended = dict.fromkeys(ended, "gone")
     monkeypatch.setattr(collect.time, "monotonic", lambda: played.now)
     collector = Collector(job(*overrides), scheme, played, wire.Wire(D, "float32", "none"))
-    return collector.collect(1, [4, 2, 0, 1, 3], torch.zeros(1), 3, lambda part: None), played, mean
+    tasks = [Task(1, row) for row in (4, 2, 0, 1, 3)]
+    return collector.collect(tasks, torch.zeros(1), 3, lambda part: None), played, mean
 
 
 def test_a_straggler_is_waited_for_as_long_as_the_job_says_and_then_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

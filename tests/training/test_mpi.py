@@ -20,7 +20,7 @@ from draco import files
 from draco.job import parse, to_yaml
 from draco.runs import directory as run_directory
 from draco.runs import events
-from draco.training import checkpoint
+from draco.training import checkpoint, transport
 
 JOB = """
 name: ranks
@@ -118,10 +118,10 @@ def test_worker_momentum_goes_on_over_mpi_from_a_simulations_checkpoint_with_the
     whole, partial = (run_directory.create(folder / name, job.name, to_yaml(job)) for name in ("whole", "runs"))
 
     def stopping(worker):
-        def reply(step: int, row: int, model: torch.Tensor, frame: torch.Tensor, *told: int) -> int | None:
-            if step == 2:
+        def reply(task: transport.Task, model: torch.Tensor, frame: torch.Tensor) -> int | None:
+            if task.step == 2:
                 (partial / "stop").touch()
-            return worker.reply(step, row, model, frame, *told)
+            return worker.reply(task, model, frame)
 
         return reply
 

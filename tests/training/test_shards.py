@@ -14,7 +14,7 @@ from draco.data import shards
 from draco.job import Job
 from draco.runs import events
 from draco.sampling import derive_seed, generator, partition_bounds
-from draco.training import worker
+from draco.training import transport, worker
 from draco.training.build import build_scheme, build_shards
 from draco.training.gradients import StepVectors
 
@@ -170,9 +170,9 @@ def test_worker_i_always_computes_on_its_own_shard(make_job: Make, train) -> Non
     seen: list[tuple[int, int]] = []
 
     def watching(w: worker.Worker):
-        def reply(step: int, row: int, model: torch.Tensor, frame: torch.Tensor) -> int:
-            seen.append((w.rank, row))
-            return w.reply(step, row, model, frame)
+        def reply(task: transport.Task, model: torch.Tensor, frame: torch.Tensor) -> int:
+            seen.append((w.rank, task.row))
+            return w.reply(task, model, frame)
 
         return reply
 

@@ -15,7 +15,7 @@ from draco.errors import DecodeError, TrainingError
 from draco.job import Job
 from draco.runs import events, machine
 from draco.schemes import Scheme
-from draco.training import build, server, transport, worker
+from draco.training import adversary, build, server, transport, worker
 from draco.training.gradients import Plan, StepVectors
 
 Make = Callable[..., Job]
@@ -59,8 +59,8 @@ def as_bytes(scheme: Scheme) -> Scheme:
     return scheme._replace(
         dtype=torch.uint8,
         elements=lambda d: 4 * d,
-        encode=lambda row, gradients: scheme.encode(row, gradients).view(torch.uint8),
-        decode=lambda replies, *a, **k: scheme.decode(replies.view(torch.float32), *a, **k),
+        encoder=lambda row, gradients: scheme.encoder(row, gradients).view(torch.uint8),
+        decoder=lambda replies, *rest: scheme.decoder(replies.view(torch.float32), *rest),
     )
 
 
@@ -68,8 +68,8 @@ def padded(scheme: Scheme) -> Scheme:
     """Return the scheme with three numbers at the end of every reply that mean nothing, and with an error."""
     return scheme._replace(
         elements=lambda d: d + 3,
-        encode=lambda row, gradients: torch.cat([scheme.encode(row, gradients), torch.full((3,), 1e9)]),
-        decode=lambda replies, *a, **k: scheme.decode(replies, *a, **k)._replace(error=0.25),
+        encoder=lambda row, gradients: torch.cat([scheme.encoder(row, gradients), torch.full((3,), 1e9)]),
+        decoder=lambda *replies: scheme.decoder(*replies)._replace(error=0.25),
     )
 
 
@@ -124,10 +124,10 @@ def test_an_interrupted_and_resumed_run_gives_the_same_bits(make_job: Make, trai
 
     def stopping(at: int):
         def replacement(w: worker.Worker):
-            def reply(step: int, *task) -> int:
-                if step == at:
+            def reply(task: transport.Task, model: torch.Tensor, frame: torch.Tensor) -> int:
+                if task.step == at:
                     (partial / "stop").touch()
-                return w.reply(step, *task)
+                return w.reply(task, model, frame)
 
             return reply
 
@@ -272,7 +272,7 @@ def test_liars_are_caught_and_nobody_else_is_accused(make_job: Make, train, opti
     job = make_job(*options, "attack.name=reverse_gradient", "attack.magnitude=1.01")
     trained = train(job)
     log = list(events.read(trained.run / "events.jsonl"))
-    liars = sorted(build.byzantine(job, 1))
+    liars = sorted(adversary.byzantine(job, 1))
     assert [e["suspects"] for e in log if e["event"] == "step"] == [liars] * 3
     assert [e["liars"] for e in log if e["event"] == "step"] == [liars] * 3
     assert (log[-1]["caught"], log[-1]["missed"], log[-1]["falsely_accused"]) == (3 * len(liars), 0, 0)
@@ -281,8 +281,8 @@ def test_liars_are_caught_and_nobody_else_is_accused(make_job: Make, train, opti
 def test_a_liar_that_sends_nothing_has_not_lied(make_job: Make, train, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = transport.Simulated.exchange
 
-    def without(self, step, *args):
-        return (arrival for arrival in whole(self, step, *args) if (step, arrival[0]) != (2, 3))
+    def without(self, tasks, *args):
+        return (arrival for arrival in whole(self, tasks, *args) if (tasks[0].step, arrival[0]) != (2, 3))
 
     monkeypatch.setattr(transport.Simulated, "exchange", without)
     trained = train(make_job(*CYCLIC, "attack.name=reverse_gradient", "attack.ranks=[3]"))
@@ -328,20 +328,20 @@ def garbled(kind: str):
     """Return a replacement of a worker that breaks the protocol instead of the mathematics."""
 
     def replacement(w: worker.Worker):
-        def reply(step: int, row: int, model: torch.Tensor, frame: torch.Tensor) -> int:
-            length = w.reply(step, row, model, frame)
+        def reply(task: transport.Task, model: torch.Tensor, frame: torch.Tensor) -> int:
+            length = w.reply(task, model, frame)
             if kind == "nan":
                 frame[64:68] = torch.tensor([0, 0, 0xC0, 0x7F], dtype=torch.uint8)
             elif kind == "infinite":
                 frame[68:72] = torch.tensor([0, 0, 0x80, 0x7F], dtype=torch.uint8)
             elif kind == "stale":
-                return w.reply(step - 1, row, model, frame)
+                return w.reply(task._replace(step=task.step - 1), model, frame)
             elif kind == "short":
                 return length - 4
             elif kind == "empty":
                 return 0
             elif kind == "noise":
-                frame.random_(generator=torch.Generator().manual_seed(step))
+                frame.random_(generator=torch.Generator().manual_seed(task.step))
             return length
 
         return reply
@@ -370,8 +370,8 @@ def test_a_run_that_fails_says_so_and_leaves_a_checkpoint(make_job: Make, train,
     job = make_job(*CYCLIC, "steps=5")
 
     def failing_late(w: worker.Worker):
-        def reply(step: int, row: int, model: torch.Tensor, frame: torch.Tensor) -> int:
-            return w.reply(step, row, model, frame) if step < 3 else 0
+        def reply(task: transport.Task, model: torch.Tensor, frame: torch.Tensor) -> int:
+            return w.reply(task, model, frame) if task.step < 3 else 0
 
         return reply
 
@@ -404,9 +404,9 @@ def test_rows_of_the_code_are_handed_out_anew_every_step(make_job: Make, train) 
     seen: list[int] = []
 
     def watching(w: worker.Worker):
-        def reply(step: int, row: int, model: torch.Tensor, frame: torch.Tensor) -> int:
-            seen.append(row)
-            return w.reply(step, row, model, frame)
+        def reply(task: transport.Task, model: torch.Tensor, frame: torch.Tensor) -> int:
+            seen.append(task.row)
+            return w.reply(task, model, frame)
 
         return reply
 
@@ -418,10 +418,10 @@ def lying_at_first(times: int, asked: list[tuple[int, int]]):
     """A worker that sends noise the first so many times that it is asked for a step."""
 
     def replacement(w: worker.Worker):
-        def reply(step: int, row: int, model: torch.Tensor, frame: torch.Tensor) -> int:
-            asked.append((step, row))
-            length = w.reply(step, row, model, frame)
-            if step == 2 and [at for at, _ in asked].count(step) <= times:
+        def reply(task: transport.Task, model: torch.Tensor, frame: torch.Tensor) -> int:
+            asked.append((task.step, task.row))
+            length = w.reply(task, model, frame)
+            if task.step == 2 and [at for at, _ in asked].count(task.step) <= times:
                 frame[-64:].view(torch.float32).mul_(-100.0 - w.rank)
             return length
 

@@ -1,6 +1,7 @@
 """Worker momentum and clipping: their formulas, whose they are, and that they survive interruptions to the bit."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from draco.job.fields import Local
 from draco.runs import directory as run_directory
 from draco.runs import events
 from draco.sampling import generator
-from draco.training import checkpoint, worker
+from draco.training import checkpoint, transport, worker
 from draco.training.worker_momentum import LocalSteps, clip
 
 Make = Callable[..., Job]
@@ -139,10 +140,10 @@ def stopping(run: Path, at: int):
     """Return a replacement of a worker that asks for the end of the run at a step."""
 
     def replacement(w: worker.Worker):
-        def reply(step: int, row: int, model: torch.Tensor, frame: torch.Tensor, *told: int) -> int | None:
-            if step == at:
+        def reply(task: transport.Task, model: torch.Tensor, frame: torch.Tensor) -> int | None:
+            if task.step == at:
                 (run / "stop").touch()
-            return w.reply(step, row, model, frame, *told)
+            return w.reply(task, model, frame)
 
         return reply
 
@@ -162,7 +163,8 @@ CASES = {
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 def test_an_interrupted_run_gives_the_bits_of_one_that_was_not(make_job: Make, train, options, monkeypatch) -> None:
     """The last of the liars sends what is refused, and keeps its honest momentum all the same."""
-    monkeypatch.setitem(ATTACKS, "constant", lambda reply, **_: torch.full_like(reply, torch.inf))
+    infinite = replace(ATTACKS["constant"], function=ATTACKS["inf"].function)
+    monkeypatch.setitem(ATTACKS, "constant", infinite)
     job = make_job(*MOMENTUM, *options, "steps=5")
     whole = train(job)
     refused = [e["refused"] for e in events.read(whole.run / "events.jsonl") if e["event"] == "step"]
@@ -210,9 +212,9 @@ def test_an_informed_liar_knows_what_the_others_send_and_not_only_their_gradient
     sent: dict[int, torch.Tensor] = {}
 
     def watching(w: worker.Worker):
-        def reply(step: int, row: int, model: torch.Tensor, frame: torch.Tensor, *told: int) -> int | None:
-            length = w.reply(step, row, model, frame, *told)
-            sent[step] = frame[64 : 64 + 4 * w.vectors.parameters].clone().view(torch.float32)
+        def reply(task: transport.Task, model: torch.Tensor, frame: torch.Tensor) -> int | None:
+            length = w.reply(task, model, frame)
+            sent[task.step] = frame[64 : 64 + 4 * w.vectors.parameters].clone().view(torch.float32)
             return length
 
         return reply
@@ -227,9 +229,9 @@ def test_a_liar_that_flips_labels_keeps_the_momentum_that_it_sends(make_job: Mak
     sent: dict[int, torch.Tensor] = {}
 
     def watching(w: worker.Worker):
-        def reply(step: int, row: int, model: torch.Tensor, frame: torch.Tensor, *told: int) -> int | None:
-            length = w.reply(step, row, model, frame, *told)
-            sent[step] = frame[64 : 64 + 4 * w.vectors.parameters].clone().view(torch.float32)
+        def reply(task: transport.Task, model: torch.Tensor, frame: torch.Tensor) -> int | None:
+            length = w.reply(task, model, frame)
+            sent[task.step] = frame[64 : 64 + 4 * w.vectors.parameters].clone().view(torch.float32)
             return length
 
         return reply
@@ -265,8 +267,8 @@ def cutting(bytes_cut: int):
     """Return a replacement of a worker whose frame lacks its last bytes."""
 
     def replacement(w: worker.Worker):
-        def reply(step: int, row: int, model: torch.Tensor, frame: torch.Tensor, *told: int) -> int | None:
-            return max((w.reply(step, row, model, frame, *told) or 0) - bytes_cut, 0)
+        def reply(task: transport.Task, model: torch.Tensor, frame: torch.Tensor) -> int | None:
+            return max((w.reply(task, model, frame) or 0) - bytes_cut, 0)
 
         return reply
 
@@ -290,8 +292,8 @@ def test_a_step_that_is_not_taken_changes_no_momentum_that_is_kept(make_job: Mak
     """Without a code nobody can be done without; the workers' averages have moved on, the server's have not."""
 
     def failing(w: worker.Worker):
-        def reply(step: int, row: int, model: torch.Tensor, frame: torch.Tensor, *told: int) -> int | None:
-            return w.reply(step, row, model, frame, *told) if step < 3 else 0
+        def reply(task: transport.Task, model: torch.Tensor, frame: torch.Tensor) -> int | None:
+            return w.reply(task, model, frame) if task.step < 3 else 0
 
         return reply
 

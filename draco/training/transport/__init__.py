@@ -1,14 +1,14 @@
 """How server and workers reach each other: MPI between processes, or plain calls inside one process.
 
 The only package that imports mpi4py. The server sends the model to each worker directly, never through a tree of
-workers that may lie; both sides poll with short sleeps, so that ranks that wait leave the cores to ranks that
+workers that may be Byzantine; both sides poll with short sleeps, so that ranks that wait leave the cores to ranks that
 compute. Upper-case mpi4py calls on preallocated buffers: no pickles.
 
     server                                   worker
     announce(job as YAML)                    job() -> its text
     greetings(timeout) -> bytes of each      greet(bytes)
     hand_momenta([(rows, p), ...])           take_momenta(buffer), where workers keep momenta
-    exchange(step, rows, model, frames, told)  tasks() -> (step, row, *told), the model in the given buffer
+    exchange(tasks, model, frames)           tasks(model) -> each task, the model in the given buffer
         yields (worker, length | fault)      reply(frame, length)
     stop()                                   tasks() ends
 
@@ -18,13 +18,13 @@ process has ended is *gone*, which MPI reports (ULFM: mpirun --with-ft ulfm; Bla
 sends what nobody asked for, or too much of it, is *expelled*: what it sends from then on is thrown away.
 """
 
-from draco.training.transport.contract import Arrival, ServerTransport, new_frames, ranks
+from draco.training.transport.contract import Arrival, ServerTransport, Task, new_frames, ranks
 from draco.training.transport.mpi import fail, leave, rank_and_size
 from draco.training.transport.server_side import TOO_LONG, UNASKED, MpiServer
 from draco.training.transport.simulated import Simulated
 from draco.training.transport.worker_side import MpiWorker, ServerGone
 
 __all__ = [
-    "TOO_LONG", "UNASKED", "Arrival", "MpiServer", "MpiWorker", "ServerGone", "ServerTransport", "Simulated", "fail",
-    "leave", "new_frames", "rank_and_size", "ranks",
+    "TOO_LONG", "UNASKED", "Arrival", "MpiServer", "MpiWorker", "ServerGone", "ServerTransport", "Simulated", "Task",
+    "fail", "leave", "new_frames", "rank_and_size", "ranks",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """What the server may ask of a transport, whichever it is."""
 
 from collections.abc import Generator, Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -9,6 +9,14 @@ from torch import Tensor
 GREETING_BYTES = 1024
 
 Arrival = tuple[int, int | str]  # worker 1..n; the length of its frame in bytes, or why there is none
+
+
+class Task(NamedTuple):
+    """What a worker is to do at one step."""
+
+    step: int
+    row: int
+    leak: tuple[int, ...] = ()  # what simulated Byzantine workers are to know besides, up to n + 1 numbers
 
 
 class ServerTransport(Protocol):
@@ -23,12 +31,8 @@ class ServerTransport(Protocol):
     def hand_momenta(self, momenta: Sequence[Tensor]) -> None:
         """Give each worker the momenta (rows, p) float32 that it keeps, once, before its first task."""
 
-    def exchange(
-        self, step: int, rows: Sequence[int], model: Tensor, frames: Tensor, told: Sequence[int] = ()
-    ) -> Generator[Arrival | None]:
-        """Send step, row and model to every worker that can take them; yield each once its frame is in `frames[row]`.
-
-        `told` goes with every task; see `assembly.told`.
+    def exchange(self, tasks: Sequence[Task], model: Tensor, frames: Tensor) -> Generator[Arrival | None]:
+        """Send task and model to every worker that can take them; yield each once its frame is in `frames[row]`.
 
         Yields None whenever nothing has come, so that the caller may decide to wait no longer and leave. Ends when
         nobody is left who could answer: workers that were not yielded are late or gone.

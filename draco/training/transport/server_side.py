@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from draco.errors import WorkerError
-from draco.training.transport.contract import GREETING_BYTES, Arrival
+from draco.training.transport.contract import GREETING_BYTES, Arrival, Task
 from draco.training.transport.mpi import (
     TAG_GREETING,
     TAG_JOB,
@@ -99,13 +99,12 @@ class MpiServer:
             with _noticing(peer):
                 self._handed[peer.rank] = self._comm.Isend(given.numpy(), dest=peer.rank, tag=TAG_MOMENTA)
 
-    def exchange(
-        self, step: int, rows: Sequence[int], model: Tensor, frames: Tensor, told: Sequence[int] = ()
-    ) -> Generator[Arrival | None]:
+    def exchange(self, tasks: Sequence[Task], model: Tensor, frames: Tensor) -> Generator[Arrival | None]:
         """See ServerTransport."""
         self._settle()
         self._largest = frames.shape[1]
-        self._tasks = np.array([[step, row, *told] for row in rows], np.int64)  # kept: MPI reads it until it is sent
+        numbers = [[task.step, task.row, *task.leak] for task in tasks]
+        self._tasks = np.array(numbers, np.int64)  # kept: MPI reads it until it is sent
         buffers = {}
         for peer in self._peers:
             if peer.ready:
@@ -113,10 +112,10 @@ class MpiServer:
                     peer.open.append(self._comm.Isend(self._tasks[peer.rank - 1], dest=peer.rank, tag=TAG_TASK))
                     peer.open.append(self._comm.Isend(model.numpy(), dest=peer.rank, tag=TAG_MODEL))
                     peer.owes = TAG_REPLY
-                    buffers[peer.rank] = frames[rows[peer.rank - 1]].numpy()
+                    buffers[peer.rank] = frames[tasks[peer.rank - 1].row].numpy()
             elif peer.expelled:
                 yield peer.rank, peer.expelled
-        yield from self._answers(buffers, rows)
+        yield from self._answers(buffers, [task.row for task in tasks])
 
     def gone(self) -> dict[int, str]:
         """See ServerTransport."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 
 from torch import Tensor
 
-from draco.training.transport.contract import Arrival
+from draco.training.transport.contract import Arrival, Task
 
 
 class Simulated:
@@ -14,11 +14,11 @@ class Simulated:
 
     def __init__(
         self,
-        workers: Sequence[Callable[..., int | None]],
+        workers: Sequence[Callable[[Task, Tensor, Tensor], int | None]],
         greetings: Sequence[bytes],
         momenta: Sequence[Tensor] = (),
     ) -> None:
-        """Take one `(step, row, model, frame, *told) -> length` per worker, and the momenta (rows, p) that each keeps.
+        """Take one `(task, model, frame) -> length` per worker, and the momenta (rows, p) that each keeps.
 
         No length: it sends nothing.
         """
@@ -37,13 +37,10 @@ class Simulated:
         for own, given in zip(self._momenta, momenta, strict=True):
             own.copy_(given)
 
-    def exchange(
-        self, step: int, rows: Sequence[int], model: Tensor, frames: Tensor, told: Sequence[int] = ()
-    ) -> Generator[Arrival]:
+    def exchange(self, tasks: Sequence[Task], model: Tensor, frames: Tensor) -> Generator[Arrival]:
         """See ServerTransport; nothing is waited for."""
-        for worker, reply in enumerate(self._workers, start=1):
-            row = rows[worker - 1]
-            length = reply(step, row, model, frames[row], *told)
+        for worker, (reply, task) in enumerate(zip(self._workers, tasks, strict=True), start=1):
+            length = reply(task, model, frames[task.row])
             if length is not None:
                 yield worker, length
 

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from draco.errors import WorkerError
-from draco.training.transport.contract import GREETING_BYTES
+from draco.training.transport.contract import GREETING_BYTES, Task
 from draco.training.transport.mpi import (
     TAG_GREETING,
     TAG_JOB,
@@ -70,33 +70,37 @@ class MpiWorker:
             raise WorkerError(f"the server's momenta have {size} bytes, this worker's {out.nbytes}")
         self._receive(out.numpy(), TAG_MOMENTA)
 
-    def tasks(self, model: Tensor, told: int = 0) -> Iterator[tuple[int, ...]]:
-        """Yield (step, row, and `told` more numbers) until the server says stop; the step's model is in `model`."""
-        task = np.empty(2 + told, np.int64)
+    def tasks(self, model: Tensor) -> Iterator[Task]:
+        """Yield every task until the server says stop; the step's model is in `model`."""
+        buffer = np.empty(2 + self._comm.Get_size(), np.int64)  # step, row and the longest leak
         while True:
-            self._receive(task, TAG_TASK)
-            if task[0] < 0:
-                self.whole = bool(task[1])
+            length = self._receive(buffer, TAG_TASK) // buffer.itemsize
+            step, row, *leak = buffer[:length].tolist()
+            if step < 0:
+                self.whole = bool(row)
                 return
             self._receive(model.numpy(), TAG_MODEL)
-            yield tuple(task.tolist())
+            yield Task(step, row, tuple(leak))
 
     def reply(self, frame: Tensor, length: int) -> None:
         """Send the first `length` bytes of `frame`."""
         self._complete(lambda: self._comm.Isend(frame[:length].numpy(), dest=0, tag=TAG_REPLY))
 
-    def _receive(self, buffer: np.ndarray[tuple[int, ...], np.dtype[np.generic]], tag: int) -> None:
-        self._complete(lambda: self._comm.Irecv(buffer, source=0, tag=tag))
+    def _receive(self, buffer: np.ndarray[tuple[int, ...], np.dtype[np.generic]], tag: int) -> int:
+        """Receive a message of the server's; return its size in bytes."""
+        return self._complete(lambda: self._comm.Irecv(buffer, source=0, tag=tag))
 
-    def _complete(self, begin: "Callable[[], MPI.Request]") -> None:
+    def _complete(self, begin: "Callable[[], MPI.Request]") -> int:
         from mpi4py import MPI
 
+        status = MPI.Status()
         pause = Pause()
         try:
             request = begin()
-            while not request.Test():
+            while not request.Test(status):
                 pause(False)
         except MPI.Exception as error:
             if error.Get_error_class() not in (MPI.ERR_PROC_FAILED, MPI.ERR_REVOKED):
                 raise
             raise ServerGone from None
+        return int(status.Get_count(MPI.BYTE))
