@@ -39,7 +39,7 @@ def alie_z(workers: int, byzantine: int) -> float:
     honest = workers - byzantine
     supporters = workers // 2 + 1 - byzantine
     if not 0 < honest - supporters < honest:
-        raise ValueError(f"the formula of alie gives no z for {byzantine} liars among {workers} workers")
+        raise ValueError(f"the formula of alie gives no z for {byzantine} Byzantine workers among {workers}")
     return NormalDist().inv_cdf((honest - supporters) / honest)
 
 

@@ -66,7 +66,7 @@ class Built:
         return sum(p.numel() for p in self.model.parameters()) + batch_norm.statistics_size(self.model) + 1
 
     @property
-    def wire(self) -> wire.Wire:
+    def format(self) -> wire.Wire:
         """How a reply travels.
 
         The job rounds float32; a scheme whose replies are complex, or bits, keeps them as they are.
@@ -86,7 +86,51 @@ class Built:
         return int(self.scheme.assignment.sum(1).max())
 
     @property
-    def build_aggregate(job: Job, model: nn.Module) -> Aggregate:
+    def encodes_freely(self) -> bool:
+        """Whether one backward over weighted losses encodes: a real-linear code, no cross-sample statistics."""
+        linear = self.scheme.weights is not None and self.load > 1
+        explicit = self.job.scheme.get("encoding") == "explicit"
+        return linear and not explicit and not batch_norm.has_batch_statistics(self.model)
+
+
+def build_scheme(job: Job, vote: str | None = None) -> Scheme:
+    """Return the job's scheme; `vote` replaces `auto` once the workers have said what they run on."""
+    scheme, options = SCHEMES[job.scheme.name], structure(job)
+    if "vote" in scheme.options:
+        options["vote"] = vote or ("exact" if job.scheme.get("vote") == "auto" else job.scheme.get("vote"))
+    if "tolerance" in scheme.options:
+        options["tolerance"] = tolerance(job)
+    if "seed" in scheme.supplied:  # of a design that is drawn
+        options["seed"] = derive_seed(job.seed, "design")
+    if "tail" in scheme.supplied:  # its signs are of the gradient only
+        options["tail"] = batch_norm.statistics_size(build_model(job, data.DATASETS[job.data.name])) + 1
+    return schemes.build(scheme.name, workers=job.workers, adversaries=job.scheme.adversaries, **options)
+
+
+def tolerance(job: Job) -> float:
+    """Return the relative difference between honest replies that the job's decoder puts up with; 0: it has none."""
+    scheme, given = SCHEMES[job.scheme.name], job.scheme.get("tolerance")
+    if not scheme.tolerance:
+        return 0.0
+    return max(given or scheme.tolerance, _ROUNDINGS_TOLERATED * wire.ROUNDING[job.wire.dtype])
+
+
+def build_model(job: Job, info: data.DatasetInfo) -> nn.Module:
+    """Return the job's model with its initial weights, which depend on the seed only."""
+    return models.build_model(job.model, info.shape, info.classes, job.seed)
+
+
+def build_shards(job: Job, labels: Tensor) -> list[Tensor] | None:
+    """Return the training samples that each worker owns, of labels (N,); None where all draw from one batch."""
+    if job.data.split == "by_class":
+        return shards.by_class(labels, job.workers)
+    if job.data.split == "dirichlet":
+        assert job.data.alpha is not None
+        return shards.dirichlet(labels, job.workers, job.data.alpha, job.seed)
+    return None
+
+
+def build_aggregate(job: Job, model: nn.Module) -> Aggregate:
     """Return the job's rule after its pre-aggregators, over the whole vector or layer by layer as the original did.
 
     What is random in it is drawn from (seed, step): the same in every run of the job, interrupted or not.

@@ -32,6 +32,7 @@ from draco.runs.events import EventLog
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import SCHEMES
 from draco.training import adversary, build, checkpoint, checkpoint_check, evaluate, wire
+from draco.training.build import Built
 from draco.training.collect import DIVERGED, Collector, Replies
 from draco.training.tensorboard import Board
 from draco.training.transport import ServerTransport, Task
@@ -177,7 +178,7 @@ class Server:
         job, scheme = built.job, built.scheme
         self.job, self.training, self.transport, self.secret = job, training, transport, secret
         momentum = training.flat.numel() if job.local.momentum else 0
-        self.collector = Collector(job, scheme, transport, built.wire, momentum)
+        self.collector = Collector(job, scheme, transport, built.format, momentum)
         self.aggregate = built.aggregate
         self.f = aggregator_f(job)
         self.groups = scheme.groups()

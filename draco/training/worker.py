@@ -76,7 +76,7 @@ def build_worker(built: Built, rank: int, vectors: StepVectors, partition: Parti
         vectors=vectors,
         partition=partition or vectors.partition,
         fused=fused,
-        wire=built.wire,
+        wire=built.format,
         scratch=torch.zeros(1 if fused else built.load, vectors.elements),
         momenta=momenta_of(built.job, rank, vectors),
     )

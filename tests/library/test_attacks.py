@@ -247,7 +247,7 @@ def test_alie_takes_the_papers_z(n: int, f: int) -> None:
     """The largest z of a fine grid whose normal probability, by erf, is at most (n - f - s) / (n - f)."""
     s = math.floor(n / 2 + 1) - f
     if not 0 < n - f - s < n - f:
-        with pytest.raises(ValueError, match=f"no z for {f} liars among {n} workers"):
+        with pytest.raises(ValueError, match=f"no z for {f} Byzantine workers among {n}"):
             alie_z(n, f)
         return
     grid = np.linspace(-4, 4, 8001)

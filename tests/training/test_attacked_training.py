@@ -14,12 +14,12 @@ from draco.attacks import ATTACKS
 from draco.job import Job, parse, to_yaml
 from draco.runs import directory as run_directory
 from draco.runs import events
-from draco.sampling import draw_rows
+from draco.sampling import derive_seed, draw_rows
 from draco.schemes import SCHEMES
 from draco.training import adversary, build, process
 from draco.training.process import simulated_workers
 from draco.training.transport import Task
-from draco.training.worker import build_vectors
+from draco.training.worker import Worker, build_vectors
 
 Make = Callable[..., Job]
 SMALL = ("workers=6", "batch_size=6", "steps=2")
@@ -131,6 +131,39 @@ def test_placed_liars_sit_side_by_side_or_in_one_group(make_job: Make) -> None:
                 assert len({groups[row] for row in sitting}) == 1
         with pytest.raises(ValueError, match="not known without the workers' rows"):
             adversary.byzantine(job, 1)
+
+
+@pytest.mark.parametrize(("name", "leaked"), [("adjacent", 7), ("sign_flip", 0), ("none", 0)])
+def test_tasks_tell_more_only_where_byzantine_workers_are_presumed_to_know_it(
+    make_job: Make, train, name: str, leaked: int
+) -> None:
+    tasks: list[Task] = []
+
+    def watching(w: Worker):
+        def reply(task: Task, model: torch.Tensor, frame: torch.Tensor) -> int | None:
+            tasks.append(task)
+            return w.reply(task, model, frame)
+
+        return reply
+
+    run = train(make_job(*CODES["cyclic"], f"attack={name}"), replace={2: watching}).run
+    assert [len(task.leak) for task in tasks] == [leaked] * 2
+    for task in tasks:
+        assert task.leak[1:] == (tuple(draw_rows(SECRET, task.step, 6)) if leaked else ())
+        assert derive_seed(SECRET, "projections", task.step) not in task.leak
+    assert end_of(run)["falsely_accused"] == 0
+
+
+def test_only_workers_that_may_be_byzantine_are_more_than_honest_ones(make_job: Make) -> None:
+    split = data.load("synthetic", Path(make_job().data.root), "train")
+    for attack, byzantine in (
+        ("none", []),
+        ("{name: alie, z: 1.0, ranks: [2, 5], from_step: 3}", [2, 5]),
+        ("{name: zero, who: drawn}", [1, 2, 3, 4, 5, 6]),
+    ):
+        job = make_job(*CODES["cyclic"], f"attack={attack}")
+        workers = simulated_workers(job, build.build_scheme(job), split)
+        assert [worker.rank for worker in workers if not isinstance(worker, Worker)] == byzantine
 
 
 # --- the attacks hurt where nothing defends --------------------------------------------------------------------------

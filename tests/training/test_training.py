@@ -59,8 +59,8 @@ def as_bytes(scheme: Scheme) -> Scheme:
     return scheme._replace(
         dtype=torch.uint8,
         elements=lambda d: 4 * d,
-        encode=lambda row, gradients: scheme.encode(row, gradients).view(torch.uint8),
-        decode=lambda replies, *a, **k: scheme.decode(replies.view(torch.float32), *a, **k),
+        encoder=lambda row, gradients: scheme.encoder(row, gradients).view(torch.uint8),
+        decoder=lambda replies, *rest: scheme.decoder(replies.view(torch.float32), *rest),
     )
 
 
@@ -68,8 +68,8 @@ def padded(scheme: Scheme) -> Scheme:
     """Return the scheme with three numbers at the end of every reply that mean nothing, and with an error."""
     return scheme._replace(
         elements=lambda d: d + 3,
-        encode=lambda row, gradients: torch.cat([scheme.encode(row, gradients), torch.full((3,), 1e9)]),
-        decode=lambda replies, *a, **k: scheme.decode(replies, *a, **k)._replace(error=0.25),
+        encoder=lambda row, gradients: torch.cat([scheme.encoder(row, gradients), torch.full((3,), 1e9)]),
+        decoder=lambda *replies: scheme.decoder(*replies)._replace(error=0.25),
     )
 
 

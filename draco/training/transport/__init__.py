@@ -1,7 +1,7 @@
 """How server and workers reach each other: MPI between processes, or plain calls inside one process.
 
 The only package that imports mpi4py. The server sends the model to each worker directly, never through a tree of
-workers that may lie; both sides poll with short sleeps, so that ranks that wait leave the cores to ranks that
+workers that may be Byzantine; both sides poll with short sleeps, so that ranks that wait leave the cores to ranks that
 compute. Upper-case mpi4py calls on preallocated buffers: no pickles.
 
     server                                   worker
