@@ -104,7 +104,7 @@ def train(tmp_path: Path, data_root: Path) -> Callable[..., Trained]:
             process.serve_all(job, run, data_root)
             return Trained(run)
         split, test = (data.load(job.data.name, data_root, part) for part in ("train", "test"))
-        workers = process.simulated_workers(job, build.build_scheme(job), split)
+        workers = process.simulated_workers(build.Built(job, split))
         calls = [replace[w.rank](w) if w.rank in replace else w.reply for w in workers]
         greetings = [worker.fingerprint(job)] * job.workers
         momenta = [w.momenta for w in workers]

@@ -14,11 +14,12 @@ LIBRARY = {"schemes", "aggregators", "attacks", "optimizers", "sampling", "decla
 LAYERS = {  # a part of draco -> the others that it may import
     **dict.fromkeys(LIBRARY, LIBRARY),
     "job": {*LIBRARY, "models", "data"},
-    "models": {"sampling", "errors"},
-    "data": {"sampling", "errors", "files", "models"},  # models.vision, which imports torchvision for both
+    "models": {"sampling", "errors", "lazy"},
+    "data": {"sampling", "errors", "files", "lazy", "models"},  # models.vision, which imports torchvision for both
     "runs": {"job", "errors", "files"},
     "training": {*LIBRARY, "job", "data", "models", "runs"},
-    "launch": {"job", "errors", "files", "runs"},  # it meets the trainer in a command line and a run directory
+    # It meets the trainer in a command line and a run directory.
+    "launch": {"schemes", "job", "errors", "files", "runs"},
     "cluster": {"launch", "job", "errors", "files", "runs"},  # it meets a run only through the head
     "report": {"runs", "errors", "files"},
     "compare": {"launch", "job", "errors", "files", "report", "runs", "data", "models"},

@@ -342,8 +342,8 @@ def test_an_option_is_refused_beside_every_name_to_which_it_does_not_apply(secti
         (["threads='2'"], "threads: must be a whole number at least 1 and at most 1024, got '2'"),
         (["name=-a"], "name: must be lower-case words and numbers joined by hyphens, at most 80 characters, got '-a'"),
         (["attack=null"],
-         f"attack: must be one of {', '.join(ATTACKS)}, or a mapping with the keys name, magnitude, z, epsilon, "
-         "delay_s, adversaries, fraction, who, ranks, from_step, until_step, got null"),
+         f"attack: must be one of {', '.join(ATTACKS)}, or a mapping with the keys name, adversaries, "
+         "fraction, who, ranks, from_step, until_step, magnitude, z, epsilon, delay_s, got null"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
@@ -382,7 +382,7 @@ UNCODED = ("scheme={name: uncoded, adversaries: 2}", "workers=15", "batch_size=1
 
 def test_pre_aggregators_are_names_or_mappings_and_are_written_out_without_what_does_not_apply() -> None:
     job = good(*UNCODED, "aggregator={name: median, pre: [nnm, {name: bucketing, size: 3}, clipping]}")
-    assert [(step.name, step.size) for step in job.aggregator.pre[:2]] == [("nnm", 2), ("bucketing", 3)]
+    assert [(step.name, step.get("size")) for step in job.aggregator.pre[:2]] == [("nnm", None), ("bucketing", 3)]
     plain = [{"name": "nnm"}, {"name": "bucketing", "size": 3}, {"name": "clipping", "c": 2.0}]
     assert to_dict(job)["aggregator"]["pre"] == plain
     assert parse(to_yaml(job), "again") == job
@@ -403,7 +403,7 @@ def test_pre_aggregators_are_names_or_mappings_and_are_written_out_without_what_
         ("{name: multi_krum, m: 14}", "aggregator.m: must be at most m - f = 13 of m = 15 gradients, got 14"),
         ("{name: krum, neighbours: 13}",
          "aggregator.neighbours: must be at most m - f - 1 = 12 of m = 15 gradients, got 13"),
-        ("{name: geometric_median, nu: 0.1, backend: hdmedians}", "aggregator.nu: must be 0 with backend: hdmedians"),
+        ("{name: geometric_median, nu: 0.1, backend: hdmedians}", "aggregator.nu: applies only with backend: gram: leave it out"),
         ("{name: monna, pre: [nnm]}", "aggregator.name: monna trusts the gradient of one worker: it needs scheme: "
          "uncoded and nothing in aggregator.pre"),
         ("{name: median_of_means, groups: 4}", "aggregator.groups: must be from 2f + 1 = 5 to m = 15 gradients, got 4"),
@@ -526,7 +526,7 @@ def test_partitions_and_decoded_gradients_are_those_of_the_scheme_that_is_built(
     ("overrides", "words"),
     [
         (["attack.adversaries=2"], "2 workers are Byzantine but cyclic is built for 1"),
-        (["attack=alie"], "alie's formula gives z = 0 for 1 Byzantine workers among 9 workers"),
+        (["attack=alie"], "alie's formula gives z = 0 for 1 Byzantine workers among 9"),
         (["scheme={name: uncoded, adversaries: 1}"], "nothing defends"),
         (
             ["scheme={name: uncoded, adversaries: 1}", "aggregator=krum", "attack.adversaries=2"],
@@ -736,7 +736,7 @@ def test_reading_and_checking_a_job_loads_neither_torch_nor_mpi4py() -> None:
         ),
         (
             ("scheme=repetition", "scheme.redundancy=5", "attack={name: constant, magnitude: 3.0, ranks: [3, 4]}"),
-            "repetition s=0 (redundancy=5), 9 workers; constant (magnitude=3.0 ranks=[3, 4])",
+            "repetition s=0 (redundancy=5), 9 workers; constant (ranks=[3, 4] magnitude=3.0)",
         ),
         (
             (*UNCODED, "data={name: mnist, split: dirichlet, alpha: 0.1}", "local={momentum: 0.9}"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from draco.job import Job, liars, parse, schema, warnings
+from draco.job import Job, byzantine_count, parse, schema, warnings
 
 JOBS = Path(__file__).parents[2] / "jobs"
 FILES = sorted(JOBS.glob("*.yaml"))
@@ -51,7 +51,7 @@ def test_every_pair_of_approach_and_attack_of_the_original_has_a_job(
     assert (job.model, job.data.name, job.attack.name) == (model, data, attack)
     assert job.scheme.name == (approach if coded else "uncoded")
     assert job.aggregator.name == ("mean" if coded else approach.replace("-", "_"))
-    assert liars(job) == job.scheme.adversaries > 0
+    assert byzantine_count(job) == job.scheme.adversaries > 0
 
 
 @pytest.mark.parametrize("start", ["mnist-lenet", "cifar10-resnet18"])

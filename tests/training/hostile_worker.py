@@ -19,7 +19,7 @@ from mpi4py import MPI
 from draco import data
 from draco.job import parse
 from draco.training import wire
-from draco.training.build import build_scheme, build_wire
+from draco.training.build import Built
 from draco.training.transport import MpiWorker
 from draco.training.worker import build_vectors
 
@@ -118,10 +118,9 @@ MANNERS: dict[str, Callable[[Hostile, int], None]] = {
 def main(seed: int, manners: list[str]) -> None:
     side = MpiWorker()
     job = parse(side.job(), "the server's job", checked=True)
-    scheme = build_scheme(job)
-    train = data.load(job.data.name, Path(job.data.root), "train")
-    vectors, _ = build_vectors(job, scheme, train)
-    it = Hostile(random.Random(seed), build_wire(job, scheme, vectors.elements))
+    built = Built(job, data.load(job.data.name, Path(job.data.root), "train"))
+    vectors = build_vectors(built)
+    it = Hostile(random.Random(seed), built.format)
     import torch
 
     side.greet(it.draw.randbytes(100))

@@ -162,7 +162,7 @@ def test_only_workers_that_may_be_byzantine_are_more_than_honest_ones(make_job: 
         ("{name: zero, who: drawn}", [1, 2, 3, 4, 5, 6]),
     ):
         job = make_job(*CODES["cyclic"], f"attack={attack}")
-        workers = simulated_workers(job, build.build_scheme(job), split)
+        workers = simulated_workers(build.Built(job, split))
         assert [worker.rank for worker in workers if not isinstance(worker, Worker)] == byzantine
 
 
@@ -181,8 +181,8 @@ def test_without_a_defence_ipm_stops_training_where_its_formula_says_so(make_job
 def test_without_a_defence_alie_moves_the_model_as_its_formula_says(make_job: Make, train) -> None:
     job = make_job(*SMALL, "steps=1", "attack={name: alie, z: 3.0, adversaries: 2}")
     split = data.load("synthetic", Path(job.data.root), "train")
-    scheme = build.build_scheme(job)
-    vectors, _ = build_vectors(job, scheme, split)
+    built = build.Built(job, split)
+    vectors = build_vectors(built)
     rows = torch.empty(6, vectors.elements)
     for partition, out in enumerate(rows):
         vectors.partition(1, partition, out)
@@ -215,13 +215,12 @@ def test_label_flip_is_the_honest_reply_for_wrong_labels(make_job: Make) -> None
     """Twin: a data set whose labels are C - 1 - y."""
     job = make_job(*SMALL, "scheme={name: cyclic, adversaries: 1}", "attack=label_flip")
     split = data.load("synthetic", Path(job.data.root), "train")
-    scheme = build.build_scheme(job)
     flipped = split._replace(labels=torch.tensor([split.info.classes - 1 - y for y in split.labels.tolist()]))
     liar = adversary.byzantine(job, 1)[0]
     model = torch.cat([p.detach().flatten() for p in initial(job).parameters()])
     replies = []
     for which, attack in ((split, job), (flipped, make_job(*SMALL, "scheme={name: cyclic, adversaries: 1}"))):
-        worker = simulated_workers(attack, scheme, which)[liar - 1]
+        worker = simulated_workers(build.Built(attack, which))[liar - 1]
         frame = torch.zeros(worker.wire.frame_bytes, dtype=torch.uint8)
         length = worker.reply(Task(1, 3), model, frame)
         replies.append(frame[64:length].view(torch.float32).clone())

@@ -15,6 +15,7 @@ from draco import data
 from draco.job import Job, parse, to_dict
 from draco.runs import events
 from draco.training import checkpoint, checkpoint_check, server
+from draco.training.build import Built
 
 JOB = """
 name: test
@@ -45,7 +46,7 @@ OPTIMIZERS = {
 
 
 def fresh(job: Job) -> server.Training:
-    return server.Training(job, data.load(job.data.name, Path(job.data.root), "train"))
+    return server.Training(Built(job, data.load(job.data.name, Path(job.data.root), "train")))
 
 
 def flat(value: Any) -> list[Any]:

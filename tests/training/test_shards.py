@@ -15,7 +15,7 @@ from draco.job import Job
 from draco.runs import events
 from draco.sampling import derive_seed, generator, partition_bounds
 from draco.training import transport, worker
-from draco.training.build import build_scheme, build_shards
+from draco.training.build import Built, build_shards
 from draco.training.gradients import StepVectors
 
 Make = Callable[..., Job]
@@ -140,7 +140,7 @@ def test_seeds_differ_in_the_dirichlet_split() -> None:
 
 def vectors(job: Job) -> StepVectors:
     split = data.load(job.data.name, Path(job.data.root), "train")
-    return worker.build_vectors(job, build_scheme(job), split)[0]
+    return worker.build_vectors(Built(job, split))
 
 
 @pytest.mark.parametrize("options", [DIRICHLET, ("data.split=by_class",)], ids=["dirichlet", "by_class"])

@@ -229,7 +229,7 @@ def test_one_backward_over_weighted_losses_equals_explicit_encoding(make_job: Ma
 def test_encoding_is_free_where_the_model_allows_it(make_job: Make, model: str, encoding: str, free: bool) -> None:
     job = make_job(*CYCLIC, f"model={model}", f"scheme.encoding={encoding}")
     split = data.load("synthetic", Path(job.data.root), "train")
-    assert build.encodes_freely(job, build.build_scheme(job), build.build_model(job, split.info)) is free
+    assert build.Built(job, split).encodes_freely is free
 
 
 def test_free_and_explicit_encoding_train_the_same_model(make_job: Make, train) -> None:

@@ -19,6 +19,7 @@ from draco.runs import directory as run_directory
 from draco.runs import events
 from draco.sampling import generator
 from draco.training import checkpoint, transport, worker
+from draco.training.build import Built
 from draco.training.worker_momentum import LocalSteps, clip
 
 Make = Callable[..., Job]
@@ -313,6 +314,6 @@ def test_momenta_of_another_size_are_not_restored(make_job: Make, train, row: sl
     job = make_job(*MOMENTUM)
     contents = checkpoint.load(checkpoint.newest(train(job).run / "checkpoints"))
     contents["momenta"] = contents["momenta"][row, :-1] if row == slice(None) else contents["momenta"][row]
-    training = server.Training(job, data.load("synthetic", Path(job.data.root), "train"))
+    training = server.Training(Built(job, data.load("synthetic", Path(job.data.root), "train")))
     with pytest.raises(checkpoint.CheckpointError, match="momenta: is "):
         training.restore(3, {**contents, "momenta": contents["momenta"].contiguous()})
