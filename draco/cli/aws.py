@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def plan(request: "Request", folder: Path, *, as_json: bool) -> int:
     """Print what a cluster would cost, and refuse as `cluster-up` would; change nothing."""
-    from draco.cluster.aws import quote, start
+    from draco.cluster.aws import start
+    from draco.cluster.aws.cost import quote
 
     found = start.quoted(request, start.wanted(request, folder), folder)
     if as_json:
@@ -35,7 +36,8 @@ def agree(request: "Request", folder: Path, console: "Console", *, yes: bool) ->
         RefusedError: declined, or above max_price.
         NoCapacityError, MissingError: there is nowhere to start it, or a quota falls short.
     """
-    from draco.cluster.aws import quote, registry, start
+    from draco.cluster.aws import registry, start
+    from draco.cluster.aws.cost import quote
 
     settings = start.wanted(request, folder)
     start.refuse_changes(request, settings, folder)
@@ -84,7 +86,7 @@ def doctor(request: "Request", folder: Path) -> int:
 def leftovers(name: str | None, region: str | None, *, remove: bool, yes: bool, ups: Sequence[str]) -> int:
     """Print what there is of Draco in a region; or remove what is left of one cluster, its state lost or not."""
     from draco.cluster.aws import account
-    from draco.cluster.aws import leftovers as left
+    from draco.cluster.aws.leftovers import cleanup as left
 
     region = region or account.default_region()
     if region is None:
@@ -119,7 +121,7 @@ def extend(name: str, folder: Path, hours: float, *, yes: bool) -> int:
     """Put a cluster's end off."""
     from draco.cluster import state
     from draco.cluster.aws import extend as extending
-    from draco.cluster.aws import quote
+    from draco.cluster.aws.cost import quote
 
     cluster = state.chosen(name)
     if cluster.backend != "aws":
@@ -141,7 +143,8 @@ def interruption(
         RefusedError: declined, on demand, or a notice longer than AWS gives.
         MissingError: the node or the role is not there.
     """
-    from draco.cluster.aws import fault_injection, quote
+    from draco.cluster.aws import fault_injection
+    from draco.cluster.aws.cost import quote
 
     minutes = fault_injection.minutes(notice_s)
     target = fault_injection.target(cluster, node)

@@ -83,10 +83,10 @@ def add_cluster(commands: Any) -> None:
 
 def warn(args: argparse.Namespace) -> None:
     """Warn of clusters that end soon or cost money for nothing, but not where they are being seen to."""
-    from draco.cluster import expiry
+    from draco.cluster.aws import home
 
     if getattr(args, "does", None) not in ("up", "down", "purge", "extend"):
-        for line in expiry.warnings():
+        for line in home.warnings():
             print(f"warning: {line}", file=sys.stderr)
 
 
@@ -180,7 +180,7 @@ def train(cluster: "Cluster", args: argparse.Namespace, job: "Job", console: "Co
 
 def _dearer(cluster: "Cluster") -> str:
     """Say what may come to be paid for nodes that the spot market cannot replace."""
-    from draco.cluster.aws import quote
+    from draco.cluster.aws.cost import quote
 
     more = quote.dollars(cluster.details["dearer"])
     return f"a lost worker that the spot market cannot replace is bought on demand: {more} per hour more each"

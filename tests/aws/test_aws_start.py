@@ -22,8 +22,9 @@ from fake_account import renew, taken_for_aws
 from fake_aws import Fake
 
 from draco.cluster import docker, state
-from draco.cluster.aws import backend, extend, home, instances, leftovers, registry, start, terraform
+from draco.cluster.aws import backend, extend, home, instances, registry, start, terraform
 from draco.cluster.aws.home import Home
+from draco.cluster.aws.leftovers import cleanup
 from draco.cluster.aws.settings import Settings
 from draco.cluster.backend import Cluster, Request, Say, quietly
 from draco.errors import MissingError, NoCapacityError, NotConfiguredError, RefusedError
@@ -104,7 +105,7 @@ def clean(account: Account) -> Iterator[None]:
     yield
     renew(account.fake)
     if account.alive():
-        leftovers.remove(REGION, "dev", ["cluster"], quietly)
+        cleanup.remove(REGION, "dev", ["cluster"], quietly)
         account.fake.client("s3").delete_object(Bucket=BUCKET, Key="draco/dev/cluster.tfstate")
         home.of(account.folder).choose(None)
     assert account.alive() == {}
@@ -165,9 +166,9 @@ def test_a_cluster_comes_up_is_repaired_put_off_guarded_and_taken_down(account: 
     with pytest.raises(RefusedError, match=r"^dev: has instances; make cluster-down"):
         backend.purge("dev", other.folder)
     other.down()  # nothing is known of it there but its name
-    found, unseen = leftovers.find(REGION, "dev")
+    found, unseen = cleanup.find(REGION, "dev")
     assert unseen == []
-    assert {each.root for each in found} == {"base"}, leftovers.sentence(found)
+    assert {each.root for each in found} == {"base"}, cleanup.sentence(found)
     account.down()  # what Terraform's state still names is gone: no error
 
 
@@ -284,7 +285,7 @@ def test_purging_takes_the_network_and_the_storage_too(account: Account) -> None
     """The last test here."""
     account.fake.client("ec2")
     backend.purge("dev", account.folder)
-    found, unseen = leftovers.find(REGION, "dev")
+    found, unseen = cleanup.find(REGION, "dev")
     assert (found, unseen) == ([], [])
     assert not home.of(account.folder).path.exists()
 

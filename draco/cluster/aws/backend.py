@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from draco.cluster import ssh
-from draco.cluster.aws import account, home, instances, leftovers, start, terraform
+from draco.cluster.aws import account, home, instances, start, terraform
 from draco.cluster.aws import settings as settings_module
+from draco.cluster.aws.leftovers import cleanup
 from draco.cluster.backend import HEAD, Cluster, Request, Say, State, quietly
 from draco.errors import DracoError, LeftoversError, MissingError, RefusedError
 
@@ -47,9 +48,9 @@ def remaining(region: str, name: str, say: Say, failed: DracoError | None = None
         LeftoversError: something could not be removed, or not be looked at.
     """
     say("looking for leftovers")
-    found, unseen = leftovers.find(region, name, ["cluster"])
+    found, unseen = cleanup.find(region, name, ["cluster"])
     if found:
-        leftovers.remove(region, name, ["cluster"], say)
+        cleanup.remove(region, name, ["cluster"], say)
     if unseen:
         raise LeftoversError("\n".join([f"{name}: nobody could see whether all is gone:", *unseen]))
     if failed and not found:
@@ -64,7 +65,7 @@ def purge(name: str, folder: Path, say: Say = quietly) -> None:
         raise RefusedError(f"{name}: has instances; make cluster-down NAME={name} CLUSTER=aws first")
     if terraform.known(there.base):
         terraform.destroy(there.base, say)
-    leftovers.remove(region, name, ["cluster", "base"], say)
+    cleanup.remove(region, name, ["cluster", "base"], say)
     for path in sorted(there.path.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     if there.path.exists():

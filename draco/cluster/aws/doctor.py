@@ -16,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from draco.cluster import configure, docker
-from draco.cluster.aws import account, address, quotas, quote
-from draco.cluster.aws.quotas import Quota
+from draco.cluster.aws import account
+from draco.cluster.aws.cost import quotas, quote
+from draco.cluster.aws.cost.quotas import Quota
 from draco.cluster.aws.settings import Settings
 from draco.errors import DracoError, MissingError
 
@@ -45,7 +46,7 @@ def checks(settings: Settings, image: str, workers: int = 3) -> Iterator[Check]:
     engine = _tried("docker", _engine, "install Docker and start its engine; add this user to its group docker")
     yield engine
     yield _tried("image", partial(_image, image), "make image") if engine.ok else _untold("image", "no Docker Engine")
-    yield _tried("own address", lambda: settings.ssh_cidr or address.own_cidr(), "SET=ssh_cidr=x.y.z.w/32 names it")
+    yield _tried("own address", lambda: settings.ssh_cidr or account.own_cidr(), "SET=ssh_cidr=x.y.z.w/32 names it")
     region = _tried("region", partial(_region, settings), "AWS_REGION=us-east-1, or SET=region=us-east-1")
     yield region
     yield from _at_aws(settings, workers, region.found if region.ok else None)

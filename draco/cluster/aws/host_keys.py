@@ -12,7 +12,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from draco.cluster.aws.account import client, speaking
+from draco.cluster.aws.account import client, pages, speaking
 from draco.errors import NotConfiguredError
 
 _BEGIN, _END = "-----BEGIN SSH HOST KEY KEYS-----", "-----END SSH HOST KEY KEYS-----"
@@ -90,11 +90,10 @@ def _output(region: str, instance: str, **how: bool) -> str:
 def _refuse_ended(region: str, instances: Mapping[str, str]) -> None:
     nodes = {identity: node for node, identity in instances.items()}
     with speaking("asking AWS which nodes have ended"):
-        pages = client("ec2", region).get_paginator("describe_instances").paginate(
-            Filters=[{"Name": "instance-id", "Values": list(nodes)}])  # fmt: skip
+        named = [{"Name": "instance-id", "Values": list(nodes)}]
         ended = [
             _why(nodes[raw["InstanceId"]], raw)
-            for page in pages
+            for page in pages("ec2", region, "describe_instances", Filters=named)
             for reservation in page["Reservations"]
             for raw in reservation["Instances"]
             if raw["State"]["Name"] not in ("pending", "running")

@@ -28,7 +28,7 @@ def find(region: str, name: str) -> list[Instance]:
     filters = [{"Name": "tag:Project", "Values": ["draco"]}, {"Name": "tag:Cluster", "Values": [name]},
                {"Name": "instance-state-name", "Values": list(_PRESENT)}]  # fmt: skip
     with account.speaking(f"looking for the instances of {name}"):
-        pages = account.client("ec2", region).get_paginator("describe_instances").paginate(Filters=filters)
+        pages = account.pages("ec2", region, "describe_instances", Filters=filters)
         return [_instance(each) for page in pages for group in page["Reservations"] for each in group["Instances"]]
 
 

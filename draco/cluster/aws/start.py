@@ -12,21 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from draco.cluster import docker, ssh
-from draco.cluster.aws import (
-    account,
-    address,
-    home,
-    host_keys,
-    instances,
-    leftovers,
-    optional,
-    quote,
-    registry,
-    terraform,
-)
+from draco.cluster.aws import account, home, host_keys, instances, registry, terraform
 from draco.cluster.aws import settings as settings_module
+from draco.cluster.aws.cost import quote
+from draco.cluster.aws.cost.quote import Quote
 from draco.cluster.aws.home import Choice, Home
-from draco.cluster.aws.quote import Quote
+from draco.cluster.aws.leftovers import cleanup
 from draco.cluster.aws.settings import Settings
 from draco.cluster.backend import HEAD, Cluster, Node, Request, Say, names
 from draco.errors import MissingError, NoCapacityError, NotConfiguredError, RefusedError
@@ -122,7 +113,7 @@ def up(request: Request, folder: Path, say: Say) -> Cluster:
     _refuse_others(request.name, settings, there)
     refuse_changes(request, settings, folder)
     owner = settings.owner or re.sub(r"[^\w+=,.@-]", "-", caller.name, flags=re.ASCII)[:64]
-    ssh_cidr = settings.ssh_cidr or address.own_cidr()
+    ssh_cidr = settings.ssh_cidr or account.own_cidr()
     choice = there.choice() if instances.alive(region, request.name) else None
     _refuse_fewer(request, region)
     choices = [] if choice else _choices(request, settings, folder, say)
@@ -161,8 +152,8 @@ def _refuse_others(name: str, settings: Settings, there: Home) -> None:
     if terraform.known(there.base):
         return
     region = _region(settings)
-    found, _ = leftovers.find(region, name)
-    state = home.bucket(settings, name, "base")
+    found, _ = cleanup.find(region, name)
+    state = settings.bucket(name, "base")
     is_ours = state is not None and account.has_object(state.region, state.name, state.key)
     if is_ours and any(each.kind == "instance" for each in found):
         raise RefusedError(f"{name}: is up, started from elsewhere; make cluster-down NAME={name} CLUSTER=aws first")
@@ -178,7 +169,7 @@ def _refuse_others(name: str, settings: Settings, there: Home) -> None:
     elsewhere = (
         None
         if found
-        else optional.ask(
+        else account.ask(
             "looking for roles", lambda: account.tags_of_role(region, role).get("Region", "an unknown region")
         )
     )
@@ -216,7 +207,7 @@ def _ami(region: str) -> str:
 def _base(name: str, settings: Settings, owner: str, there: Home, say: Say) -> dict[str, Any]:
     """Make or mend network, storage and registry; return where they are."""
     values = {"name": name, "owner": owner, "region": settings.region, "ssm": settings.ssm}
-    terraform.prepare("base", there.base, values, home.bucket(settings, name, "base"))
+    terraform.prepare("base", there.base, values, settings.bucket(name, "base"))
     _apply(there.base, "base", name, _region(settings), say)
     return terraform.outputs(there.base)
 
@@ -228,7 +219,7 @@ def _apply(folder: Path, root: str, name: str, region: str, say: Say, limit_s: f
     except NotConfiguredError as error:
         if not _TAKEN.search(str(error)):
             raise
-        leftovers.remove_strays(region, name, root, terraform.values(folder), say)
+        cleanup.remove_strays(region, name, root, terraform.values(folder), say)
         terraform.apply(folder, say, limit_s)
 
 
@@ -326,7 +317,7 @@ def _make(
         {**values, "zone": choice.zone, "subnet_id": subnets[choice.zone], "worker_type": choice.type,
          "market": choice.market, "on_demand_workers": list(choice.promoted), "ami": choice.ami,
          "expires_at": choice.expires_at},
-        home.bucket(settings, values["name"], "cluster"),
+        settings.bucket(values["name"], "cluster"),
     )  # fmt: skip
     _apply(there.cluster, "cluster", values["name"], values["region"], say, START_LIMIT_S)
     return choice

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from draco.cluster.aws import account
+from draco.cluster.aws.settings import Bucket
 from draco.errors import DracoError, MissingError, NoCapacityError, NotConfiguredError, RefusedError
 from draco.runs import directory as run_directory
 
@@ -31,14 +32,6 @@ _NO_CAPACITY = {
     "SpotMaxPriceTooLow", "MaxSpotInstanceCountExceeded", "VcpuLimitExceeded", "InstanceLimitExceeded", "Unsupported",
 }  # fmt: skip
 _CODE = re.compile(r"api error (\w+): (.*?)(?:\n|$)")
-
-
-class Bucket(NamedTuple):
-    """Where the state is kept, if not beside the copy."""
-
-    name: str
-    key: str
-    region: str
 
 
 class _Fault(NamedTuple):

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 from rich.console import Group
 from rich.table import Table
 
-from draco.cluster.aws import candidates, prices, quotas
-from draco.cluster.aws.candidates import Candidate
-from draco.cluster.aws.prices import Prices
-from draco.cluster.aws.quotas import Kind, Quota
+from draco.cluster.aws.cost import prices, quotas
+from draco.cluster.aws.cost.prices import Candidate, Prices
+from draco.cluster.aws.cost.quotas import Kind, Quota
 from draco.cluster.aws.settings import Settings
 from draco.errors import MissingError, NoCapacityError, RefusedError
 
@@ -88,14 +87,14 @@ def quote(name: str, settings: Settings, workers: int) -> Quote:
     types = worker_types(settings, survey.kinds)
     quotas.refuse_unfit(settings.region, (settings.head_type, *types), survey.kinds, efa=settings.efa)
     found = prices.fetch(settings.region, (settings.head_type, *types))
-    scores = candidates.scores(settings.region, types, workers)
+    scores = prices.scores(settings.region, types, workers)
     bare = Quote(name, settings, workers, found, (), ())
 
     def quotas_of(candidate: Candidate) -> tuple[Quota, ...]:
         return survey.quotas(settings.head_type, candidate.type, candidate.market, workers)
 
     usable = _preferring(
-        startable(candidates.ordered(found, scores, types, settings.zone, settings.on_demand), found, settings),
+        startable(prices.ordered(found, scores, types, settings.zone, settings.on_demand), found, settings),
         lambda candidate: _affordable(bare.at(candidate.price), settings.max_price),
         lambda candidate: not any(each.is_short for each in quotas_of(candidate)),
     )

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from draco.cluster.aws import account, optional
-from draco.cluster.aws.candidates import Market
+from draco.cluster.aws import account
+from draco.cluster.aws.cost.prices import Market
 from draco.errors import RefusedError
 
 _TYPES_A_CALL = 100
@@ -145,11 +145,8 @@ def kinds(region: str, types: Iterable[str]) -> dict[str, Kind]:
     found: dict[str, Kind] = {}
     with account.speaking(f"asking AWS for the instance types of {region}"):
         for first in range(0, len(wanted), _TYPES_A_CALL):
-            pages = (
-                account.client("ec2", region)
-                .get_paginator("describe_instance_types")
-                .paginate(Filters=[{"Name": "instance-type", "Values": wanted[first : first + _TYPES_A_CALL]}])
-            )
+            named = [{"Name": "instance-type", "Values": wanted[first : first + _TYPES_A_CALL]}]
+            pages = account.pages("ec2", region, "describe_instance_types", Filters=named)
             found |= {told["InstanceType"]: _kind(told) for page in pages for told in page["InstanceTypes"]}
     return found
 
@@ -182,16 +179,13 @@ def _kind(told: Mapping[str, Any]) -> Kind:
 
 def _running(region: str) -> list[Mapping[str, Any]]:
     with account.speaking(f"asking AWS what runs in {region}"):
-        pages = (
-            account.client("ec2", region)
-            .get_paginator("describe_instances")
-            .paginate(Filters=[{"Name": "instance-state-name", "Values": ["pending", "running"]}])
-        )
+        there = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
+        pages = account.pages("ec2", region, "describe_instances", Filters=there)
         return [each for page in pages for reservation in page["Reservations"] for each in reservation["Instances"]]
 
 
 def _limit(region: str, code: str) -> int | None:
-    told = optional.ask(
+    told = account.ask(
         "asking AWS for quotas",
         lambda: account.client("service-quotas", region).get_service_quota(ServiceCode="ec2", QuotaCode=code),
     )

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from rich.table import Table
 
 from draco.cluster.aws.account import speaking
-from draco.cluster.aws.tagged import KINDS, Kind, Seen, is_gone
+from draco.cluster.aws.leftovers.kinds import KINDS, Kind, Seen, is_gone
 from draco.errors import DracoError, LeftoversError, MissingError
 
 _POLL_S = 2.0
@@ -26,7 +26,7 @@ _AFTER_A_FAULT_S = 60.0
 class Left(NamedTuple):
     """One thing of a cluster's."""
 
-    kind: str  # a name in tagged.KINDS
+    kind: str  # a name in kinds.KINDS
     id: str
     name: str  # of the cluster
     root: str  # "cluster", or "base": what outlives clusters

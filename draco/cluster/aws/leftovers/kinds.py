@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
-from draco.cluster.aws.account import client
+from draco.cluster.aws.account import client, pages
 
 _GONE = re.compile(r"NotFound|NoSuchEntity|\.Unknown$")
 
@@ -54,14 +54,6 @@ def is_gone(error: ClientError) -> bool:
     return bool(_GONE.search(error.response["Error"]["Code"]))
 
 
-def _pages(service: str, region: str, operation: str, **arguments: Any) -> Iterator[dict[str, Any]]:
-    asked = client(service, region)
-    if asked.can_paginate(operation):
-        yield from asked.get_paginator(operation).paginate(**arguments)
-    else:
-        yield getattr(asked, operation)(**arguments)
-
-
 def _tags(raw: Mapping[str, Any]) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in raw.get("Tags") or raw.get("TagSet") or []}  # TagSet: interfaces
 
@@ -77,7 +69,7 @@ def _ec2(
     """Return the look-up for a kind that EC2 filters by tags; what `about` returns None for is left out."""
 
     def look(region: str, name: str | None) -> Iterator[Seen]:
-        for page in _pages("ec2", region, operation, Filters=_filters(name)):
+        for page in pages("ec2", region, operation, Filters=_filters(name)):
             for raw in page[key]:
                 if (said := about(raw)) is not None:
                     yield Seen(raw[identity], _tags(raw), *said)
@@ -92,7 +84,7 @@ def _by_ec2(operation: str, parameter: str) -> Callable[[str, str], Any]:
 
 def _all_instances(region: str, name: str | None) -> Iterator[dict[str, Any]]:
     """Return those that have ended lately too: their spot requests may still be open."""
-    for page in _pages("ec2", region, "describe_instances", Filters=_filters(name)):
+    for page in pages("ec2", region, "describe_instances", Filters=_filters(name)):
         for reservation in page["Reservations"]:
             yield from reservation["Instances"]
 
@@ -114,7 +106,7 @@ def _spot_requests(region: str, name: str | None) -> Iterator[Seen]:
     for raw in _all_instances(region, name):
         owners |= {raw[key]: _tags(raw) for key in ("InstanceId", "SpotInstanceRequestId") if raw.get(key)}
     wanted = [{"Name": "state", "Values": ["open", "active"]}]
-    for page in _pages("ec2", region, "describe_spot_instance_requests", Filters=wanted):
+    for page in pages("ec2", region, "describe_spot_instance_requests", Filters=wanted):
         for raw in page["SpotInstanceRequests"]:
             identity, instance, tags = raw["SpotInstanceRequestId"], raw.get("InstanceId", ""), _tags(raw)
             if "Project" not in tags:
@@ -146,7 +138,7 @@ def _delete_group(region: str, identity: str) -> None:
     """Delete a security group after its rules: two groups that name each other can otherwise not be deleted."""
     ec2 = client("ec2", region)
     rules: dict[bool, list[str]] = {False: [], True: []}
-    for page in _pages(
+    for page in pages(
         "ec2", region, "describe_security_group_rules", Filters=[{"Name": "group-id", "Values": [identity]}]
     ):
         for rule in page["SecurityGroupRules"]:
@@ -182,7 +174,7 @@ def _delete_gateway(region: str, identity: str) -> None:
 
 
 def _file_systems(region: str, name: str | None) -> Iterator[Seen]:
-    for page in _pages("efs", region, "describe_file_systems"):
+    for page in pages("efs", region, "describe_file_systems"):
         for raw in page["FileSystems"]:
             note = f"data and runs, {raw['SizeInBytes']['Value'] / 1e9:.1f} GB"
             yield Seen(raw["FileSystemId"], _tags(raw), note, True, raw["LifeCycleState"] in ("deleting", "deleted"))
@@ -192,7 +184,7 @@ def _mount_targets(region: str, name: str | None) -> Iterator[Seen]:
     """Return those of Draco's file systems: they have no tags of their own."""
     for system in _file_systems(region, name):
         if system.tags.get("Project") == "draco" and not system.ending:
-            for page in _pages("efs", region, "describe_mount_targets", FileSystemId=system.id):
+            for page in pages("efs", region, "describe_mount_targets", FileSystemId=system.id):
                 for raw in page["MountTargets"]:
                     ending = raw["LifeCycleState"] in ("deleting", "deleted")
                     yield Seen(raw["MountTargetId"], system.tags, f"of {system.id}", False, ending)
@@ -200,7 +192,7 @@ def _mount_targets(region: str, name: str | None) -> Iterator[Seen]:
 
 def _delete_file_system(region: str, identity: str) -> None:
     efs = client("efs", region)
-    for page in _pages("efs", region, "describe_access_points", FileSystemId=identity):
+    for page in pages("efs", region, "describe_access_points", FileSystemId=identity):
         for point in page["AccessPoints"]:
             efs.delete_access_point(AccessPointId=point["AccessPointId"])
     efs.delete_file_system(FileSystemId=identity)
@@ -218,7 +210,7 @@ def _or_gone(operation: Callable[..., dict[str, Any]], **arguments: str) -> dict
 
 def _repositories(region: str, name: str | None) -> Iterator[Seen]:
     ecr = client("ecr", region)
-    for page in _pages("ecr", region, "describe_repositories"):
+    for page in pages("ecr", region, "describe_repositories"):
         for raw in page["repositories"]:
             if raw["repositoryName"].startswith("draco-"):
                 told = _or_gone(ecr.list_tags_for_resource, resourceArn=raw["repositoryArn"])
@@ -232,7 +224,7 @@ def _of_iam(plural: str, singular: str) -> Callable[[str, str | None], Iterator[
     def look(region: str, name: str | None) -> Iterator[Seen]:
         operation = re.sub(r"(?<!^)(?=[A-Z])", "_", singular).lower()  # InstanceProfile: instance_profile
         get = getattr(client("iam", region), f"get_{operation}")
-        for page in _pages("iam", region, f"list_{operation}s"):
+        for page in pages("iam", region, f"list_{operation}s"):
             for raw in page[plural]:
                 identity = raw[f"{singular}Name"]
                 if identity.startswith(f"draco-{name}-" if name else "draco-"):
@@ -252,24 +244,24 @@ def _delete_profile(region: str, identity: str) -> None:
 
 def _delete_role(region: str, identity: str) -> None:
     iam = client("iam", region)
-    for page in _pages("iam", region, "list_attached_role_policies", RoleName=identity):
+    for page in pages("iam", region, "list_attached_role_policies", RoleName=identity):
         for policy in page["AttachedPolicies"]:
             iam.detach_role_policy(RoleName=identity, PolicyArn=policy["PolicyArn"])
-    for page in _pages("iam", region, "list_role_policies", RoleName=identity):
+    for page in pages("iam", region, "list_role_policies", RoleName=identity):
         for inline in page["PolicyNames"]:
             iam.delete_role_policy(RoleName=identity, PolicyName=inline)
     iam.delete_role(RoleName=identity)
 
 
 def _experiment_templates(region: str, name: str | None) -> Iterator[Seen]:
-    for page in _pages("fis", region, "list_experiment_templates"):
+    for page in pages("fis", region, "list_experiment_templates"):
         for raw in page["experimentTemplates"]:
             yield Seen(raw["id"], raw.get("tags", {}), raw.get("description", ""))
 
 
 def _log_groups(region: str, name: str | None) -> Iterator[Seen]:
     logs = client("logs", region)
-    for page in _pages("logs", region, "describe_log_groups", logGroupNamePrefix=f"/draco/{name or ''}"):
+    for page in pages("logs", region, "describe_log_groups", logGroupNamePrefix=f"/draco/{name or ''}"):
         for raw in page["logGroups"]:
             told = _or_gone(logs.list_tags_for_resource, resourceArn=raw["arn"].removesuffix(":*"))
             if told is not None:

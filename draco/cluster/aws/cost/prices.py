@@ -1,12 +1,11 @@
-"""What a cluster's parts cost: spot and on-demand prices as AWS tells them now, and a few that hardly ever change."""
+"""What a cluster's parts cost now, and the places where workers could run, in the order in which they are tried."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from draco.cluster.aws import account, optional
+from draco.cluster.aws import account
 
 # From AWS's price pages for us-east-1 (EBS, VPC, EFS), the same in 2024-02 and 2026-06. Other regions differ, mostly by
 # less than a third; beside an instance's price none of the three weighs much.
@@ -17,6 +16,10 @@ HOURS_A_MONTH = 730
 
 _PRICE_LIST_REGION = "us-east-1"  # one of the few with the service; it tells the prices of all of them
 _LOOKED_BACK = timedelta(days=30)
+_UNKNOWN_SCORE = 5
+_FEWEST_TYPES = 3  # for fewer AWS's score is always low, whatever the capacity
+
+Market = Literal["spot", "on-demand"]
 
 
 class Spot(NamedTuple):
@@ -36,9 +39,20 @@ class Prices(NamedTuple):
     on_demand: Mapping[str, float | None]  # by type; None: AWS did not tell
 
 
-@cache
+class Candidate(NamedTuple):
+    """One type in one zone on one market; prices are in dollars per hour, None where AWS did not tell."""
+
+    type: str
+    zone: str
+    market: Market
+    price: float | None
+    month_max: float | None  # of the spot price
+    on_demand: float | None
+    score: int | None  # 1-10, AWS's guess whether the spot request would succeed
+
+
 def fetch(region: str, types: tuple[str, ...]) -> Prices:
-    """Ask AWS what the types cost in every zone of the region; asked again, the answer is the same and costs nothing.
+    """Ask AWS what the types cost in every zone of the region.
 
     Raises:
         DracoError: AWS did not answer.
@@ -47,7 +61,7 @@ def fetch(region: str, types: tuple[str, ...]) -> Prices:
     offered = frozenset(pair for pair in _offered(region, types) if pair[1] in names)
     there = tuple(name for name in dict.fromkeys(types) if any(name == pair[0] for pair in offered))
     spot = spot_prices(_spot_history(region, there)) if there else {}
-    on_demand = optional.ask(
+    on_demand = account.ask(
         "asking AWS for on-demand prices",
         lambda: {name: on_demand_price(_products(region, name)) for name in there},
     )
@@ -64,6 +78,59 @@ def zones(region: str) -> dict[str, str]:
             Filters=[{"Name": "state", "Values": ["available"]}, {"Name": "zone-type", "Values": ["availability-zone"]}]
         )
     return {zone["ZoneId"]: zone["ZoneName"] for zone in told["AvailabilityZones"]}
+
+
+def ordered(
+    prices: Prices, scores: Mapping[tuple[str, str], int], types: Sequence[str], zone: str | None, on_demand: bool
+) -> tuple[Candidate, ...]:
+    """Return the candidates, best first; on-demand ones come last, if at all.
+
+    A spot candidate ranks by price x (2 - score / 10): the score is read as the chance, in tenths, that an hour's work
+    is kept, and what is lost is done once more. On-demand candidates rank by price alone.
+    """
+    pairs = sorted(pair for pair in prices.offered if pair[0] in types and zone in (None, pair[1]))
+    spot = [
+        Candidate(
+            *pair, "spot", prices.spot[pair].now, prices.spot[pair].month_max, prices.on_demand[pair[0]],
+            scores.get(pair),
+        )
+        for pair in pairs if pair in prices.spot
+    ]  # fmt: skip
+    dear = [
+        Candidate(*pair, "on-demand", prices.on_demand[pair[0]], None, prices.on_demand[pair[0]], None)
+        for pair in pairs if on_demand
+    ]  # fmt: skip
+    return tuple(sorted([*spot, *dear], key=lambda candidate: _rank(candidate, types)))
+
+
+def _rank(candidate: Candidate, types: Sequence[str]) -> tuple[bool, float, int, str]:
+    price = float("inf") if candidate.price is None else candidate.price
+    if candidate.market == "spot":
+        price *= 2 - (_UNKNOWN_SCORE if candidate.score is None else candidate.score) / 10
+    return candidate.market != "spot", price, types.index(candidate.type), candidate.zone
+
+
+def scores(region: str, types: Sequence[str], workers: int) -> dict[tuple[str, str], int]:
+    """Return AWS's spot placement scores of the region's zones, the same for every type: they are asked for together.
+
+    Nothing where AWS does not tell them, and for fewer than three types.
+
+    Raises:
+        DracoError: AWS answers nothing at all.
+    """
+    if len(set(types)) < _FEWEST_TYPES:
+        return {}
+    names = zones(region)
+    pages = account.ask(
+        "asking AWS for spot placement scores",
+        lambda: list(account.pages(
+            "ec2", region, "get_spot_placement_scores", InstanceTypes=list(types), TargetCapacity=workers,
+            TargetCapacityUnitType="units", SingleAvailabilityZone=True, RegionNames=[region],
+        )),
+    )  # fmt: skip
+    told = [each for page in pages or () for each in page["SpotPlacementScores"]]
+    by_zone = {names[each["AvailabilityZoneId"]]: each["Score"] for each in told if each["AvailabilityZoneId"] in names}
+    return {(name, zone): score for name in types for zone, score in by_zone.items()}
 
 
 def spot_prices(history: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Spot]:
@@ -92,27 +159,19 @@ def on_demand_price(products: Iterable[str]) -> float | None:
 
 def _offered(region: str, types: Sequence[str]) -> list[tuple[str, str]]:
     with account.speaking(f"asking AWS where in {region} there is {', '.join(types)}"):
-        pages = (
-            account.client("ec2", region)
-            .get_paginator("describe_instance_type_offerings")
-            .paginate(
-                LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": sorted(set(types))}]
-            )
-        )
+        pages = account.pages(
+            "ec2", region, "describe_instance_type_offerings", LocationType="availability-zone",
+            Filters=[{"Name": "instance-type", "Values": sorted(set(types))}],
+        )  # fmt: skip
         return [(each["InstanceType"], each["Location"]) for page in pages for each in page["InstanceTypeOfferings"]]
 
 
 def _spot_history(region: str, types: Sequence[str]) -> list[Mapping[str, Any]]:
     with account.speaking(f"asking AWS for the spot prices of {region}"):
-        pages = (
-            account.client("ec2", region)
-            .get_paginator("describe_spot_price_history")
-            .paginate(
-                InstanceTypes=list(types),
-                ProductDescriptions=["Linux/UNIX"],
-                StartTime=datetime.now(UTC) - _LOOKED_BACK,
-            )
-        )
+        pages = account.pages(
+            "ec2", region, "describe_spot_price_history", InstanceTypes=list(types),
+            ProductDescriptions=["Linux/UNIX"], StartTime=datetime.now(UTC) - _LOOKED_BACK,
+        )  # fmt: skip
         return [entry for page in pages for entry in page["SpotPriceHistory"]]
 
 
@@ -122,12 +181,8 @@ def _products(region: str, name: str) -> list[str]:
         "regionCode": region, "instanceType": name, "operatingSystem": "Linux", "tenancy": "Shared",
         "preInstalledSw": "NA", "capacitystatus": "Used",
     }  # fmt: skip
-    pages = (
-        account.client("pricing", _PRICE_LIST_REGION)
-        .get_paginator("get_products")
-        .paginate(
-            ServiceCode="AmazonEC2",
-            Filters=[{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in wanted.items()],
-        )
-    )
+    pages = account.pages(
+        "pricing", _PRICE_LIST_REGION, "get_products", ServiceCode="AmazonEC2",
+        Filters=[{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in wanted.items()],
+    )  # fmt: skip
     return [product for page in pages for product in page["PriceList"]]
