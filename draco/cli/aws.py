@@ -11,16 +11,16 @@ from draco.errors import LeftoversError, MissingError, RefusedError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from draco.cluster.backend import Cluster, Request
-    from draco.cluster.interrupt import Way
+    from draco.cluster.backend import Request
 
 
 def plan(request: "Request", folder: Path, *, as_json: bool) -> int:
     """Print what a cluster would cost, and refuse as `cluster-up` would; change nothing."""
-    from draco.cluster.aws import start
+    from draco.cluster.aws import agreement
     from draco.cluster.aws.cost import quote
 
-    found = start.quoted(request, start.wanted(request, folder), folder)
+    settings = agreement.wanted(request, folder)
+    found = agreement.quoted(request, settings, agreement.standing(request, settings, folder))
     if as_json:
         print(json.dumps(quote.as_json(found), indent=1))
     else:
@@ -29,34 +29,12 @@ def plan(request: "Request", folder: Path, *, as_json: bool) -> int:
     return 0
 
 
-def agree(request: "Request", folder: Path, console: "Console", *, yes: bool) -> None:
-    """Show the price of what would be started, and ask. Nothing to start: nothing to ask.
+def ask(what: str, yes: bool) -> None:
+    """Ask the user whether something may be done that costs money or removes things; `yes`: it may.
 
     Raises:
-        RefusedError: declined, or above max_price.
-        NoCapacityError, MissingError: there is nowhere to start it, or a quota falls short.
+        RefusedError: declined, or there is nobody to ask.
     """
-    from draco.cluster.aws import registry, start
-    from draco.cluster.aws.cost import quote
-
-    settings = start.wanted(request, folder)
-    start.refuse_changes(request, settings, folder)
-    nodes = start.missing(request, settings)
-    if not nodes:
-        return
-    found = start.quoted(request, settings, folder)
-    console.print(quote.table(found), highlight=False)
-    quote.refuse(found)
-    with console.status("scanning the image, if there is a scanner"):
-        vulnerabilities = registry.scan(request.image)
-    if vulnerabilities:
-        console.print(vulnerabilities, highlight=False)
-    if len(nodes) <= request.workers:
-        console.print(f"to be started: {', '.join(nodes)}; the others are there", highlight=False)
-    _ask(f"{request.name}: start it", yes)
-
-
-def _ask(what: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
@@ -103,7 +81,7 @@ def leftovers(name: str | None, region: str | None, *, remove: bool, yes: bool, 
     if remove and name:
         if name in ups:
             raise RefusedError(f"{name}: is up; make cluster-down NAME={name}")
-        _ask(f"{name}: remove its instances and what belongs to them (storage and runs stay)", yes)
+        ask(f"{name}: remove its instances and what belongs to them (storage and runs stay)", yes)
         with console.status("removing") as spinner:
             left.remove(region, name, ["cluster"], spinner.update)
         console.print(f"{name}: removed; make cluster-purge NAME={name} CLUSTER=aws removes storage and runs too")
@@ -119,41 +97,19 @@ def leftovers(name: str | None, region: str | None, *, remove: bool, yes: bool, 
 
 def extend(name: str, folder: Path, hours: float, *, yes: bool) -> int:
     """Put a cluster's end off."""
-    from draco.cluster import state
+    from draco.cluster import backend, state
     from draco.cluster.aws import extend as extending
     from draco.cluster.aws.cost import quote
 
     cluster = state.chosen(name)
-    if cluster.backend != "aws":
+    if not backend.paid(cluster.backend):
         raise RefusedError(f"{name}: is CLUSTER={cluster.backend}, which has no end to put off")
     per_hour = cluster.details["per_hour"]
     price = quote.dollars(per_hour * hours if per_hour else None)
-    _ask(f"{name}: {hours:g} hours more, about {price} ({quote.dollars(per_hour)} per hour)", yes)
+    ask(f"{name}: {hours:g} hours more, about {price} ({quote.dollars(per_hour)} per hour)", yes)
     until = extending.extend(cluster, folder, hours)
     print(f"{name}: ends itself at {until}")
     return 0
-
-
-def interruption(
-    cluster: "Cluster", node: str, notice_s: float, console: "Console", *, yes: bool
-) -> "tuple[Way, float]":
-    """Say what AWS will do to a node and ask; return the way and the seconds between notice and end, as AWS has them.
-
-    Raises:
-        RefusedError: declined, on demand, or a notice longer than AWS gives.
-        MissingError: the node or the role is not there.
-    """
-    from draco.cluster.aws import fault_injection
-    from draco.cluster.aws.cost import quote
-
-    minutes = fault_injection.minutes(notice_s)
-    target = fault_injection.target(cluster, node)
-    if 60 * minutes != notice_s:
-        console.print(f"NOTICE={notice_s:g}: AWS takes {minutes} minutes, from 2 on and whole ones", highlight=False)
-    cost = quote.dollars(fault_injection.PER_MINUTE * minutes)
-    console.print(f"{node}: AWS Fault Injection Service takes {cost} for it, and the instance ends", highlight=False)
-    _ask(f"{cluster.name}: interrupt {node} ({target.instance.id})", yes)
-    return fault_injection.way(cluster, target), 60.0 * minutes
 
 
 def _console() -> "Console":

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from draco.cli.aws import ask
 from draco.errors import MissingError, RefusedError
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def same(cluster: "Cluster", args: argparse.Namespace, arguments: Sequence[str])
 
 def train(cluster: "Cluster", args: argparse.Namespace, job: "Job", console: "Console") -> int:
     """Start the job on the cluster's head and watch it, unless it is to run by itself."""
-    from draco.cluster import lifecycle, remote, state
+    from draco.cluster import backend, lifecycle, remote, state
     from draco.job import to_yaml
 
     if args.secret:
@@ -168,22 +169,14 @@ def train(cluster: "Cluster", args: argparse.Namespace, job: "Job", console: "Co
         return 0
     console.print(f"{job.name}: {run}", highlight=False)
     loss = job.on_loss
-    if loss.on_demand and "dearer" in cluster.details:
-        console.print(_dearer(cluster), highlight=False)
+    if loss.on_demand and (paid := backend.paid(cluster.backend)) and (price := paid.replacing(cluster)):
+        console.print(price, highlight=False)
     status = remote.attend(
         cluster, run, console, _again(args), replace=loss.name == "replace", on_demand=loss.on_demand
     )
     if status.state == "succeeded":
         return remote.same(cluster, ["report", run])
     return ended(args, run, status)
-
-
-def _dearer(cluster: "Cluster") -> str:
-    """Say what may come to be paid for nodes that the spot market cannot replace."""
-    from draco.cluster.aws.cost import quote
-
-    more = quote.dollars(cluster.details["dearer"])
-    return f"a lost worker that the spot market cannot replace is bought on demand: {more} per hour more each"
 
 
 def ended(args: argparse.Namespace, run: str, status: "Status") -> int:
@@ -224,7 +217,7 @@ def prepare_data(cluster: "Cluster", jobs: Sequence["Job"]) -> int:
 def _up(args: argparse.Namespace) -> int:
     import time
 
-    from draco.cluster import lifecycle, state
+    from draco.cluster import backend, lifecycle, state
 
     console = _console()
     before = state.load(args.name)
@@ -236,10 +229,11 @@ def _up(args: argparse.Namespace) -> int:
         inventory=args.inventory or (Path(known["inventory"]) if "inventory" in known else None),
         on_demand=args.on_demand,
     )
-    if kind == "aws":
-        from draco.cli import aws as money
-
-        money.agree(request, state.path_of(args.name), console, yes=args.yes)
+    if paid := backend.paid(kind):
+        offer = paid.offer(request, state.path_of(args.name), console)
+        if offer.question:
+            ask(offer.question, args.yes)
+        request = request._replace(agreed=offer.agreed)
     elif args.set:
         raise RefusedError(f"SET={' '.join(args.set)}: is for CLUSTER=aws")
     began = time.monotonic()
@@ -287,7 +281,9 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _only_aws(args: argparse.Namespace) -> None:
-    if args.cluster not in (None, "aws"):
+    from draco.cluster import backend
+
+    if args.cluster and not backend.paid(args.cluster):
         raise RefusedError(f"CLUSTER={args.cluster}: costs nothing and needs no account; this is for CLUSTER=aws")
 
 
@@ -319,7 +315,7 @@ def _room(cluster: "Cluster") -> str:
 
 def _status(args: argparse.Namespace) -> int:
     from draco.cluster import remote, state, status
-    from draco.cluster.backends import BACKENDS
+    from draco.cluster.backend import BACKENDS
 
     cluster = state.chosen(args.name)
     backend, folder = BACKENDS[cluster.backend], state.folder(cluster.name)
@@ -377,16 +373,18 @@ def _purge(args: argparse.Namespace) -> int:
 
 def _interrupt(args: argparse.Namespace) -> int:
     from draco.cluster import interrupt, state
+    from draco.cluster.backend import named
 
     cluster = state.chosen(args.name)
     interrupt.refuse(cluster, args.node)
-    way, notice_s = interrupt.by_hand(cluster, args.node), args.notice
-    if cluster.backend == "aws":
-        from draco.cli import aws as money
-
-        way, notice_s = money.interruption(cluster, args.node, notice_s, _console(), yes=args.yes)
+    eviction = named(cluster.backend).eviction(cluster, state.folder(cluster.name), args.node, args.notice)
+    console = _console()
+    for line in eviction.about:
+        console.print(line, highlight=False)
+    if eviction.question:
+        ask(eviction.question, args.yes)
     try:
-        outcome = interrupt.interrupt(cluster, args.node, notice_s, args.wait, _console(), way)
+        outcome = interrupt.interrupt(cluster, args.node, eviction, args.wait, console)
     except KeyboardInterrupt:
         return INTERRUPTED
     if outcome is None:

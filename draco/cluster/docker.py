@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from draco.cluster.backend import HEAD, Cluster, Node, Request, Say, State, names, quietly, writing
+from draco.cluster.backend import HEAD, Cluster, Node, Request, Say, State, names, quietly
+from draco.cluster.eviction import Eviction, by_hand, writing
 from draco.errors import MissingError, RefusedError
 from draco.launch.notices import PATH as NOTICE
 
@@ -128,36 +129,21 @@ def images(cluster: Cluster, folder: Path) -> dict[str, str]:
     return {name: str(container["Image"]) for name, container in _containers(cluster.name).items()}
 
 
-def announce(cluster: Cluster, folder: Path, node: str, notice: str) -> None:
+def eviction(cluster: Cluster, folder: Path, node: str, notice_s: float) -> Eviction:
     """See Backend."""
+    return by_hand(
+        node, notice_s, lambda notice: announce(cluster, folder, node, notice), lambda: kill(cluster, folder, node)
+    )
+
+
+def announce(cluster: Cluster, folder: Path, node: str, notice: str) -> None:
+    """Put a notice on a node, where the head reads it: launch/notices.py has its path and form."""
     _engine("exec", "--user", "0", _container(cluster.name, node), *writing(notice), about=f"{node}: giving notice")
 
 
 def kill(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend."""
+    """End a node at once."""
     _engine("kill", _container(cluster.name, node), about=f"{node}: docker kill")
-
-
-def pause(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend."""
-    _engine("pause", _container(cluster.name, node), about=f"{node}: docker pause")
-
-
-def resume(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend: nothing where a `cluster up` did it already."""
-    if states(cluster, folder)[node] == "paused":
-        _engine("unpause", _container(cluster.name, node), about=f"{node}: docker unpause")
-
-
-def cut(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend: the interface goes; after `heal` it has another name and the same address."""
-    _engine("network", "disconnect", _network(cluster.name), _container(cluster.name, node), about=f"{node}: cut")
-
-
-def heal(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend: nothing where a `cluster up` did it already."""
-    if not _is_connected(cluster.name, _containers(cluster.name)[node]):
-        _connect(cluster.name, next(n for n in cluster.nodes if n.name == node))
 
 
 def occupancy(nodes: int, cpus: float, cores: int) -> str:

@@ -13,13 +13,14 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from draco.cluster import ssh
-from draco.cluster.backend import HEAD, Cluster, Node, Request, Say, State, names, quietly, writing
+from draco.cluster.backend import HEAD, Cluster, Node, Request, Say, State, names, quietly
+from draco.cluster.eviction import Eviction, by_hand, writing
 from draco.errors import MissingError, RefusedError
 from draco.runs import directory as run_directory
 
@@ -140,46 +141,21 @@ def images(cluster: Cluster, folder: Path) -> dict[str, str]:
     return {}
 
 
-def announce(cluster: Cluster, folder: Path, node: str, notice: str) -> None:
+def eviction(cluster: Cluster, folder: Path, node: str, notice_s: float) -> Eviction:
     """See Backend."""
+    return by_hand(
+        node, notice_s, lambda notice: announce(cluster, folder, node, notice), lambda: kill(cluster, folder, node)
+    )
+
+
+def announce(cluster: Cluster, folder: Path, node: str, notice: str) -> None:
+    """Put a notice on a node, where the head reads it: launch/notices.py has its path and form."""
     _run(*command(cluster, folder, node, writing(notice)))
 
 
 def kill(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend."""
+    """End a node at once."""
     _end(folder, node)
-
-
-def pause(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend: every process of the node is stopped."""
-    _signal_all(folder, node, signal.SIGSTOP)
-
-
-def resume(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend."""
-    _signal_all(folder, node, signal.SIGCONT)
-
-
-def cut(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend."""
-    _run("ip", "link", "set", _veth(_prefix(folder), _index(cluster, node)), "down")
-
-
-def heal(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend."""
-    _run("ip", "link", "set", _veth(_prefix(folder), _index(cluster, node)), "up")
-
-
-def init_process(folder: Path, node: str) -> int:
-    """Return the process id, on this machine, of a node's first process; for tests that reach inside.
-
-    Raises:
-        MissingError: the node is not running.
-    """
-    init = _init(folder, node)
-    if init is None:
-        raise MissingError(f"{node}: is not running")
-    return init
 
 
 def _require_tools() -> None:
@@ -211,10 +187,6 @@ def _prefix(folder: Path) -> str:
 
 def _veth(prefix: str, index: int) -> str:
     return f"{prefix}v{index}"
-
-
-def _index(cluster: Cluster, node: str) -> int:
-    return [n.name for n in cluster.nodes].index(node)
 
 
 def _storage(folder: Path) -> Path:
@@ -348,25 +320,6 @@ def _init(folder: Path, node: str) -> int | None:
         children = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
         return int(children[0]) if children else None
     return None
-
-
-def _inside(folder: Path, node: str) -> Iterator[int]:
-    """Yield every process of a node."""
-    space = os.readlink(f"/proc/{init_process(folder, node)}/ns/pid")
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if os.readlink(entry / "ns/pid") == space:
-                yield int(entry.name)
-
-
-def _signal_all(folder: Path, node: str, number: signal.Signals) -> None:
-    """Signal every process of a node, until no process is left that was not signalled."""
-    done: set[int] = set()
-    while new := set(_inside(folder, node)) - done:
-        for pid in new:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        done |= new
 
 
 def _end(folder: Path, node: str) -> None:

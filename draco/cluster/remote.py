@@ -17,8 +17,7 @@ from typing import IO, Any
 from rich.console import Console
 
 from draco.cluster import state
-from draco.cluster.backend import HEAD, Cluster
-from draco.cluster.backends import BACKENDS
+from draco.cluster.backend import BACKENDS, HEAD, Cluster
 from draco.cluster.repair import Repair
 from draco.errors import NotConfiguredError
 from draco.launch.progress import Progress

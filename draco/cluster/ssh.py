@@ -18,7 +18,9 @@ from typing import Any
 
 from draco.cluster import docker
 from draco.cluster.backend import HEAD, Cluster, Node, Request, Runtime, Say, State, quietly
+from draco.cluster.eviction import Eviction
 from draco.errors import MissingError, RefusedError
+from draco.launch.notices import PATH, Notice
 
 WORK = "/srv/draco"
 CONTAINER = "draco"  # name of the trainer's container on a host with an engine
@@ -240,8 +242,9 @@ def images(cluster: Cluster, folder: Path) -> dict[str, str]:
     }
 
 
-def _refuse(cluster: Cluster, folder: Path, node: str, notice: str = "") -> None:
-    raise RefusedError(f"{cluster.name}: {node} is somebody's machine: faults are injected into docker and netns nodes")
-
-
-announce = kill = pause = resume = cut = heal = _refuse
+def eviction(cluster: Cluster, folder: Path, node: str, notice_s: float) -> Eviction:
+    """See Backend: nothing here ends somebody's machine."""
+    raise RefusedError(
+        f"{cluster.name}: {node} is somebody's machine, and nothing here ends it; what its owner writes to {PATH} "
+        f"on it is a notice to the head, such as {Notice('interruption', '2026-01-02T03:04:05Z').text()}"
+    )

@@ -13,7 +13,7 @@ import pytest
 from botocore import xform_name
 from rich.console import Console
 
-from draco.cluster.aws import extend, start
+from draco.cluster.aws import agreement, extend, start
 from draco.cluster.aws.cost import quotas, quote
 from draco.cluster.aws.cost.prices import Candidate, Prices
 from draco.cluster.aws.cost.quotas import Quota
@@ -121,7 +121,7 @@ def test_the_example_of_make_plan_is_what_it_prints() -> None:
 def test_numbers_that_the_text_repeats_are_those_of_the_code() -> None:
     assert f"after {start.START_LIMIT_S} s at the latest" in TEXT
     assert f"at most {extend.MOST_HOURS} hours ahead" in TEXT
-    assert f"{start.MOST_WORKERS} at most" in TEXT
+    assert f"{agreement.MOST_WORKERS} at most" in TEXT
     assert set(re.findall(r"`(L-[0-9A-F]{8})`", TEXT)) == set(quotas._CODES.values())
 
 

@@ -15,8 +15,7 @@ from rich.console import Console
 from draco.cli import cluster as command_line
 from draco.cli.main import main
 from draco.cluster import lifecycle, remote, state, status
-from draco.cluster.backend import Cluster, Node, Request, Say, names
-from draco.cluster.backends import BACKENDS
+from draco.cluster.backend import BACKENDS, Cluster, Node, Request, Say, names
 from draco.errors import MissingError, NotConfiguredError, RefusedError
 from draco.launch.progress import Progress
 from draco.runs import directory as run_directory

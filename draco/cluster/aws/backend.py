@@ -1,16 +1,25 @@
-"""EC2 instances as nodes: CLUSTER=aws. The functions of nodes.Backend; `start` has the way up."""
+"""EC2 instances as nodes: CLUSTER=aws. The functions of Backend and Paid; `start` has the way up."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from draco.cluster import ssh
-from draco.cluster.aws import account, home, instances, start, terraform
+from draco.cluster.aws import account, agreement, fault_injection, home, instances, start, terraform
 from draco.cluster.aws import settings as settings_module
+from draco.cluster.aws.cost.quote import dollars
 from draco.cluster.aws.leftovers import cleanup
-from draco.cluster.backend import HEAD, Cluster, Request, Say, State, quietly
+from draco.cluster.backend import HEAD, Cluster, Offer, Request, Say, State, quietly
+from draco.cluster.eviction import Eviction
 from draco.errors import DracoError, LeftoversError, MissingError, RefusedError
+
+
+def offer(request: Request, folder: Path, console: Console) -> Offer:
+    """See Paid."""
+    return agreement.offer(request, folder, console)
 
 
 def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
@@ -125,22 +134,17 @@ def images(cluster: Cluster, folder: Path) -> dict[str, str]:
     return ssh.images(cluster, folder)
 
 
-def announce(cluster: Cluster, folder: Path, node: str, notice: str) -> None:
-    """See Backend: AWS itself does."""
-    raise RefusedError(f"{cluster.name}: {node} is told by AWS when it will end; make interrupt has AWS do it")
+def eviction(cluster: Cluster, folder: Path, node: str, notice_s: float) -> Eviction:
+    """See Backend: AWS itself gives notice and ends the instance."""
+    return fault_injection.eviction(cluster, node, notice_s)
 
 
-def kill(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend."""
-    region = _region(cluster, folder)
-    instances.end(region, [each for each in instances.find(region, cluster.name) if each.node == node])
-
-
-def _refuse(cluster: Cluster, folder: Path, node: str) -> None:
-    raise RefusedError(f"{cluster.name}: {node} is an instance: faults other than its end are for docker and netns")
-
-
-pause = resume = cut = heal = _refuse
+def replacing(cluster: Cluster) -> str:
+    """See Paid."""
+    more = cluster.details.get("dearer")
+    if more is None:
+        return ""
+    return f"a lost worker that the spot market cannot replace is bought on demand: {dollars(more)} per hour more each"
 
 
 def _region(cluster: Cluster | None, folder: Path) -> str:

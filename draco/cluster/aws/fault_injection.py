@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 from botocore.exceptions import BotoCoreError, ClientError
 
 from draco.cluster.aws import account, instances
+from draco.cluster.aws.cost.quote import dollars
 from draco.cluster.aws.instances import Instance
 from draco.cluster.backend import Cluster, Say
-from draco.cluster.interrupt import Way
+from draco.cluster.eviction import Eviction
 from draco.errors import MissingError, NotConfiguredError, RefusedError
 
 PER_MINUTE = 0.10  # dollars for each minute that an action runs
@@ -74,12 +75,24 @@ def target(cluster: Cluster, node: str) -> Target:
     return Target(region, found, f"arn:{partition}:ec2:{region}:{owner}:instance/{found.id}", role)
 
 
-def way(cluster: Cluster, which: Target) -> Way:
-    """Return how AWS takes a node away."""
-    return Way(
+def eviction(cluster: Cluster, node: str, notice_s: float) -> Eviction:
+    """Return how AWS takes a node away, with a notice of whole minutes, and what that costs.
+
+    Raises:
+        MissingError: the node or the role is not there.
+        RefusedError: the node is on demand, or the notice is longer than AWS gives.
+    """
+    count = minutes(notice_s)
+    which = target(cluster, node)
+    about = f"{node}: AWS Fault Injection Service takes {dollars(PER_MINUTE * count)} for it, and the instance ends"
+    other = f"NOTICE={notice_s:g}: AWS takes {count} minutes, from 2 on and whole ones"
+    return Eviction(
+        60.0 * count,
         lambda seconds: _announce(cluster, which, round(seconds / 60)),
         lambda seconds, say: _await_end(cluster, which, seconds, say),
         "AWS takes it all the same",
+        (about,) if 60 * count == notice_s else (other, about),
+        f"{cluster.name}: interrupt {node} ({which.instance.id})",
     )
 
 

@@ -71,6 +71,18 @@ def fetch(region: str, types: tuple[str, ...]) -> Prices:
     )  # fmt: skip
 
 
+def now(region: str, name: str, zone: str, market: Market) -> float | None:
+    """Ask AWS what one type costs at this moment, in dollars per hour; None: AWS does not tell.
+
+    Raises:
+        DracoError: AWS did not answer.
+    """
+    if market == "spot":
+        found = spot_prices(_spot_history(region, (name,))).get((name, zone))
+        return found.now if found else None
+    return account.ask("asking AWS for an on-demand price", lambda: on_demand_price(_products(region, name)))
+
+
 def zones(region: str) -> dict[str, str]:
     """Return the names of the region's own zones that can be used now, by zone ID."""
     with account.speaking(f"asking AWS for the zones of {region}"):
