@@ -137,12 +137,12 @@ class _Watched:
         return time.time() + self._ahead
 
     def add(self, event: Event) -> None:
-        """Note what was done to the node."""
+        """Record what was done to the node."""
         with self._lock:
             self.events.append(event)
 
     def wait(self, since: float, limit_s: float) -> None:
-        """Return when there is nothing more to see."""
+        """Wait until nothing more can be seen, or the limit is over."""
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline and not timelines.settled(list(self.events), since):
             assert self._thread
@@ -158,7 +158,7 @@ class _Watched:
             if event is None or event["event"] == "alive":
                 continue
             with self._lock:
-                # Of steps in a row the first and the last will do, and there may be a million.
+                # Of steps in a row the first and the last are enough, and there may be a million.
                 if [each["event"] for each in (*self.events[-2:], event)] == ["step"] * 3:
                     self.events.pop()
                 self.events.append(event)
@@ -174,5 +174,5 @@ def _head_ahead(cluster: Cluster) -> float:
         )  # fmt: skip
         ended = time.time()
         ahead = float(made.stdout) - (began + ended) / 2
-        return ahead if abs(ahead) > (ended - began) / 2 else 0.0  # less cannot be told from the answer's own time
+        return ahead if abs(ahead) > (ended - began) / 2 else 0.0  # a smaller difference may be the answer's own delay
     return 0.0

@@ -1,4 +1,4 @@
-"""Ansible's inventory of a cluster: one pure function for every kind of node. Rank order is ours: the head first."""
+"""Ansible's inventory of a cluster: one pure function for every kind of node. Ranks are in this order, head first."""
 
 from collections.abc import Mapping
 from typing import Any

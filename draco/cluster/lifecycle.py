@@ -1,4 +1,4 @@
-"""Up, down and purge: nodes by their backend, configuration by Ansible, a check by the head itself."""
+"""Up, down and purge of a cluster: nodes by their backend, configuration by Ansible, a check by the head."""
 
 import subprocess
 import time
@@ -34,7 +34,7 @@ def up(kind: str, request: Request, say: Say, root: Path = state.ROOT) -> tuple[
     try:
         cluster = nodes.up(request, folder, say)
     except Exception:
-        if not before and not any(folder.iterdir()):  # nothing came of it: leave nothing behind
+        if not before and not any(folder.iterdir()):  # nothing was created: leave nothing behind
             folder.rmdir()
             if not state.is_beside(request.name, root):
                 state.note_kinds(request.name, noted, root)
@@ -82,8 +82,8 @@ def compare_images(cluster: Cluster, folder: Path) -> None:
 def down(name: str, say: Say, kind: str | None = None, root: Path = state.ROOT) -> float:
     """Remove a cluster's nodes, networks and keys; keep its runs. Return how long it took, in seconds.
 
-    Works for what is left of a cluster that came up in part; nothing to remove is no error. `kind` is for a cluster
-    whose state file was lost.
+    A cluster that came up only in part is removed too, and nothing to remove is no error. `kind` is for a cluster whose
+    state file was lost.
     """
     began = time.monotonic()
     cluster = state.load(name, root)
@@ -99,7 +99,7 @@ def down(name: str, say: Say, kind: str | None = None, root: Path = state.ROOT) 
 
 
 def _nothing(name: str, kind: str) -> Cluster:
-    """Return a cluster of which only the name is known: what is labelled with it can still be found."""
+    """Return a cluster of which only the name is known: its backend finds the rest by labels."""
     return Cluster(name, kind, (), "", "node", "", "", "", {})
 
 
@@ -123,7 +123,7 @@ def purge(name: str, say: Say, kind: str | None = None, root: Path = state.ROOT)
 
 
 def may_purge(name: str, kind: str | None = None, root: Path = state.ROOT) -> None:
-    """Raise what can be told before anything is removed."""
+    """Raise the reasons against a purge that are known before anything is removed."""
     if kind:
         named(kind)
     if state.load(name, root):

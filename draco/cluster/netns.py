@@ -1,7 +1,7 @@
 """Nodes made of Linux namespaces on this machine: CLUSTER=netns. Up in a second, without an image or an engine.
 
 Each node has a network, mount, host name and process namespace of its own and an sshd; all share this machine's disk
-(read: its Python), processors and memory. Needs Linux, root, iproute2 and openssh-server. What tests use most.
+(read: its Python), processors and memory. Needs Linux, root, iproute2 and openssh-server. Most tests use it.
 """
 
 import contextlib
@@ -181,7 +181,7 @@ def _run(*argv: str, required: bool = True) -> str:
 
 
 def _prefix(folder: Path) -> str:
-    """Return what this cluster's interfaces and namespaces begin with: at most 15 characters are allowed in all."""
+    """Return the prefix of this cluster's interfaces and namespaces; Linux allows a name 15 characters."""
     return f"dr{zlib.crc32(str(folder.resolve()).encode()):08x}"
 
 
@@ -231,7 +231,7 @@ def _make_bridge(bridge: str, subnet: str) -> None:
 
 
 def _forward(action: str, bridge: str) -> None:
-    """Let bridged packets pass where a Docker Engine makes the firewall see and drop them."""
+    """Let bridged packets pass the firewall: beside a Docker Engine it drops them."""
     if shutil.which("iptables", path=_PATH):
         _run("iptables", action, "FORWARD", "-i", bridge, "-o", bridge, "-j", "ACCEPT", required=False)
 
@@ -242,7 +242,7 @@ def _start(folder: Path, storage: Path, prefix: str, bridge: str, subnet: str, i
         _run("ip", "netns", "del", space)
     _run("ip", "link", "del", veth, required=False)
     _run("ip", "netns", "add", space)
-    # A node that comes back keeps its hardware address: its neighbours remember the old one for half a minute.
+    # A node that comes back keeps its hardware address, because its neighbours cache it for half a minute.
     hardware = "02:00:" + ":".join(f"{int(part):02x}" for part in node.address.split("."))
     _run("ip", "link", "add", veth, "type", "veth", "peer", "name", "eth0", "address", hardware, "netns", space)
     _run("ip", "link", "set", veth, "master", bridge, "up")
@@ -323,7 +323,7 @@ def _init(folder: Path, node: str) -> int | None:
 
 
 def _end(folder: Path, node: str) -> None:
-    """End a node: with the process that holds its namespaces goes everything inside."""
+    """End a node: everything inside ends with the process that holds its namespaces."""
     outer = _outer(folder, node)
     if outer is None:
         return

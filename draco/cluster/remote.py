@@ -1,7 +1,7 @@
-"""What the operator's commands do on a cluster: the same command, on the head; for a run also its progress, here.
+"""The operator's commands on a cluster: the same command on the head, and a run's progress here.
 
-A run belongs to its supervisor on the head. The operator only watches: a closed terminal or a broken connection ends
-nothing, Ctrl-C asks the run to stop.
+A run belongs to its supervisor on the head. The operator only watches. A closed terminal or a broken connection ends
+nothing; Ctrl-C asks the run to stop.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from draco.errors import NotConfiguredError
 from draco.launch.progress import Progress
 from draco.runs.directory import Status
 
-_CONNECTIONS = 3  # attempts to reach a head that seems well, one after the other
+_CONNECTIONS = 3  # attempts in a row to reach a head that seems well
 SILENT_S = 15.0  # after which a head that says nothing, not even that it is alive, is looked at
 
 
@@ -64,8 +64,8 @@ def attend(
 ) -> Status:
     """Show a run's progress until it ends and return its verdict; Ctrl-C asks it to stop, a second one kills it.
 
-    With `replace` the nodes that the run loses are brought up again meanwhile; the run takes them back by itself. With
-    `on_demand` they may cost what AWS takes on demand.
+    With `replace` lost nodes are brought up again meanwhile, and the run takes them back by itself. With `on_demand`
+    they may be bought on demand.
 
     Raises:
         NotConfiguredError: the head is gone and with it the runs; says how to go on.
@@ -93,7 +93,7 @@ def attend(
 
 
 class _asking:  # noqa: N801 - a context manager, used like a function
-    """Turns Ctrl-C into a request to the run: the first to stop, the second to end at once."""
+    """A handler of Ctrl-C: the first asks the run to stop, the second kills it."""
 
     def __init__(self, cluster: Cluster, run: str, progress: Progress) -> None:
         self._cluster, self._run, self._progress = cluster, run, progress
@@ -144,7 +144,7 @@ def _watched(
 
 
 def event(line: bytes) -> dict[str, Any] | None:
-    """Return the event in a line of the head's stream, or None where something else got into it."""
+    """Return the event in a line of the head's stream, or None where the line is something else."""
     with contextlib.suppress(ValueError):
         found = json.loads(line)
         if isinstance(found, dict) and "event" in found:

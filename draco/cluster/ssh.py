@@ -1,4 +1,4 @@
-"""Machines that are there already and are reached by ssh: CLUSTER=ssh INVENTORY=hosts.yml.
+"""Existing machines reached by ssh: CLUSTER=ssh INVENTORY=hosts.yml.
 
 The inventory is Ansible's, with a group `head` of one host and a group `workers`; host keys must be known to the
 caller's own known_hosts. Also how the operator reaches any node with an sshd (namespaces, EC2): `write_config`,
@@ -40,7 +40,7 @@ Host *
 
 
 def write_config(folder: Path, hosts: Mapping[str, Mapping[str, str]]) -> Path:
-    """Write ssh_config with one entry per host, `{name: {keyword: value}}`, and what holds for all of them."""
+    """Write ssh_config: one entry per host, `{name: {keyword: value}}`, then the options of all hosts."""
     entries = [
         f"Host {name}\n" + "".join(f"  {keyword} {value}\n" for keyword, value in options.items())
         for name, options in hosts.items()
@@ -153,7 +153,7 @@ def _archive(image: str, folder: Path) -> dict[str, str]:
 
 
 def _listed(inventory: Path) -> dict[str, Any]:
-    """Return what Ansible makes of an inventory file."""
+    """Return an inventory file as Ansible reads it."""
     if not inventory.exists():
         raise MissingError(f"INVENTORY={inventory}: no such file")
     tool = Path(sys.executable).parent / "ansible-inventory"
@@ -183,7 +183,7 @@ def _shared(variables: Mapping[str, Mapping[str, Any]], key: str) -> str:
 
 
 def _subnet(addresses: Sequence[str]) -> str:
-    """Return the smallest network that holds all addresses; draco_subnet in the inventory says better."""
+    """Return the smallest network that holds all addresses; draco_subnet in the inventory overrides it."""
     try:
         numbers = [int(ipaddress.IPv4Address(address)) for address in addresses]
     except ValueError as error:
@@ -193,7 +193,7 @@ def _subnet(addresses: Sequence[str]) -> str:
 
 
 def down(cluster: Cluster, folder: Path, say: Say = quietly) -> None:
-    """See Backend; what the play made is removed by ansible/down.yml, and the machines go on."""
+    """See Backend: ansible/down.yml removes what the play installed, and the machines go on."""
 
 
 def purge(name: str, folder: Path, say: Say = quietly) -> None:

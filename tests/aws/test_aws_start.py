@@ -240,10 +240,10 @@ def test_a_price_above_the_cap_is_refused_before_anything_exists(account: Accoun
 
 def test_what_is_started_is_what_was_agreed(account: Account) -> None:
     """Prices, capacity and nodes change between the agreement and the start."""
-    two = "worker_types=m6i.xlarge,m5.xlarge"
+    asked = account.request("worker_types=m6i.xlarge,m5.xlarge", "zone=us-east-1a")
     spot = {"m6i.xlarge": {"*": 0.05}, "m5.xlarge": {"*": 0.06}}
     account.fake.set_prices({"spot": spot})
-    agreed = account.agreed(account.request(two, "zone=us-east-1a"))
+    agreed = account.agreed(asked)
     account.fake.set_prices({"spot": {**spot, "m6i.xlarge": {"*": 0.07}}})
     with pytest.raises(RefusedError) as refused:
         account.start(agreed)
@@ -260,12 +260,12 @@ def test_what_is_started_is_what_was_agreed(account: Account) -> None:
     assert {started[node].type for node in ("worker-01", "worker-02")} == {"m6i.xlarge"}
     with pytest.raises(RefusedError, match=r"^dev: other nodes came up or ended after the price was agreed"):
         account.start(agreed)
-    nothing_to_start = account.agreed(account.request())
+    nothing_to_start = account.agreed(asked)
     assert (nothing_to_start.agreed.nodes, nothing_to_start.agreed.quote) == ((), None)
     account.fake.client("ec2").terminate_instances(InstanceIds=[started["worker-02"].id])
     with pytest.raises(RefusedError, match=r"^dev: worker-02 ended after the price was agreed; make cluster-up asks"):
         account.start(nothing_to_start)
-    repair = account.agreed(account.request())
+    repair = account.agreed(asked)
     assert repair.agreed.nodes == ("worker-02",)
     account.fake.set_prices({"spot": {**spot, "m6i.xlarge": {"*": 0.08}}})
     with pytest.raises(RefusedError, match=r"costs \$0.08 per hour now, and \$0.05 was agreed\ndev: its other nodes"):

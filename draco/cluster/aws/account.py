@@ -52,7 +52,7 @@ class Caller(NamedTuple):
 
 @cache
 def client(service: str, region: str) -> Any:
-    """Return a client; which endpoint it talks to is the environment's choice."""
+    """Return a client; the environment may name its endpoint."""
     return boto3.client(service, region_name=region, config=PATIENCE)
 
 
@@ -78,7 +78,7 @@ def own_cidr() -> str:
     """Return the caller's public IPv4 address as a network of one, x.y.z.w/32: from there ssh reaches the head.
 
     Raises:
-        MissingError: nobody tells it.
+        MissingError: the address service does not answer.
     """
     url = os.environ.get("DRACO_CHECKIP_URL") or _CHECKIP
     try:

@@ -1,4 +1,7 @@
-"""The agreement before a start: which nodes, with which settings, at which prices; and whether it can still be had."""
+"""The agreement before a start: which nodes, with which settings, at which prices.
+
+`offer` makes it. Before instances start, `refuse_changed` and `dearer` check that it still holds.
+"""
 
 import re
 from collections.abc import Sequence
@@ -19,14 +22,14 @@ from draco.errors import MissingError, RefusedError
 
 MOST_WORKERS = 200
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")  # what an image repository may be called
-# Settings that Terraform would meet by making nodes anew, or not at all.
+# Settings whose change Terraform would answer with new nodes, or ignore.
 FIXED = (
     "zone", "head_type", "worker_types", "hours", "max_spot_price", "volume_gb", "placement_group", "efa", "ami",
 )  # fmt: skip
 
 
 class Agreement(NamedTuple):
-    """What `start` may start, and nothing else."""
+    """What `start` may start; it starts nothing else."""
 
     settings: Settings  # with a region
     nodes: tuple[str, ...]  # to be started; none: all are there
@@ -48,7 +51,7 @@ class Agreement(NamedTuple):
 
 
 def offer(request: Request, folder: Path, console: Console) -> Offer:
-    """Print what a start would cost, and return what the user has to agree to. Nothing to start: nothing to ask.
+    """Print what a start would cost, and return what the user has to agree to; no question where nothing is missing.
 
     Raises:
         RefusedError: the settings contradict nodes that are there, or it costs more than max_price.
@@ -67,8 +70,9 @@ def offer(request: Request, folder: Path, console: Console) -> Offer:
         vulnerabilities = registry.scan(request.image)
     if vulnerabilities:
         console.print(vulnerabilities, highlight=False)
-    if choice:
+    if len(lacking) <= request.workers:
         console.print(f"to be started: {', '.join(lacking)}; the others are there", highlight=False)
+    if choice:
         if again := [node for node in lacking if node in choice.promoted]:
             console.print(f"on demand, as before: {', '.join(again)}", highlight=False)
         if choice.market == "spot" and (settings.on_demand or request.on_demand):
@@ -112,7 +116,7 @@ def dearer(agreed: Agreement, choice: Choice, market: Market) -> str:
 
 
 def wanted(request: Request, folder: Path) -> Settings:
-    """Return the settings that a request amounts to, those of earlier requests included; nothing is recorded.
+    """Return the settings of a request, on top of those of earlier requests; nothing is recorded.
 
     Raises:
         JobError: lists every fault of SET=.
@@ -147,7 +151,7 @@ def _place(settings: Settings) -> str:
 
 
 def refuse_changes(request: Request, settings: Settings, folder: Path) -> None:
-    """Refuse settings that nodes which are there do not have, and would not survive."""
+    """Refuse settings that running nodes do not have and cannot take over."""
     there = home.of(folder)
     before = settings_module.load(there.settings)
     changed = [key for key in FIXED if getattr(settings, key) != getattr(before, key)]
@@ -167,14 +171,14 @@ def missing(request: Request, settings: Settings) -> list[str]:
 
 
 def standing(request: Request, settings: Settings, folder: Path) -> Choice | None:
-    """Return what was chosen for the nodes that are there; None: there are none."""
+    """Return the choice that the running nodes were started with; None: no node runs."""
     assert settings.region
     choice = home.of(folder).choice()
     return choice if choice and instances.alive(settings.region, request.name) else None
 
 
 def quoted(request: Request, settings: Settings, choice: Choice | None) -> Quote:
-    """Return what the cluster costs: where `choice` has it already, if any of it is there."""
+    """Return what the cluster costs; `choice`: of running nodes, beside which the others must start."""
     if choice is None:
         return quote.quote(request.name, settings, request.workers)
     settings = settings.model_copy(update={"worker_types": (choice.type,), "zone": choice.zone})
@@ -184,7 +188,7 @@ def quoted(request: Request, settings: Settings, choice: Choice | None) -> Quote
 
 
 def promoted(choice: Choice, lacking: Sequence[str], limit: float | None) -> Choice | str:
-    """Return the choice with the workers that it lacks on demand, or why that is not to be."""
+    """Return the choice with the lacking workers on demand, or the reason why that is refused."""
     new = [node for node in lacking if node not in (HEAD, *choice.promoted)]
     total = None
     if choice.per_hour is not None and choice.dearer is not None:

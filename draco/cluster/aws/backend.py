@@ -28,10 +28,10 @@ def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
 
 
 def down(cluster: Cluster, folder: Path, say: Say = quietly) -> None:
-    """See Backend. What Terraform does not know of is removed by its tags; then nothing may be left.
+    """See Backend. What Terraform does not know is found by its tags and removed.
 
     Raises:
-        LeftoversError: something is.
+        LeftoversError: something is left.
     """
     there = home.of(folder)
     region = _region(cluster, folder)
@@ -51,10 +51,10 @@ def down(cluster: Cluster, folder: Path, say: Say = quietly) -> None:
 
 
 def remaining(region: str, name: str, say: Say, failed: DracoError | None = None) -> None:
-    """Remove what is left of a cluster's own things, found by tags.
+    """Remove what is left of a cluster except its base, found by tags.
 
     Raises:
-        LeftoversError: something could not be removed, or not be looked at.
+        LeftoversError: something could not be removed or looked up.
     """
     say("looking for leftovers")
     found, unseen = cleanup.find(region, name, ["cluster"])
@@ -82,14 +82,14 @@ def purge(name: str, folder: Path, say: Say = quietly) -> None:
 
 
 def states(cluster: Cluster, folder: Path) -> dict[str, State]:
-    """See Backend: what AWS says, and whether those that run answer."""
+    """See Backend: the state at AWS, and for running instances whether they answer by ssh."""
     alive = instances.alive(_region(cluster, folder), cluster.name)
     answers = ssh.probed(folder, [node for node in cluster.nodes if node.name in alive])
     return {node.name: answers.get(node.name, "missing") for node in cluster.nodes}
 
 
 def notes(cluster: Cluster, folder: Path) -> dict[str, Any]:
-    """See Backend: where it is, what it has cost and until when it lives."""
+    """See Backend: place, market, cost so far, and expiry."""
     region = _region(cluster, folder)
     alive = instances.alive(region, cluster.name)
     choice = home.of(folder).choice()
@@ -148,7 +148,7 @@ def replacing(cluster: Cluster) -> str:
 
 
 def _region(cluster: Cluster | None, folder: Path) -> str:
-    """Return where a cluster is, also when all that is known of it is its name."""
+    """Return the region of a cluster, also where only its name is known."""
     if cluster and "region" in cluster.details:
         return str(cluster.details["region"])
     region = settings_module.load(home.of(folder).settings).region or account.default_region()

@@ -1,4 +1,4 @@
-"""What `make doctor` looks at: whether this machine and this account can bring a cluster up on AWS, and what to do."""
+"""The checks of `make doctor`: whether this machine and this account can bring a cluster up on AWS, with remedies."""
 
 import json
 import os
@@ -29,7 +29,7 @@ _PERMISSIONS = "docs/aws.md lists the permissions"
 
 
 class Check(NamedTuple):
-    """One thing looked at."""
+    """One check."""
 
     name: str
     ok: bool | None  # None: cannot tell
@@ -38,7 +38,7 @@ class Check(NamedTuple):
 
 
 def checks(settings: Settings, image: str, workers: int = 3) -> Iterator[Check]:
-    """Look at one thing after the other, on this machine first; a failure does not end it."""
+    """Yield one check after the other, this machine's first; a failed check does not end them."""
     yield _tried("terraform", _terraform, "install Terraform 1.10 or newer")
     yield _tried("ansible", _ansible, "make setup EXTRAS=cluster")
     for name in ("ssh", "ssh-keygen"):
@@ -53,7 +53,7 @@ def checks(settings: Settings, image: str, workers: int = 3) -> Iterator[Check]:
 
 
 def table(found: Iterable[Check]) -> Table:
-    """Return the checks as a table, what to do below what is amiss."""
+    """Return the checks as a table, with the remedy below each failed one."""
     out = Table(box=None, show_header=False, pad_edge=False)
     for check in found:
         mark, style = {True: ("✔", "green"), False: ("✖", "red"), None: ("?", "yellow")}[check.ok]
@@ -85,7 +85,7 @@ def quota_check(found: Iterable[Quota], region: str) -> Check:
 
 
 def _at_aws(settings: Settings, workers: int, region: str | None) -> Iterator[Check]:
-    """Look at the account; without a region or credentials there is nothing to be seen."""
+    """Check the account; without a region or credentials nothing can be told."""
     names = ("credentials", "clock", *_SERVICES, "quotas")
     if region is None:
         yield from (_untold(name, "no region") for name in names)

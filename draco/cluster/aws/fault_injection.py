@@ -1,4 +1,4 @@
-"""AWS Fault Injection Service (FIS): has AWS take a spot instance away, with the notices that a real interruption has.
+"""Evictions by AWS Fault Injection Service (FIS): AWS takes a spot instance away, with the notices of a real one.
 
 An experiment is made from a template, which is removed as soon as the experiment runs. FIS acts in a role of its own,
 `draco-<name>-interrupt` (infra/base/access.tf), which lets it interrupt this cluster's instances and nothing else.

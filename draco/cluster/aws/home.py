@@ -1,4 +1,4 @@
-"""Where the AWS side of a cluster is kept between commands, and what stays fixed while it is up.
+"""The files of a cluster's AWS side: what is kept between commands, and what stays fixed while it is up.
 
 .clusters/<name>.aws/ outlives `cluster-down`, as the network and the storage at AWS do:
     settings.json    what the user asked for

@@ -1,7 +1,7 @@
-"""The first connection to a node is authenticated: by the host key that cloud-init printed on the node's console.
+"""Host keys of nodes, from their consoles: so even the first connection to a node is authenticated.
 
-AWS says which console is whose, so a console can only speak for its own machine: one that lies about its key shuts its
-operator out of itself, and vouches for no other. Nothing else on it is believed.
+Cloud-init prints the key. AWS says which console belongs to which machine, so a console vouches for its own machine
+only. A wrong key shuts the operator out of that machine and affects no other. Nothing else on a console is used.
 """
 
 import base64
@@ -20,7 +20,7 @@ _KEY = re.compile(r"(?<!\S)ssh-ed25519 ([A-Za-z0-9+/]{68})(?!\S)")
 _HEADER = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"  # what the key's 32 bytes come after
 _POLL_S = 3.0
 _NO_LATEST = {"UnsupportedOperation", "InvalidParameter", "InvalidParameterValue", "InvalidParameterCombination"}
-_NOT_YET = {"InvalidInstanceID.NotFound", "IncorrectInstanceState"}  # AWS is not of one mind yet
+_NOT_YET = {"InvalidInstanceID.NotFound", "IncorrectInstanceState"}  # AWS is not consistent yet
 
 
 def host_key(console: str) -> str | None:

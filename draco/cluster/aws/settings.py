@@ -1,4 +1,4 @@
-"""What a cluster on AWS is to be: the words after SET=, checked all at once, before anything is touched."""
+"""The settings of a cluster on AWS: the words after SET=, all checked before anything starts."""
 
 import difflib
 import json

@@ -1,4 +1,4 @@
-"""The way up of a cluster on AWS, step by step; each may fail, and the next `cluster-up` goes on from there.
+"""The start of a cluster on AWS, in steps. After a step that failed the next `cluster-up` goes on from there.
 
 agreement -> base (network, storage, registry) -> image -> instances -> host keys -> a way in by ssh
 """
@@ -61,6 +61,7 @@ def up(request: Request, folder: Path, say: Say) -> Cluster:
             "vpc_id", "head_security_group_id", "worker_security_group_id", "head_profile", "worker_profile",
         )},
     }  # fmt: skip
+    agreement.refuse_changed(agreed, request, folder)  # minutes may have passed
     if choice:
         chosen = _mend(request, agreed, there, values, base["subnet_ids"], choice, say)
     else:
@@ -103,7 +104,7 @@ def _refuse_others(name: str, settings: Settings, there: Home) -> None:
 
 
 def _refuse_fewer(request: Request, region: str) -> None:
-    """Refuse to take workers away, whose ranks may be running."""
+    """Refuse to remove workers: their ranks may be running."""
     wanted_nodes = names(request.workers)
     extra = [node for node in instances.alive(region, request.name) if node not in wanted_nodes]
     if extra:
@@ -128,7 +129,7 @@ def _ami(region: str) -> str:
 
 
 def _base(name: str, settings: Settings, owner: str, there: Home, say: Say) -> dict[str, Any]:
-    """Make or mend network, storage and registry; return where they are."""
+    """Create or repair network, storage and registry; return their identities."""
     values = {"name": name, "owner": owner, "region": settings.region, "ssm": settings.ssm}
     terraform.prepare("base", there.base, values, settings.bucket(name, "base"))
     assert settings.region
@@ -137,7 +138,7 @@ def _base(name: str, settings: Settings, owner: str, there: Home, say: Say) -> d
 
 
 def _apply(folder: Path, root: str, name: str, region: str, say: Say, limit_s: float = 1200) -> None:
-    """Apply a root; where names are taken by what a stopped Terraform never heard of, remove that and go on."""
+    """Apply a root. Things that an earlier, stopped Terraform left behind may hold its names: remove them and go on."""
     try:
         terraform.apply(folder, say, limit_s)
     except NotConfiguredError as error:
@@ -161,10 +162,10 @@ def _operator_key(name: str, folder: Path) -> str:
 
 
 def _start(agreed: Agreement, there: Home, values: Mapping[str, Any], subnets: Mapping[str, str], say: Say) -> Choice:
-    """Make the instances at the first choice that has capacity; without any, leave none.
+    """Start the instances at the first choice that has capacity; if none has, leave no instance.
 
     Raises:
-        NoCapacityError: none has; what was tried, and what to do.
+        NoCapacityError: no choice has capacity; names what was tried.
         RefusedError: the choice whose turn it is costs more than was agreed.
     """
     tried, rise = [], ""
@@ -192,10 +193,10 @@ def _mend(
     request: Request, agreed: Agreement, there: Home, values: Mapping[str, Any], subnets: Mapping[str, str],
     choice: Choice, say: Say,
 ) -> Choice:  # fmt: skip
-    """Make the instances that are missing of a cluster, beside the others; on demand where that is allowed.
+    """Start the missing instances of a cluster beside the others; on demand where that is allowed.
 
     Raises:
-        NoCapacityError: there are none; the other instances stay.
+        NoCapacityError: AWS has none; the other instances stay.
         RefusedError: what is missing costs more than was agreed; the other instances stay.
     """
     settings = agreed.settings
@@ -236,10 +237,10 @@ def _refuse_dearer(agreed: Agreement, name: str, choice: Choice, market: Market)
 def _make(
     agreed: Agreement, there: Home, values: Mapping[str, Any], subnets: Mapping[str, str], choice: Choice, say: Say
 ) -> Choice:
-    """Make the instances that a choice lacks, and return it.
+    """Start the instances that a choice lacks, and return it.
 
     Raises:
-        NoCapacityError: it has no room.
+        NoCapacityError: AWS has none there.
     """
     say(f"starting instances: {_place_of(choice)}")
     there.choose(choice)
@@ -259,7 +260,7 @@ def _place_of(choice: Choice) -> str:
 
 
 def _end_strays(name: str, region: str, found: Mapping[str, Any], say: Say) -> None:
-    """End instances of this cluster that Terraform does not know: it was stopped while AWS was still answering."""
+    """End instances of this cluster that Terraform does not know, because it was stopped before AWS answered."""
     known = {each["id"] for each in found.values()}
     strays = [each for each in instances.find(region, name) if each.state in instances.ALIVE and each.id not in known]
     for each in strays:
@@ -268,9 +269,9 @@ def _end_strays(name: str, region: str, found: Mapping[str, Any], say: Say) -> N
 
 
 def _way_in(there: Home, folder: Path, region: str, found: Mapping[str, Any], request: Request, say: Say) -> None:
-    """Learn every node's host key from its console, and wait until each lets the operator in.
+    """Read every node's host key from its console, and wait until each accepts the operator's ssh.
 
-    Workers are reached through the head, which sees only what is encrypted for them and holds no key of the operator.
+    Workers are reached through the head. It sees only encrypted traffic, and holds no key of the operator.
     """
     known = there.host_keys()
     strangers = {node: each["id"] for node, each in found.items() if each["id"] not in known}

@@ -1,4 +1,4 @@
-"""What a cluster's parts cost now, and the places where workers could run, in the order in which they are tried."""
+"""Prices of instances, and the candidates for workers: (type, zone, market) in the order in which they are tried."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,13 +8,13 @@ from typing import Any, Literal, NamedTuple
 from draco.cluster.aws import account
 
 # From AWS's price pages for us-east-1 (EBS, VPC, EFS), the same in 2024-02 and 2026-06. Other regions differ, mostly by
-# less than a third; beside an instance's price none of the three weighs much.
+# less than a third. All three are small beside an instance's price.
 GP3_GB_MONTH = 0.08
 ADDRESS_HOUR = 0.005  # each public IPv4 address
 EFS_GB_MONTH = 0.30  # standard storage; what is read and written costs extra, 0.03 and 0.06 $/GB
 HOURS_A_MONTH = 730
 
-_PRICE_LIST_REGION = "us-east-1"  # one of the few with the service; it tells the prices of all of them
+_PRICE_LIST_REGION = "us-east-1"  # one of the few regions with the price list, which covers all regions
 _LOOKED_BACK = timedelta(days=30)
 _UNKNOWN_SCORE = 5
 _FEWEST_TYPES = 3  # for fewer AWS's score is always low, whatever the capacity
@@ -84,7 +84,7 @@ def now(region: str, name: str, zone: str, market: Market) -> float | None:
 
 
 def zones(region: str) -> dict[str, str]:
-    """Return the names of the region's own zones that can be used now, by zone ID."""
+    """Return the names of the region's available zones, by zone ID."""
     with account.speaking(f"asking AWS for the zones of {region}"):
         told = account.client("ec2", region).describe_availability_zones(
             Filters=[{"Name": "state", "Values": ["available"]}, {"Name": "zone-type", "Values": ["availability-zone"]}]
@@ -97,8 +97,8 @@ def ordered(
 ) -> tuple[Candidate, ...]:
     """Return the candidates, best first; on-demand ones come last, if at all.
 
-    A spot candidate ranks by price x (2 - score / 10): the score is read as the chance, in tenths, that an hour's work
-    is kept, and what is lost is done once more. On-demand candidates rank by price alone.
+    A spot candidate ranks by price x (2 - score / 10). The score is read as the chance, in tenths, that an hour's work
+    is kept; lost work is done once more. On-demand candidates rank by price alone.
     """
     pairs = sorted(pair for pair in prices.offered if pair[0] in types and zone in (None, pair[1]))
     spot = [
@@ -123,9 +123,9 @@ def _rank(candidate: Candidate, types: Sequence[str]) -> tuple[bool, float, int,
 
 
 def scores(region: str, types: Sequence[str], workers: int) -> dict[tuple[str, str], int]:
-    """Return AWS's spot placement scores of the region's zones, the same for every type: they are asked for together.
+    """Return AWS's spot placement scores by (type, zone). AWS scores a zone for all types together.
 
-    Nothing where AWS does not tell them, and for fewer than three types.
+    Empty where AWS does not tell them, and for fewer than three types.
 
     Raises:
         DracoError: AWS answers nothing at all.

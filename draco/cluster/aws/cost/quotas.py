@@ -1,4 +1,4 @@
-"""How many vCPUs AWS lets this account run, how many are in use, and whether a cluster fits in what is left."""
+"""Quotas of vCPUs: the limit of this account, the use, and whether a cluster fits into the rest."""
 
 import re
 from collections import Counter
@@ -37,7 +37,7 @@ _NEWEST_SPOT_P = 4
 
 
 class Kind(NamedTuple):
-    """What matters here of an instance type."""
+    """The properties of an instance type that a node depends on."""
 
     vcpus: int
     x86: bool
@@ -60,7 +60,7 @@ class Quota(NamedTuple):
 
     @property
     def is_short(self) -> bool:
-        """Whether the cluster does certainly not fit."""
+        """Whether the cluster certainly does not fit."""
         return self.left is not None and self.needed > self.left
 
     @property
@@ -85,7 +85,7 @@ class Survey(NamedTuple):
     used: Mapping[Pool, int]
 
     def quotas(self, head: str, worker: str, market: Market, workers: int) -> tuple[Quota, ...]:
-        """Return the quotas that such a cluster needs: the workers' first, and the head's if that is another one."""
+        """Return the quotas that such a cluster counts against: the workers' first, then the head's if it differs."""
         needed: Counter[Pool] = Counter()
         needed[pool(worker, market)] += workers * self.kinds[worker].vcpus
         needed[pool(head, "on-demand")] += self.kinds[head].vcpus
@@ -98,7 +98,7 @@ class Survey(NamedTuple):
 def survey(region: str, name: str, types: Sequence[str]) -> Survey:
     """Ask AWS what the types are, and for the quotas that they count against.
 
-    Instances of the cluster `name` itself do not count as used: it needs them, whether they are there or not.
+    Instances of the cluster `name` itself do not count as used: what it needs includes them.
 
     Raises:
         DracoError: AWS did not answer.
@@ -155,7 +155,7 @@ def refuse_unfit(region: str, types: Iterable[str], kinds: Mapping[str, Kind], *
     """Refuse types that could not run a node.
 
     Raises:
-        RefusedError: names every type that the region does not have, that is not x86_64, or that lacks what is asked.
+        RefusedError: names every type that the region does not have, that is not x86_64, or that lacks EFA.
     """
     faults = []
     for each in dict.fromkeys(types):

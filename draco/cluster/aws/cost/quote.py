@@ -1,4 +1,4 @@
-"""What a cluster will cost and whether there is room for it: all that is known before anything is made."""
+"""The quote of a cluster: its price, its ceiling and its quotas, before anything is created."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from draco.errors import MissingError, NoCapacityError, RefusedError
 
 
 class Quote(NamedTuple):
-    """What was asked for, what AWS told, and what follows from both. Dollars; None where a price is not known."""
+    """The request, AWS's answers, and the sums that follow. In dollars; None where a price is not known."""
 
     name: str
     settings: Settings
@@ -76,7 +76,7 @@ class Quote(NamedTuple):
 def quote(name: str, settings: Settings, workers: int) -> Quote:
     """Ask AWS what a cluster costs and whether its quotas have room for it; `settings.region` must be set.
 
-    Candidates above max_price or beyond a quota are left out, unless there are no others: then `refuse` says why.
+    Candidates above max_price or beyond a quota are left out. If there are no others they stay, and `refuse` says why.
 
     Raises:
         RefusedError: an instance type does not exist in the region, or cannot run a node.
@@ -102,7 +102,7 @@ def quote(name: str, settings: Settings, workers: int) -> Quote:
 
 
 def worker_types(settings: Settings, kinds: Mapping[str, Kind]) -> tuple[str, ...]:
-    """Return the workers' types. The list that nobody chose loses those that the region does not have."""
+    """Return the workers' types. The default list loses the types that the region does not have."""
     there = tuple(each for each in settings.worker_types if each in kinds)
     is_default = settings.worker_types == Settings.model_fields["worker_types"].default
     return there if there and is_default else settings.worker_types
@@ -119,7 +119,7 @@ def startable(found: tuple[Candidate, ...], prices: Prices, settings: Settings) 
 
 
 def refuse(quote: Quote) -> None:
-    """Raise what speaks against starting this cluster, before anything is made.
+    """Raise the first reason why this cluster must not start.
 
     Raises:
         NoCapacityError: there is nowhere to start workers.
@@ -148,7 +148,7 @@ def refuse(quote: Quote) -> None:
 
 
 def table(quote: Quote) -> Group:
-    """Return the quote as a table, and what else is to be known below it."""
+    """Return the quote as a table, with remarks below it."""
     best, nodes, settings = quote.best, quote.workers + 1, quote.settings
     rows = Table("what", "how many", "of which kind", box=None, show_header=False, padding=(0, 2, 0, 2))
     rows.add_column(justify="right")
@@ -178,7 +178,7 @@ def as_json(quote: Quote) -> dict[str, Any]:
 
 
 def dollars(amount: float | None) -> str:
-    """Return an amount with four digits that matter, of cents both.
+    """Return an amount with four significant digits, and always two of cents.
 
     >>> [dollars(amount) for amount in (0.0104, 0.5, 1.7, 6.81336, 12.345, 1234.5, None)]
     ['$0.0104', '$0.50', '$1.70', '$6.813', '$12.35', '$1234.50', '-']
@@ -227,7 +227,7 @@ def _nowhere(quote: Quote) -> str:
 
 
 def _ceiling_is(quote: Quote) -> str:
-    """Say what makes the ceiling."""
+    """Return the kind of the ceiling."""
     limit = quote.settings.max_spot_price
     held = limit is not None and all(
         each.market == "spot" and (each.on_demand is None or limit <= each.on_demand) for each in quote.candidates
@@ -236,7 +236,7 @@ def _ceiling_is(quote: Quote) -> str:
 
 
 def _lines(quote: Quote) -> list[str]:
-    """Return what does not fit a table of sums."""
+    """Return the remarks below the table."""
     lines = []
     if (best := quote.best) and best.market == "spot":
         score = "-" if best.score is None else f"{best.score}/10"
@@ -255,5 +255,5 @@ def _lines(quote: Quote) -> list[str]:
 
 
 def _hourly(amount: float | None) -> str:
-    """Return an amount as the table has it: all with the same number of digits, below one another."""
+    """Return an amount for the table: always four decimals, so that amounts align."""
     return "-/h" if amount is None else f"${amount:.4f}/h"

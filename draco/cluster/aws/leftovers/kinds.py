@@ -1,9 +1,8 @@
-"""What a cluster on AWS is made of: how each kind of thing is looked up by its tags, and how one of them is deleted.
+"""The kinds of things that a cluster on AWS is made of: how each is looked up by its tags, and how it is deleted.
 
-KINDS is in the order of deletion: what others hold on to comes after them. Not in it, because it goes with something
-that is: access points (file system), rules between the base's groups, the group and the route table that every network
-is born with. Nothing of Draco's is on a schedule of AWS's, so there are no schedules to look for: a cluster's end is a
-timer on each of its nodes.
+KINDS is in the order of deletion: a thing comes after those that depend on it. Things that go with another are not in
+it: access points (file system), rules between the base's groups, and every network's own group and route table. Nor
+are schedules: a cluster's end is a timer on each of its nodes.
 
 Roles and instance profiles belong to the account, not to a region. Their tag Region says whose they are; without it
 they are found from every region.
@@ -22,17 +21,17 @@ _GONE = re.compile(r"NotFound|NoSuchEntity|\.Unknown$")
 
 
 class Seen(NamedTuple):
-    """One thing as AWS tells of it."""
+    """One thing as AWS describes it."""
 
     id: str
     tags: Mapping[str, str]
     note: str = ""
     costs: bool = False
-    ending: bool = False  # told to go, and not gone yet
+    ending: bool = False  # being deleted
 
 
 class About(NamedTuple):
-    """What there is to say of a thing; see Seen."""
+    """Remarks on a thing; see Seen."""
 
     note: str = ""
     costs: bool = False
@@ -40,7 +39,7 @@ class About(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """One kind of thing. `look` may return others' things too: who calls it compares the tags."""
+    """One kind of thing. `look` may return others' things too: the caller compares the tags."""
 
     name: str
     names: str
@@ -66,7 +65,7 @@ def _filters(name: str | None) -> list[dict[str, Any]]:
 def _ec2(
     operation: str, key: str, identity: str, about: Callable[[Mapping[str, Any]], About | None] = lambda raw: About()
 ) -> Callable[[str, str | None], Iterator[Seen]]:
-    """Return the look-up for a kind that EC2 filters by tags; what `about` returns None for is left out."""
+    """Return the look-up for a kind that EC2 filters by tags; where `about` returns None, the thing is left out."""
 
     def look(region: str, name: str | None) -> Iterator[Seen]:
         for page in pages("ec2", region, operation, Filters=_filters(name)):
@@ -83,7 +82,7 @@ def _by_ec2(operation: str, parameter: str) -> Callable[[str, str], Any]:
 
 
 def _all_instances(region: str, name: str | None) -> Iterator[dict[str, Any]]:
-    """Return those that have ended lately too: their spot requests may still be open."""
+    """Yield instances, also those that ended lately: their spot requests may still be open."""
     for page in pages("ec2", region, "describe_instances", Filters=_filters(name)):
         for reservation in page["Reservations"]:
             yield from reservation["Instances"]
@@ -101,7 +100,7 @@ def _instances(region: str, name: str | None) -> Iterator[Seen]:
 
 
 def _spot_requests(region: str, name: str | None) -> Iterator[Seen]:
-    """Return those that are tagged, and those of tagged instances: a launch does not tag its request by itself."""
+    """Yield tagged requests, and those of tagged instances: a launch does not tag its request."""
     owners: dict[str, dict[str, str]] = {}
     for raw in _all_instances(region, name):
         owners |= {raw[key]: _tags(raw) for key in ("InstanceId", "SpotInstanceRequestId") if raw.get(key)}
@@ -181,7 +180,7 @@ def _file_systems(region: str, name: str | None) -> Iterator[Seen]:
 
 
 def _mount_targets(region: str, name: str | None) -> Iterator[Seen]:
-    """Return those of Draco's file systems: they have no tags of their own."""
+    """Yield the mount targets of Draco's file systems: they have no tags of their own."""
     for system in _file_systems(region, name):
         if system.tags.get("Project") == "draco" and not system.ending:
             for page in pages("efs", region, "describe_mount_targets", FileSystemId=system.id):
