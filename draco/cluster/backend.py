@@ -54,14 +54,14 @@ class Cluster(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """What `up` would start for money, and the question whether it may."""
+    """An offer of nodes for money, to which the user agrees or not."""
 
-    agreed: Any  # of a request, once the user has agreed
+    agreed: Any  # becomes Request.agreed once the user has agreed
     question: str  # empty: nothing would be started, so there is nothing to ask
 
 
 class Request(NamedTuple):
-    """What the user asked for; a backend ignores what does not apply to it."""
+    """The user's request; a backend ignores the values that do not apply to it."""
 
     name: str
     workers: int = 3  # worker nodes; the head comes on top
@@ -71,7 +71,7 @@ class Request(NamedTuple):
     inventory: Path | None = None  # of somebody's own machines
     settings: tuple[str, ...] = ()  # key=value, of a cloud's
     on_demand: bool = False  # nodes that a cloud's spot market cannot replace may be bought on demand, this once
-    agreed: Any = None  # of the offer that the user agreed to; what only the backend reads
+    agreed: Any = None  # Offer.agreed, read by the backend alone; None: the kind makes no offers
 
 
 def quietly(what: str) -> None:
@@ -93,7 +93,7 @@ class Backend(Protocol):
         """
 
     def down(self, cluster: Cluster, folder: Path, say: Say = quietly) -> None:
-        """Remove nodes, networks and keys, whatever of them is left; keep the storage.
+        """Remove nodes, networks and keys, as far as they exist; keep the storage.
 
         Raises:
             LeftoversError: something is left that costs money.
@@ -131,7 +131,7 @@ class Backend(Protocol):
 
 
 class Paid(Backend, Protocol):
-    """What the module of a kind that costs money has besides."""
+    """The functions of the module of a kind that costs money."""
 
     def offer(self, request: Request, folder: Path, console: "Console") -> Offer:
         """Print what `up` would start and what it costs. `up` starts what was agreed to, at that price, or refuses.
@@ -142,7 +142,7 @@ class Paid(Backend, Protocol):
         """
 
     def replacing(self, cluster: Cluster) -> str:
-        """Return what may come to be paid for a node in a lost one's place, in words; empty where nobody knows."""
+        """Return the price of replacing a lost node, in words; empty where it is unknown."""
 
 
 class Kind(NamedTuple):

@@ -137,7 +137,7 @@ def connection(cluster: Cluster, folder: Path, node: str) -> dict[str, Any]:
 
 
 def images(cluster: Cluster, folder: Path) -> dict[str, str]:
-    """See Backend: there is no image, all nodes run this machine's Python."""
+    """See Backend: nodes have no image, they run this machine's Python."""
     return {}
 
 

@@ -176,7 +176,7 @@ def _without_head(cluster: Cluster, run: str, again: str) -> Status:
 
 
 def snapshot(cluster: Cluster) -> dict[str, Any] | None:
-    """Return what the head says of its newest run, or None if it does not answer."""
+    """Return the head's description of its newest run, or None if it does not answer."""
     try:
         made = subprocess.run(
             draco(cluster, "head", "runs"),

@@ -140,7 +140,7 @@ def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
 
 
 def _archive(image: str, folder: Path) -> dict[str, str]:
-    """Save the image for the nodes that lack it; return what Ansible's role `image` needs to know of it."""
+    """Save the image for the nodes that lack it; return the variables of Ansible's role `image`."""
     identity = docker.image_id(image)
     archive = folder.resolve() / f"image-{identity.removeprefix('sha256:')[:12]}.tar"
     if not archive.exists():
@@ -197,7 +197,7 @@ def down(cluster: Cluster, folder: Path, say: Say = quietly) -> None:
 
 
 def purge(name: str, folder: Path, say: Say = quietly) -> None:
-    """See Backend: the machines are somebody's own, and so is what lies on them."""
+    """See Backend: the machines and their storage are somebody's own."""
     raise RefusedError(f"{name}: these machines are yours: remove {WORK} on them yourself")
 
 

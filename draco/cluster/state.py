@@ -70,7 +70,7 @@ def is_beside(name: str, root: Path = ROOT) -> bool:
 
 
 def forget(name: str, root: Path = ROOT) -> None:
-    """Remove what is kept of a cluster that is down."""
+    """Remove the records of a cluster that is down."""
     path = path_of(name, root)
     for file in path.iterdir() if path.exists() else ():
         file.unlink()

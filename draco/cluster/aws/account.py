@@ -120,7 +120,7 @@ def tags_of_role(region: str, role: str) -> dict[str, str]:
 
 @contextmanager
 def speaking(what: str) -> Iterator[None]:
-    """Turn AWS's refusals within the block into errors that begin with what was attempted.
+    """Turn AWS's refusals within the block into errors that begin with `what`, the attempt.
 
     Raises:
         MissingError: credentials, a region, a permission or a connection are missing.

@@ -37,10 +37,10 @@ class Target(NamedTuple):
 
 
 def minutes(notice_s: float) -> int:
-    """Return what FIS makes of a notice of so many seconds: whole minutes, no fewer than it can do.
+    """Return a notice in whole minutes, rounded up, and no fewer than FIS gives.
 
     Raises:
-        RefusedError: more than it can do.
+        RefusedError: more than FIS gives.
     """
     found = max(LEAST_MINUTES, math.ceil(notice_s / 60))
     if found > MOST_MINUTES:

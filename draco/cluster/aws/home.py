@@ -57,7 +57,7 @@ class Home(NamedTuple):
         return self.path / "cluster"
 
     def choice(self) -> Choice | None:
-        """Return what was chosen, or None."""
+        """Return the recorded choice, or None."""
         path = self.path / "choice.json"
         if not path.exists():
             return None
@@ -65,7 +65,7 @@ class Home(NamedTuple):
         return found._replace(promoted=tuple(found.promoted))
 
     def choose(self, choice: Choice | None) -> None:
-        """Record what was chosen; None: forget."""
+        """Record the choice; None: forget it."""
         path = self.path / "choice.json"
         if choice is None:
             path.unlink(missing_ok=True)

@@ -68,7 +68,7 @@ def known_hosts(nodes: Mapping[str, Sequence[str | None]], keys: Mapping[str, st
 
 
 def _console(region: str, instance: str) -> str:
-    """Return what a machine has printed so far. Only machines on Nitro tell it without a delay of minutes."""
+    """Return the console's text so far. Only for machines on Nitro is it up to date; others lag by minutes."""
     try:
         return _output(region, instance, Latest=True)
     except ClientError as error:

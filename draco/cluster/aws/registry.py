@@ -59,7 +59,7 @@ def tags(labels: Mapping[str, str], identity: str) -> list[str]:
 
 
 def scan(image: str) -> str | None:
-    """Return what a scanner on this machine says of critical vulnerabilities; None if there is no scanner."""
+    """Return a sentence on the critical vulnerabilities that a scanner here finds; None without a scanner."""
     scanner = next(filter(shutil.which, _SCANNERS), None)
     if scanner is None:
         return None
@@ -105,7 +105,7 @@ _SCANNERS: dict[str, tuple[list[str], Callable[[Mapping[str, Any]], Iterator[str
 
 
 def _held(region: str, repository_url: str, tag: str) -> tuple[str, str] | None:
-    """Return what a tag in the repository holds, the manifest's digest and the image's id; None if it is free."""
+    """Return the manifest's digest and the image's id behind a tag in the repository; None if the tag is free."""
     with speaking(f"{repository_url}: asking for the tag {tag}"):
         told = client("ecr", region).batch_get_image(
             repositoryName=repository_url.partition("/")[2], imageIds=[{"imageTag": tag}],

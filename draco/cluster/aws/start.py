@@ -31,7 +31,7 @@ _AMI = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-6.1-x86_64"
 
 
 def up(request: Request, folder: Path, say: Say) -> Cluster:
-    """Bring the cluster up, or start what is missing of it. See Backend."""
+    """Start the cluster, or its missing nodes, as `request.agreed` says. See Backend."""
     agreed = request.agreed
     assert isinstance(agreed, Agreement), "nobody agreed to a price"
     terraform.require()
@@ -115,7 +115,7 @@ def _refuse_fewer(request: Request, region: str) -> None:
 
 
 def _choices(agreed: Agreement) -> list[Choice]:
-    """Return what to try, in order; the lifetime begins now."""
+    """Return the agreed choices in order; their lifetime begins now."""
     assert agreed.quote
     ami = agreed.settings.ami or _ami(agreed.region)
     expires = home.expiry(datetime.now(UTC) + timedelta(hours=agreed.settings.hours))

@@ -236,7 +236,7 @@ def _event(line: bytes) -> dict[str, Any]:
 
 
 def _shown(event: Mapping[str, Any], say: Say) -> _Fault | None:
-    """Say what an event tells of progress; return it if it is a fault."""
+    """Report the progress in an event; return the event if it is a fault."""
     if event["type"] in ("apply_start", "refresh_start"):
         hook = event["hook"]
         say(f"{hook.get('action', 'read')} {hook['resource']['addr']}")

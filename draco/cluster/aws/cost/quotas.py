@@ -96,7 +96,7 @@ class Survey(NamedTuple):
 
 
 def survey(region: str, name: str, types: Sequence[str]) -> Survey:
-    """Ask AWS what the types are, and for the quotas that they count against.
+    """Ask AWS for the properties of the types, and for the quotas that they count against.
 
     Instances of the cluster `name` itself do not count as used: what it needs includes them.
 
@@ -140,7 +140,7 @@ def used(instances: Iterable[Mapping[str, Any]], kinds: Mapping[str, Kind], name
 
 
 def kinds(region: str, types: Iterable[str]) -> dict[str, Kind]:
-    """Ask AWS what the types are; those that the region does not have are absent."""
+    """Ask AWS for the properties of the types; types that the region does not have are absent."""
     wanted = sorted(set(types))
     found: dict[str, Kind] = {}
     with account.speaking(f"asking AWS for the instance types of {region}"):

@@ -63,7 +63,7 @@ def find(
 
 
 def remove(region: str, name: str, roots: Sequence[str], say: Callable[[str], None], limit_s: float = 600.0) -> None:
-    """Remove what there is of a cluster in `roots`, "cluster" or also "base", and wait until it is gone.
+    """Remove everything of a cluster in `roots`, "cluster" or also "base", and wait until it is gone.
 
     Removing the base removes all runs and checkpoints: ask before. May be called again, and beside Terraform.
 
@@ -188,7 +188,7 @@ def _remove_all(
 
 
 def _refusal(kind: Kind, region: str, thing: Left) -> DracoError | None:
-    """Delete one thing; return what AWS has against it."""
+    """Delete one thing; return AWS's refusal, if any."""
     try:
         with speaking("cannot be removed"):
             kind.delete(region, thing.id)
