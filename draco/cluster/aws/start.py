@@ -90,14 +90,11 @@ def _refuse_others(name: str, settings: Settings, there: Home) -> None:
             f"know it: another NAME=, or, if it is yours and its state is lost, make leftovers NAME={name} REMOVE=1 "
             f"and make cluster-purge NAME={name} CLUSTER=aws"
         )
-
+    if found:
+        return
     role = f"draco-{name}-head"
-    elsewhere = (
-        None
-        if found
-        else account.ask(
-            "looking for roles", lambda: account.tags_of_role(region, role).get("Region", "an unknown region")
-        )
+    elsewhere = account.ask(
+        "looking for roles", lambda: account.tags_of_role(region, role).get("Region", "an unknown region")
     )
     if elsewhere:
         raise RefusedError(f"{name}: there is such a cluster in {elsewhere}, and roles are global: another NAME=")
