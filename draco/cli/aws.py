@@ -9,49 +9,22 @@ from draco.cli.console import confirm, results
 from draco.errors import ExitCode, LeftoversError, MissingError, RefusedError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from draco.cluster.backend import Cluster, Request
-    from draco.cluster.interrupt import Way
+    from draco.cluster.backend import Request
 
 
 def plan(request: "Request", folder: Path, *, as_json: bool) -> int:
     """Print what a cluster would cost, and refuse as `cluster-up` would; change nothing."""
-    from draco.cluster.aws import quote, start
+    from draco.cluster.aws import agreement
+    from draco.cluster.aws.cost import quote
 
-    found = start.quoted(request, start.wanted(request, folder), folder)
+    settings = agreement.wanted(request, folder)
+    found = agreement.quoted(request, settings, agreement.standing(request, settings, folder))
     if as_json:
         print(json.dumps(quote.as_json(found), indent=1))
     else:
         results().print(quote.table(found), highlight=False)
     quote.refuse(found)
     return 0
-
-
-def agree(request: "Request", folder: Path, console: "Console", *, yes: bool) -> None:
-    """Show the price of what would be started, and ask. Nothing to start: nothing to ask.
-
-    Raises:
-        RefusedError: declined, or above max_price.
-        NoCapacityError, MissingError: there is nowhere to start it, or a quota falls short.
-    """
-    from draco.cluster.aws import quote, registry, start
-
-    settings = start.wanted(request, folder)
-    start.refuse_changes(request, settings, folder)
-    nodes = start.missing(request, settings)
-    if not nodes:
-        return
-    found = start.quoted(request, settings, folder)
-    console.print(quote.table(found), highlight=False)
-    quote.refuse(found)
-    with console.status("scanning the image, if there is a scanner"):
-        vulnerabilities = registry.scan(request.image)
-    if vulnerabilities:
-        console.print(vulnerabilities, highlight=False)
-    if len(nodes) <= request.workers:
-        console.print(f"to be started: {', '.join(nodes)}; the others are there", highlight=False)
-    confirm(f"{request.name}: start it", yes)
 
 
 def doctor(request: "Request", folder: Path) -> int:
@@ -71,7 +44,7 @@ def doctor(request: "Request", folder: Path) -> int:
 def leftovers(name: str | None, region: str | None, *, remove: bool, yes: bool, ups: Sequence[str]) -> int:
     """Print what there is of Draco in a region; or remove what is left of one cluster, its state lost or not."""
     from draco.cluster.aws import account
-    from draco.cluster.aws import leftovers as left
+    from draco.cluster.aws.leftovers import cleanup as left
 
     region = region or account.default_region()
     if region is None:
@@ -104,12 +77,12 @@ def leftovers(name: str | None, region: str | None, *, remove: bool, yes: bool, 
 
 def extend(name: str, folder: Path, hours: float, *, yes: bool) -> int:
     """Put a cluster's end off."""
-    from draco.cluster import state
+    from draco.cluster import backend, state
     from draco.cluster.aws import extend as extending
-    from draco.cluster.aws import quote
+    from draco.cluster.aws.cost import quote
 
     cluster = state.chosen(name)
-    if cluster.backend != "aws":
+    if not backend.paid(cluster.backend):
         raise RefusedError(f"{name}: is CLUSTER={cluster.backend}, which has no end to put off")
     per_hour = cluster.details["per_hour"]
     price = quote.dollars(per_hour * hours if per_hour else None)
@@ -117,24 +90,3 @@ def extend(name: str, folder: Path, hours: float, *, yes: bool) -> int:
     until = extending.extend(cluster, folder, hours)
     print(f"{name}: ends itself at {until}")
     return 0
-
-
-def interruption(
-    cluster: "Cluster", node: str, notice_s: float, console: "Console", *, yes: bool
-) -> "tuple[Way, float]":
-    """Say what AWS will do to a node and ask; return the way and the seconds between notice and end, as AWS has them.
-
-    Raises:
-        RefusedError: declined, on demand, or a notice longer than AWS gives.
-        MissingError: the node or the role is not there.
-    """
-    from draco.cluster.aws import fault_injection, quote
-
-    minutes = fault_injection.minutes(notice_s)
-    target = fault_injection.target(cluster, node)
-    if 60 * minutes != notice_s:
-        console.print(f"NOTICE={notice_s:g}: AWS takes {minutes} minutes, from 2 on and whole ones", highlight=False)
-    cost = quote.dollars(fault_injection.PER_MINUTE * minutes)
-    console.print(f"{node}: AWS Fault Injection Service takes {cost} for it, and the instance ends", highlight=False)
-    confirm(f"{cluster.name}: interrupt {node} ({target.instance.id})", yes)
-    return fault_injection.way(cluster, target), 60.0 * minutes

@@ -106,15 +106,15 @@ def _add_yes(parser: Parser, where: str = "") -> None:
 
 def warn(args: argparse.Namespace) -> None:
     """Warn of clusters that end soon or cost money for nothing, but not where they are being seen to."""
-    from draco.cluster import expiry
+    from draco.cluster.aws import home
 
     if getattr(args, "does", None) not in ("up", "down", "purge", "extend"):
-        for line in expiry.warnings():
+        for line in home.warnings():
             print(f"warning: {line}", file=sys.stderr)
 
 
 def _up(args: argparse.Namespace) -> int:
-    from draco.cluster import lifecycle, state
+    from draco.cluster import backend, lifecycle, state
 
     said = console.messages()
     before = state.load(args.name)
@@ -126,8 +126,11 @@ def _up(args: argparse.Namespace) -> int:
         inventory=args.inventory or (Path(known["inventory"]) if "inventory" in known else None),
         on_demand=args.on_demand,
     )
-    if kind == "aws":
-        aws.agree(request, state.path_of(args.name), said, yes=args.yes)
+    if paid := backend.paid(kind):
+        offer = paid.offer(request, state.path_of(args.name), said)
+        if offer.question:
+            console.confirm(offer.question, args.yes)
+        request = request._replace(agreed=offer.agreed)
     elif args.set:
         raise RefusedError(f"SET={' '.join(args.set)}: is for CLUSTER=aws")
     began = time.monotonic()
@@ -173,7 +176,9 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _only_aws(args: argparse.Namespace) -> None:
-    if args.cluster not in (None, "aws"):
+    from draco.cluster import backend
+
+    if args.cluster and not backend.paid(args.cluster):
         raise RefusedError(f"CLUSTER={args.cluster}: costs nothing and needs no account; this is for CLUSTER=aws")
 
 
@@ -203,7 +208,7 @@ def _room(cluster: "Cluster") -> str:
 
 def _status(args: argparse.Namespace) -> int:
     from draco.cluster import remote, state, status
-    from draco.cluster.backends import BACKENDS
+    from draco.cluster.backend import BACKENDS
 
     cluster = state.chosen(args.name)
     backend, folder = BACKENDS[cluster.backend], state.folder(cluster.name)
@@ -255,13 +260,17 @@ def _purge(args: argparse.Namespace) -> int:
 
 def _interrupt(args: argparse.Namespace) -> int:
     from draco.cluster import interrupt, state
+    from draco.cluster.backend import named
 
     cluster = state.chosen(args.name)
     interrupt.refuse(cluster, args.node)
-    way, notice_s = interrupt.by_hand(cluster, args.node), args.notice
-    if cluster.backend == "aws":
-        way, notice_s = aws.interruption(cluster, args.node, notice_s, console.messages(), yes=args.yes)
-    outcome = interrupt.interrupt(cluster, args.node, notice_s, args.wait, console.messages(), way)
+    eviction = named(cluster.backend).eviction(cluster, state.folder(cluster.name), args.node, args.notice)
+    said = console.messages()
+    for line in eviction.about:
+        said.print(line, highlight=False)
+    if eviction.question:
+        console.confirm(eviction.question, args.yes)
+    outcome = interrupt.interrupt(cluster, args.node, eviction, args.wait, said)
     if outcome is None:
         return 0
     from rich.console import Console

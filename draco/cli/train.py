@@ -131,7 +131,7 @@ def _finish(args: argparse.Namespace, directory: Path, status: "Status", output:
 
 def _on_cluster(cluster: "Cluster", args: argparse.Namespace, job: "Job", said: "Console") -> int:
     """Start the job on the cluster's head and watch it, unless it is to run by itself."""
-    from draco.cluster import lifecycle, remote, state
+    from draco.cluster import backend, lifecycle, remote, state
     from draco.job import to_yaml
 
     if args.secret:
@@ -151,23 +151,12 @@ def _on_cluster(cluster: "Cluster", args: argparse.Namespace, job: "Job", said: 
         return 0
     said.print(f"{job.name}: {run}", highlight=False)
     loss = job.on_loss
-    if loss.on_demand and "dearer" in cluster.details:
-        said.print(_dearer(cluster), highlight=False)
+    if loss.on_demand and (paid := backend.paid(cluster.backend)) and (price := paid.replacing(cluster)):
+        said.print(price, highlight=False)
     status = remote.attend(cluster, run, said, _again(args), replace=loss.name == "replace", on_demand=loss.on_demand)
     if status.state == "succeeded":
         return remote.same(cluster, ["report", run])
     return ended(args, run, status)
-
-
-def _dearer(cluster: "Cluster") -> str:
-    """Say what may come to be paid for nodes that the spot market cannot replace."""
-    from draco.cluster.aws import quote
-
-    more = quote.dollars(cluster.details["dearer"])
-    return f"a lost worker that the spot market cannot replace is bought on demand: {more} per hour more each"
-
-
-# How it ended
 
 
 def ended(args: argparse.Namespace, run: str, status: "Status") -> int:

@@ -1,1 +1,1 @@
-"""What `make cluster-up` and its companions do: nodes, their inventory, their configuration by Ansible, their state."""
+"""The operator's side of a cluster: nodes, their inventory, their configuration by Ansible, and their state."""

@@ -1,15 +1,20 @@
-"""What a cluster is: named nodes, head first, and the one interface through which every kind of node is reached.
+"""A cluster as named nodes, the interface of every kind of node, and the table of kinds.
 
-A backend is a module with the functions of `Backend`. It makes bare nodes and says how to reach them; Ansible turns
+A backend is a module with the functions of `Backend`. It makes bare nodes and says how to reach them. Ansible turns
 them into an MPI cluster, and the launcher on the head starts jobs. Nothing above a backend knows what a node is.
 """
 
-import os
+import importlib
+from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
-from draco.launch.notices import PATH
+from draco.cluster.eviction import Eviction
+from draco.errors import MissingError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 HEAD = "head"
 State = Literal["running", "paused", "stopped", "missing", "unreachable"]
@@ -28,7 +33,7 @@ class Cluster(NamedTuple):
     """A cluster that is up, as kept in cluster.json."""
 
     name: str
-    backend: str  # key of BACKENDS
+    backend: str  # key of KINDS
     nodes: tuple[Node, ...]  # head first; MPI ranks are dealt out in this order
     subnet: str  # CIDR of the network that carries MPI
     runtime: Runtime  # where ranks run: in the node itself, on the host, or in a container on the host
@@ -48,8 +53,15 @@ class Cluster(NamedTuple):
         return self.nodes[1:]
 
 
+class Offer(NamedTuple):
+    """An offer of nodes for money, to which the user agrees or not."""
+
+    agreed: Any  # becomes Request.agreed once the user has agreed
+    question: str  # empty: nothing would be started, so there is nothing to ask
+
+
 class Request(NamedTuple):
-    """What the user asked for; a backend ignores what does not apply to it."""
+    """The user's request; a backend ignores the values that do not apply to it."""
 
     name: str
     workers: int = 3  # worker nodes; the head comes on top
@@ -59,12 +71,7 @@ class Request(NamedTuple):
     inventory: Path | None = None  # of somebody's own machines
     settings: tuple[str, ...] = ()  # key=value, of a cloud's
     on_demand: bool = False  # nodes that a cloud's spot market cannot replace may be bought on demand, this once
-
-
-def writing(notice: str) -> list[str]:
-    """Return the command that puts a notice in its place, on the node and by root; the head never sees half of it."""
-    script = f'mkdir -p {os.path.dirname(PATH)} && printf "%s\\n" "$1" > {PATH}.new && mv {PATH}.new {PATH}'
-    return ["sh", "-c", f"umask 022 && {script}", "sh", notice]
+    agreed: Any = None  # Offer.agreed, read by the backend alone; None: the kind makes no offers
 
 
 def quietly(what: str) -> None:
@@ -72,7 +79,7 @@ def quietly(what: str) -> None:
 
 
 class Backend(Protocol):
-    """The functions that a module in BACKENDS has."""
+    """The functions of a kind's module."""
 
     def up(self, request: Request, folder: Path, say: Say = quietly) -> Cluster:
         """Make or start every node that is missing and return the cluster once all of them can be reached.
@@ -86,7 +93,7 @@ class Backend(Protocol):
         """
 
     def down(self, cluster: Cluster, folder: Path, say: Say = quietly) -> None:
-        """Remove nodes, networks and keys, whatever of them is left; keep the storage.
+        """Remove nodes, networks and keys, as far as they exist; keep the storage.
 
         Raises:
             LeftoversError: something is left that costs money.
@@ -115,23 +122,82 @@ class Backend(Protocol):
     def images(self, cluster: Cluster, folder: Path) -> dict[str, str]:
         """Return the digest of the image that each node runs; empty where nodes have none."""
 
-    def announce(self, cluster: Cluster, folder: Path, node: str, notice: str) -> None:
-        """Put a notice on a node, where its head reads it: launch/notices.py has its path and form."""
+    def eviction(self, cluster: Cluster, folder: Path, node: str, notice_s: float) -> Eviction:
+        """Return how a worker node is taken away, `notice_s` seconds after a notice; nothing is done yet.
 
-    def kill(self, cluster: Cluster, folder: Path, node: str) -> None:
-        """End a node as a spot interruption does: at once."""
+        Raises:
+            RefusedError: this node cannot be evicted, or not with such a notice.
+        """
 
-    def pause(self, cluster: Cluster, folder: Path, node: str) -> None:
-        """Freeze a node: it holds its connections and says nothing."""
 
-    def resume(self, cluster: Cluster, folder: Path, node: str) -> None:
-        """Undo `pause`, if it is not undone."""
+class Paid(Backend, Protocol):
+    """The functions of the module of a kind that costs money."""
 
-    def cut(self, cluster: Cluster, folder: Path, node: str) -> None:
-        """Take a node off the network; its processes go on."""
+    def offer(self, request: Request, folder: Path, console: "Console") -> Offer:
+        """Print what `up` would start and what it costs. `up` starts what was agreed to, at that price, or refuses.
 
-    def heal(self, cluster: Cluster, folder: Path, node: str) -> None:
-        """Undo `cut`, if it is not undone."""
+        Raises:
+            RefusedError: the request is wrong, or costs more than it allows.
+            NoCapacityError, MissingError: there is nowhere to start it, or a quota falls short.
+        """
+
+    def replacing(self, cluster: Cluster) -> str:
+        """Return the price of replacing a lost node, in words; empty where it is unknown."""
+
+
+class Kind(NamedTuple):
+    """One kind of cluster."""
+
+    module: str  # imported when it is asked for
+    is_borrowed: bool = False  # somebody's own machines, which go on after `down` and whose storage is not ours
+    is_paid: bool = False  # costs money, takes settings, and has the functions of Paid
+
+
+KINDS: Mapping[str, Kind] = {  # by the word that CLUSTER= takes
+    "docker": Kind("draco.cluster.docker"),
+    "netns": Kind("draco.cluster.netns"),
+    "ssh": Kind("draco.cluster.ssh", is_borrowed=True),
+    "aws": Kind("draco.cluster.aws.backend", is_paid=True),
+}
+
+
+class _Imported(UserDict[str, Any]):
+    """Modules by their kinds."""
+
+    def __getitem__(self, kind: str) -> Any:
+        found = super().__getitem__(kind)
+        if not isinstance(found, str):
+            return found
+        try:
+            return importlib.import_module(found)
+        except ModuleNotFoundError as error:
+            raise MissingError(
+                f"CLUSTER={kind} needs {error.name}, which is not here; make setup EXTRAS=cluster"
+            ) from error
+
+
+BACKENDS: Mapping[str, Backend] = _Imported({kind: each.module for kind, each in KINDS.items()})
+
+
+def named(kind: str) -> Backend:
+    """Return the backend of a kind.
+
+    Raises:
+        MissingError: there is no such kind.
+    """
+    if kind not in BACKENDS:
+        raise MissingError(f"CLUSTER={kind}: there are {', '.join(BACKENDS)}")
+    return BACKENDS[kind]
+
+
+def paid(kind: str) -> Paid | None:
+    """Return the backend of a kind that costs money; None: it costs nothing.
+
+    Raises:
+        MissingError: there is no such kind.
+    """
+    found = named(kind)
+    return cast(Paid, found) if KINDS[kind].is_paid else None
 
 
 def names(workers: int) -> tuple[str, ...]:

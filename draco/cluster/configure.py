@@ -1,4 +1,4 @@
-"""Runs Ansible on a cluster's inventory, says which task it is at, and turns its failures into sentences."""
+"""Ansible on a cluster's inventory: its progress by task, and its failures as sentences."""
 
 import io
 import json
@@ -44,7 +44,7 @@ def play(name: str, inventory: Path, log: Path, say: Callable[[str], None], vari
     Raises:
         NotConfiguredError: a task failed or a node was out of reach; names node and reason.
     """
-    # Sockets have short names only, and a node that is made anew must not be mistaken for the old one.
+    # A socket's path must be short. A new folder each time: a new node must not get the old one's connection.
     sockets = tempfile.mkdtemp(prefix="draco-")
     argv = [str(_tool("ansible-playbook")), "--inventory", str(inventory), str(PLAYS / name)]
     argv += ["--extra-vars", json.dumps(dict(variables))]

@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from draco.cluster.backend import HEAD, Cluster, Node, Request, Say, State, names, quietly, writing
+from draco.cluster.backend import HEAD, Cluster, Node, Request, Say, State, names, quietly
+from draco.cluster.eviction import Eviction, by_hand, writing
 from draco.errors import MissingError, RefusedError
 from draco.launch.notices import PATH as NOTICE
 
@@ -28,8 +29,8 @@ _CLUSTER, _NODE, _ADDRESS = "draco.cluster", "draco.node", "draco.address"  # la
 _MOST_WORKERS = 200
 _START_LIMIT_S = 20
 
-# Less is allowed than an engine allows by default: nobody in a node needs root or writes outside /tmp, its key folder
-# and the storage. Shared memory carries the messages between ranks of one node. Ansible puts its modules in /tmp.
+# Stricter than an engine's defaults: nobody in a node needs root, or writes outside /tmp, its key folder and storage.
+# Shared memory carries the messages between ranks of one node. Ansible puts its modules in /tmp.
 _CONFINED = (
     "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
     "--pids-limit", "4096", "--ulimit", "nofile=8192:8192",
@@ -53,7 +54,7 @@ sys.exit("no SSH server on port 2222 after {_START_LIMIT_S} s")
 
 
 def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
-    """See Backend: what is missing is made, what is stopped, paused or cut off is put right."""
+    """See Backend: missing nodes are created; stopped, paused and disconnected ones are repaired."""
     if request.workers > _MOST_WORKERS:
         raise RefusedError(f"WORKERS={request.workers}: containers take at most {_MOST_WORKERS} worker nodes")
     cores = _cores()
@@ -128,36 +129,21 @@ def images(cluster: Cluster, folder: Path) -> dict[str, str]:
     return {name: str(container["Image"]) for name, container in _containers(cluster.name).items()}
 
 
-def announce(cluster: Cluster, folder: Path, node: str, notice: str) -> None:
+def eviction(cluster: Cluster, folder: Path, node: str, notice_s: float) -> Eviction:
     """See Backend."""
+    return by_hand(
+        node, notice_s, lambda notice: announce(cluster, folder, node, notice), lambda: kill(cluster, folder, node)
+    )
+
+
+def announce(cluster: Cluster, folder: Path, node: str, notice: str) -> None:
+    """Put a notice on a node, where the head reads it: launch/notices.py has its path and form."""
     _engine("exec", "--user", "0", _container(cluster.name, node), *writing(notice), about=f"{node}: giving notice")
 
 
 def kill(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend."""
+    """End a node at once."""
     _engine("kill", _container(cluster.name, node), about=f"{node}: docker kill")
-
-
-def pause(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend."""
-    _engine("pause", _container(cluster.name, node), about=f"{node}: docker pause")
-
-
-def resume(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend: nothing where a `cluster up` did it already."""
-    if states(cluster, folder)[node] == "paused":
-        _engine("unpause", _container(cluster.name, node), about=f"{node}: docker unpause")
-
-
-def cut(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend: the interface goes; after `heal` it has another name and the same address."""
-    _engine("network", "disconnect", _network(cluster.name), _container(cluster.name, node), about=f"{node}: cut")
-
-
-def heal(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend: nothing where a `cluster up` did it already."""
-    if not _is_connected(cluster.name, _containers(cluster.name)[node]):
-        _connect(cluster.name, next(n for n in cluster.nodes if n.name == node))
 
 
 def occupancy(nodes: int, cpus: float, cores: int) -> str:
@@ -234,13 +220,13 @@ def save(image: str, archive: Path) -> None:
 
 
 def _labelled(kind: str, name: str) -> list[str]:
-    """Return the engine's own names of what belongs to a cluster: `container`, `network` or `volume`."""
+    """Return the engine's identifiers of what belongs to a cluster: `container`, `network` or `volume`."""
     all_of_them = ["--all"] if kind == "container" else []
     return _engine(kind, "ls", "--quiet", *all_of_them, "--filter", f"label={_CLUSTER}={name}").split()
 
 
 def _containers(name: str) -> dict[str, dict[str, Any]]:
-    """Return what the engine knows of each node that there is, running or not."""
+    """Return the engine's description of each existing node, running or not."""
     told = _labelled("container", name)
     inspected = json.loads(_engine("container", "inspect", *told)) if told else []
     return {c["Config"]["Labels"][_NODE]: c for c in inspected if _NODE in c["Config"]["Labels"]}
@@ -269,7 +255,7 @@ def _state(name: str, container: dict[str, Any] | None) -> State:
 
 
 def _differences(request: Request, image: str, container: dict[str, Any]) -> list[str]:
-    """Return in which respects a node is not what was asked for."""
+    """Return the properties in which a node differs from the request."""
     compared = (
         ("image", container["Image"].removeprefix("sha256:")[:12], image.removeprefix("sha256:")[:12]),
         ("cpus", _cpus(container), None if request.cpus is None else round(request.cpus, 2)),
@@ -293,7 +279,7 @@ def _refuse_contradictions(request: Request, image: str, found: dict[str, dict[s
 
 
 def _subnet(name: str, found: dict[str, dict[str, Any]]) -> ipaddress.IPv4Network:
-    """Return the network of a cluster's nodes; make one if there are no nodes."""
+    """Return the network of a cluster's nodes; create one if there are no nodes."""
     networks = _labelled("network", name)
     if found:
         if not networks:
@@ -308,7 +294,7 @@ def _subnet(name: str, found: dict[str, dict[str, Any]]) -> ipaddress.IPv4Networ
 def _make_network(name: str) -> ipaddress.IPv4Network:
     """Make a network in the upper half of 198.18.0.0/15 (benchmarks, RFC 2544); netns nodes use the lower one.
 
-    An engine keeps a container's address over restarts only in a network whose numbers were given.
+    Only in a network with a given subnet does an engine keep a container's address over restarts.
     """
     start = zlib.crc32(name.encode())
     for i in range(128):
@@ -329,7 +315,7 @@ def _make_volumes(name: str) -> None:
 
 
 def _node_arguments(request: Request, node: Node, image: str, cpus: float) -> list[str]:
-    """Return what makes a node, after `docker`."""
+    """Return the arguments of `docker` that create a node."""
     labels = {_CLUSTER: request.name, _NODE: node.name, _ADDRESS: node.address}
     writable = "" if node.name == HEAD else ":ro"
     volumes = [f"{_volume(request.name, 'data')}:{WORK}/data{writable}"]
@@ -354,9 +340,11 @@ def _each(option: str, values: Iterable[str]) -> list[str]:
 
 
 def _bring_up(request: Request, node: Node, container: dict[str, Any] | None, image: str, cpus: float) -> None:
-    """Make one node, or put right what is wrong with it, and wait for its SSH server."""
+    """Create or repair one node, and wait for its SSH server."""
     name = _container(request.name, node.name)
-    if container is not None and _differences(request, image, container):  # and it does not run
+    if container is not None and _differences(
+        request, image, container
+    ):  # and it does not run, or up() would have refused
         _engine("rm", "--force", "--volumes", name)
         container = None
     if container is None:
@@ -382,6 +370,6 @@ def _connect(name: str, node: Node) -> None:
 
 
 def _created(name: str) -> str:
-    """Return since when a cluster is there: its oldest node."""
+    """Return when the oldest node of a cluster was created."""
     oldest = min(datetime.fromisoformat(container["Created"]) for container in _containers(name).values())
     return oldest.astimezone(UTC).isoformat(timespec="seconds")

@@ -1,9 +1,9 @@
-"""Ansible's inventory of a cluster: one pure function for every kind of node. Rank order is ours: the head first."""
+"""Ansible's inventory of a cluster: one pure function for every kind of node. Ranks are in this order, head first."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from draco.cluster.backend import HEAD, Cluster
+from draco.cluster.backend import HEAD, KINDS, Cluster
 
 SSH_PORT = 2222  # of the ranks' own sshd
 
@@ -18,7 +18,7 @@ def inventory(cluster: Cluster, connections: Mapping[str, Mapping[str, Any]]) ->
         "draco_python": cluster.python,
         "draco_user": cluster.user,
         "draco_ssh_port": SSH_PORT,
-        "storage_kind": "local" if cluster.backend == "ssh" else "given",
+        "storage_kind": "local" if KINDS[cluster.backend].is_borrowed else "given",
         **cluster.details.get("inventory_variables", {}),
     }
     workers = {name: values for name, values in hosts.items() if name != HEAD}

@@ -1,4 +1,4 @@
-"""Up, down and purge: nodes by their backend, configuration by Ansible, a check by the head itself."""
+"""Up, down and purge of a cluster: nodes by their backend, configuration by Ansible, a check by the head."""
 
 import subprocess
 import time
@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from draco.cluster import configure, state
-from draco.cluster.backend import HEAD, Backend, Cluster, Request, Say
-from draco.cluster.backends import BACKENDS
+from draco.cluster.backend import BACKENDS, HEAD, KINDS, Cluster, Request, Say, named
 from draco.cluster.inventory import inventory
 from draco.errors import DracoError, MissingError, NotConfiguredError, RefusedError
 
@@ -20,7 +19,7 @@ def up(kind: str, request: Request, say: Say, root: Path = state.ROOT) -> tuple[
         RefusedError: a cluster of that name is there and is another one.
         NotConfiguredError: the nodes are there, but not as they must be; a second call goes on from there.
     """
-    nodes = backend(kind)
+    nodes = named(kind)
     configure.require()
     before = state.load(request.name, root)
     if before and before.backend != kind:
@@ -29,13 +28,13 @@ def up(kind: str, request: Request, say: Say, root: Path = state.ROOT) -> tuple[
         )
     folder = state.folder(request.name, root)
     noted = state.kinds(request.name, root)
-    if kind != "ssh":  # whose storage is not ours
+    if not KINDS[kind].is_borrowed:  # whose storage is not ours
         state.note_kinds(request.name, sorted({*noted, kind}), root)
     say("starting nodes")
     try:
         cluster = nodes.up(request, folder, say)
     except Exception:
-        if not before and not any(folder.iterdir()):  # nothing came of it: leave nothing behind
+        if not before and not any(folder.iterdir()):  # nothing was created: leave nothing behind
             folder.rmdir()
             if not state.is_beside(request.name, root):
                 state.note_kinds(request.name, noted, root)
@@ -83,35 +82,24 @@ def compare_images(cluster: Cluster, folder: Path) -> None:
 def down(name: str, say: Say, kind: str | None = None, root: Path = state.ROOT) -> float:
     """Remove a cluster's nodes, networks and keys; keep its runs. Return how long it took, in seconds.
 
-    Works for what is left of a cluster that came up in part; nothing to remove is no error. `kind` is for a cluster
-    whose state file was lost.
+    A cluster that came up only in part is removed too, and nothing to remove is no error. `kind` is for a cluster whose
+    state file was lost.
     """
     began = time.monotonic()
     cluster = state.load(name, root)
     folder = root / name
-    if cluster and cluster.backend == "ssh":
+    if cluster and KINDS[cluster.backend].is_borrowed:
         say("removing what the play made")
         configure.play("down.yml", folder / "inventory.yml", folder / "ansible.log", say)
     say("removing nodes")
     for each in [cluster.backend] if cluster else [kind] if kind else state.kinds(name, root):
-        backend(each).down(cluster or _nothing(name, each), folder, say)
+        named(each).down(cluster or _nothing(name, each), folder, say)
     state.forget(name, root)
     return time.monotonic() - began
 
 
-def backend(kind: str) -> Backend:
-    """Return the backend of that name.
-
-    Raises:
-        MissingError: there is none.
-    """
-    if kind not in BACKENDS:
-        raise MissingError(f"CLUSTER={kind}: there are {', '.join(BACKENDS)}")
-    return BACKENDS[kind]
-
-
 def _nothing(name: str, kind: str) -> Cluster:
-    """Return a cluster of which only the name is known: what is labelled with it can still be found."""
+    """Return a cluster of which only the name is known: its backend finds the rest by labels."""
     return Cluster(name, kind, (), "", "node", "", "", "", {})
 
 
@@ -126,7 +114,7 @@ def purge(name: str, say: Say, kind: str | None = None, root: Path = state.ROOT)
     faults: list[DracoError] = []
     for each in [kind] if kind else state.kinds(name, root):
         try:
-            backend(each).purge(name, root / name, say)
+            named(each).purge(name, root / name, say)
             state.note_kinds(name, [other for other in state.kinds(name, root) if other != each], root)
         except DracoError as error:  # the others are purged all the same
             faults.append(error)
@@ -135,12 +123,13 @@ def purge(name: str, say: Say, kind: str | None = None, root: Path = state.ROOT)
 
 
 def may_purge(name: str, kind: str | None = None, root: Path = state.ROOT) -> None:
-    """Raise what can be told before anything is removed."""
+    """Raise the reasons against a purge that are known before anything is removed."""
     if kind:
-        backend(kind)
+        named(kind)
     if state.load(name, root):
         raise RefusedError(f"{name}: is up; make cluster-down first")
     if not kind and not state.kinds(name, root):
+        *others, last = [each for each in KINDS if not KINDS[each].is_borrowed]
         raise MissingError(
-            f"{name}: nothing is known here of its storage; CLUSTER=docker, netns or aws says where it is"
+            f"{name}: nothing is known here of its storage; CLUSTER={', '.join(others)} or {last} says where it is"
         )

@@ -1,7 +1,7 @@
 """Nodes made of Linux namespaces on this machine: CLUSTER=netns. Up in a second, without an image or an engine.
 
 Each node has a network, mount, host name and process namespace of its own and an sshd; all share this machine's disk
-(read: its Python), processors and memory. Needs Linux, root, iproute2 and openssh-server. What tests use most.
+(read: its Python), processors and memory. Needs Linux, root, iproute2 and openssh-server. Most tests use it.
 """
 
 import contextlib
@@ -13,13 +13,14 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from draco.cluster import ssh
-from draco.cluster.backend import HEAD, Cluster, Node, Request, Say, State, names, quietly, writing
+from draco.cluster.backend import HEAD, Cluster, Node, Request, Say, State, names, quietly
+from draco.cluster.eviction import Eviction, by_hand, writing
 from draco.errors import MissingError, RefusedError
 from draco.runs import directory as run_directory
 
@@ -136,50 +137,25 @@ def connection(cluster: Cluster, folder: Path, node: str) -> dict[str, Any]:
 
 
 def images(cluster: Cluster, folder: Path) -> dict[str, str]:
-    """See Backend: there is no image, all nodes run this machine's Python."""
+    """See Backend: nodes have no image, they run this machine's Python."""
     return {}
 
 
-def announce(cluster: Cluster, folder: Path, node: str, notice: str) -> None:
+def eviction(cluster: Cluster, folder: Path, node: str, notice_s: float) -> Eviction:
     """See Backend."""
+    return by_hand(
+        node, notice_s, lambda notice: announce(cluster, folder, node, notice), lambda: kill(cluster, folder, node)
+    )
+
+
+def announce(cluster: Cluster, folder: Path, node: str, notice: str) -> None:
+    """Put a notice on a node, where the head reads it: launch/notices.py has its path and form."""
     _run(*command(cluster, folder, node, writing(notice)))
 
 
 def kill(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend."""
+    """End a node at once."""
     _end(folder, node)
-
-
-def pause(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend: every process of the node is stopped."""
-    _signal_all(folder, node, signal.SIGSTOP)
-
-
-def resume(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend."""
-    _signal_all(folder, node, signal.SIGCONT)
-
-
-def cut(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend."""
-    _run("ip", "link", "set", _veth(_prefix(folder), _index(cluster, node)), "down")
-
-
-def heal(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend."""
-    _run("ip", "link", "set", _veth(_prefix(folder), _index(cluster, node)), "up")
-
-
-def init_process(folder: Path, node: str) -> int:
-    """Return the process id, on this machine, of a node's first process; for tests that reach inside.
-
-    Raises:
-        MissingError: the node is not running.
-    """
-    init = _init(folder, node)
-    if init is None:
-        raise MissingError(f"{node}: is not running")
-    return init
 
 
 def _require_tools() -> None:
@@ -205,16 +181,12 @@ def _run(*argv: str, required: bool = True) -> str:
 
 
 def _prefix(folder: Path) -> str:
-    """Return what this cluster's interfaces and namespaces begin with: at most 15 characters are allowed in all."""
+    """Return the prefix of this cluster's interfaces and namespaces; Linux allows a name 15 characters."""
     return f"dr{zlib.crc32(str(folder.resolve()).encode()):08x}"
 
 
 def _veth(prefix: str, index: int) -> str:
     return f"{prefix}v{index}"
-
-
-def _index(cluster: Cluster, node: str) -> int:
-    return [n.name for n in cluster.nodes].index(node)
 
 
 def _storage(folder: Path) -> Path:
@@ -259,7 +231,7 @@ def _make_bridge(bridge: str, subnet: str) -> None:
 
 
 def _forward(action: str, bridge: str) -> None:
-    """Let bridged packets pass where a Docker Engine makes the firewall see and drop them."""
+    """Let bridged packets pass the firewall: beside a Docker Engine it drops them."""
     if shutil.which("iptables", path=_PATH):
         _run("iptables", action, "FORWARD", "-i", bridge, "-o", bridge, "-j", "ACCEPT", required=False)
 
@@ -270,7 +242,7 @@ def _start(folder: Path, storage: Path, prefix: str, bridge: str, subnet: str, i
         _run("ip", "netns", "del", space)
     _run("ip", "link", "del", veth, required=False)
     _run("ip", "netns", "add", space)
-    # A node that comes back keeps its hardware address: its neighbours remember the old one for half a minute.
+    # A node that comes back keeps its hardware address, because its neighbours cache it for half a minute.
     hardware = "02:00:" + ":".join(f"{int(part):02x}" for part in node.address.split("."))
     _run("ip", "link", "add", veth, "type", "veth", "peer", "name", "eth0", "address", hardware, "netns", space)
     _run("ip", "link", "set", veth, "master", bridge, "up")
@@ -350,27 +322,8 @@ def _init(folder: Path, node: str) -> int | None:
     return None
 
 
-def _inside(folder: Path, node: str) -> Iterator[int]:
-    """Yield every process of a node."""
-    space = os.readlink(f"/proc/{init_process(folder, node)}/ns/pid")
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if os.readlink(entry / "ns/pid") == space:
-                yield int(entry.name)
-
-
-def _signal_all(folder: Path, node: str, number: signal.Signals) -> None:
-    """Signal every process of a node, until no process is left that was not signalled."""
-    done: set[int] = set()
-    while new := set(_inside(folder, node)) - done:
-        for pid in new:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        done |= new
-
-
 def _end(folder: Path, node: str) -> None:
-    """End a node: with the process that holds its namespaces goes everything inside."""
+    """End a node: everything inside ends with the process that holds its namespaces."""
     outer = _outer(folder, node)
     if outer is None:
         return

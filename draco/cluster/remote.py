@@ -1,7 +1,7 @@
-"""What the operator's commands do on a cluster: the same command, on the head; for a run also its progress, here.
+"""The operator's commands on a cluster: the same command on the head, and a run's progress here.
 
-A run belongs to its supervisor on the head. The operator only watches: a closed terminal or a broken connection ends
-nothing, Ctrl-C asks the run to stop.
+A run belongs to its supervisor on the head. The operator only watches. A closed terminal or a broken connection ends
+nothing; Ctrl-C asks the run to stop.
 """
 
 import contextlib
@@ -16,15 +16,14 @@ from typing import IO, Any
 from rich.console import Console
 
 from draco.cluster import state
-from draco.cluster.backend import HEAD, Cluster
-from draco.cluster.backends import BACKENDS
+from draco.cluster.backend import BACKENDS, HEAD, Cluster
 from draco.cluster.repair import Repair
 from draco.errors import NotConfiguredError
 from draco.launch.interrupts import Interrupts
 from draco.launch.progress import Progress
 from draco.runs.directory import Status
 
-_CONNECTIONS = 3  # attempts to reach a head that seems well, one after the other
+_CONNECTIONS = 3  # attempts in a row to reach a head that seems well
 SILENT_S = 15.0  # after which a head that says nothing, not even that it is alive, is looked at
 
 
@@ -65,8 +64,8 @@ def attend(
 ) -> Status:
     """Show a run's progress until it ends and return its verdict; Ctrl-C asks it to stop, a second one kills it.
 
-    With `replace` the nodes that the run loses are brought up again meanwhile; the run takes them back by itself. With
-    `on_demand` they may cost what AWS takes on demand.
+    With `replace` lost nodes are brought up again meanwhile, and the run takes them back by itself. With `on_demand`
+    they may be bought on demand.
 
     Raises:
         NotConfiguredError: the head is gone and with it the runs; says how to go on.
@@ -134,7 +133,7 @@ def _watched(
 
 
 def event(line: bytes) -> dict[str, Any] | None:
-    """Return the event in a line of the head's stream, or None where something else got into it."""
+    """Return the event in a line of the head's stream, or None where the line is something else."""
     with contextlib.suppress(ValueError):
         found = json.loads(line)
         if isinstance(found, dict) and "event" in found:
@@ -166,7 +165,7 @@ def _without_head(cluster: Cluster, run: str, again: str) -> Status:
 
 
 def snapshot(cluster: Cluster) -> dict[str, Any] | None:
-    """Return what the head says of its newest run, or None if it does not answer."""
+    """Return the head's description of its newest run, or None if it does not answer."""
     try:
         made = subprocess.run(
             draco(cluster, "head", "runs"),

@@ -1,7 +1,7 @@
-"""Brings nodes up again that a run has lost, while it goes on: `cluster up` beside the operator's `make train`.
+"""The repair of a cluster during a run: `cluster up` for lost nodes, beside the operator's `make train`.
 
-Nobody but the operator can do it: only here are the keys, the credentials and the settings of the cluster. Without an
-operator who watches, a run goes on with the nodes that are left until somebody runs `make cluster-up`.
+Only the operator can do it, who has the keys, the credentials and the settings of the cluster. Without a watching
+operator, a run goes on with the remaining nodes until somebody runs `make cluster-up`.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from typing import Any
 
 from draco.cluster import state
 
-_LIMIT_S = 60.0  # in which a `cluster up` that is no longer wanted ends by itself: Terraform saves what it knows
-# A cloud's node that was taken away is listed as there for a while, and until then nothing is missing.
+_LIMIT_S = 60.0  # for an unwanted `cluster up` to end by itself, so that Terraform saves its state
+# A cloud lists a node that was taken away as running for a while; until then `cluster up` would start nothing.
 GONE_S = 60.0  # after the time at which a node said that it would go
 AGAIN_S = 60.0  # after a `cluster up` that did not end well
 TRIES = 3  # for one loss
@@ -60,7 +60,7 @@ class Repair:
         self._process.wait()
 
     def note(self, event: dict[str, Any]) -> None:
-        """Take note of one event of the run, those of the passing time included."""
+        """Handle one event of the run; the regular ones also start what is due."""
         if event["event"] == "notice" and event["kind"] == "interruption":
             self._going[event["node"]] = _seconds(event["at"]) + GONE_S
         if event["event"] == "interruption" and event["nodes"] and event["time"] not in self._noted:
@@ -81,7 +81,7 @@ class Repair:
             )
 
     def _ended(self) -> bool:
-        """Say whether it has, and tell how."""
+        """Return whether `cluster up` has ended, and say how."""
         if self._process is None or self._process.poll() is None:
             return self._process is None
         lines = self._log.read_text(errors="replace").strip().splitlines() or [""]

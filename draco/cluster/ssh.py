@@ -1,4 +1,4 @@
-"""Machines that are there already and are reached by ssh: CLUSTER=ssh INVENTORY=hosts.yml.
+"""Existing machines reached by ssh: CLUSTER=ssh INVENTORY=hosts.yml.
 
 The inventory is Ansible's, with a group `head` of one host and a group `workers`; host keys must be known to the
 caller's own known_hosts. Also how the operator reaches any node with an sshd (namespaces, EC2): `write_config`,
@@ -18,7 +18,9 @@ from typing import Any
 
 from draco.cluster import docker
 from draco.cluster.backend import HEAD, Cluster, Node, Request, Runtime, Say, State, quietly
+from draco.cluster.eviction import Eviction
 from draco.errors import MissingError, RefusedError
+from draco.launch.notices import PATH, Notice
 
 WORK = "/srv/draco"
 CONTAINER = "draco"  # name of the trainer's container on a host with an engine
@@ -38,7 +40,7 @@ Host *
 
 
 def write_config(folder: Path, hosts: Mapping[str, Mapping[str, str]]) -> Path:
-    """Write ssh_config with one entry per host, `{name: {keyword: value}}`, and what holds for all of them."""
+    """Write ssh_config: one entry per host, `{name: {keyword: value}}`, then the options of all hosts."""
     entries = [
         f"Host {name}\n" + "".join(f"  {keyword} {value}\n" for keyword, value in options.items())
         for name, options in hosts.items()
@@ -138,7 +140,7 @@ def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
 
 
 def _archive(image: str, folder: Path) -> dict[str, str]:
-    """Save the image for the nodes that lack it; return what Ansible's role `image` needs to know of it."""
+    """Save the image for the nodes that lack it; return the variables of Ansible's role `image`."""
     identity = docker.image_id(image)
     archive = folder.resolve() / f"image-{identity.removeprefix('sha256:')[:12]}.tar"
     if not archive.exists():
@@ -151,7 +153,7 @@ def _archive(image: str, folder: Path) -> dict[str, str]:
 
 
 def _listed(inventory: Path) -> dict[str, Any]:
-    """Return what Ansible makes of an inventory file."""
+    """Return an inventory file as Ansible reads it."""
     if not inventory.exists():
         raise MissingError(f"INVENTORY={inventory}: no such file")
     tool = Path(sys.executable).parent / "ansible-inventory"
@@ -181,7 +183,7 @@ def _shared(variables: Mapping[str, Mapping[str, Any]], key: str) -> str:
 
 
 def _subnet(addresses: Sequence[str]) -> str:
-    """Return the smallest network that holds all addresses; draco_subnet in the inventory says better."""
+    """Return the smallest network that holds all addresses; draco_subnet in the inventory overrides it."""
     try:
         numbers = [int(ipaddress.IPv4Address(address)) for address in addresses]
     except ValueError as error:
@@ -191,11 +193,11 @@ def _subnet(addresses: Sequence[str]) -> str:
 
 
 def down(cluster: Cluster, folder: Path, say: Say = quietly) -> None:
-    """See Backend; what the play made is removed by ansible/down.yml, and the machines go on."""
+    """See Backend: ansible/down.yml removes what the play installed, and the machines go on."""
 
 
 def purge(name: str, folder: Path, say: Say = quietly) -> None:
-    """See Backend: the machines are somebody's own, and so is what lies on them."""
+    """See Backend: the machines and their storage are somebody's own."""
     raise RefusedError(f"{name}: these machines are yours: remove {WORK} on them yourself")
 
 
@@ -240,8 +242,9 @@ def images(cluster: Cluster, folder: Path) -> dict[str, str]:
     }
 
 
-def _refuse(cluster: Cluster, folder: Path, node: str, notice: str = "") -> None:
-    raise RefusedError(f"{cluster.name}: {node} is somebody's machine: faults are injected into docker and netns nodes")
-
-
-announce = kill = pause = resume = cut = heal = _refuse
+def eviction(cluster: Cluster, folder: Path, node: str, notice_s: float) -> Eviction:
+    """See Backend: nothing here ends somebody's machine."""
+    raise RefusedError(
+        f"{cluster.name}: {node} is somebody's machine, and nothing here ends it; what its owner writes to {PATH} "
+        f"on it is a notice to the head, such as {Notice('interruption', '2026-01-02T03:04:05Z').text()}"
+    )

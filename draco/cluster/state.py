@@ -1,7 +1,8 @@
-"""Which clusters there are: .clusters/<name>/ holds cluster.json, keys, the inventory and Ansible's log.
+"""The records of clusters: .clusters/<name>/ holds cluster.json, keys, the inventory and Ansible's log.
 
-Beside it .clusters/<name>.kinds says of which kinds it was brought up here, also before it was and after it is up: so
-what is left of a broken start is found, and the storage of a cluster that is down. aws/home.py describes <name>.aws/.
+Beside it .clusters/<name>.kinds lists the kinds of which it was brought up here. The list is written before a start
+and outlives `cluster-down`. So the remains of a broken start are found, and the storage of a cluster that is down.
+aws/home.py describes <name>.aws/.
 """
 
 import json
@@ -18,7 +19,7 @@ _NAME = re.compile("[a-z][a-z0-9-]{0,29}(?<!-storage)")  # netns keeps the stora
 
 
 def folder(name: str, root: Path = ROOT) -> Path:
-    """Return a cluster's own folder, made if need be; for its owner's eyes only, since keys lie in it."""
+    """Return a cluster's own folder, created if need be; only its owner may read it, because keys lie in it."""
     path = path_of(name, root)
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     return path
@@ -64,12 +65,12 @@ def note_kinds(name: str, found: Sequence[str], root: Path = ROOT) -> None:
 
 
 def is_beside(name: str, root: Path = ROOT) -> bool:
-    """Say whether a kind keeps a folder of its own for the cluster, as aws does what outlives `cluster-down`."""
+    """Say whether a kind keeps a folder beside the cluster's; aws keeps what outlives `cluster-down` there."""
     return any(path.is_dir() for path in root.glob(f"{name}.*"))
 
 
 def forget(name: str, root: Path = ROOT) -> None:
-    """Remove what is kept of a cluster that is down."""
+    """Remove the records of a cluster that is down."""
     path = path_of(name, root)
     for file in path.iterdir() if path.exists() else ():
         file.unlink()

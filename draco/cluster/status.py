@@ -1,4 +1,4 @@
-"""What `make cluster-status` prints: nodes, health, image, and what the newest run is doing."""
+"""The status of a cluster: nodes, health, image, and the newest run; printed by `make cluster-status`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -49,7 +49,7 @@ def table(status: Mapping[str, Any]) -> Table:
 
 
 def note_lines(notes: Mapping[str, Any]) -> list[str]:
-    """Return where a cloud's cluster is, what it costs and until when it lives, a line each."""
+    """Return the lines about a cloud's cluster: place, cost, end, and notices."""
     if not notes:
         return []
     money = [f"about ${notes[key]:.2f}{words}" for key, words in (("spent", " so far"), ("per_hour", " per hour"))
@@ -77,7 +77,7 @@ def run_line(run: Mapping[str, Any] | None) -> str:
     rate = f"  {run['steps_per_s']:.1f} steps/s" if run["steps_per_s"] and run["state"] == "running" else ""
     suspects = ", ".join(map(str, run["suspects"])) or "none"
     why = f": {run['message']}" if run["message"] else ""
-    borne = f"  interruptions: {run['interruptions']}" if run.get("interruptions") else ""
+    survived = f"  interruptions: {run['interruptions']}" if run.get("interruptions") else ""
     out = f"  without {', '.join(run['without'])}" if run.get("without") else ""
     who = f"suspects: {suspects}{absent(run) if run['state'] == 'running' else ''}"
-    return f"run: {run['run']}: {run['state']} at step {run['step']}{of}{why}{rate}  {who}{borne}{out}"
+    return f"run: {run['run']}: {run['state']} at step {run['step']}{of}{why}{rate}  {who}{survived}{out}"

@@ -1,4 +1,4 @@
-"""What an interruption did to a run: its events, and when the node was told and went, as a table of seconds."""
+"""The timeline of an interruption: the run's events, the notice and the node's end, in seconds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 Event = Mapping[str, Any]
 _ENDED = ("interrupted", "succeeded", "failed", "lost")
 _ONCE = ("checkpoint", "step", "state")  # of which one is shown
-_ON_FOR_S = 5.0  # with steps this long after the node went, a run that had moved off it goes on
-_UNBROKEN_S = 30.0  # likewise a run that had not: it did not need the node
+_ON_FOR_S = 5.0  # a run that had left the node goes on, if it still takes steps this long after the node's end
+_UNBROKEN_S = 30.0  # the same for a run that had not left it: it did not need the node
 _WITHOUT = "without a step"
 
 
@@ -20,7 +20,7 @@ class Row(NamedTuple):
 
 
 def given(time: float, node: str, about: str) -> Event:
-    """Return the event that whoever interrupts a node begins with: `node` was told, or nothing was said."""
+    """Return the first event of an interruption: what `node` was told."""
     return {"event": "given", "time": time, "node": node, "about": about}
 
 
@@ -51,7 +51,7 @@ def timeline(events: Iterable[Event], since: float) -> list[Row]:
 
 
 def settled(events: Iterable[Event], since: float) -> bool:
-    """Say whether all there is to see has happened: the run took steps again, never stopped, or has ended."""
+    """Say whether nothing more will happen: the run took steps again, never stopped, or has ended."""
     ordered = _ordered(events)
     went = next((e["time"] for e in ordered if e["event"] == "gone"), None)
     if _verdict(ordered):
@@ -72,7 +72,7 @@ def recovered(events: Iterable[Event], since: float) -> bool:
     return verdict["state"] == "succeeded" if verdict else settled(ordered, since)
 
 
-# --- What of it is shown, and in which words -------------------------------------------------------------------------
+# --- Which events are shown, and in which words ----------------------------------------------------------------------
 
 _SAID = {
     "given": "notice", "notice": "the head knows", "checkpoint": "checkpoint", "gone": "node gone",
@@ -82,7 +82,7 @@ _SAID = {
 
 
 def _about(event: Event) -> str:
-    """Return what there is to say of an event; of what is missing in it, nothing."""
+    """Return the description of an event; values that it lacks are left out."""
     kind = event["event"]
     if kind in ("given", "interruption"):
         return str(event.get("about") or event.get("cause") or "")
@@ -97,13 +97,13 @@ def _about(event: Event) -> str:
 
 
 def _ordered(events: Iterable[Event]) -> list[Event]:
-    """Return the events by time; a verdict's is when it was written."""
+    """Return the events by time; the time of a verdict is when it was written."""
     timed = [{**e, "time": e["updated"]} if e["event"] == "state" and "updated" in e else e for e in events]
     return sorted((e for e in timed if isinstance(e.get("time"), int | float)), key=lambda e: float(e["time"]))
 
 
 def _verdict(ordered: Sequence[Event]) -> Event | None:
-    """Return what was said of a run that has ended."""
+    """Return the verdict of a run that has ended."""
     return next((e for e in reversed(ordered) if e["event"] == "state" and e["state"] in _ENDED), None)
 
 
@@ -112,13 +112,13 @@ def _interruptions(ordered: Sequence[Event], since: float) -> list[Event]:
 
 
 def _recovery(ordered: Sequence[Event], since: float) -> Event | None:
-    """Return the first step after the last interruption and what followed on it, or None where there is none."""
+    """Return the first step after the last interruption, or None."""
     breaks = _interruptions(ordered, since)
     return _next_step(ordered, breaks[-1]["time"]) if breaks else None
 
 
 def _next_step(ordered: Sequence[Event], after: float) -> Event | None:
-    """Return the first step of the launch that followed an interruption: the old one's last may be written late."""
+    """Return the first step of the launch after an interruption; the old launch may write its last step late."""
     begun = False
     for event in ordered:
         if event["time"] >= after:
@@ -129,14 +129,14 @@ def _next_step(ordered: Sequence[Event], after: float) -> Event | None:
 
 
 def _checkpoint(ordered: Sequence[Event], since: float) -> Event | None:
-    """Return the last checkpoint before the break, from which the run can go on; seconds may be before the notice."""
+    """Return the last checkpoint before the interruption; it may be older than the notice."""
     ends = [e["time"] for e in ordered if e["time"] >= since and e["event"] in ("interruption", "gone", "state")]
     found = [e for e in ordered if e["event"] == "checkpoint" and e["time"] <= min(ends, default=float("inf"))]
     return found[-1] if found else None
 
 
 def _without_steps(ordered: Sequence[Event], since: float, step: Event | None) -> Row:
-    """Return for how long no step was taken, and how many had to be taken again."""
+    """Return how long no step was taken, and how many steps were taken again."""
     breaks = _interruptions(ordered, since)
     if step is None or not breaks:
         return _until_now(ordered, broken=bool(breaks))
@@ -147,7 +147,7 @@ def _without_steps(ordered: Sequence[Event], since: float, step: Event | None) -
 
 
 def _until_now(ordered: Sequence[Event], *, broken: bool) -> Row:
-    """Return the same of a run that has not come back, or never was away."""
+    """Return the same for a run that has not come back, or never stopped."""
     verdict = _verdict(ordered)
     if verdict and verdict["state"] == "succeeded":
         return Row(0.0, _WITHOUT, "the run was done")

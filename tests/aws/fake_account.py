@@ -9,7 +9,7 @@ import pytest
 from fake_aws import Fake, running
 from fake_aws.world import QUOTAS
 
-from draco.cluster.aws import account, prices
+from draco.cluster.aws import account
 
 
 @contextmanager
@@ -22,12 +22,10 @@ def taken_for_aws(folder: Path, minute_s: float = 60.0) -> Iterator[Fake]:
         account.client.cache_clear()
         yield fake
     account.client.cache_clear()
-    prices.fetch.cache_clear()
 
 
 def renew(fake: Fake) -> None:
     """Forget what a test set and asked for."""
-    prices.fetch.cache_clear()
     fake.set_faults({})
     fake.set_prices({})
     fake.set_quotas({code: limit for code, (_, limit) in QUOTAS.items()})

@@ -13,10 +13,10 @@ import pytest
 from botocore import xform_name
 from rich.console import Console
 
-from draco.cluster.aws import extend, quotas, quote, start
-from draco.cluster.aws.candidates import Candidate
-from draco.cluster.aws.prices import Prices
-from draco.cluster.aws.quotas import Quota
+from draco.cluster.aws import agreement, extend, start
+from draco.cluster.aws.cost import quotas, quote
+from draco.cluster.aws.cost.prices import Candidate, Prices
+from draco.cluster.aws.cost.quotas import Quota
 from draco.cluster.aws.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -121,7 +121,7 @@ def test_the_example_of_make_plan_is_what_it_prints() -> None:
 def test_numbers_that_the_text_repeats_are_those_of_the_code() -> None:
     assert f"after {start.START_LIMIT_S} s at the latest" in TEXT
     assert f"at most {extend.MOST_HOURS} hours ahead" in TEXT
-    assert f"{start.MOST_WORKERS} at most" in TEXT
+    assert f"{agreement.MOST_WORKERS} at most" in TEXT
     assert set(re.findall(r"`(L-[0-9A-F]{8})`", TEXT)) == set(quotas._CODES.values())
 
 
@@ -295,7 +295,7 @@ def test_the_policy_covers_every_operation_that_dracos_own_sources_name() -> Non
     names["list_objects_v2"] = {"s3:ListBucket"}  # the right has another name than the operation
     words = {
         word
-        for path in (ROOT / "draco/cluster/aws").glob("*.py")
+        for path in (ROOT / "draco/cluster/aws").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         for word in [getattr(node, "attr", None), getattr(node, "value", None)]
         if isinstance(word, str) and "_" in word and word in names

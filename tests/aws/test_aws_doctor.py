@@ -16,9 +16,9 @@ from fake_aws import Fake
 from rich.console import Console
 
 from draco.cluster import configure
-from draco.cluster.aws import account, address, doctor
+from draco.cluster.aws import account, doctor
+from draco.cluster.aws.cost.quotas import Quota
 from draco.cluster.aws.doctor import Check
-from draco.cluster.aws.quotas import Quota
 from draco.cluster.aws.settings import Settings
 from draco.errors import MissingError
 
@@ -292,7 +292,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, bytes]
 
 def test_the_own_address_is_a_network_of_one(answering: Callable[[int, bytes], None]) -> None:
     answering(200, b"198.51.100.7\n")
-    assert address.own_cidr() == "198.51.100.7/32"
+    assert account.own_cidr() == "198.51.100.7/32"
 
 
 @pytest.mark.parametrize(
@@ -305,14 +305,14 @@ def test_an_answer_that_is_no_ipv4_address_is_not_believed(
 ) -> None:
     answering(status, body)
     with pytest.raises(MissingError, match="SET=ssh_cidr="):
-        address.own_cidr()
+        account.own_cidr()
 
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "http://127.0.0.1:9/", "nonsense"])
 def test_where_nobody_answers_the_error_says_how_to_name_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRACO_CHECKIP_URL", url)
     with pytest.raises(MissingError, match="SET=ssh_cidr="):
-        address.own_cidr()
+        account.own_cidr()
 
 
 def test_the_own_address_is_asked_for_only_where_none_is_set(

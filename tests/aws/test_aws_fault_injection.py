@@ -1,18 +1,14 @@
 """`make interrupt` at AWS: an experiment for one instance, in a role that may touch no other; nothing is left of it."""
 
 import json
-import sys
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fake_account import renew, taken_for_aws
 from fake_aws import Fake
-from rich.console import Console
 
-from draco.cli import aws
 from draco.cluster.aws import fault_injection
 from draco.cluster.aws.fault_injection import Target
 from draco.cluster.backend import Cluster, Node, quietly
@@ -104,7 +100,7 @@ def test_a_longer_notice_than_aws_gives_is_refused() -> None:
 def test_an_instance_is_told_and_ends_and_no_other_does(account: Account) -> None:
     account.role()
     first, second = account.worker("worker-01"), account.worker("worker-02")
-    way = fault_injection.way(CLUSTER, fault_injection.target(CLUSTER, "worker-02"))
+    way = fault_injection.eviction(CLUSTER, "worker-02", 120.0)
     began = time.monotonic()
     assert way.announce(120) == f"AWS has begun to interrupt {second}, which ends in 2 minutes"
     assert account.templates() == []
@@ -180,27 +176,17 @@ def test_an_instance_that_does_not_end_is_told(account: Account, monkeypatch: py
     which = target(account)
     monkeypatch.setattr(fault_injection, "_END_LIMIT_S", 0.0)
     with pytest.raises(NotConfiguredError, match=r"AWS has announced its end, and i-.* still runs"):
-        fault_injection.way(CLUSTER, which).end(0, quietly)
+        fault_injection.eviction(CLUSTER, which.instance.node, 120.0).end(0, quietly)
 
 
-@pytest.mark.parametrize(("typed", "agrees"), [("y", True), ("n", False), ("", False)])
-def test_what_it_costs_is_said_and_asked_first(
-    account: Account, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str, agrees: bool
-) -> None:
+def test_what_it_costs_is_said_and_asked_first(account: Account) -> None:
     account.role()
     instance = account.worker("worker-01")
-    asked: list[str] = []
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or typed)
-    console = Console(soft_wrap=True)
-    try:
-        _, seconds = aws.interruption(CLUSTER, "worker-01", 30, console, yes=False)
-        assert agrees
-        assert seconds == 120
-    except RefusedError:
-        assert not agrees
-    assert asked == [f"dev: interrupt worker-01 ({instance})? [y/N] "]
-    said = capsys.readouterr().out
-    assert "NOTICE=30: AWS takes 2 minutes, from 2 on and whole ones" in said
-    assert "worker-01: AWS Fault Injection Service takes $0.20 for it, and the instance ends" in said
+    found = fault_injection.eviction(CLUSTER, "worker-01", 30)
+    assert found.notice_s == 120
+    assert found.about == (
+        "NOTICE=30: AWS takes 2 minutes, from 2 on and whole ones",
+        "worker-01: AWS Fault Injection Service takes $0.20 for it, and the instance ends",
+    )
+    assert found.question == f"dev: interrupt worker-01 ({instance})"
     assert account.state(instance) == "running"

@@ -13,8 +13,9 @@ from fake_aws.gaps import experiments, placement
 from moto_in_process import REGION, SERVICES, Aws, error
 from rich.console import Console
 
-from draco.cluster.aws import leftovers, tagged
 from draco.cluster.aws.account import client
+from draco.cluster.aws.leftovers import cleanup
+from draco.cluster.aws.leftovers import kinds as resources
 from draco.errors import LeftoversError, MissingError
 
 EXPIRES = "2026-11-23T14:00:00Z"
@@ -33,8 +34,8 @@ def _clients() -> Iterator[None]:
     placement.fill(None)  # moto has no placement groups
     experiments.fill(None)  # and does not list templates of experiments
     with moto_in_process.clients() as patch:
-        patch.setattr(leftovers, "_POLL_S", 0.02)
-        patch.setattr(leftovers, "_AFTER_A_FAULT_S", 0.2)
+        patch.setattr(cleanup, "_POLL_S", 0.02)
+        patch.setattr(cleanup, "_AFTER_A_FAULT_S", 0.2)
         yield
 
 
@@ -155,8 +156,8 @@ def make_cluster(name: str, base: dict[str, str], given: dict[str, str] | None =
     return [node["InstanceId"] for node in nodes]
 
 
-def found(name: str | None = None) -> list[leftovers.Left]:
-    things, unseen = leftovers.find(REGION, name)
+def found(name: str | None = None) -> list[cleanup.Left]:
+    things, unseen = cleanup.find(REGION, name)
     assert unseen == []
     return things
 
@@ -167,7 +168,7 @@ def kinds(name: str | None = None) -> set[str]:
 
 def remove(name: str, *roots: str, limit_s: float = 200) -> list[str]:
     said: list[str] = []
-    leftovers.remove(REGION, name, roots, said.append, limit_s)
+    cleanup.remove(REGION, name, roots, said.append, limit_s)
     return said
 
 
@@ -179,7 +180,7 @@ def test_every_kind_of_thing_is_found(aws: Aws) -> None:
     make_cluster("dev", make_base("dev"))
     assert {thing.kind for thing in found("dev") if thing.root == "base"} == BASE
     assert {thing.kind for thing in found("dev") if thing.root == "cluster"} == CLUSTER
-    assert {kind.name for kind in tagged.KINDS} == BASE | CLUSTER
+    assert {kind.name for kind in resources.KINDS} == BASE | CLUSTER
     assert {(thing.name, thing.owner) for thing in found("dev")} == {("dev", "alice")}
 
 
@@ -206,10 +207,10 @@ def test_an_expiry_that_somebody_garbled_is_none(aws: Aws) -> None:
 def everything() -> set[tuple[str, str, str]]:
     """Return kind, id and tags of each thing in the account, whosever it is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tagged, "_filters", lambda name: [])
+        patch.setattr(resources, "_filters", lambda name: [])
         return {
             (kind.name, one.id, " ".join(f"{key}={value}" for key, value in sorted(one.tags.items())))
-            for kind in tagged.KINDS
+            for kind in resources.KINDS
             for one in kind.look(REGION, None)
         }
 
@@ -261,7 +262,7 @@ def test_a_cluster_whose_state_is_lost_is_removed_wholly_and_its_base_stays(aws:
 def test_removing_the_cluster_does_not_even_ask_for_the_base(aws: Aws) -> None:
     make_cluster("dev", make_base("dev"))
     aws.calls.clear()
-    things, unseen = leftovers.find(REGION, "dev", ["cluster"])
+    things, unseen = cleanup.find(REGION, "dev", ["cluster"])
     assert ({thing.kind for thing in things}, {thing.root for thing in things}, unseen) == (CLUSTER, {"cluster"}, [])
     remove("dev", "cluster")
     assert not {"DescribeFileSystems", "ListRoles", "DescribeRepositories", "DescribeVpcs"} & set(aws.calls)
@@ -402,7 +403,7 @@ def test_what_may_not_be_looked_at_is_said_and_the_rest_is_found(aws: Aws) -> No
     make_cluster("dev", make_base("dev"))
     aws.refuse("ec2", "DescribeVolumes", "UnauthorizedOperation")
     aws.refuse("efs", "DescribeFileSystems", "AccessDeniedException")
-    things, unseen = leftovers.find(REGION, "dev")
+    things, unseen = cleanup.find(REGION, "dev")
     assert {thing.kind for thing in things} == (BASE | CLUSTER) - {"volume"} - {"file system", "mount target"}
     assert [line.partition(": these")[0] for line in unseen] == [
         f"us-east-1: {names} cannot be looked at" for names in ("volumes", "mount targets", "file systems")
@@ -413,7 +414,7 @@ def test_if_nothing_may_be_looked_at_that_is_an_error(aws: Aws) -> None:
     for service in SERVICES:
         aws.refuse(service, "", "ExpiredToken")
     with pytest.raises(MissingError, match="spot requests cannot be looked at: the AWS credentials have expired"):
-        leftovers.find(REGION)
+        cleanup.find(REGION)
 
 
 def test_if_aws_does_not_answer_that_is_an_error(aws: Aws) -> None:
@@ -422,7 +423,7 @@ def test_if_aws_does_not_answer_that_is_an_error(aws: Aws) -> None:
 
     aws.answer("ec2", "", silent)
     with pytest.raises(MissingError, match="AWS does not answer"):
-        leftovers.find(REGION)
+        cleanup.find(REGION)
     with pytest.raises(MissingError, match="AWS does not answer"):
         remove("dev", "cluster")
 
@@ -441,7 +442,7 @@ def test_what_cannot_be_removed_is_listed_with_the_reason_and_the_rest_goes(aws:
     assert any("address eipalloc-" in line and "ReleaseAddress is refused" in line for line in said)
     assert any("key pairs cannot be looked at" in line for line in said)
     assert caught.value.exit_code == 9
-    things, _ = leftovers.find(REGION, "dev")
+    things, _ = cleanup.find(REGION, "dev")
     assert {thing.kind for thing in things if thing.root == "cluster"} == {"volume", "address"}
 
 
@@ -456,7 +457,7 @@ def test_what_is_forbidden_is_not_tried_until_the_limit(aws: Aws) -> None:
 def test_what_is_not_told_of_something_listed_is_not_taken_for_gone(aws: Aws) -> None:
     make_base("dev")
     aws.refuse("iam", "GetRole", "Throttling")
-    _, unseen = leftovers.find(REGION)
+    _, unseen = cleanup.find(REGION)
     assert unseen == [
         "us-east-1: roles cannot be looked at: AWS takes no more calls for now (Throttling); try again in a minute"
     ]
@@ -466,7 +467,7 @@ def test_the_table_has_the_clusters_own_things_first(aws: Aws) -> None:
     make_cluster("dev", make_base("dev"))
     console = Console(width=200, color_system=None)
     with console.capture() as captured:
-        console.print(leftovers.table(found()))
+        console.print(cleanup.table(found()))
     lines = captured.get().splitlines()[1:]
     assert len(lines) == len(found())
     own = [any(f" {kind} " in line for kind in CLUSTER) and " of fs-" not in line for line in lines]
@@ -477,9 +478,9 @@ def test_the_table_has_the_clusters_own_things_first(aws: Aws) -> None:
 
 
 def test_a_sentence_for_each_thing(aws: Aws) -> None:
-    thing = leftovers.Left(
+    thing = cleanup.Left(
         "instance", "i-1", "dev", "cluster", "alice", "head, running", True, datetime(2026, 11, 23, 14, tzinfo=UTC)
     )
-    assert leftovers.sentence([thing, leftovers.Left("role", "r", "", "base", "", "", False, None)]) == (
+    assert cleanup.sentence([thing, cleanup.Left("role", "r", "", "base", "", "", False, None)]) == (
         "dev: instance i-1 (head, running), costs money, expires 2026-11-23 14:00 UTC, of alice\n?: role r"
     )

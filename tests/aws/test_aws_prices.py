@@ -12,11 +12,11 @@ from fake_account import renew, taken_for_aws
 from fake_aws import Fake
 from rich.console import Console
 
-from draco.cluster.aws import account, candidates, optional, prices, quotas, quote
-from draco.cluster.aws.candidates import Candidate
-from draco.cluster.aws.prices import Prices, Spot
-from draco.cluster.aws.quotas import Kind, Quota, Survey
-from draco.cluster.aws.quote import Quote, dollars
+from draco.cluster.aws import account
+from draco.cluster.aws.cost import prices, quotas, quote
+from draco.cluster.aws.cost.prices import Candidate, Prices, Spot
+from draco.cluster.aws.cost.quotas import Kind, Quota, Survey
+from draco.cluster.aws.cost.quote import Quote, dollars
 from draco.cluster.aws.settings import Settings
 from draco.errors import MissingError, NoCapacityError, RefusedError
 
@@ -103,32 +103,32 @@ def test_an_amount_has_the_digits_that_matter(amount: float | None, text: str) -
 
 
 def test_without_scores_the_cheapest_is_first() -> None:
-    found = candidates.ordered(PRICES, {}, SETTINGS.worker_types, None, on_demand=False)
+    found = prices.ordered(PRICES, {}, SETTINGS.worker_types, None, on_demand=False)
     assert [(each.type, each.zone) for each in found] == [("m5.xlarge", A), ("m5.xlarge", B), ("m6i.xlarge", A)]
     assert {each.market for each in found} == {"spot"}
 
 
 def test_a_better_score_outweighs_a_slightly_higher_price() -> None:
     scores = {("m5.xlarge", A): 3, ("m5.xlarge", B): 9, ("m6i.xlarge", A): 3}
-    first = candidates.ordered(PRICES, scores, SETTINGS.worker_types, None, on_demand=False)[0]
+    first = prices.ordered(PRICES, scores, SETTINGS.worker_types, None, on_demand=False)[0]
     assert first == Candidate("m5.xlarge", B, "spot", 0.075, 0.11, 0.180, 9)
 
 
 def test_no_score_counts_as_one_in_the_middle() -> None:
     equal = PRICES._replace(spot=dict.fromkeys(PRICES.spot, Spot(0.07, 0.07)))
     scores = {("m5.xlarge", A): 4, ("m6i.xlarge", A): 6}
-    found = candidates.ordered(equal, scores, SETTINGS.worker_types, None, on_demand=False)
+    found = prices.ordered(equal, scores, SETTINGS.worker_types, None, on_demand=False)
     assert [each.score for each in found] == [6, None, 4]
 
 
 def test_equal_candidates_come_in_the_order_in_which_their_types_were_named() -> None:
     equal = PRICES._replace(spot=dict.fromkeys(PRICES.spot, Spot(0.07, 0.07)))
-    found = candidates.ordered(equal, {}, ("m6i.xlarge", "m5.xlarge"), None, on_demand=False)
+    found = prices.ordered(equal, {}, ("m6i.xlarge", "m5.xlarge"), None, on_demand=False)
     assert [(each.type, each.zone) for each in found] == [("m6i.xlarge", A), ("m5.xlarge", A), ("m5.xlarge", B)]
 
 
 def test_on_demand_comes_last_cheapest_type_first_in_every_zone() -> None:
-    found = candidates.ordered(PRICES, {}, SETTINGS.worker_types, None, on_demand=True)
+    found = prices.ordered(PRICES, {}, SETTINGS.worker_types, None, on_demand=True)
     assert [each.market for each in found] == ["spot"] * 3 + ["on-demand"] * 3
     assert [(each.type, each.zone, each.price) for each in found[3:]] == [
         ("m5.xlarge", A, 0.18), ("m5.xlarge", B, 0.18), ("m6i.xlarge", A, 0.192)
@@ -137,30 +137,28 @@ def test_on_demand_comes_last_cheapest_type_first_in_every_zone() -> None:
 
 def test_an_unknown_on_demand_price_comes_after_the_known_ones() -> None:
     unknown = PRICES._replace(on_demand={**PRICES.on_demand, "m5.xlarge": None})
-    found = candidates.ordered(unknown, {}, SETTINGS.worker_types, None, on_demand=True)
+    found = prices.ordered(unknown, {}, SETTINGS.worker_types, None, on_demand=True)
     assert [each.price for each in found[3:]] == [0.192, None, None]
 
 
 def test_a_zone_that_was_asked_for_is_the_only_one() -> None:
-    found = candidates.ordered(PRICES, {}, SETTINGS.worker_types, B, on_demand=True)
+    found = prices.ordered(PRICES, {}, SETTINGS.worker_types, B, on_demand=True)
     assert {each.zone for each in found} == {B}
-    assert candidates.ordered(PRICES, {}, SETTINGS.worker_types, "us-east-1z", on_demand=True) == ()
+    assert prices.ordered(PRICES, {}, SETTINGS.worker_types, "us-east-1z", on_demand=True) == ()
 
 
 def test_workers_never_have_the_heads_type_by_accident() -> None:
-    assert all(
-        each.type != "m6i.large" for each in candidates.ordered(PRICES, {}, ("m5.xlarge",), None, on_demand=True)
-    )
+    assert all(each.type != "m6i.large" for each in prices.ordered(PRICES, {}, ("m5.xlarge",), None, on_demand=True))
 
 
 def test_a_candidate_needs_a_zone_that_has_the_heads_type() -> None:
     without = PRICES._replace(offered=PRICES.offered - {("m6i.large", A)})
-    found = candidates.ordered(without, {}, SETTINGS.worker_types, None, on_demand=True)
+    found = prices.ordered(without, {}, SETTINGS.worker_types, None, on_demand=True)
     assert {each.zone for each in quote.startable(found, without, SETTINGS)} == {B}
 
 
 def test_spot_above_the_spot_limit_is_no_candidate_but_on_demand_stays() -> None:
-    found = candidates.ordered(PRICES, {}, SETTINGS.worker_types, None, on_demand=True)
+    found = prices.ordered(PRICES, {}, SETTINGS.worker_types, None, on_demand=True)
     limited = Settings.model_validate(SETTINGS.model_dump() | {"max_spot_price": 0.072})
     assert [each.price for each in quote.startable(found, PRICES, limited)] == [0.07, 0.18, 0.18, 0.192]
 
@@ -393,13 +391,6 @@ def test_a_zone_that_lacks_a_type_is_absent(aws: Fake) -> None:
     assert "us-east-1e" in found.zones
 
 
-def test_asking_twice_costs_nothing(aws: Fake) -> None:
-    first = prices.fetch(REGION, ("m5.xlarge",))
-    asked = len(aws.calls())
-    assert prices.fetch(REGION, ("m5.xlarge",)) is first
-    assert len(aws.calls()) == asked
-
-
 def test_a_history_of_several_pages_is_read_to_its_end(aws: Fake) -> None:
     points = [[29 - i / 100, 0.05 + i / 100_000] for i in range(1500)]
     aws.set_prices({"spot": {"m5.xlarge": {A: points}}})
@@ -424,20 +415,20 @@ def test_no_answer_at_all_is_an_error(aws: Fake) -> None:
         raise EndpointConnectionError(endpoint_url="http://127.0.0.1:9")
 
     with pytest.raises(MissingError, match="asking: AWS does not answer"):
-        optional.ask("asking", question)
+        account.ask("asking", question)
 
 
 def test_scores_are_asked_for_all_types_at_once_and_named_by_zone(aws: Fake) -> None:
     before = len(aws.calls("GetSpotPlacementScores"))
     aws.set_prices({"scores": {A: 3, B: 10}})
-    found = candidates.scores(REGION, ("m5.xlarge", "m6i.xlarge", "m5a.xlarge"), 4)
+    found = prices.scores(REGION, ("m5.xlarge", "m6i.xlarge", "m5a.xlarge"), 4)
     assert (found["m5.xlarge", A], found["m6i.xlarge", B]) == (3, 10)
     assert len(aws.calls("GetSpotPlacementScores")) == before + 1
 
 
 def test_scores_for_fewer_than_three_types_say_nothing_and_are_not_asked_for(aws: Fake) -> None:
     before = len(aws.calls("GetSpotPlacementScores"))
-    assert candidates.scores(REGION, ("m5.xlarge", "m6i.xlarge", "m5.xlarge"), 4) == {}
+    assert prices.scores(REGION, ("m5.xlarge", "m6i.xlarge", "m5.xlarge"), 4) == {}
     assert len(aws.calls("GetSpotPlacementScores")) == before
 
 

@@ -4,6 +4,7 @@ What only machines show (host keys, ssh, Ansible, training) is in test_aws.py. O
 the state is kept in a bucket (in test_aws.py it is in the folder).
 """
 
+import io
 import json
 import os
 import shutil
@@ -20,10 +21,13 @@ import pytest
 import terraform as terraform_here
 from fake_account import renew, taken_for_aws
 from fake_aws import Fake
+from rich.console import Console
 
 from draco.cluster import docker, state
-from draco.cluster.aws import backend, extend, home, instances, leftovers, registry, start, terraform
+from draco.cluster.aws import backend, extend, home, instances, registry, start, terraform
+from draco.cluster.aws.cost.quote import dollars
 from draco.cluster.aws.home import Home
+from draco.cluster.aws.leftovers import cleanup
 from draco.cluster.aws.settings import Settings
 from draco.cluster.backend import Cluster, Request, Say, quietly
 from draco.errors import MissingError, NoCapacityError, NotConfiguredError, RefusedError
@@ -44,14 +48,22 @@ class Account:
 
     def __init__(self, fake: Fake, root: Path) -> None:
         self.fake, self.root, self.said = fake, root, []
-        self.folder = root / "dev"
+        self.folder, self.shown = root / "dev", io.StringIO()
 
     def request(self, *words: str, workers: int = 2) -> Request:
         return Request("dev", workers, settings=(*GIVEN, *words))
 
     def up(self, *words: str, workers: int = 2) -> Cluster:
+        return self.start(self.agreed(self.request(*words, workers=workers)))
+
+    def agreed(self, request: Request) -> Request:
+        """Agree to what is offered, as YES=1 does."""
         self.folder.mkdir(exist_ok=True)
-        made = start.up(self.request(*words, workers=workers), self.folder, self.said.append)
+        offer = backend.offer(request, self.folder, Console(file=self.shown, width=200))
+        return request._replace(agreed=offer.agreed)
+
+    def start(self, request: Request) -> Cluster:
+        made = start.up(request, self.folder, self.said.append)
         state.save(made, self.root)
         return made
 
@@ -104,7 +116,7 @@ def clean(account: Account) -> Iterator[None]:
     yield
     renew(account.fake)
     if account.alive():
-        leftovers.remove(REGION, "dev", ["cluster"], quietly)
+        cleanup.remove(REGION, "dev", ["cluster"], quietly)
         account.fake.client("s3").delete_object(Bucket=BUCKET, Key="draco/dev/cluster.tfstate")
         home.of(account.folder).choose(None)
     assert account.alive() == {}
@@ -165,9 +177,9 @@ def test_a_cluster_comes_up_is_repaired_put_off_guarded_and_taken_down(account: 
     with pytest.raises(RefusedError, match=r"^dev: has instances; make cluster-down"):
         backend.purge("dev", other.folder)
     other.down()  # nothing is known of it there but its name
-    found, unseen = leftovers.find(REGION, "dev")
+    found, unseen = cleanup.find(REGION, "dev")
     assert unseen == []
-    assert {each.root for each in found} == {"base"}, leftovers.sentence(found)
+    assert {each.root for each in found} == {"base"}, cleanup.sentence(found)
     account.down()  # what Terraform's state still names is gone: no error
 
 
@@ -197,7 +209,8 @@ def test_what_spot_cannot_replace_is_bought_on_demand_where_that_is_allowed(acco
         NoCapacityError, match=rf"\non demand: \$[\d.]+ per hour in all, above max_price={per_hour:g}\n"
     ):
         account.up(f"max_price={per_hour}", "on_demand=true")
-    made = start.up(account.request("max_price=")._replace(on_demand=True), account.folder, account.said.append)
+    made = account.start(account.agreed(account.request("max_price=")._replace(on_demand=True)))
+    assert f"without spot capacity: on demand, {dollars(per_hour + dearer)} per hour in all" in account.shown.getvalue()
     assert made.details["per_hour"] == pytest.approx(per_hour + dearer)
     assert [line for line in account.said if "on demand: worker-02; $" in line]
     after = account.alive()
@@ -221,8 +234,60 @@ def test_a_price_above_the_cap_is_refused_before_anything_exists(account: Accoun
     with pytest.raises(MissingError, match="quota spot vCPU: needs 8, 4 of 4 left"):
         account.up("max_price=")
     account.fake.set_faults({"*": {"code": "ExpiredToken"}})
-    with pytest.raises(MissingError, match=r"^asking AWS who is calling: the AWS credentials have expired: "):
+    with pytest.raises(MissingError, match=r"^looking for the instances of dev: the AWS credentials have expired: "):
         account.up()
+
+
+def test_what_is_started_is_what_was_agreed(account: Account) -> None:
+    """Prices, capacity and nodes change between the agreement and the start."""
+    asked = account.request("worker_types=m6i.xlarge,m5.xlarge", "zone=us-east-1a")
+    spot = {"m6i.xlarge": {"*": 0.05}, "m5.xlarge": {"*": 0.06}}
+    account.fake.set_prices({"spot": spot})
+    agreed = account.agreed(asked)
+    account.fake.set_prices({"spot": {**spot, "m6i.xlarge": {"*": 0.07}}})
+    with pytest.raises(RefusedError) as refused:
+        account.start(agreed)
+    assert str(refused.value).splitlines() == [
+        "m6i.xlarge in us-east-1a, spot: costs $0.07 per hour now, and $0.05 was agreed",
+        "dev: nothing is running; make cluster-up asks again, at what it costs now",
+    ]
+    assert account.alive() == {}
+    assert home.of(account.folder).choice() is None
+
+    account.fake.set_prices({"spot": {**spot, "m5.xlarge": {"*": 0.04}}})  # now the cheapest, and not agreed
+    account.start(agreed)
+    started = account.alive()
+    assert {started[node].type for node in ("worker-01", "worker-02")} == {"m6i.xlarge"}
+    with pytest.raises(RefusedError, match=r"^dev: other nodes came up or ended after the price was agreed"):
+        account.start(agreed)
+    nothing_to_start = account.agreed(asked)
+    assert (nothing_to_start.agreed.nodes, nothing_to_start.agreed.quote) == ((), None)
+    account.fake.client("ec2").terminate_instances(InstanceIds=[started["worker-02"].id])
+    with pytest.raises(RefusedError, match=r"^dev: worker-02 ended after the price was agreed; make cluster-up asks"):
+        account.start(nothing_to_start)
+    repair = account.agreed(asked)
+    assert repair.agreed.nodes == ("worker-02",)
+    account.fake.set_prices({"spot": {**spot, "m6i.xlarge": {"*": 0.08}}})
+    with pytest.raises(RefusedError, match=r"costs \$0.08 per hour now, and \$0.05 was agreed\ndev: its other nodes"):
+        account.start(repair)
+    assert set(account.alive()) == {"head", "worker-01"}
+
+
+def test_without_capacity_only_what_was_agreed_is_tried(account: Account) -> None:
+    account.fake.set_prices({"spot": {"m6i.xlarge": {"*": 0.05}, "m5.xlarge": {"*": 0.06}}})
+    agreed = account.agreed(account.request("worker_types=m6i.xlarge,m5.xlarge", "zone=us-east-1a"))
+    account.fake.set_faults({"RunInstances": {"code": "InsufficientInstanceCapacity", "market": "spot"}})
+    with pytest.raises(NoCapacityError) as refused:
+        account.start(agreed)
+    assert "m6i.xlarge in us-east-1a, spot: " in str(refused.value)
+    assert "m5.xlarge in us-east-1a, spot: " in str(refused.value)
+    assert "on-demand" not in str(refused.value)
+    account.fake.set_prices({"spot": {"m6i.xlarge": {"*": 0.05}, "m5.xlarge": {"*": 0.09}}})
+    with pytest.raises(RefusedError) as dearer:  # the second costs more now than it did
+        account.start(agreed)
+    assert "m6i.xlarge in us-east-1a, spot: " in str(dearer.value)
+    assert "m5.xlarge in us-east-1a, spot: costs $0.09 per hour now, and $0.06 was agreed" in str(dearer.value)
+    assert account.alive() == {}
 
 
 def test_after_ctrl_c_expired_credentials_and_a_crowded_api_the_next_call_goes_on(account: Account) -> None:
@@ -284,7 +349,7 @@ def test_purging_takes_the_network_and_the_storage_too(account: Account) -> None
     """The last test here."""
     account.fake.client("ec2")
     backend.purge("dev", account.folder)
-    found, unseen = leftovers.find(REGION, "dev")
+    found, unseen = cleanup.find(REGION, "dev")
     assert (found, unseen) == ([], [])
     assert not home.of(account.folder).path.exists()
 

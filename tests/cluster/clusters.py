@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from draco.cluster import state
-from draco.cluster.backend import Backend, Cluster
-from draco.cluster.backends import BACKENDS
+from draco.cluster.backend import BACKENDS, Backend, Cluster
 
 LIMIT_S = 150
 NEWLINE = "\n"

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import faults
 import pytest
 from checkout import make
 from clusters import SAME_MODEL, Bench, cluster, ended
@@ -205,7 +206,7 @@ def test_a_rank_that_is_killed_is_named_where_it_is_needed(bench: Bench) -> None
 
 def test_a_worker_node_that_dies_is_lost_and_the_run_goes_on_after_cluster_up(bench: Bench) -> None:
     with bench.training(steps=60, on_loss="fail") as process:
-        bench.backend.kill(bench.cluster, bench.own, "worker-03")
+        faults.kill(bench.cluster, bench.own, "worker-03")
         code, said = ended(process, KILLED_S)
         assert code == 8, said
         assert "worker-03 (ranks 3) is lost" in said
@@ -250,7 +251,7 @@ def test_a_worker_that_is_interrupted_is_announced_to_the_head_and_a_fresh_one_i
 
 def test_a_run_goes_on_by_itself_on_the_nodes_that_are_left(bench: Bench) -> None:
     with bench.training(steps=60) as process:
-        bench.backend.kill(bench.cluster, bench.own, "worker-03")
+        faults.kill(bench.cluster, bench.own, "worker-03")
         killed = time.time()
         code, said = ended(process, KILLED_S)
     assert code == 0, said
@@ -268,7 +269,7 @@ def test_a_run_goes_on_by_itself_on_the_nodes_that_are_left(bench: Bench) -> Non
 def test_a_node_that_is_lost_is_brought_up_again_and_taken_back(bench: Bench) -> None:
     """The operator who watches brings it up, while the run goes on without it."""
     with bench.training(on_loss="replace") as process:
-        bench.backend.kill(bench.cluster, bench.own, "worker-03")
+        faults.kill(bench.cluster, bench.own, "worker-03")
         deadline = time.monotonic() + REPLACED_S
         while not stepped(bench, launch=3):
             assert time.monotonic() < deadline, bench.events("interruption", "relaunch", "end")
@@ -293,11 +294,11 @@ def stepped(bench: Bench, launch: int) -> bool:
 
 def test_a_node_that_is_cut_off_is_lost_and_its_ranks_are_ended_before_the_next_run(bench: Bench) -> None:
     with bench.training(on_loss="fail") as process:
-        bench.backend.cut(bench.cluster, bench.own, "worker-02")
+        faults.cut(bench.cluster, bench.own, "worker-02")
         try:
             code, said = ended(process, SILENT_S)
         finally:
-            bench.backend.heal(bench.cluster, bench.own, "worker-02")
+            faults.heal(bench.cluster, bench.own, "worker-02")
     assert code == 8, said
     assert "worker-02 (ranks 2) is lost" in said
     assert bench.draco("train", str(bench.job(steps=3)), "--new").returncode == 0
@@ -331,7 +332,7 @@ def test_a_run_survives_the_death_of_its_nodes_sshd_and_the_next_one_names_the_n
 
 
 def test_a_full_disk_ends_the_run_with_a_state_that_says_so(bench: Bench) -> None:
-    head = netns.init_process(bench.own, "head")
+    head = faults.init_process(bench.own, "head")
     inside = ["nsenter", "--target", str(head), "--mount", "--pid", "--"]
     subprocess.run([*inside, "mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", "/srv/draco/runs"], check=True)
     try:
@@ -351,7 +352,7 @@ def test_a_full_disk_ends_the_run_with_a_state_that_says_so(bench: Bench) -> Non
 def test_a_node_with_other_software_is_named_before_anything_starts(bench: Bench, tmp_path: Path) -> None:
     changed = tmp_path / "__init__.py"
     changed.write_text('"""Another version."""\n')
-    inside = ["nsenter", "--target", str(netns.init_process(bench.own, "worker-02")), "--mount", "--pid", "--"]
+    inside = ["nsenter", "--target", str(faults.init_process(bench.own, "worker-02")), "--mount", "--pid", "--"]
     original = Path(netns.__file__).parents[1] / "__init__.py"
     subprocess.run([*inside, "mount", "--bind", str(changed), str(original)], check=True)
     try:

@@ -15,8 +15,7 @@ from rich.console import Console
 from draco.cli import train, where
 from draco.cli.main import main
 from draco.cluster import lifecycle, remote, state, status
-from draco.cluster.backend import Cluster, Node, Request, Say, names
-from draco.cluster.backends import BACKENDS
+from draco.cluster.backend import BACKENDS, Cluster, Node, Offer, Request, Say, names
 from draco.errors import MissingError, NotConfiguredError, RefusedError
 from draco.launch.progress import Progress
 from draco.runs import directory as run_directory
@@ -385,6 +384,24 @@ def test_a_second_up_remembers_what_the_first_was_told(
     state.save(is_up(workers=5)._replace(backend=kind, details=details))
     assert main(["cluster", "up", *words]) == 0
     assert ups == [(kind, request_made)]
+
+
+@pytest.mark.parametrize(("words", "typed", "code"), [(["--yes"], None, 0), ([], "y", 0), ([], "n", 4)])
+def test_what_costs_money_is_asked_for_and_what_was_agreed_is_passed_on(
+    ups, monkeypatch: pytest.MonkeyPatch, words: list[str], typed: str | None, code: int
+) -> None:
+    offers = SimpleNamespace(offer=lambda request, folder, console: Offer("a price", f"{request.name}: start it"))
+    monkeypatch.setitem(BACKENDS, "aws", offers)
+    answers(monkeypatch, typed)
+    assert main(["cluster", "up", "--cluster", "aws", "--set", "hours=2", *words]) == code
+    wanted = Request("dev", 3, "draco:latest", settings=("hours=2",), agreed="a price")
+    assert ups == ([("aws", wanted)] if code == 0 else [])
+
+
+def test_settings_are_refused_where_nothing_takes_them(ups, capsys) -> None:
+    assert main(["cluster", "up", "--cluster", "netns", "--set", "hours=2"]) == 4
+    assert capsys.readouterr().err == "SET=hours=2: is for CLUSTER=aws\n"
+    assert ups == []
 
 
 def test_a_shell_on_a_node_that_there_is_none_of_names_those_that_there_are(capsys) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 
+import faults
 import pytest
 from clusters import Bench, cluster, ended
 from test_cluster import (  # noqa: F401 - tests that must hold here too
@@ -62,18 +63,18 @@ def test_the_model_is_bit_for_bit_that_of_plain_local_mpi_in_the_same_image(benc
 
 def test_a_container_that_is_paused_is_lost_within_the_limit(bench: Bench) -> None:
     with bench.training(on_loss="fail") as process:
-        bench.backend.pause(bench.cluster, bench.own, "worker-01")
+        faults.pause(bench.cluster, bench.own, "worker-01")
         try:
             code, said = ended(process, SILENT_S)
         finally:
-            bench.backend.resume(bench.cluster, bench.own, "worker-01")
+            faults.resume(bench.cluster, bench.own, "worker-01")
     assert code == 8, said
     assert "worker-01 (ranks 1) is lost" in said
 
 
 def test_a_head_that_is_killed_is_reported_and_recorded_beside_its_storage(bench: Bench) -> None:
     with bench.training(steps=40) as process:
-        bench.backend.kill(bench.cluster, bench.own, "head")
+        faults.kill(bench.cluster, bench.own, "head")
         code, said = ended(process, KILLED_S)
         assert code == 8, said
         assert "head is lost" in said

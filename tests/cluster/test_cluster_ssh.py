@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import faults
 import pytest
 from clusters import Bench
 from test_cluster import why_not
@@ -26,7 +27,14 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     machines = netns.up(Request("strangers", workers=2), strangers)
     try:
         for machine in machines.nodes:  # no storage of ours on them
-            inside = ["nsenter", "--target", str(netns.init_process(strangers, machine.name)), "--mount", "--pid", "--"]
+            inside = [
+                "nsenter",
+                "--target",
+                str(faults.init_process(strangers, machine.name)),
+                "--mount",
+                "--pid",
+                "--",
+            ]
             subprocess.run([*inside, "umount", "--recursive", "/srv"], check=True)
             subprocess.run([*inside, "mount", "-t", "tmpfs", "tmpfs", "/srv"], check=True)
         hosts = folder / "hosts.yml"

@@ -1,5 +1,6 @@
 """What is kept of a cluster, what Ansible is told of it and says of it, and how machines are reached by ssh."""
 
+import inspect
 import ipaddress
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from draco.cluster import configure, docker, lifecycle, netns, ssh, state
-from draco.cluster.backend import Cluster, Node, Request, State, names
+from draco.cluster.backend import KINDS, Backend, Cluster, Node, Paid, Request, State, named, names
 from draco.cluster.inventory import inventory
 from draco.errors import MissingError, NotConfiguredError, RefusedError
 from draco.runs import directory as run_directory
@@ -591,7 +592,19 @@ def test_nothing_is_done_to_somebodys_machines_that_cannot_be_undone(tmp_path: P
     with pytest.raises(RefusedError, match=r"^lab: these machines are yours: remove /srv/draco on them yourself$"):
         ssh.purge("lab", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
-    for fault in (ssh.kill, ssh.pause, ssh.resume, ssh.cut, ssh.heal):
-        with pytest.raises(RefusedError, match="lab: head is somebody's machine"):
-            fault(cluster("lab", "ssh"), tmp_path, "head")
+    with pytest.raises(RefusedError, match="lab: head is somebody's machine"):
+        ssh.eviction(cluster("lab", "ssh"), tmp_path, "head", 120.0)
     assert ssh.storage_command(cluster("lab", "ssh"), tmp_path, ["true"]) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_the_functions_of_its_interface(kind: str) -> None:
+    interfaces = [Backend, Paid] if KINDS[kind].is_paid else [Backend]
+    wanted = {
+        name: list(inspect.signature(function).parameters)[1:]
+        for interface in interfaces for name, function in vars(interface).items()
+        if inspect.isfunction(function) and not name.startswith("_")
+    }  # fmt: skip
+    assert len(wanted) > 8
+    for name, parameters in wanted.items():
+        assert list(inspect.signature(getattr(named(kind), name)).parameters) == parameters

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import faults
 import pytest
 
 from draco.cluster import docker
@@ -239,27 +240,27 @@ def test_a_notice_is_there_to_be_read_until_the_node_is_a_fresh_one(cluster: Clu
     for change in (f"echo > {PATH}", f"rm {PATH}", f"echo > {PATH}.new"):  # whoever runs ranks there
         assert inside(cluster, folder, "worker-01", "sh", "-c", change).returncode != 0
     assert inside(cluster, folder, "worker-02", "ls", PATH).returncode != 0
-    docker.kill(cluster, folder, "worker-01")
+    faults.kill(cluster, folder, "worker-01")
     docker.up(REQUEST, folder)
     assert inside(cluster, folder, "worker-01", "ls", PATH).returncode != 0
 
 
 def test_a_paused_node_is_paused_until_it_is_resumed(cluster: Cluster, folder: Path) -> None:
-    docker.pause(cluster, folder, "worker-01")
+    faults.pause(cluster, folder, "worker-01")
     assert docker.states(cluster, folder) == {"head": "running", "worker-01": "paused", "worker-02": "running"}
     for _ in range(2):
-        docker.resume(cluster, folder, "worker-01")
+        faults.resume(cluster, folder, "worker-01")
     assert docker.states(cluster, folder)["worker-01"] == "running"
 
 
 def test_a_cut_node_is_unreachable_and_lives_until_it_is_healed(cluster: Cluster, folder: Path) -> None:
     address = cluster.workers[0].address
-    docker.cut(cluster, folder, "worker-01")
+    faults.cut(cluster, folder, "worker-01")
     assert docker.states(cluster, folder)["worker-01"] == "unreachable"
     assert not reaches(cluster, folder, "head", address)
     assert inside(cluster, folder, "worker-01", "true").returncode == 0
     for _ in range(2):
-        docker.heal(cluster, folder, "worker-01")
+        faults.heal(cluster, folder, "worker-01")
     assert docker.states(cluster, folder)["worker-01"] == "running"
     assert any(reaches(cluster, folder, "head", address) for _ in range(10))  # its neighbours must notice first
     assert reaches(cluster, folder, "head", "worker-01")
@@ -268,7 +269,7 @@ def test_a_cut_node_is_unreachable_and_lives_until_it_is_healed(cluster: Cluster
 def test_a_killed_node_comes_back_with_its_address_and_host_key(cluster: Cluster, folder: Path) -> None:
     before = identities()
     key = inside(cluster, folder, "worker-02", "cat", "/etc/draco/ssh_host_ed25519_key.pub").stdout
-    docker.kill(cluster, folder, "worker-02")
+    faults.kill(cluster, folder, "worker-02")
     assert docker.states(cluster, folder)["worker-02"] == "stopped"
     assert docker.up(REQUEST, folder).nodes == cluster.nodes
     assert inside(cluster, folder, "worker-02", "cat", "/etc/draco/ssh_host_ed25519_key.pub").stdout == key != b""
@@ -277,9 +278,9 @@ def test_a_killed_node_comes_back_with_its_address_and_host_key(cluster: Cluster
 
 
 def test_up_repairs_paused_cut_and_removed_nodes_at_once(cluster: Cluster, folder: Path) -> None:
-    docker.pause(cluster, folder, "head")
-    docker.cut(cluster, folder, "worker-01")
-    docker.kill(cluster, folder, "worker-01")
+    faults.pause(cluster, folder, "head")
+    faults.cut(cluster, folder, "worker-01")
+    faults.kill(cluster, folder, "worker-01")
     engine("rm", "-f", "-v", f"draco-{NAME}-worker-02")
     assert docker.states(cluster, folder) == {"head": "paused", "worker-01": "stopped", "worker-02": "missing"}
     assert docker.up(REQUEST, folder).nodes == cluster.nodes
@@ -289,7 +290,7 @@ def test_up_repairs_paused_cut_and_removed_nodes_at_once(cluster: Cluster, folde
 
 def test_the_runs_can_be_read_when_the_head_is_dead(cluster: Cluster, folder: Path) -> None:
     assert inside(cluster, folder, "head", "sh", "-c", "echo here > runs/note").returncode == 0
-    docker.kill(cluster, folder, "head")
+    faults.kill(cluster, folder, "head")
     argv = docker.storage_command(cluster, folder, ["sh", "-c", "cat runs/note; id -un; touch runs/mine; exit 5"])
     assert argv is not None
     ran = subprocess.run(argv, input=b"", capture_output=True, check=False, timeout=60)
@@ -335,7 +336,7 @@ def test_an_image_that_is_not_there_says_how_to_make_it(cluster: Cluster, folder
 
 def test_faults_of_a_node_that_is_not_there_are_named(cluster: Cluster, folder: Path) -> None:
     with pytest.raises(MissingError, match=r"worker-09: docker kill: .*[Nn]o such container"):
-        docker.kill(cluster, folder, "worker-09")
+        faults.kill(cluster, folder, "worker-09")
 
 
 def test_down_leaves_the_storage_and_purge_takes_it(absent: None, folder: Path) -> None:
@@ -347,8 +348,8 @@ def test_down_leaves_the_storage_and_purge_takes_it(absent: None, folder: Path) 
     keys = [mount["Name"] for mount in mounts if mount["Destination"] == "/etc/draco"]
     with pytest.raises(RefusedError, match="make cluster-down first"):
         docker.purge(NAME, folder)
-    docker.pause(cluster, folder, "worker-01")
-    docker.cut(cluster, folder, "worker-02")
+    faults.pause(cluster, folder, "worker-01")
+    faults.cut(cluster, folder, "worker-02")
     for _ in range(2):
         docker.down(cluster, folder)
         assert (left("container"), left("network")) == ([], [])

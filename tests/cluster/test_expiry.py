@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from draco.cli.main import main
-from draco.cluster import expiry, state
+from draco.cluster import state
+from draco.cluster.aws import home
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -39,11 +40,11 @@ def test_a_cluster_that_costs_money_for_nothing_is_named(
     tmp_path: Path, left: timedelta, wholly: bool, said: list[str]
 ) -> None:
     started(tmp_path, left, wholly=wholly)
-    assert expiry.warnings(NOW, tmp_path) == said
+    assert home.warnings(NOW, tmp_path) == said
 
 
 def test_without_a_cluster_on_aws_there_is_nothing_to_warn_of(tmp_path: Path) -> None:
-    assert expiry.warnings(NOW, tmp_path / "nothing") == []
+    assert home.warnings(NOW, tmp_path / "nothing") == []
 
 
 def test_every_command_warns_but_those_that_see_to_it(

@@ -7,14 +7,15 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from draco.cli.main import main
-from draco.cluster import interrupt, remote, state
-from draco.cluster.backend import Cluster, Node, names, writing
-from draco.cluster.backends import BACKENDS
+from draco.cluster import eviction, interrupt, remote, state
+from draco.cluster.backend import BACKENDS, Cluster, Node, names
+from draco.cluster.eviction import writing
 from draco.launch.notices import PATH, parse
 
 RUN = "runs/tiny-1"
@@ -29,18 +30,22 @@ class Kind:
         self.events.write_text("")
         self.done: list[str] = []
         self.states_of: dict[str, str] = {}
+        self.question = ""  # asked before a node is evicted
         self.then: Any = lambda: None  # called when a node is killed
 
     def states(self, cluster: Cluster, folder: Path) -> dict[str, str]:
         return {node.name: self.states_of.get(node.name, "running") for node in cluster.nodes}
 
-    def announce(self, cluster: Cluster, folder: Path, node: str, notice: str) -> None:
-        self.done.append(f"announce {node}")
-        self.notice = parse(notice.encode())
+    def eviction(self, cluster: Cluster, folder: Path, node: str, notice_s: float) -> eviction.Eviction:
+        def announce(notice: str) -> None:
+            self.done.append(f"announce {node}")
+            self.notice = parse(notice.encode())
 
-    def kill(self, cluster: Cluster, folder: Path, node: str) -> None:
-        self.done.append(f"kill {node}")
-        self.then()
+        def kill() -> None:
+            self.done.append(f"kill {node}")
+            self.then()
+
+        return eviction.by_hand(node, notice_s, announce, kill)._replace(question=self.question)
 
     def command(
         self, cluster: Cluster, folder: Path, node: str, argv: Sequence[str], *, terminal: bool = False
@@ -144,6 +149,19 @@ def test_without_a_notice_the_node_goes_at_once(kind: Kind, capsys: pytest.Captu
     assert "without a step" in said.out
 
 
+@pytest.mark.parametrize(("typed", "agrees"), [("y", True), ("n", False), ("", False)])
+def test_what_has_to_be_agreed_to_is_asked_first(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch, typed: str, agrees: bool
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or typed)
+    kind.question = "dev: interrupt worker-02 (i-1)"
+    assert main([*COMMAND, "--notice", "0", "--wait", "0"]) == (8 if agrees else 4)
+    assert asked == ["dev: interrupt worker-02 (i-1)? [y/N] "]
+    assert kind.done == (["kill worker-02"] if agrees else [])
+
+
 def test_a_run_that_ends_is_not_waited_for(kind: Kind, capsys: pytest.CaptureFixture[str]) -> None:
     kind.happens(step(7))
     kind.then = lambda: kind.happens(
@@ -183,7 +201,7 @@ def test_ctrl_c_leaves_the_node_alive_and_says_that_the_notice_stands(
     def press(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(interrupt, "_count_down", press)
+    monkeypatch.setattr(eviction, "_count_down", press)
     assert main([*COMMAND, "--notice", "60"]) == 130
     assert kind.done == ["announce worker-02"]
     assert "worker-02: the notice stands, and it is not killed" in capsys.readouterr().err

@@ -403,7 +403,8 @@ def test_pre_aggregators_are_names_or_mappings_and_are_written_out_without_what_
         ("{name: multi_krum, m: 14}", "aggregator.m: must be at most m - f = 13 of m = 15 gradients, got 14"),
         ("{name: krum, neighbours: 13}",
          "aggregator.neighbours: must be at most m - f - 1 = 12 of m = 15 gradients, got 13"),
-        ("{name: geometric_median, nu: 0.1, backend: hdmedians}", "aggregator.nu: applies only with backend: gram: leave it out"),
+        ("{name: geometric_median, nu: 0.1, backend: hdmedians}",
+         "aggregator.nu: applies only with backend: gram: leave it out"),
         ("{name: monna, pre: [nnm]}", "aggregator.name: monna trusts the gradient of one worker: it needs scheme: "
          "uncoded and nothing in aggregator.pre"),
         ("{name: median_of_means, groups: 4}", "aggregator.groups: must be from 2f + 1 = 5 to m = 15 gradients, got 4"),

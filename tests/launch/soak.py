@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import faults
 import torch
 from clusters import Bench, cluster
 
@@ -247,25 +248,23 @@ def _node_fault(site: ClusterSite, does: Callable[[str, float], None], what: str
 
 
 def kill_node(site: ClusterSite) -> str:
-    return _node_fault(
-        site, lambda node, _: site.bench.backend.kill(site.bench.cluster, site.bench.own, node), "killed"
-    )
+    return _node_fault(site, lambda node, _: faults.kill(site.bench.cluster, site.bench.own, node), "killed")
 
 
 def freeze_node(site: ClusterSite) -> str:
     def freeze(node: str, seconds: float) -> None:
-        site.bench.backend.pause(site.bench.cluster, site.bench.own, node)
+        faults.pause(site.bench.cluster, site.bench.own, node)
         time.sleep(seconds)
-        site.bench.backend.resume(site.bench.cluster, site.bench.own, node)
+        faults.resume(site.bench.cluster, site.bench.own, node)
 
     return _node_fault(site, freeze, "frozen", 45.0)
 
 
 def cut_node(site: ClusterSite) -> str:
     def cut(node: str, seconds: float) -> None:
-        site.bench.backend.cut(site.bench.cluster, site.bench.own, node)
+        faults.cut(site.bench.cluster, site.bench.own, node)
         time.sleep(seconds)
-        site.bench.backend.heal(site.bench.cluster, site.bench.own, node)
+        faults.heal(site.bench.cluster, site.bench.own, node)
 
     return _node_fault(site, cut, "cut off", 45.0)
 

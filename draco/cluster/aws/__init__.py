@@ -1,1 +1,1 @@
-"""Clusters on AWS: CLUSTER=aws. Terraform owns what is created (infra/), boto3 looks, counts and cleans up after it."""
+"""Clusters on AWS: CLUSTER=aws. Terraform (infra/) creates resources; boto3 reads prices and states, and cleans up."""

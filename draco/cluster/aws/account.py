@@ -1,9 +1,13 @@
-"""The way to AWS: clients of one region, who is calling, and what AWS refuses, in sentences."""
+"""The connection to AWS: clients of one region, the caller and its address, and AWS's refusals as sentences."""
 
-from collections.abc import Iterator
+import ipaddress
+import os
+import urllib.request
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, NamedTuple
+from http.client import HTTPException
+from typing import Any, NamedTuple, TypeVar
 
 import boto3
 from botocore.config import Config
@@ -25,7 +29,13 @@ EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
 UNKNOWN = {"AuthFailure", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException"}
 FORBIDDEN = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"}
 THROTTLED = {"RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequestsException"}
+_NO_ANSWER_AT_ALL = EXPIRED | UNKNOWN | THROTTLED
 LOGIN = "aws configure, aws sso login, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+
+_CHECKIP = "https://checkip.amazonaws.com"  # answers with the address alone; DRACO_CHECKIP_URL names another
+_CHECKIP_PATIENCE_S = 10
+_LONGEST_ADDRESS = 64
+Answer = TypeVar("Answer")
 
 
 class Caller(NamedTuple):
@@ -42,7 +52,7 @@ class Caller(NamedTuple):
 
 @cache
 def client(service: str, region: str) -> Any:
-    """Return a client; which endpoint it talks to is the environment's choice."""
+    """Return a client; the environment may name its endpoint."""
     return boto3.client(service, region_name=region, config=PATIENCE)
 
 
@@ -64,6 +74,34 @@ def caller(region: str) -> Caller:
     return Caller(found["Account"], found["Arn"])
 
 
+def own_cidr() -> str:
+    """Return the caller's public IPv4 address as a network of one, x.y.z.w/32: from there ssh reaches the head.
+
+    Raises:
+        MissingError: the address service does not answer.
+    """
+    url = os.environ.get("DRACO_CHECKIP_URL") or _CHECKIP
+    try:
+        if not url.startswith(("https://", "http://")):
+            raise ValueError("DRACO_CHECKIP_URL must begin with https://")
+        with urllib.request.urlopen(url, timeout=_CHECKIP_PATIENCE_S) as response:
+            told = response.read(_LONGEST_ADDRESS).decode("ascii").strip()
+        return f"{ipaddress.IPv4Address(told)}/32"
+    except (OSError, HTTPException, ValueError) as error:
+        raise MissingError(
+            f"{url} does not tell this machine's public IPv4 address ({error}): SET=ssh_cidr=x.y.z.w/32 names it"
+        ) from error
+
+
+def pages(service: str, region: str, operation: str, **arguments: Any) -> Iterator[dict[str, Any]]:
+    """Yield every page of the answer to an operation, or its only one."""
+    asked = client(service, region)
+    if asked.can_paginate(operation):
+        yield from asked.get_paginator(operation).paginate(**arguments)
+    else:
+        yield getattr(asked, operation)(**arguments)
+
+
 def has_object(region: str, bucket: str, key: str) -> bool:
     """Say whether a bucket holds an object of that key.
 
@@ -82,7 +120,7 @@ def tags_of_role(region: str, role: str) -> dict[str, str]:
 
 @contextmanager
 def speaking(what: str) -> Iterator[None]:
-    """Turn AWS's refusals within the block into errors that begin with what was attempted.
+    """Turn AWS's refusals within the block into errors that begin with `what`, the attempt.
 
     Raises:
         MissingError: credentials, a region, a permission or a connection are missing.
@@ -100,6 +138,24 @@ def speaking(what: str) -> Iterator[None]:
         raise MissingError(f"{what}: AWS does not answer: {error}") from error
     except BotoCoreError as error:
         raise NotConfiguredError(f"{what}: {error}") from error
+
+
+def ask(what: str, question: Callable[[], Answer]) -> Answer | None:
+    """Return AWS's answer to a question that helps but is not needed, such as prices on demand.
+
+    None where AWS refuses this one question: not permitted, or not in this region.
+
+    Raises:
+        DracoError: AWS answers nothing at all: the credentials or the connection are at fault, or it is too busy.
+    """
+    try:
+        with speaking(what):
+            return question()
+    except DracoError as error:
+        cause = error.__cause__
+        if isinstance(cause, ClientError) and cause.response["Error"]["Code"] not in _NO_ANSWER_AT_ALL:
+            return None
+        raise
 
 
 def refusal(what: str, code: str, message: str) -> DracoError:

@@ -1,15 +1,25 @@
-"""EC2 instances as nodes: CLUSTER=aws. The functions of nodes.Backend; `start` has the way up."""
+"""EC2 instances as nodes: CLUSTER=aws. The functions of Backend and Paid; `start` has the way up."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from draco.cluster import ssh
-from draco.cluster.aws import account, home, instances, leftovers, start, terraform
+from draco.cluster.aws import account, agreement, fault_injection, home, instances, start, terraform
 from draco.cluster.aws import settings as settings_module
-from draco.cluster.backend import HEAD, Cluster, Request, Say, State, quietly
+from draco.cluster.aws.cost.quote import dollars
+from draco.cluster.aws.leftovers import cleanup
+from draco.cluster.backend import HEAD, Cluster, Offer, Request, Say, State, quietly
+from draco.cluster.eviction import Eviction
 from draco.errors import DracoError, LeftoversError, MissingError, RefusedError
+
+
+def offer(request: Request, folder: Path, console: Console) -> Offer:
+    """See Paid."""
+    return agreement.offer(request, folder, console)
 
 
 def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
@@ -18,10 +28,10 @@ def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
 
 
 def down(cluster: Cluster, folder: Path, say: Say = quietly) -> None:
-    """See Backend. What Terraform does not know of is removed by its tags; then nothing may be left.
+    """See Backend. What Terraform does not know is found by its tags and removed.
 
     Raises:
-        LeftoversError: something is.
+        LeftoversError: something is left.
     """
     there = home.of(folder)
     region = _region(cluster, folder)
@@ -41,15 +51,15 @@ def down(cluster: Cluster, folder: Path, say: Say = quietly) -> None:
 
 
 def remaining(region: str, name: str, say: Say, failed: DracoError | None = None) -> None:
-    """Remove what is left of a cluster's own things, found by tags.
+    """Remove what is left of a cluster except its base, found by tags.
 
     Raises:
-        LeftoversError: something could not be removed, or not be looked at.
+        LeftoversError: something could not be removed or looked up.
     """
     say("looking for leftovers")
-    found, unseen = leftovers.find(region, name, ["cluster"])
+    found, unseen = cleanup.find(region, name, ["cluster"])
     if found:
-        leftovers.remove(region, name, ["cluster"], say)
+        cleanup.remove(region, name, ["cluster"], say)
     if unseen:
         raise LeftoversError("\n".join([f"{name}: nobody could see whether all is gone:", *unseen]))
     if failed and not found:
@@ -64,7 +74,7 @@ def purge(name: str, folder: Path, say: Say = quietly) -> None:
         raise RefusedError(f"{name}: has instances; make cluster-down NAME={name} CLUSTER=aws first")
     if terraform.known(there.base):
         terraform.destroy(there.base, say)
-    leftovers.remove(region, name, ["cluster", "base"], say)
+    cleanup.remove(region, name, ["cluster", "base"], say)
     for path in sorted(there.path.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     if there.path.exists():
@@ -72,14 +82,14 @@ def purge(name: str, folder: Path, say: Say = quietly) -> None:
 
 
 def states(cluster: Cluster, folder: Path) -> dict[str, State]:
-    """See Backend: what AWS says, and whether those that run answer."""
+    """See Backend: the state at AWS, and for running instances whether they answer by ssh."""
     alive = instances.alive(_region(cluster, folder), cluster.name)
     answers = ssh.probed(folder, [node for node in cluster.nodes if node.name in alive])
     return {node.name: answers.get(node.name, "missing") for node in cluster.nodes}
 
 
 def notes(cluster: Cluster, folder: Path) -> dict[str, Any]:
-    """See Backend: where it is, what it has cost and until when it lives."""
+    """See Backend: place, market, cost so far, and expiry."""
     region = _region(cluster, folder)
     alive = instances.alive(region, cluster.name)
     choice = home.of(folder).choice()
@@ -124,26 +134,21 @@ def images(cluster: Cluster, folder: Path) -> dict[str, str]:
     return ssh.images(cluster, folder)
 
 
-def announce(cluster: Cluster, folder: Path, node: str, notice: str) -> None:
-    """See Backend: AWS itself does."""
-    raise RefusedError(f"{cluster.name}: {node} is told by AWS when it will end; make interrupt has AWS do it")
+def eviction(cluster: Cluster, folder: Path, node: str, notice_s: float) -> Eviction:
+    """See Backend: AWS itself gives notice and ends the instance."""
+    return fault_injection.eviction(cluster, node, notice_s)
 
 
-def kill(cluster: Cluster, folder: Path, node: str) -> None:
-    """See Backend."""
-    region = _region(cluster, folder)
-    instances.end(region, [each for each in instances.find(region, cluster.name) if each.node == node])
-
-
-def _refuse(cluster: Cluster, folder: Path, node: str) -> None:
-    raise RefusedError(f"{cluster.name}: {node} is an instance: faults other than its end are for docker and netns")
-
-
-pause = resume = cut = heal = _refuse
+def replacing(cluster: Cluster) -> str:
+    """See Paid."""
+    more = cluster.details.get("dearer")
+    if more is None:
+        return ""
+    return f"a lost worker that the spot market cannot replace is bought on demand: {dollars(more)} per hour more each"
 
 
 def _region(cluster: Cluster | None, folder: Path) -> str:
-    """Return where a cluster is, also when all that is known of it is its name."""
+    """Return the region of a cluster, also where only its name is known."""
     if cluster and "region" in cluster.details:
         return str(cluster.details["region"])
     region = settings_module.load(home.of(folder).settings).region or account.default_region()

@@ -1,4 +1,4 @@
-"""What `make doctor` looks at: whether this machine and this account can bring a cluster up on AWS, and what to do."""
+"""The checks of `make doctor`: whether this machine and this account can bring a cluster up on AWS, with remedies."""
 
 import json
 import os
@@ -16,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from draco.cluster import configure, docker
-from draco.cluster.aws import account, address, quotas, quote
-from draco.cluster.aws.quotas import Quota
+from draco.cluster.aws import account
+from draco.cluster.aws.cost import quotas, quote
+from draco.cluster.aws.cost.quotas import Quota
 from draco.cluster.aws.settings import Settings
 from draco.errors import DracoError, MissingError
 
@@ -28,7 +29,7 @@ _PERMISSIONS = "docs/aws.md lists the permissions"
 
 
 class Check(NamedTuple):
-    """One thing looked at."""
+    """One check."""
 
     name: str
     ok: bool | None  # None: cannot tell
@@ -37,7 +38,7 @@ class Check(NamedTuple):
 
 
 def checks(settings: Settings, image: str, workers: int = 3) -> Iterator[Check]:
-    """Look at one thing after the other, on this machine first; a failure does not end it."""
+    """Yield one check after the other, this machine's first; a failed check does not end them."""
     yield _tried("terraform", _terraform, "install Terraform 1.10 or newer")
     yield _tried("ansible", _ansible, "make setup EXTRAS=cluster")
     for name in ("ssh", "ssh-keygen"):
@@ -45,14 +46,14 @@ def checks(settings: Settings, image: str, workers: int = 3) -> Iterator[Check]:
     engine = _tried("docker", _engine, "install Docker and start its engine; add this user to its group docker")
     yield engine
     yield _tried("image", partial(_image, image), "make image") if engine.ok else _untold("image", "no Docker Engine")
-    yield _tried("own address", lambda: settings.ssh_cidr or address.own_cidr(), "SET=ssh_cidr=x.y.z.w/32 names it")
+    yield _tried("own address", lambda: settings.ssh_cidr or account.own_cidr(), "SET=ssh_cidr=x.y.z.w/32 names it")
     region = _tried("region", partial(_region, settings), "AWS_REGION=us-east-1, or SET=region=us-east-1")
     yield region
     yield from _at_aws(settings, workers, region.found if region.ok else None)
 
 
 def table(found: Iterable[Check]) -> Table:
-    """Return the checks as a table, what to do below what is amiss."""
+    """Return the checks as a table, with the remedy below each failed one."""
     out = Table(box=None, show_header=False, pad_edge=False)
     for check in found:
         mark, style = {True: ("✔", "green"), False: ("✖", "red"), None: ("?", "yellow")}[check.ok]
@@ -84,7 +85,7 @@ def quota_check(found: Iterable[Quota], region: str) -> Check:
 
 
 def _at_aws(settings: Settings, workers: int, region: str | None) -> Iterator[Check]:
-    """Look at the account; without a region or credentials there is nothing to be seen."""
+    """Check the account; without a region or credentials nothing can be told."""
     names = ("credentials", "clock", *_SERVICES, "quotas")
     if region is None:
         yield from (_untold(name, "no region") for name in names)

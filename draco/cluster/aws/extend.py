@@ -1,4 +1,4 @@
-"""Puts a cluster's end off: nodes read it from their own tags once a minute, so tags are all there is to change."""
+"""`make extend`: a later end of a cluster. Nodes read it from their own tags once a minute, so only tags change."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""AWS Fault Injection Service (FIS): has AWS take a spot instance away, with the notices that a real interruption has.
+"""Evictions by AWS Fault Injection Service (FIS): AWS takes a spot instance away, with the notices of a real one.
 
 An experiment is made from a template, which is removed as soon as the experiment runs. FIS acts in a role of its own,
 `draco-<name>-interrupt` (infra/base/access.tf), which lets it interrupt this cluster's instances and nothing else.
@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 from botocore.exceptions import BotoCoreError, ClientError
 
 from draco.cluster.aws import account, instances
+from draco.cluster.aws.cost.quote import dollars
 from draco.cluster.aws.instances import Instance
 from draco.cluster.backend import Cluster, Say
-from draco.cluster.interrupt import Way
+from draco.cluster.eviction import Eviction
 from draco.errors import MissingError, NotConfiguredError, RefusedError
 
 PER_MINUTE = 0.10  # dollars for each minute that an action runs
@@ -36,10 +37,10 @@ class Target(NamedTuple):
 
 
 def minutes(notice_s: float) -> int:
-    """Return what FIS makes of a notice of so many seconds: whole minutes, no fewer than it can do.
+    """Return a notice in whole minutes, rounded up, and no fewer than FIS gives.
 
     Raises:
-        RefusedError: more than it can do.
+        RefusedError: more than FIS gives.
     """
     found = max(LEAST_MINUTES, math.ceil(notice_s / 60))
     if found > MOST_MINUTES:
@@ -74,12 +75,24 @@ def target(cluster: Cluster, node: str) -> Target:
     return Target(region, found, f"arn:{partition}:ec2:{region}:{owner}:instance/{found.id}", role)
 
 
-def way(cluster: Cluster, which: Target) -> Way:
-    """Return how AWS takes a node away."""
-    return Way(
+def eviction(cluster: Cluster, node: str, notice_s: float) -> Eviction:
+    """Return how AWS takes a node away, with a notice of whole minutes, and what that costs.
+
+    Raises:
+        MissingError: the node or the role is not there.
+        RefusedError: the node is on demand, or the notice is longer than AWS gives.
+    """
+    count = minutes(notice_s)
+    which = target(cluster, node)
+    about = f"{node}: AWS Fault Injection Service takes {dollars(PER_MINUTE * count)} for it, and the instance ends"
+    other = f"NOTICE={notice_s:g}: AWS takes {count} minutes, from 2 on and whole ones"
+    return Eviction(
+        60.0 * count,
         lambda seconds: _announce(cluster, which, round(seconds / 60)),
         lambda seconds, say: _await_end(cluster, which, seconds, say),
         "AWS takes it all the same",
+        (about,) if 60 * count == notice_s else (other, about),
+        f"{cluster.name}: interrupt {node} ({which.instance.id})",
     )
 
 

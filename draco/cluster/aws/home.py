@@ -1,21 +1,26 @@
-"""Where the AWS side of a cluster is kept between commands, and what stays fixed while it is up.
+"""The files of a cluster's AWS side: what is kept between commands, and what stays fixed while it is up.
 
 .clusters/<name>.aws/ outlives `cluster-down`, as the network and the storage at AWS do:
     settings.json    what the user asked for
     choice.json      zone, type, market, expiry: while there are instances
     host_keys.json   instance id -> the host key that its console printed
     base/ cluster/   copies of infra/base and infra/cluster, each with its variables, log and state
+
+Every command reads these files, for `warnings`: nothing is imported here that takes time.
 """
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from draco import files
-from draco.cluster.aws.candidates import Candidate, Market
-from draco.cluster.aws.settings import Settings
-from draco.cluster.aws.terraform import Bucket
+from draco.cluster import state
+
+if TYPE_CHECKING:
+    from draco.cluster.aws.cost.prices import Candidate, Market
+
+SOON = timedelta(minutes=30)  # before its end a cluster is warned of
 
 
 class Choice(NamedTuple):
@@ -23,7 +28,7 @@ class Choice(NamedTuple):
 
     type: str  # of the workers
     zone: str
-    market: Market
+    market: "Market"
     ami: str
     expires_at: str  # RFC 3339, UTC
     per_hour: float | None  # of the whole cluster in dollars, as quoted
@@ -52,7 +57,7 @@ class Home(NamedTuple):
         return self.path / "cluster"
 
     def choice(self) -> Choice | None:
-        """Return what was chosen, or None."""
+        """Return the recorded choice, or None."""
         path = self.path / "choice.json"
         if not path.exists():
             return None
@@ -60,7 +65,7 @@ class Home(NamedTuple):
         return found._replace(promoted=tuple(found.promoted))
 
     def choose(self, choice: Choice | None) -> None:
-        """Record what was chosen; None: forget."""
+        """Record the choice; None: forget it."""
         path = self.path / "choice.json"
         if choice is None:
             path.unlink(missing_ok=True)
@@ -84,14 +89,6 @@ def of(folder: Path) -> Home:
     return Home(folder.with_name(f"{folder.name}.aws"))
 
 
-def bucket(settings: Settings, name: str, root: str) -> Bucket | None:
-    """Return where the state of a root is kept, if not in its copy."""
-    if settings.state_bucket is None:
-        return None
-    assert settings.region
-    return Bucket(settings.state_bucket, f"draco/{name}/{root}.tfstate", settings.region)
-
-
 def moment(text: str) -> datetime:
     """Return the moment that an expiry names."""
     return datetime.fromisoformat(text)
@@ -102,9 +99,29 @@ def expiry(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def chosen(candidate: Candidate, ami: str, expires_at: str, per_hour: float | None) -> Choice:
+def chosen(candidate: "Candidate", ami: str, expires_at: str, per_hour: float | None) -> Choice:
     """Return the choice of a candidate."""
     dearer = None
     if candidate.on_demand is not None and candidate.price is not None:
         dearer = candidate.on_demand - candidate.price
     return Choice(candidate.type, candidate.zone, candidate.market, ami, expires_at, per_hour, dearer)
+
+
+def warnings(now: datetime | None = None, root: Path = state.ROOT) -> list[str]:
+    """Return a sentence for each cluster that ends soon, has expired, or costs money though it came up only in part."""
+    now = now or datetime.now(UTC)
+    found = []
+    for path in sorted(root.glob("*.aws/choice.json")):
+        name = path.parent.name.removesuffix(".aws")
+        left = datetime.fromisoformat(json.loads(path.read_text())["expires_at"]) - now
+        if left <= timedelta(0):
+            found.append(f"{name}: has expired; make cluster-down NAME={name} sees that nothing is left of it")
+        elif name not in state.names(root):
+            found.append(
+                f"{name}: came up only in part and costs money; make cluster-up NAME={name} goes on, "
+                f"make cluster-down NAME={name} removes it"
+            )
+        elif left < SOON:
+            minutes = left.total_seconds() / 60
+            found.append(f"{name}: ends itself in {minutes:.0f} minutes; make extend NAME={name} HOURS=2 puts it off")
+    return found

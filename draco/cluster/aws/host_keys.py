@@ -1,7 +1,7 @@
-"""The first connection to a node is authenticated: by the host key that cloud-init printed on the node's console.
+"""Host keys of nodes, from their consoles: so even the first connection to a node is authenticated.
 
-AWS says which console is whose, so a console can only speak for its own machine: one that lies about its key shuts its
-operator out of itself, and vouches for no other. Nothing else on it is believed.
+Cloud-init prints the key. AWS says which console belongs to which machine, so a console vouches for its own machine
+only. A wrong key shuts the operator out of that machine and affects no other. Nothing else on a console is used.
 """
 
 import base64
@@ -12,7 +12,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from draco.cluster.aws.account import client, speaking
+from draco.cluster.aws.account import client, pages, speaking
 from draco.errors import NotConfiguredError
 
 _BEGIN, _END = "-----BEGIN SSH HOST KEY KEYS-----", "-----END SSH HOST KEY KEYS-----"
@@ -20,7 +20,7 @@ _KEY = re.compile(r"(?<!\S)ssh-ed25519 ([A-Za-z0-9+/]{68})(?!\S)")
 _HEADER = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"  # what the key's 32 bytes come after
 _POLL_S = 3.0
 _NO_LATEST = {"UnsupportedOperation", "InvalidParameter", "InvalidParameterValue", "InvalidParameterCombination"}
-_NOT_YET = {"InvalidInstanceID.NotFound", "IncorrectInstanceState"}  # AWS is not of one mind yet
+_NOT_YET = {"InvalidInstanceID.NotFound", "IncorrectInstanceState"}  # AWS is not consistent yet
 
 
 def host_key(console: str) -> str | None:
@@ -68,7 +68,7 @@ def known_hosts(nodes: Mapping[str, Sequence[str | None]], keys: Mapping[str, st
 
 
 def _console(region: str, instance: str) -> str:
-    """Return what a machine has printed so far. Only machines on Nitro tell it without a delay of minutes."""
+    """Return the console's text so far. Only for machines on Nitro is it up to date; others lag by minutes."""
     try:
         return _output(region, instance, Latest=True)
     except ClientError as error:
@@ -90,11 +90,10 @@ def _output(region: str, instance: str, **how: bool) -> str:
 def _refuse_ended(region: str, instances: Mapping[str, str]) -> None:
     nodes = {identity: node for node, identity in instances.items()}
     with speaking("asking AWS which nodes have ended"):
-        pages = client("ec2", region).get_paginator("describe_instances").paginate(
-            Filters=[{"Name": "instance-id", "Values": list(nodes)}])  # fmt: skip
+        named = [{"Name": "instance-id", "Values": list(nodes)}]
         ended = [
             _why(nodes[raw["InstanceId"]], raw)
-            for page in pages
+            for page in pages("ec2", region, "describe_instances", Filters=named)
             for reservation in page["Reservations"]
             for raw in reservation["Instances"]
             if raw["State"]["Name"] not in ("pending", "running")

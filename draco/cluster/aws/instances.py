@@ -28,7 +28,7 @@ def find(region: str, name: str) -> list[Instance]:
     filters = [{"Name": "tag:Project", "Values": ["draco"]}, {"Name": "tag:Cluster", "Values": [name]},
                {"Name": "instance-state-name", "Values": list(_PRESENT)}]  # fmt: skip
     with account.speaking(f"looking for the instances of {name}"):
-        pages = account.client("ec2", region).get_paginator("describe_instances").paginate(Filters=filters)
+        pages = account.pages("ec2", region, "describe_instances", Filters=filters)
         return [_instance(each) for page in pages for group in page["Reservations"] for each in group["Instances"]]
 
 
@@ -45,7 +45,7 @@ def end(region: str, which: Iterable[Instance]) -> None:
 
 
 def notices(region: str, found: Mapping[str, Instance]) -> dict[str, str]:
-    """Return what AWS says of each spot instance's request, by node: fulfilled, marked-for-termination, ..."""
+    """Return the status of each spot instance's request, by node: fulfilled, marked-for-termination, ..."""
     requests = {each.request: node for node, each in found.items() if each.request}
     if not requests:
         return {}
@@ -57,7 +57,7 @@ def notices(region: str, found: Mapping[str, Instance]) -> dict[str, str]:
 
 
 def last_words(region: str, name: str) -> str | None:
-    """Return what the head said when it ended the cluster, if ever one did.
+    """Return the last line of the log that a head wrote when it ended the cluster, or None.
 
     Raises:
         DracoError: AWS does not answer.

@@ -1,4 +1,4 @@
-"""The trainer image's way to AWS: pushed to the cluster's own repository, named by its digest from there on."""
+"""The trainer image at AWS: pushed to the cluster's own repository, and named by its digest from there on."""
 
 import json
 import os
@@ -26,7 +26,7 @@ _MOST_NAMED = 5
 
 
 def push(region: str, repository_url: str, image: str, say: Callable[[str], None]) -> str:
-    """Bring an image into a repository, unless it is there; return it as `<repository_url>@sha256:...`.
+    """Push an image into a repository, unless it is there; return it as `<repository_url>@sha256:...`.
 
     Raises:
         MissingError: no engine, no such image, no permission.
@@ -44,7 +44,7 @@ def push(region: str, repository_url: str, image: str, say: Callable[[str], None
 
 
 def tags(labels: Mapping[str, str], identity: str) -> list[str]:
-    """Return by which tags an image may be known, best first: a tag stays what it is, and a commit is built twice.
+    """Return the tags that an image may have, best first. Tags cannot be moved, and a commit may be built twice.
 
     >>> tags({"org.opencontainers.image.version": "0.2.0", "org.opencontainers.image.revision": "ab" * 20}, "cd" * 32)
     ['0.2.0-abababababab', '0.2.0-abababababab-cdcdcdcdcdcd']
@@ -59,7 +59,7 @@ def tags(labels: Mapping[str, str], identity: str) -> list[str]:
 
 
 def scan(image: str) -> str | None:
-    """Return what a scanner on this machine says of critical vulnerabilities; None if there is no scanner."""
+    """Return a sentence on the critical vulnerabilities that a scanner here finds; None without a scanner."""
     scanner = next(filter(shutil.which, _SCANNERS), None)
     if scanner is None:
         return None
@@ -105,7 +105,7 @@ _SCANNERS: dict[str, tuple[list[str], Callable[[Mapping[str, Any]], Iterator[str
 
 
 def _held(region: str, repository_url: str, tag: str) -> tuple[str, str] | None:
-    """Return what a tag in the repository holds, the manifest's digest and the image's id; None if it is free."""
+    """Return the manifest's digest and the image's id behind a tag in the repository; None if the tag is free."""
     with speaking(f"{repository_url}: asking for the tag {tag}"):
         told = client("ecr", region).batch_get_image(
             repositoryName=repository_url.partition("/")[2], imageIds=[{"imageTag": tag}],

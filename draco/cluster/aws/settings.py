@@ -1,11 +1,11 @@
-"""What a cluster on AWS is to be: the words after SET=, checked all at once, before anything is touched."""
+"""The settings of a cluster on AWS: the words after SET=, all checked before anything starts."""
 
 import difflib
 import json
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
@@ -15,6 +15,14 @@ from draco.errors import JobError
 _AS_TUPLE = BeforeValidator(lambda value: tuple(value.split(",")) if isinstance(value, str) else value)
 _TYPE = r"^[a-z][a-z0-9-]*\.[a-z0-9-]+$"
 InstanceType = Annotated[str, Field(pattern=_TYPE)]
+
+
+class Bucket(NamedTuple):
+    """Where Terraform's state is kept, if not beside its root."""
+
+    name: str
+    key: str
+    region: str
 
 
 class Settings(BaseModel):
@@ -48,6 +56,13 @@ class Settings(BaseModel):
     state_bucket: str | None = Field(
         None, pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="S3 bucket for Terraform's state; null: here"
     )
+
+    def bucket(self, name: str, root: str) -> Bucket | None:
+        """Return where the state of a cluster's root is kept, if not beside it."""
+        if self.state_bucket is None:
+            return None
+        assert self.region
+        return Bucket(self.state_bucket, f"draco/{name}/{root}.tfstate", self.region)
 
     @field_validator("ssh_cidr")
     @classmethod

@@ -1,8 +1,8 @@
-"""Runs Terraform on a copy of one of the roots in infra/, says what it does, and turns its failures into sentences.
+"""Terraform on a copy of one of the roots in infra/: its progress in words, and its failures as sentences.
 
 The copy lies in the cluster's own folder and holds the state, unless that is kept in a bucket. Terraform writes to a
-file and is in a session of its own: if Draco is killed, Terraform finishes what it began and saves its state. It is
-asked to stop by one SIGINT, at the deadline or for Ctrl-C, and then waited for: a second one would lose the state.
+file and has its own session: if Draco is killed, Terraform finishes and saves its state. At the deadline or for Ctrl-C
+it gets one SIGINT and is then waited for. A second one would lose the state.
 """
 
 import json
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from draco import files
 from draco.cluster.aws import account
+from draco.cluster.aws.settings import Bucket
 from draco.errors import DracoError, MissingError, NoCapacityError, NotConfiguredError, RefusedError
 
 Say = Callable[[str], None]
@@ -31,14 +32,6 @@ _NO_CAPACITY = {
     "SpotMaxPriceTooLow", "MaxSpotInstanceCountExceeded", "VcpuLimitExceeded", "InstanceLimitExceeded", "Unsupported",
 }  # fmt: skip
 _CODE = re.compile(r"api error (\w+): (.*?)(?:\n|$)")
-
-
-class Bucket(NamedTuple):
-    """Where the state is kept, if not beside the copy."""
-
-    name: str
-    key: str
-    region: str
 
 
 class _Fault(NamedTuple):
@@ -89,12 +82,12 @@ def variables(folder: Path) -> dict[str, Any]:
 
 
 def apply(folder: Path, say: Say, limit_s: float = 1200) -> None:
-    """Make what the copy in `folder` says.
+    """Create what the copy in `folder` describes.
 
     Raises:
-        NoCapacityError: AWS has no such instances now; whatever was made stays and is in the state.
+        NoCapacityError: AWS has no such instances now; what was created stays and is in the state.
         MissingError: credentials, permissions or a tool are missing.
-        RefusedError: somebody else is at it.
+        RefusedError: somebody else holds the lock of the state.
         NotConfiguredError: anything else; the same command goes on from there.
         KeyboardInterrupt: after Terraform has stopped and saved its state.
     """
@@ -147,7 +140,7 @@ def _environment() -> dict[str, str]:
 
 
 def _init(folder: Path, say: Say) -> None:
-    """Have provider and backend ready; nothing to do where neither changed."""
+    """Set provider and backend up, unless neither changed."""
     require()
     done, now = folder / "initialised", (folder / "backend.tf.json").read_text() + _lock(folder)
     if done.exists() and done.read_text() == now and (folder / ".terraform").exists():
@@ -191,7 +184,7 @@ def _run(folder: Path, arguments: Sequence[str], say: Say, limit_s: float) -> No
 
 
 class _Stop:
-    """Asks Terraform to stop, once, whoever wants it and however often; `why` is then who: "user" outranks "time"."""
+    """The request to Terraform to stop, sent once only; `why` says who asked, and "user" outranks "time"."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", say: Say) -> None:
         self._process, self._say = process, say
@@ -243,7 +236,7 @@ def _event(line: bytes) -> dict[str, Any]:
 
 
 def _shown(event: Mapping[str, Any], say: Say) -> _Fault | None:
-    """Say what an event tells of progress; return it if it is a fault."""
+    """Report the progress in an event; return the event if it is a fault."""
     if event["type"] in ("apply_start", "refresh_start"):
         hook = event["hook"]
         say(f"{hook.get('action', 'read')} {hook['resource']['addr']}")
@@ -254,7 +247,7 @@ def _shown(event: Mapping[str, Any], say: Say) -> _Fault | None:
 
 
 def _late(faults: Sequence[_Fault], limit_s: float, folder: Path) -> DracoError:
-    """Return the error of a run that was stopped: no capacity, where instances are what it waited for."""
+    """Return the error of a run that was stopped: no capacity, if it was waiting for instances."""
     told = {fault.address: fault for fault in faults}
     waiting = [address for address in told if address.startswith("aws_instance.")]
     if waiting:
@@ -263,7 +256,7 @@ def _late(faults: Sequence[_Fault], limit_s: float, folder: Path) -> DracoError:
 
 
 def _sentence(faults: Sequence[_Fault], folder: Path) -> DracoError:
-    """Return the error that the faults amount to: the most telling of them decides its kind."""
+    """Return one error for all faults; the most telling fault decides its kind."""
     lines: list[str] = []
     errors: list[DracoError] = []
     for fault in faults:

@@ -1,4 +1,4 @@
-"""What a cluster will cost and whether there is room for it: all that is known before anything is made."""
+"""The quote of a cluster: its price, its ceiling and its quotas, before anything is created."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -7,16 +7,15 @@ from typing import Any, NamedTuple
 from rich.console import Group
 from rich.table import Table
 
-from draco.cluster.aws import candidates, prices, quotas
-from draco.cluster.aws.candidates import Candidate
-from draco.cluster.aws.prices import Prices
-from draco.cluster.aws.quotas import Kind, Quota
+from draco.cluster.aws.cost import prices, quotas
+from draco.cluster.aws.cost.prices import Candidate, Prices
+from draco.cluster.aws.cost.quotas import Kind, Quota
 from draco.cluster.aws.settings import Settings
 from draco.errors import MissingError, NoCapacityError, RefusedError
 
 
 class Quote(NamedTuple):
-    """What was asked for, what AWS told, and what follows from both. Dollars; None where a price is not known."""
+    """The request, AWS's answers, and the sums that follow. In dollars; None where a price is not known."""
 
     name: str
     settings: Settings
@@ -77,7 +76,7 @@ class Quote(NamedTuple):
 def quote(name: str, settings: Settings, workers: int) -> Quote:
     """Ask AWS what a cluster costs and whether its quotas have room for it; `settings.region` must be set.
 
-    Candidates above max_price or beyond a quota are left out, unless there are no others: then `refuse` says why.
+    Candidates above max_price or beyond a quota are left out. If there are no others they stay, and `refuse` says why.
 
     Raises:
         RefusedError: an instance type does not exist in the region, or cannot run a node.
@@ -88,14 +87,14 @@ def quote(name: str, settings: Settings, workers: int) -> Quote:
     types = worker_types(settings, survey.kinds)
     quotas.refuse_unfit(settings.region, (settings.head_type, *types), survey.kinds, efa=settings.efa)
     found = prices.fetch(settings.region, (settings.head_type, *types))
-    scores = candidates.scores(settings.region, types, workers)
+    scores = prices.scores(settings.region, types, workers)
     bare = Quote(name, settings, workers, found, (), ())
 
     def quotas_of(candidate: Candidate) -> tuple[Quota, ...]:
         return survey.quotas(settings.head_type, candidate.type, candidate.market, workers)
 
     usable = _preferring(
-        startable(candidates.ordered(found, scores, types, settings.zone, settings.on_demand), found, settings),
+        startable(prices.ordered(found, scores, types, settings.zone, settings.on_demand), found, settings),
         lambda candidate: _affordable(bare.at(candidate.price), settings.max_price),
         lambda candidate: not any(each.is_short for each in quotas_of(candidate)),
     )
@@ -103,7 +102,7 @@ def quote(name: str, settings: Settings, workers: int) -> Quote:
 
 
 def worker_types(settings: Settings, kinds: Mapping[str, Kind]) -> tuple[str, ...]:
-    """Return the workers' types. The list that nobody chose loses those that the region does not have."""
+    """Return the workers' types. The default list loses the types that the region does not have."""
     there = tuple(each for each in settings.worker_types if each in kinds)
     is_default = settings.worker_types == Settings.model_fields["worker_types"].default
     return there if there and is_default else settings.worker_types
@@ -120,7 +119,7 @@ def startable(found: tuple[Candidate, ...], prices: Prices, settings: Settings) 
 
 
 def refuse(quote: Quote) -> None:
-    """Raise what speaks against starting this cluster, before anything is made.
+    """Raise the first reason why this cluster must not start.
 
     Raises:
         NoCapacityError: there is nowhere to start workers.
@@ -149,7 +148,7 @@ def refuse(quote: Quote) -> None:
 
 
 def table(quote: Quote) -> Group:
-    """Return the quote as a table, and what else is to be known below it."""
+    """Return the quote as a table, with remarks below it."""
     best, nodes, settings = quote.best, quote.workers + 1, quote.settings
     rows = Table("what", "how many", "of which kind", box=None, show_header=False, padding=(0, 2, 0, 2))
     rows.add_column(justify="right")
@@ -179,7 +178,7 @@ def as_json(quote: Quote) -> dict[str, Any]:
 
 
 def dollars(amount: float | None) -> str:
-    """Return an amount with four digits that matter, of cents both.
+    """Return an amount with four significant digits, and always two of cents.
 
     >>> [dollars(amount) for amount in (0.0104, 0.5, 1.7, 6.81336, 12.345, 1234.5, None)]
     ['$0.0104', '$0.50', '$1.70', '$6.813', '$12.35', '$1234.50', '-']
@@ -228,7 +227,7 @@ def _nowhere(quote: Quote) -> str:
 
 
 def _ceiling_is(quote: Quote) -> str:
-    """Say what makes the ceiling."""
+    """Return the kind of the ceiling."""
     limit = quote.settings.max_spot_price
     held = limit is not None and all(
         each.market == "spot" and (each.on_demand is None or limit <= each.on_demand) for each in quote.candidates
@@ -237,7 +236,7 @@ def _ceiling_is(quote: Quote) -> str:
 
 
 def _lines(quote: Quote) -> list[str]:
-    """Return what does not fit a table of sums."""
+    """Return the remarks below the table."""
     lines = []
     if (best := quote.best) and best.market == "spot":
         score = "-" if best.score is None else f"{best.score}/10"
@@ -256,5 +255,5 @@ def _lines(quote: Quote) -> list[str]:
 
 
 def _hourly(amount: float | None) -> str:
-    """Return an amount as the table has it: all with the same number of digits, below one another."""
+    """Return an amount for the table: always four decimals, so that amounts align."""
     return "-/h" if amount is None else f"${amount:.4f}/h"

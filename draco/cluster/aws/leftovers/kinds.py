@@ -1,9 +1,8 @@
-"""What a cluster on AWS is made of: how each kind of thing is looked up by its tags, and how one of them is deleted.
+"""The kinds of things that a cluster on AWS is made of: how each is looked up by its tags, and how it is deleted.
 
-KINDS is in the order of deletion: what others hold on to comes after them. Not in it, because it goes with something
-that is: access points (file system), rules between the base's groups, the group and the route table that every network
-is born with. Nothing of Draco's is on a schedule of AWS's, so there are no schedules to look for: a cluster's end is a
-timer on each of its nodes.
+KINDS is in the order of deletion: a thing comes after those that depend on it. Things that go with another are not in
+it: access points (file system), rules between the base's groups, and every network's own group and route table. Nor
+are schedules: a cluster's end is a timer on each of its nodes.
 
 Roles and instance profiles belong to the account, not to a region. Their tag Region says whose they are; without it
 they are found from every region.
@@ -16,23 +15,23 @@ from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
-from draco.cluster.aws.account import client
+from draco.cluster.aws.account import client, pages
 
 _GONE = re.compile(r"NotFound|NoSuchEntity|\.Unknown$")
 
 
 class Seen(NamedTuple):
-    """One thing as AWS tells of it."""
+    """One thing as AWS describes it."""
 
     id: str
     tags: Mapping[str, str]
     note: str = ""
     costs: bool = False
-    ending: bool = False  # told to go, and not gone yet
+    ending: bool = False  # being deleted
 
 
 class About(NamedTuple):
-    """What there is to say of a thing; see Seen."""
+    """Remarks on a thing; see Seen."""
 
     note: str = ""
     costs: bool = False
@@ -40,7 +39,7 @@ class About(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """One kind of thing. `look` may return others' things too: who calls it compares the tags."""
+    """One kind of thing. `look` may return others' things too: the caller compares the tags."""
 
     name: str
     names: str
@@ -52,14 +51,6 @@ class Kind(NamedTuple):
 def is_gone(error: ClientError) -> bool:
     """Return whether AWS says that there is no such thing (any more)."""
     return bool(_GONE.search(error.response["Error"]["Code"]))
-
-
-def _pages(service: str, region: str, operation: str, **arguments: Any) -> Iterator[dict[str, Any]]:
-    asked = client(service, region)
-    if asked.can_paginate(operation):
-        yield from asked.get_paginator(operation).paginate(**arguments)
-    else:
-        yield getattr(asked, operation)(**arguments)
 
 
 def _tags(raw: Mapping[str, Any]) -> dict[str, str]:
@@ -74,10 +65,10 @@ def _filters(name: str | None) -> list[dict[str, Any]]:
 def _ec2(
     operation: str, key: str, identity: str, about: Callable[[Mapping[str, Any]], About | None] = lambda raw: About()
 ) -> Callable[[str, str | None], Iterator[Seen]]:
-    """Return the look-up for a kind that EC2 filters by tags; what `about` returns None for is left out."""
+    """Return the look-up for a kind that EC2 filters by tags; where `about` returns None, the thing is left out."""
 
     def look(region: str, name: str | None) -> Iterator[Seen]:
-        for page in _pages("ec2", region, operation, Filters=_filters(name)):
+        for page in pages("ec2", region, operation, Filters=_filters(name)):
             for raw in page[key]:
                 if (said := about(raw)) is not None:
                     yield Seen(raw[identity], _tags(raw), *said)
@@ -91,8 +82,8 @@ def _by_ec2(operation: str, parameter: str) -> Callable[[str, str], Any]:
 
 
 def _all_instances(region: str, name: str | None) -> Iterator[dict[str, Any]]:
-    """Return those that have ended lately too: their spot requests may still be open."""
-    for page in _pages("ec2", region, "describe_instances", Filters=_filters(name)):
+    """Yield instances, also those that ended lately: their spot requests may still be open."""
+    for page in pages("ec2", region, "describe_instances", Filters=_filters(name)):
         for reservation in page["Reservations"]:
             yield from reservation["Instances"]
 
@@ -109,12 +100,12 @@ def _instances(region: str, name: str | None) -> Iterator[Seen]:
 
 
 def _spot_requests(region: str, name: str | None) -> Iterator[Seen]:
-    """Return those that are tagged, and those of tagged instances: a launch does not tag its request by itself."""
+    """Yield tagged requests, and those of tagged instances: a launch does not tag its request."""
     owners: dict[str, dict[str, str]] = {}
     for raw in _all_instances(region, name):
         owners |= {raw[key]: _tags(raw) for key in ("InstanceId", "SpotInstanceRequestId") if raw.get(key)}
     wanted = [{"Name": "state", "Values": ["open", "active"]}]
-    for page in _pages("ec2", region, "describe_spot_instance_requests", Filters=wanted):
+    for page in pages("ec2", region, "describe_spot_instance_requests", Filters=wanted):
         for raw in page["SpotInstanceRequests"]:
             identity, instance, tags = raw["SpotInstanceRequestId"], raw.get("InstanceId", ""), _tags(raw)
             if "Project" not in tags:
@@ -146,7 +137,7 @@ def _delete_group(region: str, identity: str) -> None:
     """Delete a security group after its rules: two groups that name each other can otherwise not be deleted."""
     ec2 = client("ec2", region)
     rules: dict[bool, list[str]] = {False: [], True: []}
-    for page in _pages(
+    for page in pages(
         "ec2", region, "describe_security_group_rules", Filters=[{"Name": "group-id", "Values": [identity]}]
     ):
         for rule in page["SecurityGroupRules"]:
@@ -182,17 +173,17 @@ def _delete_gateway(region: str, identity: str) -> None:
 
 
 def _file_systems(region: str, name: str | None) -> Iterator[Seen]:
-    for page in _pages("efs", region, "describe_file_systems"):
+    for page in pages("efs", region, "describe_file_systems"):
         for raw in page["FileSystems"]:
             note = f"data and runs, {raw['SizeInBytes']['Value'] / 1e9:.1f} GB"
             yield Seen(raw["FileSystemId"], _tags(raw), note, True, raw["LifeCycleState"] in ("deleting", "deleted"))
 
 
 def _mount_targets(region: str, name: str | None) -> Iterator[Seen]:
-    """Return those of Draco's file systems: they have no tags of their own."""
+    """Yield the mount targets of Draco's file systems: they have no tags of their own."""
     for system in _file_systems(region, name):
         if system.tags.get("Project") == "draco" and not system.ending:
-            for page in _pages("efs", region, "describe_mount_targets", FileSystemId=system.id):
+            for page in pages("efs", region, "describe_mount_targets", FileSystemId=system.id):
                 for raw in page["MountTargets"]:
                     ending = raw["LifeCycleState"] in ("deleting", "deleted")
                     yield Seen(raw["MountTargetId"], system.tags, f"of {system.id}", False, ending)
@@ -200,7 +191,7 @@ def _mount_targets(region: str, name: str | None) -> Iterator[Seen]:
 
 def _delete_file_system(region: str, identity: str) -> None:
     efs = client("efs", region)
-    for page in _pages("efs", region, "describe_access_points", FileSystemId=identity):
+    for page in pages("efs", region, "describe_access_points", FileSystemId=identity):
         for point in page["AccessPoints"]:
             efs.delete_access_point(AccessPointId=point["AccessPointId"])
     efs.delete_file_system(FileSystemId=identity)
@@ -218,7 +209,7 @@ def _or_gone(operation: Callable[..., dict[str, Any]], **arguments: str) -> dict
 
 def _repositories(region: str, name: str | None) -> Iterator[Seen]:
     ecr = client("ecr", region)
-    for page in _pages("ecr", region, "describe_repositories"):
+    for page in pages("ecr", region, "describe_repositories"):
         for raw in page["repositories"]:
             if raw["repositoryName"].startswith("draco-"):
                 told = _or_gone(ecr.list_tags_for_resource, resourceArn=raw["repositoryArn"])
@@ -232,7 +223,7 @@ def _of_iam(plural: str, singular: str) -> Callable[[str, str | None], Iterator[
     def look(region: str, name: str | None) -> Iterator[Seen]:
         operation = re.sub(r"(?<!^)(?=[A-Z])", "_", singular).lower()  # InstanceProfile: instance_profile
         get = getattr(client("iam", region), f"get_{operation}")
-        for page in _pages("iam", region, f"list_{operation}s"):
+        for page in pages("iam", region, f"list_{operation}s"):
             for raw in page[plural]:
                 identity = raw[f"{singular}Name"]
                 if identity.startswith(f"draco-{name}-" if name else "draco-"):
@@ -252,24 +243,24 @@ def _delete_profile(region: str, identity: str) -> None:
 
 def _delete_role(region: str, identity: str) -> None:
     iam = client("iam", region)
-    for page in _pages("iam", region, "list_attached_role_policies", RoleName=identity):
+    for page in pages("iam", region, "list_attached_role_policies", RoleName=identity):
         for policy in page["AttachedPolicies"]:
             iam.detach_role_policy(RoleName=identity, PolicyArn=policy["PolicyArn"])
-    for page in _pages("iam", region, "list_role_policies", RoleName=identity):
+    for page in pages("iam", region, "list_role_policies", RoleName=identity):
         for inline in page["PolicyNames"]:
             iam.delete_role_policy(RoleName=identity, PolicyName=inline)
     iam.delete_role(RoleName=identity)
 
 
 def _experiment_templates(region: str, name: str | None) -> Iterator[Seen]:
-    for page in _pages("fis", region, "list_experiment_templates"):
+    for page in pages("fis", region, "list_experiment_templates"):
         for raw in page["experimentTemplates"]:
             yield Seen(raw["id"], raw.get("tags", {}), raw.get("description", ""))
 
 
 def _log_groups(region: str, name: str | None) -> Iterator[Seen]:
     logs = client("logs", region)
-    for page in _pages("logs", region, "describe_log_groups", logGroupNamePrefix=f"/draco/{name or ''}"):
+    for page in pages("logs", region, "describe_log_groups", logGroupNamePrefix=f"/draco/{name or ''}"):
         for raw in page["logGroups"]:
             told = _or_gone(logs.list_tags_for_resource, resourceArn=raw["arn"].removesuffix(":*"))
             if told is not None:

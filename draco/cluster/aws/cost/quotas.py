@@ -1,12 +1,12 @@
-"""How many vCPUs AWS lets this account run, how many are in use, and whether a cluster fits in what is left."""
+"""Quotas of vCPUs: the limit of this account, the use, and whether a cluster fits into the rest."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from draco.cluster.aws import account, optional
-from draco.cluster.aws.candidates import Market
+from draco.cluster.aws import account
+from draco.cluster.aws.cost.prices import Market
 from draco.errors import RefusedError
 
 _TYPES_A_CALL = 100
@@ -37,7 +37,7 @@ _NEWEST_SPOT_P = 4
 
 
 class Kind(NamedTuple):
-    """What matters here of an instance type."""
+    """The properties of an instance type that a node depends on."""
 
     vcpus: int
     x86: bool
@@ -60,7 +60,7 @@ class Quota(NamedTuple):
 
     @property
     def is_short(self) -> bool:
-        """Whether the cluster does certainly not fit."""
+        """Whether the cluster certainly does not fit."""
         return self.left is not None and self.needed > self.left
 
     @property
@@ -85,7 +85,7 @@ class Survey(NamedTuple):
     used: Mapping[Pool, int]
 
     def quotas(self, head: str, worker: str, market: Market, workers: int) -> tuple[Quota, ...]:
-        """Return the quotas that such a cluster needs: the workers' first, and the head's if that is another one."""
+        """Return the quotas that such a cluster counts against: the workers' first, then the head's if it differs."""
         needed: Counter[Pool] = Counter()
         needed[pool(worker, market)] += workers * self.kinds[worker].vcpus
         needed[pool(head, "on-demand")] += self.kinds[head].vcpus
@@ -96,9 +96,9 @@ class Survey(NamedTuple):
 
 
 def survey(region: str, name: str, types: Sequence[str]) -> Survey:
-    """Ask AWS what the types are, and for the quotas that they count against.
+    """Ask AWS for the properties of the types, and for the quotas that they count against.
 
-    Instances of the cluster `name` itself do not count as used: it needs them, whether they are there or not.
+    Instances of the cluster `name` itself do not count as used: what it needs includes them.
 
     Raises:
         DracoError: AWS did not answer.
@@ -140,16 +140,13 @@ def used(instances: Iterable[Mapping[str, Any]], kinds: Mapping[str, Kind], name
 
 
 def kinds(region: str, types: Iterable[str]) -> dict[str, Kind]:
-    """Ask AWS what the types are; those that the region does not have are absent."""
+    """Ask AWS for the properties of the types; types that the region does not have are absent."""
     wanted = sorted(set(types))
     found: dict[str, Kind] = {}
     with account.speaking(f"asking AWS for the instance types of {region}"):
         for first in range(0, len(wanted), _TYPES_A_CALL):
-            pages = (
-                account.client("ec2", region)
-                .get_paginator("describe_instance_types")
-                .paginate(Filters=[{"Name": "instance-type", "Values": wanted[first : first + _TYPES_A_CALL]}])
-            )
+            named = [{"Name": "instance-type", "Values": wanted[first : first + _TYPES_A_CALL]}]
+            pages = account.pages("ec2", region, "describe_instance_types", Filters=named)
             found |= {told["InstanceType"]: _kind(told) for page in pages for told in page["InstanceTypes"]}
     return found
 
@@ -158,7 +155,7 @@ def refuse_unfit(region: str, types: Iterable[str], kinds: Mapping[str, Kind], *
     """Refuse types that could not run a node.
 
     Raises:
-        RefusedError: names every type that the region does not have, that is not x86_64, or that lacks what is asked.
+        RefusedError: names every type that the region does not have, that is not x86_64, or that lacks EFA.
     """
     faults = []
     for each in dict.fromkeys(types):
@@ -182,16 +179,13 @@ def _kind(told: Mapping[str, Any]) -> Kind:
 
 def _running(region: str) -> list[Mapping[str, Any]]:
     with account.speaking(f"asking AWS what runs in {region}"):
-        pages = (
-            account.client("ec2", region)
-            .get_paginator("describe_instances")
-            .paginate(Filters=[{"Name": "instance-state-name", "Values": ["pending", "running"]}])
-        )
+        there = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
+        pages = account.pages("ec2", region, "describe_instances", Filters=there)
         return [each for page in pages for reservation in page["Reservations"] for each in reservation["Instances"]]
 
 
 def _limit(region: str, code: str) -> int | None:
-    told = optional.ask(
+    told = account.ask(
         "asking AWS for quotas",
         lambda: account.client("service-quotas", region).get_service_quota(ServiceCode="ec2", QuotaCode=code),
     )

@@ -1,4 +1,4 @@
-"""What there is of Draco in AWS, found by tags: in lists, in errors, and removed where Terraform no longer knows of it.
+"""The search for leftovers by their tags, and their removal where Terraform no longer knows of them.
 
 No state file is read, so a cluster whose state is lost is found and removed as well. Only what is tagged Project=draco
 and Cluster=<name> is touched.
@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from rich.table import Table
 
 from draco.cluster.aws.account import speaking
-from draco.cluster.aws.tagged import KINDS, Kind, Seen, is_gone
+from draco.cluster.aws.leftovers.kinds import KINDS, Kind, Seen, is_gone
 from draco.errors import DracoError, LeftoversError, MissingError
 
 _POLL_S = 2.0
@@ -26,7 +26,7 @@ _AFTER_A_FAULT_S = 60.0
 class Left(NamedTuple):
     """One thing of a cluster's."""
 
-    kind: str  # a name in tagged.KINDS
+    kind: str  # a name in kinds.KINDS
     id: str
     name: str  # of the cluster
     root: str  # "cluster", or "base": what outlives clusters
@@ -34,15 +34,15 @@ class Left(NamedTuple):
     note: str
     costs: bool  # by being there
     expires_at: datetime | None
-    ending: bool = False  # told to go, and not gone yet
+    ending: bool = False  # being deleted
 
 
 def find(
     region: str, name: str | None = None, roots: Sequence[str] = ("cluster", "base")
 ) -> tuple[list[Left], list[str]]:
-    """Return what there is of one cluster or of all, and one sentence for each kind that could not be looked at.
+    """Return what is left of one cluster or of all, and one sentence for each kind that could not be looked up.
 
-    What has been told to go and is going is not among it.
+    Things that are being deleted are not among it.
 
     Raises:
         MissingError: nothing can be looked at: no credentials, or AWS does not answer.
@@ -63,7 +63,7 @@ def find(
 
 
 def remove(region: str, name: str, roots: Sequence[str], say: Callable[[str], None], limit_s: float = 600.0) -> None:
-    """Remove what there is of a cluster in `roots`, "cluster" or also "base", and wait until it is gone.
+    """Remove everything of a cluster in `roots`, "cluster" or also "base", and wait until it is gone.
 
     Removing the base removes all runs and checkpoints: ask before. May be called again, and beside Terraform.
 
@@ -75,7 +75,7 @@ def remove(region: str, name: str, roots: Sequence[str], say: Callable[[str], No
     faults: list[str] = []
     for kind in _kinds(roots):
         faults += _remove_all(kind, region, name, roots, say, deadline)
-        if faults:  # what that holds will not go, however long one waits
+        if faults:  # what the stuck things hold cannot be deleted either, so a long wait is of no use
             deadline = min(deadline, time.monotonic() + _AFTER_A_FAULT_S)
     if faults:
         raise LeftoversError(
@@ -84,9 +84,10 @@ def remove(region: str, name: str, roots: Sequence[str], say: Callable[[str], No
 
 
 def remove_strays(region: str, name: str, root: str, known: Set[str], say: Callable[[str], None]) -> None:
-    """Remove what has a name that Terraform needs, and is not in its state: it was stopped before it heard the answer.
+    """Remove things that hold a name that Terraform needs, and are not in its state.
 
-    `known`: whatever the state holds. Data are never among it: file systems have no names to be taken.
+    They come from a Terraform that was stopped before AWS answered. `known`: every string of the state. Data are safe:
+    file systems have no names.
 
     Raises:
         LeftoversError: something could not be removed.
@@ -139,7 +140,7 @@ def _expiry(tag: str | None) -> datetime | None:
     try:
         moment = datetime.fromisoformat(tag or "")
     except ValueError:
-        return None  # somebody edited it; the node goes by the last that it could read
+        return None  # somebody edited it; the node keeps to the last one that it could read
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -153,7 +154,7 @@ def _left(kind: Kind, seen: Seen) -> Left:
 
 
 def _look(kind: Kind, region: str, name: str | None) -> list[Left]:
-    """Return the things of one kind. Tags are compared here, whatever was asked: a filter of EC2's takes wildcards."""
+    """Return the things of one kind. Tags are compared here again, because EC2's filters take wildcards."""
     with speaking(f"{region}: {kind.names} cannot be looked at"):
         seen = list(kind.look(region, name))
     ours = [one for one in seen if one.tags.get("Project") == "draco"]
@@ -163,9 +164,9 @@ def _look(kind: Kind, region: str, name: str | None) -> list[Left]:
 def _remove_all(
     kind: Kind, region: str, name: str, roots: Sequence[str], say: Callable[[str], None], deadline: float
 ) -> list[str]:
-    """Remove the things of one kind; return why which are still there.
+    """Remove the things of one kind; return a sentence for each that is still there.
 
-    What is refused is tried again until the deadline, because what holds it may be going.
+    A refused deletion is tried again until the deadline, because what holds the thing may be going.
     """
     for attempt in itertools.count():
         try:
@@ -187,7 +188,7 @@ def _remove_all(
 
 
 def _refusal(kind: Kind, region: str, thing: Left) -> DracoError | None:
-    """Delete one thing; return what AWS has against it."""
+    """Delete one thing; return AWS's refusal, if any."""
     try:
         with speaking("cannot be removed"):
             kind.delete(region, thing.id)
