@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import amplification
 from draco.attacks import ATTACKS
 from draco.schemes import build
 from draco.schemes.cyclic_code import real_code, worst_amplification
@@ -114,3 +115,13 @@ def test_the_amplifications_of_solon_are_the_library_s(n: int, s: int, c: int) -
     (told,) = [row[1] for row in rows if row[0] == f"{n}, {s}, {c}"]
     amplification = build("solon", workers=n, adversaries=s, parts=c).amplification
     assert amplification == pytest.approx(float(told), rel=0.03)
+
+
+@pytest.mark.parametrize(("n", "s"), [(9, 1), (15, 2), (45, 3)])
+def test_the_measured_errors_are_within_what_the_page_says(n: int, s: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amplification, "TRIALS", 2)
+    adjacent, drawn = (amplification.measure(n, s, adjacent=adjacent) for adjacent in (True, False))
+    assert "2.5 times" in " ".join(NUMERICS.split())
+    assert "1.4e-7 or less" in " ".join(NUMERICS.split())
+    assert adjacent.error < 2.5 * adjacent.promised
+    assert drawn.error < 1.4e-7
