@@ -1,13 +1,15 @@
-"""The README's commands run, its examples are what the program prints, and its tables name what exists."""
+"""What the documents say is so: commands, options, files and links exist, and examples are what the program prints."""
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from checkout import make
 
-from draco.aggregators import AGGREGATORS
+from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
 from draco.attacks import ATTACKS
 from draco.cli.main import main
 from draco.cli.parser import build_parser
@@ -18,8 +20,33 @@ from draco.schemes import SCHEMES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+LIBRARY = (ROOT / "docs/library.md").read_text()
+ORIGINAL = (ROOT / "docs/coming-from-the-original.md").read_text()
+TUTORIAL = (ROOT / "docs/tutorial.md").read_text()
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for folder in (".", "docs", "images", "infra", "ansible", "tests/aws/fake_aws")
+    for path in sorted((ROOT / folder).glob("*.md"))
+}
+LINES = {"README.md": 180, "ARCHITECTURE.md": 200}  # at most
 BLOCKS = re.findall(r"(?:^    .*\n|^\n(?=    ))+", README, re.MULTILINE)
-COMMANDS = sorted({c.strip() for c in re.findall(r"(?:^    |`)\$? ?(make [a-z][^`\n]*)", README, re.MULTILINE)})
+# docs/aws.md is read by tests/aws/test_aws_docs.py; the changelog speaks of what was.
+SPEAKING = {name: text for name, text in PAGES.items() if name not in ("docs/aws.md", "CHANGELOG.md")}
+COMMANDS = sorted({
+    re.split(r"\s+# ", command)[0].strip()
+    for text in SPEAKING.values()
+    for command in re.findall(r"(?:^    |`)\$? ?(make [a-z][^`\n]*)", text, re.MULTILINE)
+})  # fmt: skip
+OF_THE_ORIGINAL = {"distributed_nn.py", "tools/pytorch_ec2.py"}
+FILES = subprocess.run(
+    ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+    cwd=ROOT, capture_output=True, text=True, check=True,
+).stdout.splitlines()  # fmt: skip
+
+
+def anchor(heading: str) -> str:
+    """Return the anchor that a heading has on a page."""
+    return re.sub(r"[^\w -]", "", heading.lower().lstrip("#")).strip().replace(" ", "-")
 
 
 def test_the_quickstart_trains_over_mpi_under_attack_and_catches_the_liar(checkout: Path) -> None:
@@ -37,18 +64,34 @@ def test_the_quickstart_trains_over_mpi_under_attack_and_catches_the_liar(checko
     assert "every checkpoint is evaluated already" in evaluated.stdout
 
 
+@pytest.mark.parametrize(("name", "most"), LINES.items())
+def test_the_first_pages_stay_short(name: str, most: int) -> None:
+    assert len(PAGES[name].splitlines()) <= most
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_make_command_of_the_readme_is_one_that_make_knows(checkout: Path, command: str) -> None:
+def test_every_make_command_is_one_that_make_knows(checkout: Path, command: str) -> None:
     arguments = [a for a in shlex.split(command)[1:] if a != "..."]
     result = make(checkout, "--dry-run", *arguments)
     assert result.returncode == 0, result.stderr
-    for job in re.findall(r"JOB=(jobs/\S+)", command):
+    for job in re.findall(r"(?:JOB|GRID)=(jobs/\S+)", command):
         assert (ROOT / job).exists()
+    makefile = (ROOT / "Makefile").read_text() + (ROOT / "images/build.sh").read_text()
+    assert [name for name in re.findall(r"\b([A-Z_]+)=", command) if not re.search(rf"\b{name}\b", makefile)] == []
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if re.search(r"train JOB=jobs/.* SET=", c)])
+def test_every_override_of_a_job_is_one_that_the_job_takes(command: str) -> None:
+    given = dict(word.split("=", 1) for word in shlex.split(command) if re.match("JOB|SET", word))
+    overrides = given["SET"].split()
+    if "aggregator=near_median" in overrides:  # the tutorial's own
+        overrides[overrides.index("aggregator=near_median")] = "aggregator=median"
+    assert parse((ROOT / given["JOB"]).read_text(), given["JOB"], overrides)
 
 
 def test_make_help_lists_every_target(checkout: Path) -> None:
     printed = make(checkout, "help").stdout
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert {"train", "test", "eval", "bench", "lint"} <= set(targets)
     assert [t for t in targets if f"  {t} " not in printed] == []
 
@@ -78,11 +121,19 @@ def test_the_example_job_of_the_readme_is_valid() -> None:
     assert parse(text, "README.md").scheme.name == "cyclic"
 
 
+def test_the_python_of_the_tutorial_prints_what_the_tutorial_says() -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", TUTORIAL, re.DOTALL)
+    (said,) = re.findall(r"```text\n(.*?)```", TUTORIAL, re.DOTALL)
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout == said
+
+
 def test_every_job_key_of_the_options_table_exists() -> None:
-    rows = [line.split("|") for line in README.splitlines() if line.startswith("| `")]
+    rows = [line.split("|") for line in ORIGINAL.splitlines() if line.startswith("| `")]
     keys = {key for row in rows if len(row) == 7 for key in re.findall(r"^ `([a-z_.]+)`", row[3])}
     assert len(keys) > 15
-    known = {*Job.model_fields, *(f"{s}.{field}" for s, (kind, _) in SECTIONS.items() for field in kind.model_fields)}
+    kinds = [(key, kind) for key, part in SECTIONS.items() for kind in part.kinds.values()]
+    known = {*Job.model_fields, *(f"{key}.{field}" for key, kind in kinds for field in kind.model_fields)}
     assert keys <= known
 
 
@@ -92,29 +143,60 @@ def test_every_option_of_the_original_readme_is_in_the_table() -> None:
         "group-size max-steps epochs eval-freq enable-gpu train-dir eval-batch-size model-dir compress-grad "
         "checkpoint-step"
     )
-    first = " ".join(line.split("|")[1] for line in README.splitlines() if line.startswith("| `"))
+    first = " ".join(line.split("|")[1] for line in ORIGINAL.splitlines() if line.startswith("| `"))
     assert [o for o in options.split() if f"`{o}`" not in first] == []
 
 
 @pytest.mark.parametrize(
     "table",
-    [SCHEMES, AGGREGATORS, [a for a in ATTACKS if a != "none"], DATASETS],
-    ids=["schemes", "aggregators", "attacks", "data sets"],
+    [SCHEMES, AGGREGATORS, PRE_AGGREGATORS, [a for a in ATTACKS if a != "none"], DATASETS],
+    ids=["schemes", "aggregators", "pre-aggregators", "attacks", "data sets"],
 )
 def test_the_readme_names_everything_in_the_tables(table) -> None:
     plain = README.lower().replace("-", "").replace("_", "")
     assert [name for name in table if name.replace("_", "") not in plain and not name.startswith("synthetic")] == []
 
 
-def test_every_option_that_the_readme_gives_to_the_command_line_exists() -> None:
+@pytest.mark.parametrize(
+    "table",
+    [SCHEMES, AGGREGATORS, PRE_AGGREGATORS, [a for a in ATTACKS if a != "none"]],
+    ids=["schemes", "aggregators", "pre-aggregators", "attacks"],
+)
+def test_the_library_page_describes_everything_in_the_tables(table) -> None:
+    assert [name for name in table if f"`{name}`" not in LIBRARY] == []
+
+
+@pytest.mark.parametrize("page", SPEAKING)
+def test_every_option_that_is_given_to_the_command_line_exists(page: str) -> None:
     (commands,) = [a for a in build_parser()._actions if a.dest == "command"]
     known = {option for parser in commands.choices.values() for a in parser._actions for option in a.option_strings}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
+    spans = [span for span in re.findall(r"`([^`]+)`", PAGES[page]) if re.match(r"(\.venv/bin/)?draco |--[a-z]", span)]
+    spoken = "\n".join(spans) if page != "README.md" else README
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", spoken))
+    assert named - {"--cap-add", "--err-mode"} <= known  # docker's, the original's
 
 
-def test_every_file_that_the_documents_name_exists() -> None:
-    text = README + (ROOT / "ARCHITECTURE.md").read_text()
-    for name in set(re.findall(r"`((?:draco|tests|jobs|docs)/[\w./-]+)`", text)) | set(
-        re.findall(r"\]\(([\w/.]+)\)", text)
-    ):
-        assert (ROOT / name).exists(), name
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        if re.match(r"https?://", target):
+            continue
+        path, _, heading = target.partition("#")
+        found = ((ROOT / page).parent / path).resolve() if path else ROOT / page
+        assert found.exists(), target
+        lines = found.read_text().splitlines() if heading else []
+        assert not heading or heading in [anchor(line) for line in lines if line.startswith("#")], target
+
+
+@pytest.mark.parametrize("page", [*SPEAKING, "docs/aws.md"])
+def test_every_file_that_is_named_exists(page: str) -> None:
+    text = PAGES[page]
+    for name in re.findall(r"`((?:draco|tests|jobs|docs|benchmarks|images|infra|ansible)/[\w./-]+)`", text):
+        assert (ROOT / name).exists() or (ROOT / page).parent.joinpath(name).exists(), name
+    for name in set(re.findall(r"(?<![\w./<*-])[\w/]+\.py\b", text)) - OF_THE_ORIGINAL:
+        assert any(f"/{file}".endswith(f"/{name}") for file in FILES), name
+
+
+def test_every_page_of_docs_is_in_its_list() -> None:
+    listed = set(re.findall(r"^\| \[([\w-]+\.md)\]", PAGES["docs/README.md"], re.MULTILINE))
+    assert listed == {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}

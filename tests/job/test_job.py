@@ -571,6 +571,8 @@ def jobs(draw: st.DrawFn) -> dict[str, Any]:
         scheme |= {"vote": draw(st.sampled_from(["auto", "exact", "tolerance"]))}
     elif scheme["name"] == "detox":
         scheme |= {"adversaries": 1}  # two may spoil one of two groups
+    elif scheme["name"] == "solon":
+        workers = max(workers, 2 * s + 2)
     elif scheme["name"] == "placement":
         workers = draw(st.sampled_from([12, 15, 21, 24]))
     name = draw(st.sampled_from(["sgd", "adam", "adamw"]))
