@@ -145,8 +145,8 @@ def _workers(events: Iterable[Record], kept: Iterable[Record]) -> int:
     jobs = [e["job"] for e in events if e["event"] == "start" and "job" in e]
     if jobs:
         return int(jobs[-1]["workers"])
-    return max((rank for e in kept for key in ("suspects", "liars", "lost", "straggling") for rank in e.get(key, ())),
-               default=0)  # fmt: skip
+    keys = ("suspects", "byzantine", "liars", "lost", "straggling")
+    return max((rank for e in kept for key in keys for rank in e.get(key, ())), default=0)
 
 
 def _marks(events: Iterable[Record], seconds: Floats) -> Iterator[Mark]:
@@ -208,9 +208,10 @@ def classes(record: Record) -> dict[int, int]:
     """Return the class of each worker at one step, by rank; workers left out were honest."""
     found = dict.fromkeys(record.get("straggling") or (), STRAGGLING) | dict.fromkeys(record.get("lost") or (), LOST)
     suspects = set(record.get("suspects") or ())
-    if record.get("liars") is None:
+    told = record.get("byzantine", record.get("liars"))  # older runs called them liars
+    if told is None:
         return found | dict.fromkeys(suspects, SUSPECT)
-    byzantine = set(record["liars"])
+    byzantine = set(told)
     found |= dict.fromkeys(suspects & byzantine, CAUGHT) | dict.fromkeys(suspects - byzantine, ACCUSED)
     return found | dict.fromkeys(byzantine - suspects, MISSED)
 

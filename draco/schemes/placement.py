@@ -148,7 +148,7 @@ def _decoder(assignment: Assignment, s: int, bad: int, within: float | None) -> 
         )
         if liars is None:
             raise DecodeError(
-                f"placement: no {s} liars explain who disagrees with whom; do honest workers compute other bits "
+                f"placement: no {s} Byzantine workers explain who disagrees with whom; do honest workers compute other bits "
                 "(threads, instruction sets)? Then use vote=tolerance"
             )
         return Decoded(_gradients(votes, liars, bad, within), liars)

@@ -213,7 +213,7 @@ class Server:
             "loss": vector[-1].item(),
             "lr": rate,
             "suspects": sorted(suspects),
-            "liars": sorted(byzantine),
+            "byzantine": sorted(byzantine),
             "refused": {str(rank): why for rank, why in sorted(replies.refused.items())},
             "lost": sorted(lost),
             "straggling": sorted(replies.absent - lost),

@@ -81,7 +81,7 @@ def test_what_workers_compute_alike_within_the_tolerance_is_no_disagreement() ->
     assert decoded.suspects == ()
     torch.testing.assert_close(decoded.gradients, gradients, rtol=4e-6, atol=1e-7)
     assert scheme.decode(with_lies(sent, (5, 9), sent[[5, 9]] * 1.01)).suspects == (5, 9)
-    with pytest.raises(DecodeError, match="no 2 liars explain who disagrees"):
+    with pytest.raises(DecodeError, match="no 2 Byzantine workers explain who disagrees"):
         scheme_of("mols", 12, 2).decode(sent)
 
 

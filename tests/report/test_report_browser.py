@@ -64,7 +64,7 @@ def events() -> list[dict[str, Any]]:
     for at in range(len(MAP[0])):
         kinds = {rank: row[at] for rank, row in enumerate(MAP, start=1)}
         who = {kind: [rank for rank, own in kinds.items() if own == kind] for kind in KINDS}
-        lists = {"suspects": who["c"] + who["a"], "liars": who["c"] + who["m"]}
+        lists = {"suspects": who["c"] + who["a"], "byzantine": who["c"] + who["m"]}
         found.append(step(at + 1, 2.0 / (at + 1), **lists, lost=who["l"], straggling=who["s"]))
         if at == 3:
             found.append({"event": "interruption", "cause": HOSTILE, "nodes": {}, "ranks": []})

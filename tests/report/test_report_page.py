@@ -29,18 +29,18 @@ HOSTILE = '"><script>alert(1)</script><img src=https://example.com/x onerror=ale
 
 
 def told(number: int, **changes: Any) -> dict[str, Any]:
-    return step(number, **{"liars": [2], "decoding_error": 0.5 * number, **changes})
+    return step(number, **{"byzantine": [2], "decoding_error": 0.5 * number, **changes})
 
 
 def full_run() -> list[dict[str, Any]]:
     """A run with everything in it: all classes of workers, an interruption, and a second launch."""
-    first = [start(job(), machine={**MACHINE, "torch": "2.12.0"}), told(1, loss=2.0), told(2, liars=[2, 3], loss=1.5)]
+    first = [start(job(), machine={**MACHINE, "torch": "2.12.0"}), told(1, loss=2.0), told(2, byzantine=[2, 3], loss=1.5)]
     between = [
         {"event": "interruption", "cause": "worker-01: no answer", "nodes": {}, "ranks": [1]},
         {"event": "relaunch", "launch": 2, "nodes": None, "without": {}, "warnings": []},
         {"event": "resume", "step": 1, "file": "step-1.pt"},
     ]
-    again = [told(2, suspects=[1], liars=[], loss=1.4), told(3, suspects=[], lost=[1], straggling=[3], loss=0.5)]
+    again = [told(2, suspects=[1], byzantine=[], loss=1.4), told(3, suspects=[], lost=[1], straggling=[3], loss=0.5)]
     end = {"event": "end", "state": "succeeded", "step": 3, "message": "", "caught": 1, "missed": 1}
     return timed([*first, *between, start(job(), machine=MACHINE), *again, {**end, "falsely_accused": 1}])
 
@@ -297,8 +297,8 @@ def test_a_few_slow_steps_do_not_press_the_others_flat_and_are_told(tmp_path: Pa
 
 
 def test_a_long_run_has_as_small_a_page_as_a_short_one(tmp_path: Path) -> None:
-    liars = [[n % 3 + 1] for n in range(4000)]
-    events = [start(job()), *(step(n, suspects=who, liars=who) for n, who in enumerate(liars, start=1))]
+    byzantine = [[n % 3 + 1] for n in range(4000)]
+    events = [start(job()), *(step(n, suspects=who, byzantine=who) for n, who in enumerate(byzantine, start=1))]
     path, document = made(write_run(tmp_path, lines(timed(events))))
     assert (
         "A column is 10 steps and shows the worst of them: missed, then falsely accused, then caught" in document.text

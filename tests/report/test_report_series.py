@@ -34,22 +34,22 @@ ranks = st.lists(st.integers(1, 5), max_size=3, unique=True)
 
 @st.composite
 def records(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Draw increasing steps, some missing, with whoever was suspected, lied, straggled or was lost."""
+    """Draw increasing steps, some missing, with whoever was suspected, Byzantine, straggling or lost."""
     found = []
     for number in sorted(draw(st.sets(st.integers(1, 60), min_size=1, max_size=20))):
-        event = {"suspects": draw(ranks), "lost": draw(ranks), "straggling": draw(ranks), "liars": draw(ranks)}
+        event = {"suspects": draw(ranks), "lost": draw(ranks), "straggling": draw(ranks), "byzantine": draw(ranks)}
         if not draw(st.booleans()):
-            del event["liars"]
+            del event["byzantine"]
         found.append({"event": "step", "step": number, **event})
     return found
 
 
 def word(record: dict[str, Any], rank: int) -> str:
     """The slow twin of `classes`."""
-    if "liars" not in record:
+    if "byzantine" not in record:
         if rank in record["suspects"]:
             return "suspect"
-    elif rank in record["liars"]:
+    elif rank in record["byzantine"]:
         return "caught" if rank in record["suspects"] else "missed"
     elif rank in record["suspects"]:
         return "falsely accused"
@@ -100,9 +100,16 @@ def test_steps_are_counted_by_worker_and_class(events: list[dict[str, Any]]) -> 
 
 
 def test_a_rank_that_the_job_does_not_have_is_in_nobodys_row() -> None:
-    record = {"event": "step", "step": 1, "suspects": [0, 9], "liars": [2]}
+    record = {"event": "step", "step": 1, "suspects": [0, 9], "byzantine": [2]}
     assert heat([record], 3, bins(1, 1, 10)).tolist() == [[1], [7], [1]]
     assert tally([record], 3).sum() == 3
+
+
+def test_an_older_run_names_its_byzantine_workers_liars() -> None:
+    record = step(1, suspects=[1, 2], liars=[2, 3])
+    kinds = [WORST_LAST.index(kind) for kind in ("falsely accused", "caught", "missed")]
+    assert heat([record], 3, bins(1, 1, 10)).tolist() == [[kind] for kind in kinds]
+    assert series(timed([record])).workers == 3
 
 
 @given(st.integers(1, 1000), st.integers(0, 5000), st.integers(1, 400))
@@ -225,7 +232,7 @@ def test_what_happened_between_steps_is_marked_at_its_time_after_its_step() -> N
 
 
 def test_a_hundred_thousand_steps_fit_into_a_few_columns() -> None:
-    events = [{"step": n, "suspects": (1,), "liars": (1, 2) if n == 70_000 else (1,)} for n in range(1, 100_001)]
+    events = [{"step": n, "suspects": (1,), "byzantine": (1, 2) if n == 70_000 else (1,)} for n in range(1, 100_001)]
     into = bins(1, 100_000, 400)
     assert into == Bins(1, 100_000, 250, 400)
     got = heat(events, 3, into)

@@ -272,10 +272,10 @@ def test_liars_are_caught_and_nobody_else_is_accused(make_job: Make, train, opti
     job = make_job(*options, "attack.name=reverse_gradient", "attack.magnitude=1.01")
     trained = train(job)
     log = list(events.read(trained.run / "events.jsonl"))
-    liars = sorted(adversary.byzantine(job, 1))
-    assert [e["suspects"] for e in log if e["event"] == "step"] == [liars] * 3
-    assert [e["liars"] for e in log if e["event"] == "step"] == [liars] * 3
-    assert (log[-1]["caught"], log[-1]["missed"], log[-1]["falsely_accused"]) == (3 * len(liars), 0, 0)
+    byzantine = sorted(adversary.byzantine(job, 1))
+    assert [e["suspects"] for e in log if e["event"] == "step"] == [byzantine] * 3
+    assert [e["byzantine"] for e in log if e["event"] == "step"] == [byzantine] * 3
+    assert (log[-1]["caught"], log[-1]["missed"], log[-1]["falsely_accused"]) == (3 * len(byzantine), 0, 0)
 
 
 def test_a_liar_that_sends_nothing_has_not_lied(make_job: Make, train, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +287,7 @@ def test_a_liar_that_sends_nothing_has_not_lied(make_job: Make, train, monkeypat
     monkeypatch.setattr(transport.Simulated, "exchange", without)
     trained = train(make_job(*CYCLIC, "attack.name=reverse_gradient", "attack.ranks=[3]"))
     steps = [e for e in events.read(trained.run / "events.jsonl") if e["event"] == "step"]
-    assert [e["liars"] for e in steps] == [e["suspects"] for e in steps] == [[3], [], [3]]
+    assert [e["byzantine"] for e in steps] == [e["suspects"] for e in steps] == [[3], [], [3]]
     assert [e["straggling"] for e in steps] == [[], [3], []]
 
 
