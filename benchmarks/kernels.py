@@ -17,10 +17,10 @@ from draco.schemes import Scheme, build
 COPY = "a copy of n*d floats"
 
 
-def replies_of(scheme: Scheme, d: int, liars: int = 0, *, neighbours: bool = False) -> Tensor:
-    """Return honest replies (n, d) of random gradients, with `liars` rows reversed and magnified.
+def replies_of(scheme: Scheme, d: int, byzantine: int = 0, *, neighbours: bool = False) -> Tensor:
+    """Return honest replies (n, d) of random gradients, with `byzantine` rows reversed and magnified.
 
-    The liars sit apart from each other, as a random permutation of rows mostly has them, or side by side, where the
+    These rows sit apart from each other, as a random permutation of rows mostly has them, or side by side, where the
     cyclic code is worst conditioned and sums in float64.
     """
     source = torch.Generator().manual_seed(1)
@@ -30,8 +30,8 @@ def replies_of(scheme: Scheme, d: int, liars: int = 0, *, neighbours: bool = Fal
         gradients = torch.randn(scheme.assignment.shape[1], stop - start, generator=source)
         for row in range(scheme.workers):
             replies[row, start:stop] = scheme.encode(row, gradients[torch.from_numpy(scheme.assignment[row])])
-    rows = range(liars) if neighbours else range(0, scheme.workers, -(-scheme.workers // max(liars, 1)))
-    for row in rows if liars else ():
+    rows = range(byzantine) if neighbours else range(0, scheme.workers, -(-scheme.workers // max(byzantine, 1)))
+    for row in rows if byzantine else ():
         replies[row] *= -100
     return replies
 
@@ -66,8 +66,8 @@ def _decoders(n: int, d: int, repeats: int) -> Iterator[Row]:
     equal = replies_of(repetition, d)
     vote: Call = lambda: repetition.decode(equal)  # noqa: E731
     yield from _against_copy({"repetition vote, r=3": (vote, 0.9)}, n, d, repeats)
-    clean, spoilt = replies_of(cyclic, d), replies_of(cyclic, d, liars=s)
-    beside = replies_of(cyclic, d, liars=s, neighbours=True)
+    clean, spoilt = replies_of(cyclic, d), replies_of(cyclic, d, byzantine=s)
+    beside = replies_of(cyclic, d, byzantine=s, neighbours=True)
     calls: dict[str, tuple[Call, float | None]] = {
         f"cyclic decode, s={s}, no error": (lambda: cyclic.decode(clean, seed=1), 0.8),
         f"cyclic decode, s={s}, {s} errors": (lambda: cyclic.decode(spoilt, seed=1), 1.5),
@@ -111,7 +111,7 @@ def _growth(floats: int, repeats: int) -> Iterator[Row]:
     for n in sizes:
         scheme = build("cyclic", workers=n, adversaries=2)
         for errors in (0, 2):
-            replies = replies_of(scheme, floats // n, liars=errors)
+            replies = replies_of(scheme, floats // n, byzantine=errors)
             calls[f"{n} {errors}"] = lambda scheme=scheme, replies=replies: scheme.decode(replies, seed=1)  # type: ignore[misc]
     timed = alternate(calls, repeats)
     for errors in (0, 2):
@@ -126,7 +126,7 @@ def _peers(n: int, d: int, repeats: int) -> Iterator[Row]:
     """Show the paper's complex decoder and the original's geometric median on the same vectors."""
     s = 2
     paper, real = build("cyclic_dft", workers=n, adversaries=s), build("cyclic", workers=n, adversaries=s)
-    theirs, ours = replies_of(paper, d, liars=s), replies_of(real, d, liars=s)
+    theirs, ours = replies_of(paper, d, byzantine=s), replies_of(real, d, byzantine=s)
     gradients = torch.randn(n, d, generator=torch.Generator().manual_seed(2))
     array = gradients.numpy()
 

@@ -1,4 +1,4 @@
-"""The schemes: who computes what, what is sent, and how the server makes gradients of it."""
+"""The coding schemes by name: who computes what, what is sent, and how the server makes gradients of it."""
 
 import inspect
 

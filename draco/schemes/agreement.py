@@ -1,18 +1,21 @@
-"""Who must be lying, given who disagrees with whom: at most s liars have to explain every disagreement.
+"""The search for certainly Byzantine workers, from who disagrees with whom.
 
 Source: the agreement graph and clique detection of Konstantinidis & Ramamoorthy, Aspis (arXiv:2108.02416). Honest
-workers agree wherever they compute the same, so at least n - s workers agree mutually, and whoever belongs to no such
-clique lies. The search here is for the complements: sets of at most s rows that cover all disagreements. Aspis drops
-all but the clique where it is the only largest one; liars who disagree with fewer than s workers can make that one hold
-themselves and not all honest ones, so here nobody is dropped whom some set of s liars would clear.
+workers agree wherever they compute the same. So at least n - s of the n workers agree mutually, a clique of the
+agreement graph, and a worker outside all such cliques is Byzantine. The search here is for the complements of cliques:
+covers, sets of at most s rows that hold one row of every disagreeing pair.
+
+Deviation: where there is one largest clique, Aspis drops everybody else. Byzantine workers who disagree with fewer than
+s others can make it a clique of themselves without some honest worker. Here a worker is dropped only if no set of s
+Byzantine workers would explain the disagreements without it.
 """
 
 from collections.abc import Iterable, Mapping
 
-Graph = Mapping[int, set[int]]
+Graph = Mapping[int, set[int]]  # row -> the rows that disagree with it
 
 
-def certain_liars(disagreements: Iterable[tuple[int, int]], s: int) -> tuple[int, ...] | None:
+def certainly_byzantine(disagreements: Iterable[tuple[int, int]], s: int) -> tuple[int, ...] | None:
     """Return the rows that are in every set of at most s rows that covers all pairs; None: no set does."""
     graph: dict[int, set[int]] = {}
     for a, b in disagreements:
@@ -20,7 +23,8 @@ def certain_liars(disagreements: Iterable[tuple[int, int]], s: int) -> tuple[int
         graph.setdefault(b, set()).add(a)
     if not _covered(graph, s):
         return None
-    # who does not lie is covered by all its neighbours
+    # A row can be honest if some cover does without it. That cover then holds all rows that disagree with it, and has
+    # s - (their number) rows left for the pairs that remain.
     return tuple(row for row in sorted(graph) if not _covered(_without(graph, {row, *graph[row]}), s - len(graph[row])))
 
 
@@ -35,10 +39,12 @@ def _covered(graph: Graph, budget: int) -> bool:
     degree, row = max(((len(near), row) for row, near in graph.items()), default=(0, -1))
     if degree == 0:
         return True
-    if sum(map(len, graph.values())) > 2 * degree * budget:  # even rows of this degree would not cover them
+    # Every edge is counted at both of its rows. `budget` rows of the highest degree cover degree * budget edges.
+    if sum(map(len, graph.values())) > 2 * degree * budget:
         return False
     if degree <= 2:
         return _of_paths(graph) <= budget
+    # A cover holds the row, or else all of its neighbours.
     if _covered(_without(graph, {row}), budget - 1):
         return True
     return _covered(_without(graph, {row, *graph[row]}), budget - degree)
@@ -48,6 +54,7 @@ def _of_paths(graph: Graph) -> int:
     """Return the size of the least cover of a graph of paths and circles: half of the edges of each, rounded up."""
     total, seen = 0, set[int]()
     for start in graph:
+        # Walk through the path or circle of `start`; `ends` counts every edge at both of its rows.
         reached, ends = [start], 0
         while reached:
             row = reached.pop()

@@ -1,12 +1,15 @@
-"""Approximate scheme: the server takes what has arrived when some workers straggle, and says how far off it is.
+"""The approximate scheme: the server does not wait for stragglers, and says how far off the mean of the others is.
 
 Sources: Charles, Papailiopoulos & Ellenberg, Approximate Gradient Coding via Sparse Random Graphs, 2017
-(arXiv:1711.06771): workers send the sum of their partitions' gradients, and the server combines those that arrived
-with the weights a of least |A^T a - 1|, their optimal decoding; Charles & Papailiopoulos, Gradient Coding via the
-Stochastic Block Model, 2018 (arXiv:1805.10378); in training: Wang, Charles & Papailiopoulos, ErasureHead, 2019
-(arXiv:1901.09671). The designs A are in `assignments`. None of these tolerates adversaries. Here the groups of
-fractional repetition vote as in `repetition`, and a group without s + 1 equal votes for want of rows counts as missing.
+(arXiv:1711.06771), for the optimal decoding. Workers send the sum of their partitions' gradients. A (n, k) is the
+design, 1 where a worker computes a partition. The server combines the replies that arrived with the weights a (n,) of
+least |A^T a - 1|. Charles & Papailiopoulos, Gradient Coding via the Stochastic Block Model, 2018 (arXiv:1805.10378).
+In training: Wang, Charles & Papailiopoulos, ErasureHead, 2019 (arXiv:1901.09671). The designs are in `assignments`.
+
+None of these tolerates adversaries. Here the groups of fractional repetition vote as in `repetition`. A group without
+s + 1 equal votes for want of rows counts as missing.
 Shapes: n workers = k partitions, d parameters, m = 1: the mean of the partition gradients, nearly.
+
 Error: |A^T a - 1| / sqrt(k). It is the relative error of the mean where the partitions' gradients are uncorrelated and
 of one size, an upper bound of it where they are equal, and 0 where the mean is exact.
 """
@@ -39,9 +42,9 @@ from draco.schemes.scheme import (
 from draco.schemes.vote import OPTIONS, TOLERANCE, Ballot, checked_vote, winner
 
 CODES = ("fractional", "bernoulli", "stochastic_block")
-INSIDE = 0.8  # own choice: of a worker's partitions about one in five is of another group
-CUTOFF = 1e-6  # singular values of A below it, relatively, are zero: no weight is so large that rounding would matter
-EXACT = 1e-9  # an error that is nothing but rounding of the weights
+INSIDE = 0.8  # probability of a partition of the own group: about one in five of a worker's partitions is of another
+CUTOFF = 1e-6  # relative size of singular values of A that count as zero, so that no weight amplifies rounding
+EXACT = 1e-9  # an error that is only rounding of the weights
 
 Floats = npt.NDArray[np.float64]
 
@@ -150,7 +153,7 @@ def amplification(design: Design, weights: Floats) -> float:
 
 def _decoder(design: Design, s: int = 0, within: float | None = None) -> Decoder:
     n, k = design.shape
-    mine = design.argmax(1)
+    mine = design.argmax(1)  # (n,) the first partition of each row, which names its group
     grouped = np.array_equal(design, mine[:, None] == mine[design.argmax(0)])
 
     def decode(replies: Tensor, here: Mask, seed: int, inspection: Inspection | None) -> Decoded:
@@ -160,11 +163,11 @@ def _decoder(design: Design, s: int = 0, within: float | None = None) -> Decoder
             rows, suspects = _winners(mine, replies, rows, s, within)
         if not len(rows):
             raise DecodeError("approximate: nothing arrived" + " of which a vote could be taken" * bool(s))
-        if grouped:
+        if grouped:  # one row of each group, with the same weight, is the best that can be done
             first = rows[np.unique(mine[rows], return_index=True)[1]]  # of each group
             weights = np.isin(np.arange(n), first).astype(np.float64)
             return Decoded(_mean(replies, first, k)[None], tuple(sorted(suspects)), error_of(design, weights))
-        weights = weights_for(design, rows)
+        weights = weights_for(design, rows)  # (n,) for the sum over the k partitions; over k for the mean
         used = torch.from_numpy(weights / k).to(replies.device)
         used = used if amplification(design, weights) > PRECISE else used.to(replies.dtype)
         unread = np.flatnonzero(weights == 0).tolist()

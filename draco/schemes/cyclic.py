@@ -1,14 +1,18 @@
-"""Cyclic scheme, real-valued: each worker sends one combination of 2s + 1 gradients, the server solves for the mean.
+"""The cyclic scheme, real-valued: a worker sends one combination of 2s + 1 gradients, the server solves for the mean.
 
 Source: Chen et al., DRACO, ICML 2018 (arXiv:1803.09877), section 3, with the parity frequencies of `cyclic_code`, the
-locator and certificate of `syndrome`, and decoding weights of least norm over all kept rows (the original solves for
-the first n - 2s good rows, which amplifies errors up to 200 times more).
+locator of `locate` and the certificate of `syndrome`. The decoding weights have the least norm over all kept rows. The
+original solves for the first n - 2s good rows, which amplifies errors up to 200 times more.
 Shapes: n workers = k partitions, d parameters, m = 1: the mean of the partition gradients.
-Promise: exact up to amplification x (honest noise), as long as 2 (liars) + (missing or non-finite rows) <= 2s and,
-where s > 0, a parity is left to check the result. Errors within the tolerance cannot be told from honest noise.
-Limit: where all liars are neighbours and s is large, (45, 5) say, errors that collude can look like those of the rows
-beside them but for honest noise. Explanations that differ by 1e-3 of the result are refused, so such liars move it by
-that at most, or end the run; the secret permutation of rows makes the placement rare (45 of 1.2 million sets).
+
+Promise: the mean is exact up to amplification x (honest noise), on two conditions. 2 (Byzantine rows) + (missing or
+non-finite rows) is at most 2s. And, where s > 0, a parity is left to check the result. Errors within the tolerance
+cannot be told from honest noise.
+
+Limit: where s is large, n = 45 and s = 5 say, and all Byzantine rows are neighbours, colluding errors can look like
+errors of the rows beside them, up to honest noise. Explanations that differ by 1e-3 of the result are refused. So such
+rows move the result by that much at most, or end the run. The secret permutation of rows makes the placement rare (45
+of 1.2 million sets).
 """
 
 from __future__ import annotations
@@ -21,9 +25,9 @@ import numpy as np
 from draco.declaration import Option, OptionError
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
-from draco.schemes.cyclic_code import PRECISE, Code, amplifications, real_code, worst_amplification
+from draco.schemes.cyclic_code import PRECISE, Code, amplifications, real_basis, real_code, worst_amplification
 from draco.schemes.locate import locate, locate_clearly
-from draco.schemes.optimistic import optimistic, real_basis
+from draco.schemes.optimistic import optimistic
 from draco.schemes.projection import (
     Sketch,
     combine,
@@ -48,19 +52,19 @@ from draco.schemes.scheme import (
 )
 from draco.schemes.syndrome import CLEAR, Complex, Rows, admissible, certified, evidence, recombination
 
-# Relative difference between honest replies. Rows may each come from a backward over other samples: they missed the
-# code by up to 1.0e-6 in 130 steps of LeNet on MNIST, more so as the gradients of a trained model cancel, and the
-# decoder sees them through few random projections, which may triple it.
+# Relative difference between honest replies. The backward pass of each row may be over other samples. In 130 steps of
+# LeNet on MNIST rows missed the code by up to 1.0e-6, and more for a trained model, whose gradients cancel. The decoder
+# sees them through few random projections, which may triple it.
 TOLERANCE = 1e-5
 ROUNDING = 2.0**-24  # of a float32
-PROMISE = 1e-3  # relative float32 error of the result that no admissible placement may exceed
+PROMISE = 1e-3  # relative float32 error of the result that no placement of s Byzantine rows may exceed
 
 
 def cyclic(*, workers: int, adversaries: int, redundancy: int | None = None, tolerance: float = TOLERANCE) -> Scheme:
     """Return the real cyclic scheme for n >= 2s + 1 workers.
 
     `redundancy` is the number of partitions per worker, 2s + 1 if None (2s + 2 where n is even and only that keeps the
-    promise); more of it bears more missing rows. `tolerance` is the relative difference between honest replies that
+    promise); more of it tolerates more missing rows. `tolerance` is the relative difference between honest replies that
     the certificate allows.
     """
     require_tolerance("cyclic", tolerance)
@@ -108,12 +112,13 @@ def _code(n: int, s: int, redundancy: int | None) -> tuple[Code, float]:
     if redundancy is not None and n % 2 and redundancy % 2 == 0:
         message = f"must be odd where the number of workers ({n}) is odd, got {redundancy}"
         raise OptionError("cyclic", "redundancy", message)
-    last = 2 * s + 1 if n % 2 == 0 else 2 * s
+    last = 2 * s + 1 if n % 2 == 0 else 2 * s  # parities that are tried at most; redundancy is one more
     tries = range(2 * s, min(last, n - 1) + 1) if redundancy is None else (redundancy - 1,)
     for p in tries:
         code = real_code(n, p)
         if (worst := worst_amplification(code, s)) * ROUNDING <= PROMISE:
             return code, worst
+    # None keeps the promise: name the least redundancy that would.
     odd = (p for p in range(tries[-1] + 1, n) if (n - p) % 2)
     enough = (p for p in odd if worst_amplification(real_code(n, p), s) * ROUNDING <= PROMISE)
     raise ValueError(
@@ -137,7 +142,7 @@ def _encoder(code: Code, worst: float) -> Encoder:
 
 
 class Projections:
-    """The projections of the rows that have arrived."""
+    """The projections of the rows that have arrived: an `Inspection`."""
 
     def __init__(self, replies: Tensor, seed: int) -> None:
         n, d = replies.shape
@@ -151,23 +156,31 @@ class Projections:
         self.inner[row] = project_row(self.replies[row], self.secret)
 
 
+def sketch_of(replies: Tensor, here: Mask, seed: int, inspection: Inspection | None) -> Sketch:
+    """Return the sketch of the rows that are here, which `inspection` has projected already if there is one."""
+    if not isinstance(inspection, Projections):
+        inspection = Projections(replies, seed)
+        for row in np.flatnonzero(here):
+            inspection.add(int(row))
+    return finish(inspection.inner, inspection.secret)
+
+
 def _decoder(code: Code, s: int, tolerance: float) -> Decoder:
     n = len(code.clean)
-    basis = real_basis(code)
+    basis = real_basis(code.parity)
 
     def decode(replies: Tensor, here: Mask, seed: int, inspection: Inspection | None) -> Decoded:
         missing = tuple(int(i) for i in np.flatnonzero(~here))
         if not isinstance(inspection, Projections):
+            # All rows are there at once: one pass decodes and checks them, or says that it cannot tell.
             tried = (
                 optimistic(code, basis, replies, missing, tolerance, seed) if admissible(code.parity, missing) else None
             )
             if tried is not None:
                 mean, rows = tried
                 return Decoded(mean[None], tuple(i for i in _conditioned(code, s, rows) if here[i]))
-            inspection = Projections(replies, seed)
-            for row in np.flatnonzero(here):
-                inspection.add(int(row))
-        sketch = finish(inspection.inner, inspection.secret)
+        # Locate the wrong rows by their projections, then decode with weights that are zero on these rows.
+        sketch = sketch_of(replies, here, seed, inspection)
         rows = _conditioned(code, s, wrong_rows("cyclic", code.parity, s, tolerance, replies, here, sketch))
         weights = torch.from_numpy(recombination(code.parity, code.clean, rows).real.copy()).to(replies.device)
         precise = amplifications(code, np.asarray([rows], dtype=np.intp))[0] > PRECISE
@@ -198,14 +211,14 @@ def wrong_rows(
     if certified(found, found.known, slack=CLEAR):
         return found.known
     rows = locate_clearly(found)
-    if rows is None:  # then what decides must not be an estimate
+    if rows is None:  # where it is not clear, exact norms decide, not their estimates
         exact = squared_norms(replies, runs_of(~known))
         rows = locate(evidence(parity, sketch.values, exact, known, tolerance))
     if rows is None:
         where = f"rows {list(found.known)} are missing or not finite, and " if found.known else ""
         raise DecodeError(
             f"{name}: {where}no admissible set of rows explains the rest of the replies; at most {s} of {len(here)} "
-            "may be wrong or missing. Are more workers lying, or do honest ones differ by more than tolerance="
+            "may be wrong or missing. Are more workers Byzantine, or do honest ones differ by more than tolerance="
             f"{tolerance:g}?"
         )
     return rows

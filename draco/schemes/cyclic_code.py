@@ -1,16 +1,20 @@
-"""The real cyclic code: encoding matrix, parity matrix, and the weights that decode when nobody lies.
+"""The real cyclic code: encoding matrix, parity matrix, and the weights that decode when no row is wrong.
 
-Source: the cyclic code of Chen et al., DRACO, ICML 2018 (arXiv:1803.09877), section 3, is a real-number BCH code whose
-parity frequencies lie next to zero. Here they lie around n/2 (Marshall 1984: parity frequencies of a DFT code may be
-any conjugate-closed consecutive band), which keeps the redundancy 2s + 1, the distance 2s + 1 and the decoder, makes
-the matrix real, and its entries positive and at most 1 (odd n), where the paper's grow like (n/2 pi)^2s / (s!)^2.
+Source: the cyclic code of Chen et al., DRACO, ICML 2018 (arXiv:1803.09877), section 3. It is a real-number BCH code
+whose parity frequencies are next to zero. Here they are around n/2: parity frequencies of a DFT code may be any
+consecutive band that is closed under conjugation (Marshall 1984). Redundancy 2s + 1, distance 2s + 1 and the decoder
+stay. The matrix becomes real. For odd n its entries are positive and at most 1, where the paper's grow like
+(n/2 pi)^2s / (s!)^2.
 
-Odd n: parities at p = 2s integer frequencies around n/2; column j holds c(y) = prod (y - w^f), w = e^(-2 pi i/n),
-cyclically shifted by j. Columns sum to 1, so the mean of the replies is the mean of the gradients.
-Even n: an even number of frequencies around n/2 are half-integers: the shifts are negacyclic (a wrapped entry changes
-its sign) and no constant weights decode. The weights v fit the all-ones vector by the lowest odd half-harmonics, and
-column j is divided by (v^T W)_j. With an odd number of parities the frequencies are integers and all is as for odd n.
-Shapes: n workers = partitions, p parities, redundancy r = p + 1.
+Odd n: the p = 2s parities have integer frequencies f around n/2. Column j of the encoding matrix W (n, n) holds the
+coefficients of c(y) = prod_f (y - w^f), w = e^(-2 pi i/n), cyclically shifted by j. Columns are scaled to sum to 1, so
+the mean of the replies is the mean of the gradients.
+
+Even n: an even number of frequencies around n/2 are half-integers. Then the shifts are negacyclic (a wrapped entry
+changes its sign) and no constant weights decode. The weights v approximate the all-ones vector by the lowest odd
+half-harmonics, and column j is divided by (v^T W)_j. With an odd number of parities the frequencies are integers, and
+all is as for odd n.
+Shapes: n workers = n partitions, p parities, redundancy r = p + 1, t rows in a set, N sets.
 """
 
 import itertools
@@ -24,10 +28,10 @@ from draco.schemes.syndrome import Complex
 
 Floats = npt.NDArray[np.float64]
 
-EXHAUSTIVE = 1_000  # placements; more are sampled: adjacent runs, the worst known, and random sets
-RANDOM_PLACEMENTS = 200
+EXHAUSTIVE = 1_000  # placements that are all tried; of more, runs of neighbours (the worst known) and a random sample
+RANDOM_PLACEMENTS = 200  # of the sample
 PRECISE = 8.0  # amplification from which sums are taken in float64, so that only the replies' own rounding counts
-HARMONICS = (*range(1, 17), 20, 24, 32, 48, 64)
+HARMONICS = (*range(1, 17), 20, 24, 32, 48, 64)  # numbers of half-harmonics that are tried
 
 
 class Code(NamedTuple):
@@ -41,10 +45,10 @@ class Code(NamedTuple):
 
 def real_code(n: int, p: int) -> Code:
     """Return the real code of n rows and p parities; p is even where n is odd."""
-    frequencies = (n - p + 1) / 2 + np.arange(p)
-    angles = -2 * np.pi * np.outer(frequencies, np.arange(n)) / n
+    frequencies = (n - p + 1) / 2 + np.arange(p)  # (p,) consecutive, with n/2 in the middle
+    angles = -2 * np.pi * np.outer(frequencies, np.arange(n)) / n  # (p, n)
     parity = (np.cos(angles) + 1j * np.sin(angles)) / math.sqrt(n)
-    window = (np.arange(n)[:, None] - np.arange(n)) % n <= p
+    window = (np.arange(n)[:, None] - np.arange(n)) % n <= p  # column j: rows j to j + p, around the circle
     negacyclic = n % 2 == 0 and p % 2 == 0 and p > 0
     shifts = _shifts(_coefficients(n, p), n, sign=-1 if negacyclic else 1)
     if not negacyclic:
@@ -52,12 +56,20 @@ def real_code(n: int, p: int) -> Code:
     return _rescaled(shifts, window, parity)
 
 
+def real_basis(parity: Complex) -> Floats:
+    """Return an orthonormal real basis (p, n) of the parity space."""
+    p = len(parity)
+    # The complex parities come in conjugate pairs. So their 2p real and imaginary parts span p real dimensions.
+    basis: Floats = np.linalg.svd(np.concatenate([parity.real, parity.imag]))[2][:p]
+    return basis
+
+
 def _coefficients(n: int, p: int) -> Floats:
     """Return c(y) = prod over the parity frequencies of (y - w^f), lowest power first, as a product of real factors."""
     if p == n - 1:
         return np.ones(n)  # all frequencies but zero: full replication
-    c = np.ones(1) if p % 2 == 0 else np.ones(2)  # the frequency n/2 is the factor y + 1
-    for m in range(p // 2):
+    c = np.ones(1) if p % 2 == 0 else np.ones(2)  # the frequency n/2, of odd p, is the factor y + 1
+    for m in range(p // 2):  # the frequencies f and n - f together are one real quadratic factor
         f = (n - p + 1) / 2 + m
         c = np.convolve(c, [1.0, -2 * math.cos(2 * math.pi * f / n), 1.0])
     return c
@@ -72,22 +84,22 @@ def _shifts(c: Floats, n: int, *, sign: int) -> Floats:
 
 
 def _rescaled(shifts: Floats, window: npt.NDArray[np.bool_], parity: Complex) -> Code:
-    """Return the negacyclic code with the weights whose worst adjacent placement is best.
+    """Return the negacyclic code with the weights whose worst run of p/2 neighbours is best.
 
-    The candidates fit the all-ones vector by the K lowest odd half-harmonics. Few of them keep the weights smooth, but
-    a K for which some column sum is nearly 0 is useless, hence the search.
+    Candidates are the fits of the all-ones vector by the K lowest odd half-harmonics. A small K keeps the weights
+    smooth. But a K that makes some column sum nearly 0 is useless, hence the search.
     """
     n, p = len(shifts), len(parity)
-    runs = (np.arange(n)[:, None] + np.arange(p // 2)) % n
+    runs = (np.arange(n)[:, None] + np.arange(p // 2)) % n  # (n, p/2) rows: every run of neighbours
     inverses = _inverses(parity, runs)
     best, least = None, math.inf
     for count in HARMONICS:
         if count > (n - p) // 2:
             break
-        angles = 2 * np.pi * np.outer(np.arange(n), np.arange(count) + 0.5) / n
-        basis = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-        v = basis @ np.linalg.lstsq(basis, np.ones(n), rcond=None)[0]
-        sums = v @ shifts
+        angles = 2 * np.pi * np.outer(np.arange(n), np.arange(count) + 0.5) / n  # (n, K)
+        basis = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)  # (n, 2K)
+        v = basis @ np.linalg.lstsq(basis, np.ones(n), rcond=None)[0]  # (n,) the fit
+        sums = v @ shifts  # (n,) what v makes of each column; the column is divided by it
         if np.abs(sums).min() <= 1e-12 * np.abs(sums).max():  # zero but for rounding
             continue
         code = Code(shifts / sums, window, parity, v / n)
@@ -99,14 +111,15 @@ def _rescaled(shifts: Floats, window: npt.NDArray[np.bool_], parity: Complex) ->
 
 
 def _inverses(parity: Complex, sets: npt.NDArray[np.intp]) -> Complex:
-    """Return, for N sets (N, t), the pseudo-inverses (N, p, t) of F_V^T."""
+    """Return, for N sets (N, t), the pseudo-inverses (N, p, t) of F_V^T, where F_V are the set's columns of F."""
     return np.linalg.pinv(parity[:, sets].transpose(1, 2, 0), rcond=1e-15).astype(np.complex128)
 
 
 def _amplifications(code: Code, sets: npt.NDArray[np.intp], inverses: Complex) -> Floats:
+    # The weights clean - F^T y that are zero on the set, as in `recombination`.
     y = (inverses @ code.clean[sets][..., None])[..., 0]  # (N, p)
-    weights = code.clean - y @ code.parity
-    norms = np.linalg.norm(code.matrix, axis=1)
+    weights = code.clean - y @ code.parity  # (N, n)
+    norms = np.linalg.norm(code.matrix, axis=1)  # (n,) of the replies, for gradients of norm 1
     result: Floats = math.sqrt(len(norms)) * np.linalg.norm(weights * norms, axis=1)
     return result
 
@@ -114,8 +127,8 @@ def _amplifications(code: Code, sets: npt.NDArray[np.intp], inverses: Complex) -
 def amplifications(code: Code, sets: npt.NDArray[np.intp]) -> Floats:
     """Return, for N sets (N, t) of excluded rows, the relative error of the mean per relative error of a reply.
 
-    For partition gradients of equal norm that are uncorrelated, the worst case in practice: row i then has the norm
-    |W_i| and the mean 1/sqrt(n). Gradients that agree cost less, as the mean is larger.
+    It is that of uncorrelated partition gradients of equal norm, the worst case in practice. For norm 1 the reply of
+    row i has the norm |W_i| and the mean 1/sqrt(n). Gradients that agree cost less, as their mean is larger.
     """
     return _amplifications(code, sets, _inverses(code.parity, sets))
 
@@ -128,7 +141,7 @@ def worst_amplification(code: Code, adversaries: int) -> float:
     elif math.comb(n, s) <= EXHAUSTIVE:
         sets = np.asarray(list(itertools.combinations(range(n), s)), dtype=np.intp)
     else:
-        runs = (np.arange(n)[:, None] + np.arange(s)) % n
+        runs = (np.arange(n)[:, None] + np.arange(s)) % n  # (n, s) neighbours
         generator = np.random.default_rng(0)
         drawn = [generator.choice(n, s, replace=False) for _ in range(RANDOM_PLACEMENTS)]
         sets = np.concatenate([runs, np.asarray(drawn, dtype=np.intp)])

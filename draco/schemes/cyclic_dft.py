@@ -1,14 +1,17 @@
-"""Cyclic scheme as published: complex, W = C_L Q from the discrete Fourier transform. The reference to compare with.
+"""The cyclic scheme as published, complex and from the discrete Fourier transform: the reference to compare with.
 
 Source: Chen et al., DRACO, ICML 2018 (arXiv:1803.09877), section 3 (cyclic code), and the original's c_coding.
-C is the unitary n x n DFT matrix, C_L its first n - 2s columns, C_R the others; W = C_L Q with the first row of Q all
-ones and W zero outside cyclic windows of 2s + 1, which determines Q. Decoding: project the replies on one random
-f ~ N(1, 1)^d, syndrome C_R^H rho, Prony's method by pseudo-inverse, roots of the polynomial, recombination of the
-good rows.
-Two deviations. A root is not what lies below 1e-9: rows are taken by increasing magnitude of the polynomial until the
-certificate of `syndrome` holds. The weights have the least norm over all good rows, not over the first n - 2s of them.
-Shapes: n workers = k partitions, d parameters, m = 1: the mean of the partition gradients. Replies are complex128: the
-entries of W grow like (n/2 pi)^2s / (s!)^2, so that float32 honest noise is amplified too (use `cyclic` for that).
+C is the unitary n x n DFT matrix, C_L its first n - 2s columns, and C_R the others. The encoding matrix is W = C_L Q.
+The first row of Q is all ones, and W is zero outside cyclic windows of 2s + 1, which determines Q.
+
+Decoding: the replies are projected on one random f ~ N(1, 1)^d to rho (n,), and C_R^H rho is the syndrome. Prony's
+method, by pseudo-inverse, gives a polynomial whose roots are the wrong rows. The good rows are recombined.
+
+Two deviations. The paper takes for a root what is below 1e-9; here rows are taken by increasing magnitude of the
+polynomial until the certificate of `syndrome` holds. The weights have the least norm over all good rows, not over the
+first n - 2s of them.
+Shapes: n workers = k partitions, d parameters, m = 1: the mean of the partition gradients. Replies are complex128. The
+entries of W grow like (n/2 pi)^2s / (s!)^2, so that rounding to float32 would be amplified too: `cyclic` avoids that.
 """
 
 from __future__ import annotations
@@ -37,9 +40,9 @@ from draco.schemes.scheme import (
 )
 from draco.schemes.syndrome import Evidence, Rows, certified, evidence, recombination
 
-TOLERANCE = 1e-11  # relative; of honest workers only complex128 rounding is left, 2e-12 at most where measured
-ROUNDING = 2.0**-53
-PROMISE = 1e-3
+TOLERANCE = 1e-11  # relative; honest workers differ by complex128 rounding alone, 2e-12 at most where measured
+ROUNDING = 2.0**-53  # of a float64
+PROMISE = 1e-3  # as in `cyclic`, of float64 rounding
 
 
 def cyclic_dft(*, workers: int, adversaries: int, tolerance: float = TOLERANCE) -> Scheme:
@@ -83,9 +86,11 @@ def _code(n: int, s: int) -> tuple[Code, float]:
 
 
 def dft_code(n: int, s: int) -> Code:
-    """Return the paper's code. Column j of W = C_L Q, found in closed form, is prod_{f=1..2s} (y - w^f) shifted by j.
+    """Return the paper's code.
 
-    It is the only vector orthogonal to C_R in its window, up to the factor that makes the first entry of C_L^H W one.
+    Column j of W = C_L Q, in closed form, holds the coefficients of prod_{f=1..2s} (y - w^f), w = e^(-2 pi i/n),
+    shifted by j. It is the only vector in its window that is orthogonal to C_R, up to a factor. The factor makes the
+    first entry of C_L^H W one.
     """
     root = np.exp(-2j * np.pi / n)
     c = np.poly(root ** np.arange(1, 2 * s + 1)) if s else np.ones(1, dtype=np.complex128)
@@ -154,9 +159,11 @@ def _prony(found: Evidence, s: int) -> Rows | None:
     """Return the certified rows among the roots of x^s - sum_m alpha_m x^m, where all rows are there; else None."""
     if found.known:
         return None
-    syndrome = (found.parity @ found.values)[:, 0]
+    syndrome = (found.parity @ found.values)[:, 0]  # (2s,)
+    # Each syndrome is the same combination alpha (s,) of the s before it: s equations for the s unknowns.
     hankel = np.asarray([syndrome[i : i + s] for i in range(s)]).reshape(s, s)
     alpha = np.linalg.pinv(hankel, rcond=1e-12) @ syndrome[s:]
+    # The magnitude of the polynomial at the nodes (n,), and its rows, the most likely roots first.
     size = np.abs(found.nodes**s - found.nodes[:, None] ** np.arange(s) @ alpha)
     order = np.argsort(size, kind="stable")
     for t in range(s + 1):

@@ -1,10 +1,11 @@
-"""Designs: which workers compute which partitions, so that few liars share many partitions.
+"""The designs of placement: which workers compute which partitions, so that few workers share many partitions.
 
-Sources: Konstantinidis & Ramamoorthy, ByzShield, 2020 (arXiv:2010.04902): `mols` and `ramanujan`, the latter after
-Burnwal et al., Deterministic completion of rectangular matrices using Ramanujan bigraphs II; Konstantinidis &
-Ramamoorthy, Aspis, 2021 (arXiv:2108.02416): `subset`.
-Shapes: n workers, k partitions, r workers per partition, load = k r / n partitions per worker; l, p and q are orders of
-squares and blocks. Every function returns the assignment (n, k) bool; which (n, r) it takes, `exists` says.
+Sources: `mols` and `ramanujan` are of Konstantinidis & Ramamoorthy, ByzShield, 2020 (arXiv:2010.04902), the latter
+after Burnwal et al., Deterministic completion of rectangular matrices using Ramanujan bigraphs II. `subset` is of
+Konstantinidis & Ramamoorthy, Aspis, 2021 (arXiv:2108.02416).
+Shapes: n workers, k partitions, r workers per partition, load = k r / n partitions per worker; l is the order of a
+square, q that of a field or block, p a prime. Every design returns the assignment (n, k) bool. `exists` says which
+(n, r) it takes.
 """
 
 import itertools
@@ -24,8 +25,8 @@ PARTITIONS = 4096  # the most that a design may have: each is a gradient on the 
 def mols(n: int, r: int) -> Assignment:
     """Place the k = l^2 cells of a square of prime-power order l = n / r by r mutually orthogonal Latin squares.
 
-    Worker t l + x computes the cells that hold symbol x in square t + 1: any two workers of different squares share
-    exactly one partition, those of one square none.
+    Worker t l + x computes the cells that hold symbol x in square t + 1. Any two workers of different squares share
+    exactly one partition, and workers of one square none.
     """
     squares = latin_squares(n // r)[:r]
     cells: Assignment = squares[:, None] == np.arange(n // r)[:, None, None]  # (r, l, l, l): square, symbol, i, j
@@ -45,8 +46,9 @@ def latin_squares(order: int) -> npt.NDArray[np.int64]:
 def field(order: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the tables (q, q) of addition and multiplication of the field of order q = p^e.
 
-    An element is a polynomial over the integers mod p, written as the number with these digits to base p; products are
-    taken modulo the first monic polynomial of degree e that leaves no divisors of zero, which is irreducible.
+    An element is a polynomial over the integers mod p, written as the number with its coefficients as digits to base p.
+    Products are taken modulo the first monic polynomial of degree e that leaves no divisors of zero. That polynomial
+    is irreducible.
     """
     p, e = prime_power(order) or (0, 0)
     if not p:
@@ -54,7 +56,7 @@ def field(order: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     places = p ** np.arange(e)
     digits = np.arange(order)[:, None] // places % p  # (q, e), lowest first
     add = (digits[:, None] + digits) % p @ places
-    for lower in digits:  # x^e = -lower
+    for lower in digits:  # products modulo x^e + lower, that is with x^e = -lower
         power, product = digits, np.zeros((order, order, e), np.int64)
         for i in range(e):
             product += power[:, None] * digits[None, :, i, None]  # power = element * x^i
@@ -75,10 +77,10 @@ def prime_power(number: int) -> tuple[int, int] | None:
 
 
 def ramanujan(n: int, r: int) -> Assignment:
-    """Place by the array of blocks P^(i j), P the cyclic shift of prime order q and i, j the block's row and column.
+    """Place by an array of q x q blocks P^(i j), P the cyclic shift of prime order q, i and j the block's place.
 
-    Case 1, n = r q with r < q: the q block rows are the partitions', the r block columns the workers'; k = q^2.
-    Case 2, n = r^2 with r = q: the other way round; k = r^2. (The paper's further block columns repeat these.)
+    Case 1, n = r q with r < q: partitions are the rows of the q block rows, workers the columns of the r block columns;
+    k = q^2. Case 2, n = r^2 with r = q: the other way round; k = r^2. The paper's further block columns repeat these.
     """
     q = n // r
     i, x, j, y = np.ogrid[:q, :q, :r, :q]

@@ -1,12 +1,13 @@
-"""DETOX: votes in small groups take most liars out, and a robust aggregator deals with the groups that liars won.
+"""DETOX: votes in small groups outvote most Byzantine workers, and a robust aggregator deals with the groups they win.
 
 Source: Rajput, Wang, Charles, Papailiopoulos, DETOX, NeurIPS 2019 (arXiv:1907.12205). The groups of r workers are those
-of the repetition code, but s may exceed (r - 1) / 2: liars who are the majority of a group win it. With (r + 1) / 2 of
-them in each, s liars win floor(s / ((r + 1) / 2)) groups at most, which the aggregator has to bear as its f; where the
-groups are drawn at random and secretly, as here, they seldom win so many. The paper then aggregates in two levels, the
+of the repetition code, but s may exceed (r - 1) / 2. Byzantine workers win a group in which they are the majority, with
+(r + 1) / 2 of them. So s of them win floor(s / ((r + 1) / 2)) groups at most, which the aggregator has to tolerate as
+its f. Groups are drawn at random and secretly, so they seldom win so many. The paper then aggregates in two levels, the
 first within buckets of winners.
-A group in which nobody has the majority is left out, and f is one lower: it took as many liars as winning it. Suspects
-are those who were outvoted; in a group that liars won these are its honest workers.
+
+A group in which nobody has the majority is left out. It took as many Byzantine workers as winning it, so f is one
+lower. Suspects are those who were outvoted; in a group that Byzantine workers won these are its honest workers.
 Shapes: n workers, m = k = n // r groups, d parameters, r odd; leftover workers join groups.
 """
 
@@ -59,9 +60,9 @@ def detox(
 
 
 def lost_groups(workers: int, groups: int, adversaries: int) -> int:
-    """Return the most of m groups of n workers, of sizes that differ by at most one, in which s liars are half."""
-    small, larger = divmod(workers, groups)
-    cheap, dear = (small + 1) // 2, (small + 2) // 2
+    """Return the most of m groups of n workers, of sizes that differ by at most one, in which s Byzantine are half."""
+    small, larger = divmod(workers, groups)  # m - larger groups of `small` workers, the others have one more
+    cheap, dear = (small + 1) // 2, (small + 2) // 2  # half of a small group and of a larger one
     first = min(groups - larger, adversaries // cheap)
     return first + min(larger, (adversaries - first * cheap) // dear)
 

@@ -1,16 +1,21 @@
-"""Election scheme: every worker sends the majority of its partitions' signs, one bit a coordinate; the server votes.
+"""The election scheme: a worker sends the majority of its partitions' signs, one bit a coordinate; the server votes.
 
 Source: Sohn, Han, Choi & Moon, Election Coding for Distributed Learning: Protecting SignSGD Against Byzantine Attacks,
 NeurIPS 2020 (arXiv:1910.06093), on top of signSGD with majority vote (Bernstein, Zhao, Azizzadenesheli & Anandkumar,
-2018, arXiv:1810.05291). The result is not a mean: it is the sign of the majority of the k partitions' signs, so a
-learning rate is the length of a step in every coordinate.
-Promise: with the deterministic design, that majority exactly, whatever up to s liars send, wherever at least one
-partition more has that sign than the other and none is zero. With a Bernoulli design, with high probability only.
-Zeros and ties: a zero has no vote. A worker whose votes tie must still send a bit, and sends + where row + coordinate
-is even, so that ties of many workers (coordinates that no sample moves) cancel; at the server a tie is 0, no step. (The
-paper's program computes with sign(0) = 0, for which there is no third value in one bit.)
-A reply is the float32 mean of its partitions' last `tail` values (statistics and loss, which have no use as signs), of
-which the server takes the median, then one bit for each coordinate before them, a 1 that marks the end, and zeros.
+2018, arXiv:1810.05291). The result is no mean: it is the sign of the majority of the k partitions' signs. So a learning
+rate is the length of a step in every coordinate.
+
+Promise: with the deterministic design the result is that majority exactly, whatever up to s Byzantine workers send,
+wherever one sign has at least one partition more than the other and no partition has a zero. With a Bernoulli design it
+is so with high probability only.
+
+Zeros and ties: a zero has no vote. A worker whose votes tie must still send a bit. It sends + where row + coordinate is
+even, so that the ties of many workers cancel in coordinates that no sample moves. At the server a tie is 0, no step.
+(The paper's program computes with sign(0) = 0, for which one bit has no third value.)
+
+A reply holds four things in a row: the float32 mean of its partitions' last `tail` values, one bit for each coordinate
+before them, a 1 that marks the end, and zeros. The last values are statistics and the loss, which have no use as signs;
+the server takes their median.
 Shapes: n workers = k partitions, d = p + tail elements, replies of 4 tail + p // 8 + 1 bytes, m = 1.
 """
 
@@ -105,7 +110,7 @@ def _encoder(tail: int) -> Encoder:
         p = gradients.shape[1] - tail
         if p < 0:
             raise ValueError(f"election: gradients have {gradients.shape[1]} elements, fewer than tail = {tail}")
-        votes = torch.zeros(p, device=gradients.device)
+        votes = torch.zeros(p, device=gradients.device)  # positive signs less negative ones
         for gradient in gradients:
             votes += gradient[:p].sign()
         coin = torch.arange(row, row + p, device=votes.device) % 2 == 0
@@ -123,6 +128,7 @@ def _decoder(n: int, tail: int) -> Decoder:
             raise ValueError(f"election: replies have {replies.shape[1]} bytes, must have more than {4 * tail}")
         rows = np.flatnonzero(here)
         received = replies.cpu().numpy()
+        # The numbers of each row (rows, tail), and which rows are well formed.
         rest = np.ascontiguousarray(received[rows, : 4 * tail]).view(np.float32).reshape(len(rows), tail)
         length, good = _agreed(received[rows, -1], np.asarray(np.isfinite(rest).all(axis=1)))
         signs = _majority(received[:, 4 * tail :], rows[good])[: 8 * (replies.shape[1] - 4 * tail - 1) + length]

@@ -1,14 +1,18 @@
-"""Placement: every worker computes several partitions, so placed by a design that liars win few of the votes on them.
+"""Placement: workers compute several partitions each, by a design in which few workers win few of the votes on them.
 
-Sources: Konstantinidis & Ramamoorthy, ByzShield (arXiv:2010.04902), for the designs and a vote on every partition,
-whose k winners go to a robust aggregator (there the coordinate-wise median); the same, Aspis (arXiv:2108.02416), for
-finding liars by who agrees with whom. DETOX votes in disjoint groups, which a few liars win whole; here any two workers
-share few partitions. The most that s liars can win or spoil is computed (worst_case.py) and is the aggregator's f.
-Workers who lie for certain (agreement.py) have no vote. A partition goes to the majority of its other workers, absent
-ones counted; one without a majority is left out. Suspects are the certain liars: no honest worker is ever one.
-Shapes: n workers, k partitions and m = k gradients, r workers a partition, d parameters; a worker sends its
-load = k r / n gradients one behind the other, load * d elements, so the server receives and holds k * r * d of them,
-and k * d more while it aggregates.
+Sources: Konstantinidis & Ramamoorthy, ByzShield (arXiv:2010.04902), for the designs and a vote on every partition. The
+k winners go to a robust aggregator (in the paper the coordinate-wise median). The same authors, Aspis
+(arXiv:2108.02416), for finding Byzantine workers by who agrees with whom.
+
+DETOX votes in disjoint groups, and a few Byzantine workers win a whole group. Here any two workers share few
+partitions. The most partitions that s adversaries can win or spoil are computed (worst_case.py) and are the
+aggregator's f.
+
+Workers who are certainly Byzantine (agreement.py) have no vote, and they are the suspects: no honest worker is ever
+one. A partition goes to the majority of its other workers, absent ones counted. One without a majority is left out.
+Shapes: n workers, k partitions and m = k gradients, r workers a partition, d parameters. A worker sends its
+load = k r / n gradients one behind the other, load * d elements. So the server holds k * r * d elements, and k * d more
+while it aggregates.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import numpy as np
 from draco.declaration import Option
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
-from draco.schemes.agreement import certain_liars
+from draco.schemes.agreement import certainly_byzantine
 from draco.schemes.designs import Assignment, place
 from draco.schemes.scheme import (
     Decoded,
@@ -138,7 +142,7 @@ def _decoder(assignment: Assignment, s: int, bad: int, within: float | None) -> 
         if votes is None:
             votes = _Votes(replies, assignment, within)
             votes.add_all(here)
-        liars = certain_liars(
+        byzantine = certainly_byzantine(
             {
                 (rows[a], rows[b])
                 for ballot, rows in zip(votes.ballots, votes.members, strict=True)
@@ -146,17 +150,17 @@ def _decoder(assignment: Assignment, s: int, bad: int, within: float | None) -> 
             },
             s,
         )
-        if liars is None:
+        if byzantine is None:
             raise DecodeError(
-                f"placement: no {s} Byzantine workers explain who disagrees with whom; do honest workers compute other bits "
-                "(threads, instruction sets)? Then use vote=tolerance"
+                f"placement: no {s} Byzantine workers explain who disagrees with whom; do honest workers compute other "
+                "bits (threads, instruction sets)? Then use vote=tolerance"
             )
-        return Decoded(_gradients(votes, liars, bad, within), liars)
+        return Decoded(_gradients(votes, byzantine, bad, within), byzantine)
 
     return decode
 
 
-def _gradients(votes: _Votes, liars: Sequence[int], bad: int, within: float | None) -> Tensor:
+def _gradients(votes: _Votes, byzantine: Sequence[int], bad: int, within: float | None) -> Tensor:
     """Return (m, d): the winner of every partition that has one.
 
     Raises:
@@ -165,7 +169,7 @@ def _gradients(votes: _Votes, liars: Sequence[int], bad: int, within: float | No
     won: list[Tensor] = []
     undecided: list[int] = []
     for j, (ballot, rows) in enumerate(zip(votes.ballots, votes.members, strict=True)):
-        out = {index for index, row in enumerate(rows) if row in liars}
+        out = {index for index, row in enumerate(rows) if row in byzantine}
         try:
             first, *_ = winner(ballot.without(out), (len(rows) - len(out)) // 2, within).rows
         except DecodeError as error:

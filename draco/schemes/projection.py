@@ -1,14 +1,17 @@
 """Passes over the replies: secret random projections of a row, weighted sums of rows, norms of rows.
 
-The matrix of replies is walked in blocks of columns small enough to stay in the last-level cache between two uses.
+The matrix of replies (n, d) is walked in blocks of columns small enough to stay in the last-level cache between two
+uses.
 
-A projection is f = c (x) g: `g`, Gaussian and as wide as a chunk, is used again for each chunk of columns, with fresh
-Gaussian coefficients `c` for each chunk and projection; a dense Gaussian f would cost more memory traffic than the
-replies. f is drawn after the rows are fixed, so nobody can aim an error at its null space. An error inside one chunk
-stays unseen with a probability of about (threshold / its size) to the power of the number of vectors g.
-Chunks are short because float32 inner products of w numbers lose about sqrt(w / 16) units in the last place; their
+A projection of a row is its inner product with a random vector f. A dense Gaussian f would cost more memory traffic
+than the replies. So f is made of chunks of w columns: one Gaussian vector g, the same for every chunk, times a Gaussian
+coefficient c of the chunk (the Kronecker product of c and g). f is drawn after the rows are fixed, so nobody can aim an
+error at its null space. An error inside one chunk stays unseen with a probability of about (threshold / its size) to
+the power of the number of vectors g.
+
+Chunks are short because float32 inner products of w numbers lose about sqrt(w / 16) units in the last place. Their
 results are added in float64.
-Shapes: n rows, d columns, b chunks, q directions (vectors g), k projections.
+Shapes: n rows, d columns, b chunks of w columns, q directions (vectors g), k projections.
 """
 
 from __future__ import annotations
@@ -23,25 +26,25 @@ from draco.lazy import Tensor, torch
 
 PROJECTIONS = 8  # k; 4 already locate 98-100 of 100 random error sets at (45, 10)
 DIRECTIONS = 2  # q, at least; each costs about 0.6 of copying the row
-CHUNK = 1024  # columns that one g spans
-FEW = 64  # chunks; where there are no more, there is a g for every projection
+CHUNK = 1024  # w, the columns that one g spans
+FEW = 64  # chunks; where there are no more, every projection has its own g
 PIECE = 1 << 20  # columns of a row that are projected on all g before the next: 4 MiB
 BLOCK_BYTES = 6 << 20  # of replies per block; flat between 3 and 8 MiB where measured (32 MiB shared L3, 512 KiB L2)
 BLOCK_BYTES_CUDA = 256 << 20
 WIDEST = 1 << 16  # columns of a block on a CPU
-SMALLEST = 1e-30  # sums of float32 squares below it may have lost what matters
-SAMPLES, SAMPLE = 16, 128  # segments, and columns of each, that norms are estimated from
+SMALLEST = 1e-30  # a float32 sum of squares below it may have lost terms that underflowed
+SAMPLES, SAMPLE = 16, 128  # segments that norms are estimated from, and columns of each
 
 
 class Draw(NamedTuple):
-    """One step's secret: f_k = concatenation over chunks of c[chunk, k] * g[k mod q]."""
+    """One step's secret. Projection k is on f_k, whose chunk j is coefficients[j, k] * directions[k mod q]."""
 
     directions: Tensor  # (q, w)
     coefficients: npt.NDArray[np.float64]  # (b, k)
 
 
 class Sketch(NamedTuple):
-    """What is kept of the rows."""
+    """What is kept of the rows: a few numbers of each."""
 
     values: npt.NDArray[np.float64]  # (n, k): the projections; each is Gaussian with the row's norm as its deviation
     squares: npt.NDArray[np.float64]  # (n,): unbiased estimates of the squared norms of the rows
@@ -58,6 +61,7 @@ def draw(seed: int, columns: int, device: torch.device) -> Draw:
     generator = torch.Generator().manual_seed(seed)
     width = min(columns, CHUNK)
     chunks = -(-columns // width)
+    # q: the fewer chunks there are, the fewer coefficients tell projections apart, and the more directions it takes.
     count = max(DIRECTIONS, min(PROJECTIONS, PROJECTIONS * FEW // chunks))
     directions = torch.randn(count, width, generator=generator).to(device)
     coefficients = torch.randn(chunks, PROJECTIONS, generator=generator, dtype=torch.float64)
@@ -75,6 +79,7 @@ def dense(secret: Draw, columns: int) -> Tensor:
 def project_row(row: Tensor, secret: Draw) -> Tensor:
     """Return the inner products (b, q) of a row's chunks with the directions."""
     width = secret.directions.shape[1]
+    # A piece of the row is multiplied by all g while it is in the cache. A GPU takes the whole row at once.
     inner = torch.zeros(len(secret.directions), len(secret.coefficients), device=row.device)
     step = PIECE // width * width if row.is_cpu else len(secret.coefficients) * width
     for start in range(0, row.shape[0], step):
@@ -91,7 +96,7 @@ def project_row(row: Tensor, secret: Draw) -> Tensor:
 def finish(inner: Tensor, secret: Draw) -> Sketch:
     """Return the projections and squared norms that the inner products (n, b, q) amount to, in float64."""
     parts = inner.to("cpu", torch.float64).numpy()
-    which = np.arange(PROJECTIONS) % parts.shape[2]
+    which = np.arange(PROJECTIONS) % parts.shape[2]  # (k,) the direction of each projection
     with np.errstate(invalid="ignore", over="ignore"):
         values = np.stack([parts[:, :, q] @ secret.coefficients[:, k] for k, q in enumerate(which)], axis=1)
         squares = np.square(parts).sum(axis=(1, 2)) / parts.shape[2]
@@ -118,7 +123,7 @@ def add_up(block: Tensor, runs: Sequence[tuple[int, int]], weights: Tensor, targ
     elif runs == [(0, len(block))]:
         torch.mv(block.t(), weights, out=target)
     else:
-        for index, (start, stop) in enumerate(runs):  # with beta = 0 the target is not read, and may hold NaN
+        for index, (start, stop) in enumerate(runs):  # with beta = 0 the target is not read: it may hold NaN
             torch.addmv(target, block[start:stop].t(), weights[start:stop], beta=float(index > 0), out=target)
 
 
@@ -137,7 +142,7 @@ def squared_norms(replies: Tensor, runs: Sequence[tuple[int, int]]) -> npt.NDArr
         for start, stop in runs:
             rows = block[start:stop]
             squares = torch.linalg.vector_norm(rows, dim=1).double().square()
-            lost = (squares < SMALLEST) | ~torch.isfinite(squares)  # perhaps float32 under- or overflowed
+            lost = (squares < SMALLEST) | ~torch.isfinite(squares)  # float32 may have under- or overflowed
             if bool(lost.any()):
                 squares[lost] = torch.linalg.vector_norm(rows[lost], dim=1, dtype=torch.float64).square()
             total[start:stop] += squares
@@ -148,7 +153,7 @@ def squared_norms(replies: Tensor, runs: Sequence[tuple[int, int]]) -> npt.NDArr
 def sampled_squares(
     replies: Tensor, runs: Sequence[tuple[int, int]], generator: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """Return estimates of the squared norms of the rows in `runs`, those alone, from random segments of columns."""
+    """Return estimates of the squared norms of the rows in `runs` alone, from random segments of columns."""
     d = replies.shape[1]
     if d > SAMPLES * SAMPLE:
         starts = generator.integers(0, d - SAMPLE + 1, SAMPLES)
@@ -159,6 +164,6 @@ def sampled_squares(
 
 
 def runs_of(kept: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Return the half-open runs of True."""
+    """Return the runs of True, each as (first, one beyond the last)."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], kept.astype(np.int8), [0]))))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]

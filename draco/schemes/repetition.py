@@ -1,10 +1,11 @@
-"""Repetition scheme: the workers of a group compute the same gradient, and the server counts votes.
+"""The repetition scheme: the workers of a group compute the same gradient, and the server counts votes.
 
 Source: Chen et al., DRACO, ICML 2018 (arXiv:1803.09877), section 3 (repetition code). The original takes a Boyer-Moore
-majority without counting it; here a winner needs s + 1 votes, so that at least one honest worker stands behind it.
-Row i belongs to group i mod m: rows 0..m-1 hold one member of every group, and so do m..2m-1, and so on. Whenever all
-members of such a block won, and with at most s liars one of the 2s + 1 blocks always did, the result is a view of it.
-Leftover workers join groups, so that no worker is idle.
+majority without counting it. Here a winner needs s + 1 votes, so that at least one honest worker stands behind it.
+
+Row i belongs to group i mod m. So rows 0..m-1 are a block with one member of every group, and so are rows m..2m-1, and
+so on. Where all members of a block won, the result is a view of it. With at most s Byzantine rows one of the 2s + 1
+blocks always did. Leftover workers join groups, so that no worker is idle.
 Shapes: n workers, m = k = n // r groups, d parameters, r >= 2s + 1.
 Invariant of the exact vote: it compares bits, so the workers of a group must share samples, order and kernels.
 """

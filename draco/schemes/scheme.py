@@ -1,9 +1,9 @@
-"""A scheme as one value: the paper's triple of assignment, encoder and decoder; and what a scheme declares beforehand.
+"""A scheme as one value, the paper's triple of assignment, encoder and decoder; and its declaration.
 
 Source: Chen, Wang, Charles, Papailiopoulos, DRACO, ICML 2018 (arXiv:1803.09877), section 2: (A, E, D).
-Shapes: n workers, k partitions, d parameters, m gradients after decoding, load = partitions of one row; a reply has
-e = `Scheme.elements(d)` elements, d unless the scheme says otherwise.
 A row is a position in the code, not a rank: the server hands out rows from a fresh secret permutation every step.
+Shapes: n workers, s adversaries, k partitions, d parameters, m gradients after decoding, load = partitions of one row.
+A reply has e = `Scheme.elements(d)` elements, d unless the scheme says otherwise.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ Mask = npt.NDArray[np.bool_]
 class Decoded(NamedTuple):
     """What the server makes of one step's replies."""
 
-    # (m, d) float32: free of adversaries, up to what the scheme promises; their mean is the step's. Where replies were
-    # padded there are more than d columns, and the first d count.
+    # (m, d) float32: free of adversaries, up to what the scheme promises. Their mean is the step's gradient. Where
+    # replies were padded there are more than d columns, and the first d count.
     gradients: Tensor
     suspects: tuple[int, ...]  # rows whose reply was not what an honest worker would have sent, increasing
     error: float | None = None  # of an approximate scheme: L2 norm of its error or a bound on it; None: exact
 
 
 class Inspection(Protocol):
-    """Decode work done reply by reply, while later replies are still on their way."""
+    """The part of decoding that is done reply by reply, while later replies are still on their way."""
 
     def add(self, row: int) -> None:
         """Take note of `replies[row]`, which has just arrived and will not change any more."""
@@ -42,7 +42,7 @@ class Inspection(Protocol):
 
 # (row, gradients (load, d)) -> (e,): what a row sends for the gradients of its partitions in increasing order.
 Encoder = Callable[[int, Tensor], Tensor]
-# (replies (n, e), arrived (n,), seed, what was inspected) -> what they decode to; the arguments have been checked.
+# (replies (n, e), arrived (n,), seed, inspection) -> what they decode to; the arguments have been checked.
 Decoder = Callable[[Tensor, Mask, int, Any], Decoded]
 
 
@@ -119,9 +119,9 @@ class Scheme(NamedTuple):
         return self.decoder(replies, here, secrets.randbits(63) if seed is None else seed, inspection)
 
     def groups(self) -> list[int] | None:
-        """Return the group of every row, where rows of a group compute the same and nobody else any of it; else None.
+        """Return the group of every row, if rows fall into groups: each computes what no other group computes.
 
-        A group is named by its first partition. Where every row is a group of its own there are none.
+        A group is named by its first partition. None where there are no groups, or where every row is its own group.
         """
         mine = self.assignment.argmax(1)  # the first partition of each row
         theirs = mine[self.assignment.argmax(0)]  # that of the first row that computes a partition
@@ -157,7 +157,7 @@ class Scheme(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What follows from the numbers and options of a scheme, before it is built."""
+    """The numbers of a scheme that follow from its options, before it is built."""
 
     partitions: int  # k
     gradients: int  # m, after decoding
@@ -168,7 +168,7 @@ class Sizes(NamedTuple):
 class SchemeDeclaration(Declaration):
     """What a scheme declares. Its function builds the `Scheme`."""
 
-    # (workers, adversaries, **arguments) -> what follows; a ValueError says why there is no such scheme.
+    # (workers, adversaries, **arguments) -> its numbers; a ValueError says why there is no such scheme.
     sizes: Callable[..., Sizes]
     least: Callable[[int, Mapping[str, Any]], int] = lambda s, given: 2 * s + 1  # (s, options) -> least n
     tolerance: float = 0.0  # by which honest replies may differ, relatively, unless an option says otherwise

@@ -1,13 +1,16 @@
-"""Solon: replies are shorter by a factor, for so many more partitions per worker, and liars are located as in `cyclic`.
+"""Solon: replies are c times shorter for c - 1 more partitions per worker; wrong rows are located as in `cyclic`.
 
 Source: Chen, Chen, Wang, Davidson & Dobriban, Solon: Communication-efficient Byzantine-resilient Distributed Training
-via Redundant Gradients, 2021 (arXiv:2110.01595), whose trade-off this is: with r = 2s + c partitions per worker, c
-numbers of every partition's gradient share one number of a reply. The code is our own, of real numbers: the parities
-are those of `cyclic_code`, around the frequency n/2, and the sums of the c parts are read off at frequencies around 0.
-A partition's entries are fixed by r equations: all parities zero, its part's reading one and the others' zero.
-The rows that compute a partition are not neighbours but a stride apart, chosen for the best worst case: adjacent rows
-see hardly a difference between low frequencies (at n = 45, s = 1, c = 3 and 4 the best stride amplifies noise 0.95 and
-1.7 times where neighbours amplify it 47 and 520 times).
+via Redundant Gradients, 2021 (arXiv:2110.01595). The trade-off is theirs: with r = 2s + c partitions per worker, c
+numbers of every partition's gradient share one number of a reply.
+
+The code is our own, of real numbers. The parities are those of `cyclic_code`, around the frequency n/2. The sums of the
+c parts are read off at frequencies around 0. The entries of a partition and a part are fixed by r equations: all
+parities are zero, the reading of that part is one, and the readings of the other parts are zero.
+
+The rows that compute a partition are a stride apart, chosen for the best worst case. Neighbours hardly see a difference
+between low frequencies. At n = 45, s = 1 and c = 3 or 4 neighbours amplify noise 47 or 520 times; the best stride
+amplifies it 0.95 or 1.7 times.
 Shapes: n workers = k partitions, d parameters cut into c parts of e = ceil(d / c) elements, p parities, m = 1.
 Promise: that of `cyclic`.
 """
@@ -31,11 +34,12 @@ from draco.schemes.cyclic import (
     TOLERANCE,
     Projections,
     require_tolerance,
+    sketch_of,
     tolerance_option,
     wrong_rows,
 )
-from draco.schemes.cyclic_code import EXHAUSTIVE, PRECISE, RANDOM_PLACEMENTS, real_code
-from draco.schemes.projection import combine, finish, mask_without, runs_of
+from draco.schemes.cyclic_code import EXHAUSTIVE, PRECISE, RANDOM_PLACEMENTS, real_basis, real_code
+from draco.schemes.projection import combine, mask_without, runs_of
 from draco.schemes.scheme import (
     Decoded,
     Decoder,
@@ -50,7 +54,7 @@ from draco.schemes.scheme import (
 from draco.schemes.syndrome import Complex, Rows, recombination
 
 PARTS = 2
-SINGULAR = 1e8  # condition beyond which a window's equations have no usable solution
+SINGULAR = 1e8  # condition number beyond which a window's equations have no usable solution
 
 Floats = npt.NDArray[np.float64]
 
@@ -113,7 +117,8 @@ def _code(n: int, s: int, c: int) -> tuple[Code, float, int]:
         raise ValueError(f"solon: {s} adversaries and {c} parts need at least {p + c} workers, got {n}")
     strides = range(1, n // 2 + 1) if p + c < n else [1]
     codes = [code for stride in strides if (code := build_code(n, p, c, stride)) is not None]
-    first = tuple(range(s))  # of all runs of neighbours one is as good as another
+    # Strides are compared by one run of s neighbours: all runs are alike. The best is measured on all placements.
+    first = tuple(range(s))
     best = min(codes, key=lambda code: amplification(code, first), default=None)
     worst = math.inf if best is None else max(amplification(best, rows) for rows in _placements(n, s))
     if best is None or worst * ROUNDING > PROMISE:
@@ -127,21 +132,25 @@ def _code(n: int, s: int, c: int) -> tuple[Code, float, int]:
 def build_code(n: int, p: int, c: int, stride: int) -> Code | None:
     """Return the code in which rows j, j + stride, ... compute partition j, None where its equations are singular."""
     parity = real_code(n, p).parity
-    basis = np.linalg.svd(np.concatenate([parity.real, parity.imag]))[2][:p] if p else np.empty((0, n))
+    basis = real_basis(parity)
     readings = _readings(n, c)
     matrix, window = np.zeros((n, n, c)), np.zeros((n, n), dtype=np.bool_)
     for j in range(n):
         rows = (j + stride * np.arange(p + c)) % n
         window[rows, j] = True
-        equations = np.concatenate([basis, readings])[:, rows]
+        equations = np.concatenate([basis, readings])[:, rows]  # (p + c, p + c)
         if window[:, j].sum() < p + c or np.linalg.cond(equations) > SINGULAR:
             return None
+        # Part by part: parities zero, its own reading one, the others zero.
         matrix[rows, j] = np.linalg.solve(equations, np.eye(p + c)[:, p:])
     return Code(matrix, window, parity, readings / n)
 
 
 def _readings(n: int, c: int) -> Floats:
-    """Return c real rows (c, n) at the lowest frequencies, in pairs, of the kind that is cyclic as the parities are."""
+    """Return c real rows (c, n) of norm 1: cosine and sine of the lowest frequencies, and a constant if c is odd.
+
+    For even n and even c they are half-integers, as those of the parities are.
+    """
     lowest = [0.0] if c % 2 else []
     start = 1.0 if c % 2 or n % 2 else 0.5
     angles = [2 * math.pi * (start + m) * np.arange(n) / n for m in range(c // 2)]
@@ -190,11 +199,7 @@ def _decoder(code: Code, s: int, tolerance: float) -> Decoder:
     n = len(code.matrix)
 
     def decode(replies: Tensor, here: Mask, seed: int, inspection: Inspection | None) -> Decoded:
-        if not isinstance(inspection, Projections):
-            inspection = Projections(replies, seed)
-            for row in np.flatnonzero(here):
-                inspection.add(int(row))
-        sketch = finish(inspection.inner, inspection.secret)
+        sketch = sketch_of(replies, here, seed, inspection)
         rows = wrong_rows("solon", code.parity, s, tolerance, replies, here, sketch)
         amplified = amplification(code, rows)
         if len(rows) > s and not amplified * ROUNDING <= PROMISE:

@@ -1,11 +1,14 @@
-"""The certificate: which rows may lie, judged from projections of the replies alone. Nothing here depends on d.
+"""The certificate: whether a set of rows explains all errors, judged from projections of the replies alone.
 
-A parity matrix F (p, n) annihilates every honest set of replies, F Z = 0, so the syndrome S = F rho of the projected
-replies rho (n, k) is that of the errors alone. F[l, i] = F[0, i] x_i^l with n different nodes x_i on the unit circle:
-any p columns are independent (MDS), so e errors at unknown rows and x at known ones are determined if 2e + x <= p.
-A set of rows is certified if the syndrome outside the span of their columns is no more than honest noise; the idea is
-that of Chen et al., DRACO, ICML 2018 (arXiv:1803.09877), section 3, which compares with 1e-9 and trusts the outcome.
-Shapes: n rows, p parities, k projections, t rows in a set, N sets.
+A parity matrix F (p, n) annihilates all honest replies Z (n, d): F Z = 0. The replies are projected to rho (n, k). So
+the syndrome S = F rho (p, k) is that of the errors alone. F[l, i] = F[0, i] x_i^l with n different nodes x_i on the
+unit circle, so any p columns are independent (the code is MDS). Hence e errors at unknown rows and x at known rows are
+determined if 2e + x <= p.
+
+A set of rows is certified if the syndrome outside the span of their columns of F is no more than honest noise.
+Source: Chen et al., DRACO, ICML 2018 (arXiv:1803.09877), section 3. The paper compares with a fixed 1e-9 and trusts
+the outcome.
+Shapes: n rows, p parities, k projections, t rows in a set, N sets. Nothing here depends on d, the length of a reply.
 """
 
 from typing import NamedTuple
@@ -19,12 +22,12 @@ Sets = npt.NDArray[np.intp]  # (N, t) rows
 Rows = tuple[int, ...]
 
 TINY = 1e-37  # smaller differences are float32's own underflow
-CLEAR = 1 / 3  # of the threshold; honest noise stays below a quarter of it where measured
+CLEAR = 1 / 3  # of the threshold: what leaves less is clearly noise, which was measured below a quarter
 CHUNK = 1_000  # sets whose residuals are computed at once
 
 
 class Evidence(NamedTuple):
-    """What the syndromes are made of."""
+    """What the syndromes are made of: the code, the projected replies, and what is known of them."""
 
     parity: Complex  # (p, n)
     nodes: Complex  # (n,)
@@ -37,9 +40,10 @@ class Evidence(NamedTuple):
 def evidence(
     parity: Complex, values: Complex | Floats, squares: Floats, known: npt.NDArray[np.bool_], tolerance: float
 ) -> Evidence:
-    """Return the evidence with the known rows blanked out."""
+    """Return the evidence with zeros in the known rows."""
     n = len(known)
-    nodes = parity[1] / parity[0] if len(parity) > 1 else np.ones(n, dtype=np.complex128)  # no locator needs the latter
+    # x_i = F[1, i] / F[0, i]. With fewer than two parities nothing is located, and no nodes are needed.
+    nodes = parity[1] / parity[0] if len(parity) > 1 else np.ones(n, dtype=np.complex128)
     rows = tuple(int(i) for i in np.flatnonzero(known))
     return Evidence(parity, nodes, np.where(known[:, None], 0, values), np.where(known, 0, squares), rows, tolerance)
 
@@ -75,15 +79,16 @@ def shares_of(found: Evidence, sets: Sets) -> Floats:
 def residuals(found: Evidence, sets: Sets) -> Floats:
     """Return, for N sets of t rows, the norm of the syndrome's part outside the span of their columns of F.
 
-    It does not depend on the values at those rows, which are zeroed first: next to 1e30 the others would be rounded
-    away, and the rest would look clean.
+    It does not depend on the values at those rows, which are zeroed first. Next to a value of 1e30 the others would
+    be rounded away, and what is left would look clean.
     """
     result = []
     for chunk in np.array_split(sets, -(-len(sets) // CHUNK)):
-        kept = np.ones((len(chunk), len(found.nodes), 1))
+        kept = np.ones((len(chunk), len(found.nodes), 1))  # (N, n, 1): zero at the set's rows
         np.put_along_axis(kept, chunk[..., None], 0, axis=1)
         syndrome = found.parity @ np.where(kept, found.values, 0)  # (N, p, k)
-        basis = np.linalg.qr(found.parity[:, chunk].transpose(1, 0, 2))[0]  # (N, p, t)
+        basis = np.linalg.qr(found.parity[:, chunk].transpose(1, 0, 2))[0]  # (N, p, t), orthonormal, of the columns
+        # The syndrome less its projection on the span of the columns, (N, p, k).
         rest = syndrome - basis @ (basis.conj().transpose(0, 2, 1) @ syndrome)
         result.append(np.linalg.norm(rest, axis=(1, 2)))
     return np.concatenate(result)
@@ -93,14 +98,15 @@ def thresholds(found: Evidence, sets: Sets) -> Floats:
     """Return, for N sets of t rows, the largest residual that honest rows are allowed.
 
     A row of norm a with relative noise eta adds (eta a)^2 per projection to the squared norm of n orthonormal
-    combinations, hence (p - t)/n of that to the residual. The tolerance is about four times the largest eta that was
-    measured between honest machines (5e-7), so that chance does not matter even where few coordinates carry the noise.
+    combinations. The residual has p - t of these n dimensions, hence (p - t)/n of the sum. The tolerance is about four
+    times the largest eta that was measured between honest machines (5e-7). So chance does not matter even where few
+    coordinates carry the noise.
     """
     p, n = found.parity.shape
-    kept = np.ones((len(sets), n), dtype=np.bool_)
+    kept = np.ones((len(sets), n), dtype=np.bool_)  # (N, n): False at the set's rows
     np.put_along_axis(kept, sets, values=False, axis=1)
-    total = np.where(kept, found.squares, 0.0).sum(1)
-    share = max(0, p - sets.shape[1]) * found.values.shape[1] / n
+    total = np.where(kept, found.squares, 0.0).sum(1)  # (N,) squared norms of the other rows, added up
+    share = max(0, p - sets.shape[1]) * found.values.shape[1] / n  # (p - t)/n of it in each of k projections
     limits: Floats = np.sqrt(share * (found.tolerance**2 * total + TINY**2))
     return limits
 
@@ -108,12 +114,13 @@ def thresholds(found: Evidence, sets: Sets) -> Floats:
 def recombination(parity: Complex, clean: Complex | Floats, rows: Rows) -> Complex:
     """Return the weights (n,) of least norm that decode with the weights of `rows` exactly zero.
 
-    Every v = clean + F^T y decodes the same, as F annihilates the code; v is 0 on `rows` for y of least squares.
+    `clean` (n,) decodes where no row is wrong. Every v = clean + F^T y decodes the same, as F annihilates the code.
     """
     index = list(rows)
     weights = clean.astype(np.complex128)
     if not index:
         return weights
+    # y (p,) is the solution of least norm of F[:, rows]^T y = -clean[rows], so that v is 0 on `rows`.
     weights += parity.T @ np.linalg.lstsq(parity[:, index].T, -clean[index], rcond=1e-15)[0]
-    weights[index] = 0
+    weights[index] = 0  # exactly, not only up to rounding
     return weights

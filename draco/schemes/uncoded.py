@@ -1,7 +1,7 @@
-"""Uncoded scheme: worker i computes partition i, the server gets all n gradients and decodes nothing.
+"""The uncoded scheme: worker i computes partition i, the server gets all n gradients and decodes nothing.
 
-The baseline of Chen et al., DRACO, ICML 2018 (arXiv:1803.09877), section 4: no redundancy, so no adversary is removed
-here; whatever robustness there is comes from the aggregator that follows.
+It is the baseline of Chen et al., DRACO, ICML 2018 (arXiv:1803.09877), section 4. Without redundancy no adversary is
+removed here. All robustness is that of the aggregator that follows.
 Shapes: n workers = k partitions = m gradients, d parameters.
 """
 
@@ -21,7 +21,7 @@ def _sizes(workers: int, adversaries: int) -> Sizes:
 
 
 def uncoded(*, workers: int, adversaries: int) -> Scheme:
-    """Return the scheme of n workers that sends every gradient as it is; at most s of them may fail to arrive."""
+    """Return the scheme of n workers that send every gradient as it is; at most s of them may fail to arrive."""
     _sizes(workers, adversaries)
 
     def decode(replies: Tensor, here: Mask, seed: int, inspection: Inspection | None) -> Decoded:

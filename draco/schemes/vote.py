@@ -1,8 +1,9 @@
-"""The votes on one gradient: which replies are the same, bit for bit or within a tolerance, and which of them wins.
+"""The vote on one gradient: which replies are the same, bit for bit or within a tolerance, and which of them wins.
 
-Source: majority voting of Chen et al., DRACO, ICML 2018 (arXiv:1803.09877), section 3. Replacing equality by cliques of
-mutually close replies follows Konstantinidis & Ramamoorthy, Aspis, 2021 (arXiv:2108.02416, clique detection).
-Shapes: d parameters; a class is the rows of equal bits.
+Source: majority voting of Chen et al., DRACO, ICML 2018 (arXiv:1803.09877), section 3. The vote within a tolerance
+takes cliques of mutually close replies for equal ones, after the clique detection of Konstantinidis & Ramamoorthy,
+Aspis, 2021 (arXiv:2108.02416).
+Shapes: n rows, d parameters; s adversaries. A class is the rows of equal bits, and is named by its index.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ OPTIONS = {
         only_with=OnlyWith("vote", ("auto", "tolerance")),
     ),
 }
-SMALLEST = 1e-30  # sums of float32 squares below it may have lost what matters
+SMALLEST = 1e-30  # a float32 sum of squares below it may have lost terms that underflowed
 BLOCK = 1 << 18  # columns compared at once: 1 MiB a row, so that a group's rows meet in the last-level cache
 
 _memcmp = ctypes.CDLL(None).memcmp  # 2 to 4 times faster than torch.equal, which does not vectorise
@@ -93,6 +94,7 @@ class Ballot:
         return other
 
     def _same_as_first(self, rows: list[int]) -> list[int]:
+        """Return the rows that have the bits of the first, block by block, so that its block stays in the cache."""
         for part in _blocks(self.replies):
             first = self.replies[rows[0]][part]
             rows = rows[:1] + [row for row in rows[1:] if same_bits(first, self.replies[row][part])]
@@ -101,12 +103,14 @@ class Ballot:
         return rows
 
     def _measure(self, pairs: list[tuple[int, int]]) -> None:
+        """Note the distances of pairs of classes, by their first rows."""
         if self._measured:
             firsts = [(self.classes[a][0], self.classes[b][0]) for a, b in pairs]
             self.distances.update(zip(pairs, _distances(self.replies, firsts), strict=True))
 
 
 def _blocks(replies: Tensor | Sequence[Tensor]) -> Iterator[slice]:
+    """Return the columns of each block; on a GPU all columns are one block."""
     d = replies[0].numel()
     width = BLOCK if replies[0].is_cpu else d
     return (slice(start, start + width) for start in range(0, d, width))
@@ -176,39 +180,48 @@ def exact_winner(ballot: Ballot, s: int) -> Winner:
 def tolerant_winner(ballot: Ballot, s: int, tolerance: float) -> Winner:
     """Return the medoid of the largest clique of at least s + 1 rows that are mutually within the tolerance.
 
-    A clique, not a chain: s + 1 rows hold an honest one, and every other row of a clique is within the tolerance of it,
-    so no bridge between honest values can carry the result away. Ties go to the smallest total distance. Suspects are
-    the rows with fewer neighbours than an honest one must have, so no honest row is accused while the promise holds.
+    A clique of s + 1 rows holds an honest one, and its other rows are within the tolerance of that. So the result is
+    near an honest reply. A chain of rows, each near the next, could lead away from all honest ones.
+
+    Among cliques of one size the smallest total distance wins. Suspects are the rows with fewer neighbours than an
+    honest row must have. So no honest row is accused while the promise holds.
 
     Raises:
         DecodeError: there is no such clique.
     """
+    # Distances between rows are those of their classes.
     rows = sorted(row for c in ballot.classes for row in c)
     class_of = {row: index for index, c in enumerate(ballot.classes) for row in c}
     distance = {(a, b): _distance(ballot, class_of[a], class_of[b]) for a, b in itertools.permutations(rows, 2)}
     near = {a: {b for b in rows if b != a and _near(ballot, class_of[a], class_of[b], tolerance)} for a in rows}
+    # A row that is near no other is no clique, unless one vote is enough.
     cliques = [c for c in _maximal_cliques(set(), {a for a in rows if near[a] or s == 0}, set(), near) if len(c) > s]
     if not cliques:
         raise DecodeError(
             f"no {s + 1} of the {len(rows)} replies that arrived are mutually within {tolerance:g} of each other"
         )
+    # The largest clique, then the smallest total distance, then the first rows. Its medoid is nearest to its others.
     totals = {c: math.fsum(distance[a, b] for a, b in itertools.combinations(c, 2)) for c in cliques}
     best = min(cliques, key=lambda c: (-len(c), totals[c], c))
     medoid = min(best, key=lambda a: (math.fsum(distance[a, b] for b in best if b != a), a))
+    # An honest row is near all others but s Byzantine ones.
     suspects = tuple(a for a in rows if len(near[a]) < len(rows) - s - 1 or not _finite(ballot, class_of[a]))
     same = [row for row in ballot.classes[class_of[medoid]] if row != medoid]
     return Winner((medoid, *same), suspects)
 
 
 def _distance(ballot: Ballot, a: int, b: int) -> float:
+    """Return the distance of two classes, 0 within a class."""
     return 0.0 if a == b else ballot.distances[min(a, b), max(a, b)]
 
 
 def _finite(ballot: Ballot, a: int) -> bool:
+    """Say whether the rows of a class are finite."""
     return math.isfinite(ballot.distances[a, a])
 
 
 def _near(ballot: Ballot, a: int, b: int, tolerance: float) -> bool:
+    """Say whether two classes are within the tolerance, relative to the longer of them."""
     if not (_finite(ballot, a) and _finite(ballot, b)):
         return False
     return _distance(ballot, a, b) <= tolerance * max(ballot.distances[a, a], ballot.distances[b, b])
@@ -217,10 +230,14 @@ def _near(ballot: Ballot, a: int, b: int, tolerance: float) -> bool:
 def _maximal_cliques(
     clique: set[int], candidates: set[int], done: set[int], near: dict[int, set[int]]
 ) -> Iterator[tuple[int, ...]]:
-    """Yield the maximal cliques: Bron & Kerbosch 1973, with Tomita's pivot 2006."""
+    """Yield the maximal cliques that hold `clique` and are made of `candidates`, and no rows of `done`.
+
+    Source: Bron & Kerbosch 1973, with the pivot of Tomita et al. 2006.
+    """
     if not candidates and not done:
         yield tuple(sorted(clique))
         return
+    # A maximal clique holds the pivot or a row that is not near it, so only these have to be tried.
     pivot = max(candidates | done, key=lambda a: len(near[a] & candidates))
     for a in sorted(candidates - near[pivot]):
         yield from _maximal_cliques(clique | {a}, candidates & near[a], done & near[a], near)

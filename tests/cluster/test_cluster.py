@@ -193,7 +193,7 @@ def rank_pid(bench: Bench, node: str) -> str:
 
 
 def test_a_rank_that_is_killed_is_named_where_it_is_needed(bench: Bench) -> None:
-    """Rank 2 lies: without it the run goes on, without another one too nobody could tell who is right."""
+    """Rank 2 is Byzantine. The run goes on without it; without another rank too nobody could tell who is right."""
     with bench.training(on_loss="fail") as process:
         for node in ("head", "worker-01", "worker-03"):  # they share /tmp, and process ids
             assert bench.sh(node, "ls /run/tmp")

@@ -49,7 +49,7 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w -]", "", heading.lower().lstrip("#")).strip().replace(" ", "-")
 
 
-def test_the_quickstart_trains_over_mpi_under_attack_and_catches_the_liar(checkout: Path) -> None:
+def test_the_quickstart_trains_over_mpi_under_attack_and_catches_the_byzantine_worker(checkout: Path) -> None:
     """The README's first command, with fewer steps."""
     assert "make train JOB=jobs/quickstart.yaml" in COMMANDS
     result = make(checkout, "train", "JOB=jobs/quickstart.yaml", "SET=steps=25")

@@ -496,7 +496,7 @@ def test_byzantine_workers_are_counted_by_attack_then_fraction_then_ranks_then_s
         (["scheme={name: detox, adversaries: 5, redundancy: 5}", "workers=15", "aggregator=median"], 1),
     ],
 )
-def test_the_aggregator_bears_the_schemes_adversaries_only_where_no_code_took_them_out(
+def test_the_aggregator_tolerates_the_schemes_adversaries_only_where_no_code_took_them_out(
     overrides: list[str], f: int
 ) -> None:
     assert aggregator_f(good(*overrides)) == f

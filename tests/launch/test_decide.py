@@ -93,7 +93,7 @@ def test_a_job_that_wants_no_other_launch_gets_none(seen: Seen, action: End) -> 
         (3, [3500.0, 3000.0, 10.0], False),
     ],
 )
-def test_so_many_interruptions_within_an_hour_are_borne(per_hour: int, ages: list[float], goes_on: bool) -> None:
+def test_so_many_interruptions_within_an_hour_are_tolerated(per_hour: int, ages: list[float], goes_on: bool) -> None:
     action = decide(KILLED._replace(on_loss=OnLoss(per_hour=per_hour), ages=ages))
     found = f"{KILLED.message}; {len(ages) + 1} interruptions within an hour, and on_loss.per_hour allows {per_hour}"
     assert action == (Relaunch({}, KILLED.message, True) if goes_on else End("lost", found))

@@ -1,4 +1,4 @@
-"""Which node hosts which ranks: dealt out evenly, and what a node that lies can do counted as its scheme counts."""
+"""Which node hosts which ranks: dealt out evenly, and what a Byzantine node can do, counted as its scheme counts."""
 
 import itertools
 import re
@@ -92,7 +92,7 @@ def test_ranks_stay_in_order_beyond_the_ninth() -> None:
     assert lines == [node.address for node in nodes.nodes]
 
 
-# What one node that lies can do
+# What one Byzantine node can do
 
 
 def worst(scheme: Scheme, nodes: Sequence[str], steps: int) -> set[int]:
@@ -109,7 +109,7 @@ def worst(scheme: Scheme, nodes: Sequence[str], steps: int) -> set[int]:
 
 @pytest.mark.parametrize("nodes", range(6))
 @pytest.mark.parametrize(("s", "r"), [(1, 3), (1, 4), (2, 5)])
-def test_lies_of_a_node_in_a_group_are_counted_as_the_server_spreads_them(s: int, r: int, nodes: int) -> None:
+def test_byzantine_workers_in_a_group_are_counted_as_the_server_spreads_them(s: int, r: int, nodes: int) -> None:
     for n in range(r, 3 * r + 2):  # from one group to three, with and without workers left over
         scheme = build("repetition", workers=n, adversaries=s, redundancy=r)
         made = placed(nodes, n)
@@ -123,15 +123,15 @@ def test_in_a_single_group_every_worker_of_a_node_counts() -> None:
     assert counted == (3, 2)
 
 
-def bears(scheme: Scheme, liars: int) -> bool:
-    """Say whether the result is right though the first members of group 0 tell the same lie."""
+def tolerates(scheme: Scheme, byzantine: int) -> bool:
+    """Say whether the result is right though the first members of group 0 send the same wrong gradient."""
     gradients = torch.arange(1.0, 1 + scheme.assignment.shape[1])[:, None]
     replies = torch.stack(
         [scheme.encode(i, gradients[torch.from_numpy(row)]) for i, row in enumerate(scheme.assignment)]
     )
     groups = scheme.groups()
     assert groups
-    replies[[row for row, group in enumerate(groups) if group == 0][:liars]] = -100.0
+    replies[[row for row, group in enumerate(groups) if group == 0][:byzantine]] = -100.0
     try:
         return torch.equal(scheme.decode(replies).gradients, gradients)
     except DecodeError:
@@ -142,12 +142,12 @@ def bears(scheme: Scheme, liars: int) -> bool:
     ("n", "s", "r"),
     [(9, 1, 3), (12, 1, 4), (10, 2, 5), (10, 1, 5)],
 )
-def test_a_repetition_job_bears_in_a_group_what_its_vote_bears(n: int, s: int, r: int) -> None:
+def test_a_repetition_job_tolerates_in_a_group_what_its_vote_tolerates(n: int, s: int, r: int) -> None:
     counted = most_byzantine_of_a_node(job(n, "repetition", s, f"scheme.redundancy={r}"), placed(3, n))
     assert counted
     scheme = build("repetition", workers=n, adversaries=s, redundancy=r)
-    assert bears(scheme, counted[1])
-    assert not bears(scheme, counted[1] + 1)
+    assert tolerates(scheme, counted[1])
+    assert not tolerates(scheme, counted[1] + 1)
 
 
 @pytest.mark.parametrize("scheme", ["cyclic", "cyclic_dft"])
@@ -170,7 +170,7 @@ def test_a_robust_aggregator_counts_workers_against_f() -> None:
         ("repetition", ()),
     ],
 )
-def test_a_job_that_bears_none_promises_nothing(scheme: str, overrides: tuple[str, ...]) -> None:
+def test_a_job_that_tolerates_none_promises_nothing(scheme: str, overrides: tuple[str, ...]) -> None:
     assert most_byzantine_of_a_node(job(4, scheme, 0, *overrides), placed(2, 4)) is None
     assert warnings(job(4, scheme, 0, *overrides), roster(2), placed(2, 4)) == []
 
@@ -178,12 +178,12 @@ def test_a_job_that_bears_none_promises_nothing(scheme: str, overrides: tuple[st
 # What the user is told
 
 
-def test_nothing_is_said_where_a_node_that_lies_is_borne() -> None:
+def test_nothing_is_said_where_a_byzantine_node_is_tolerated() -> None:
     for n, scheme, s, nodes in [(9, "repetition", 1, 3), (9, "cyclic", 3, 3), (3, "cyclic", 1, 3)]:
         assert warnings(job(n, scheme, s), roster(nodes), placed(nodes, n)) == []
 
 
-def test_a_node_with_more_liars_than_are_borne_is_named_with_its_ranks() -> None:
+def test_a_node_with_more_byzantine_workers_than_are_tolerated_is_named_with_its_ranks() -> None:
     (said,) = warnings(job(7, "cyclic", 1), roster(3), placed(3, 7))
     assert said.startswith(
         "worker-01 hosts ranks 1, 4, 7: if that node is Byzantine, so are 3 workers, and the job tolerates 1; "
@@ -206,7 +206,7 @@ def test_for_repetition_the_warning_speaks_of_one_group() -> None:
         (10, "cyclic", 2, 1),
     ],
 )
-def test_what_the_warning_recommends_is_a_job_that_bears_a_whole_node(n: int, scheme: str, s: int, nodes: int) -> None:
+def test_the_warning_recommends_a_job_that_tolerates_a_whole_node(n: int, scheme: str, s: int, nodes: int) -> None:
     (said,) = warnings(job(n, scheme, s), roster(nodes), placed(nodes, n))
     advised = re.search(r"scheme\.adversaries=(\d+)", said)
     if advised:

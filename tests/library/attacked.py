@@ -1,4 +1,4 @@
-"""Honest replies, and what liars make of them: shared by the tests of the schemes."""
+"""Honest replies and what attacks make of them, for the tests of the schemes."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ def honest(scheme: Scheme, gradients: Tensor, noise: float = 0.0) -> Tensor:
 
 
 def lies(scheme: Scheme, sent: Tensor, rows: Sequence[int], seed: int = 0) -> dict[str, Tensor]:
-    """Return by name what the liars in `rows` send instead of `sent[rows]`."""
+    """Return by name what Byzantine `rows` send instead of `sent[rows]`."""
     generator = torch.Generator().manual_seed(seed)
     v = sent[list(rows)]
     n, d = v.shape

@@ -123,17 +123,17 @@ def test_the_mean_does_not_depend_on_who_of_a_group_straggles() -> None:
 
 
 @pytest.mark.parametrize(("n", "s", "r", "vote"), [(6, 1, 3, "exact"), (7, 1, 3, "tolerance"), (8, 1, 4, "exact")])
-def test_groups_outvote_liars_whoever_is_missing(n: int, s: int, r: int, vote: str) -> None:
+def test_groups_outvote_byzantine_workers_whoever_is_missing(n: int, s: int, r: int, vote: str) -> None:
     scheme = made(n, s=s, redundancy=r, stragglers=2, vote=vote)
     gradients = gradients_for(scheme, 7)
     sent = honest(scheme, gradients)
     groups = scheme.groups()
     assert groups is not None
     for absent in itertools.chain.from_iterable(itertools.combinations(range(n), count) for count in range(3)):
-        for liar in range(n):
+        for byzantine in range(n):
             replies = sent.clone()
-            replies[liar] = 7
-            honest_left = [sum(g == group for row, g in enumerate(groups) if row not in {*absent, liar})
+            replies[byzantine] = 7
+            honest_left = [sum(g == group for row, g in enumerate(groups) if row not in {*absent, byzantine})
                            for group in sorted({*groups})]  # fmt: skip
             voted = [count > s for count in honest_left]
             arrived = ~np.isin(np.arange(n), absent)
@@ -143,11 +143,11 @@ def test_groups_outvote_liars_whoever_is_missing(n: int, s: int, r: int, vote: s
             truth = gradients.double().numpy()[mine].sum(0) / n
             np.testing.assert_allclose(decoded.gradients[0].numpy(), truth, atol=1e-6)
             assert decoded.error == pytest.approx(math.sqrt((~mine).sum() / n))
-            assert {*decoded.suspects} <= {liar}
-            assert bool(decoded.suspects) == (liar not in absent and groups[liar] in kept)
+            assert {*decoded.suspects} <= {byzantine}
+            assert bool(decoded.suspects) == (byzantine not in absent and groups[byzantine] in kept)
 
 
-def test_more_liars_than_promised_are_no_absence() -> None:
+def test_more_byzantine_workers_than_promised_are_no_absence() -> None:
     scheme = made(6, s=1, redundancy=3, stragglers=1)
     replies = honest(scheme, gradients_for(scheme, 5))
     replies[0] = 1

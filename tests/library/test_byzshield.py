@@ -1,4 +1,4 @@
-"""Placement: votes on every partition, wherever the liars sit and however they collude, and the whole in training."""
+"""Placement: votes on every partition, wherever the Byzantine workers sit and however they collude; and training."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -22,13 +22,13 @@ def scheme_of(design: str, n: int, s: int, **options: object) -> Scheme:
 
 
 def where_they_are_most(scheme: Scheme, sent: Tensor, rows: Sequence[int], spoil: bool = False) -> Tensor:
-    """Return the replies where liars say the same wrong thing, or each another, on partitions they have won alone."""
+    """Return the replies where Byzantine rows send wrong gradients, the same or different ones, where they win."""
     k, load = scheme.assignment.shape[1], scheme.redundancy
     replies = sent.clone().view(scheme.workers, load, -1)
     for j in range(k):
-        liars = [row for row in rows if scheme.assignment[row, j]]
-        if 2 * len(liars) > scheme.assignment[:, j].sum():
-            for row in liars:
+        byzantine = [row for row in rows if scheme.assignment[row, j]]
+        if 2 * len(byzantine) > scheme.assignment[:, j].sum():
+            for row in byzantine:
                 place = int(scheme.assignment[row, :j].sum())
                 replies[row, place] = 50.0 + j + row * spoil
     return replies.flatten(1)
@@ -42,7 +42,7 @@ def wrong(decoded: Tensor, gradients: Tensor) -> int:
 
 @pytest.mark.parametrize("vote", ["exact", "tolerance"])
 @pytest.mark.parametrize(("design", "n", "s"), SMALL)
-def test_liars_who_collude_win_no_more_partitions_than_said_and_accuse_nobody(
+def test_byzantine_workers_who_collude_win_no_more_partitions_than_said_and_accuse_nobody(
     design: str, n: int, s: int, vote: str
 ) -> None:
     scheme = scheme_of(design, n, s, vote=vote)
@@ -58,7 +58,7 @@ def test_liars_who_collude_win_no_more_partitions_than_said_and_accuse_nobody(
 
 
 @pytest.mark.parametrize(("design", "n", "s"), SMALL)
-def test_liars_who_lie_everywhere_are_found_wherever_they_sit(design: str, n: int, s: int) -> None:
+def test_byzantine_workers_who_attack_everywhere_are_found_wherever_they_sit(design: str, n: int, s: int) -> None:
     scheme = scheme_of(design, n, s)
     gradients = gradients_for(scheme, 3)
     sent = honest(scheme, gradients)
@@ -68,7 +68,7 @@ def test_liars_who_lie_everywhere_are_found_wherever_they_sit(design: str, n: in
         assert set(decoded.suspects) <= set(rows)
         assert wrong(decoded.gradients, gradients) <= scheme.bad
         constant = scheme.decode(with_lies(sent, rows, lies(scheme, sent, rows)["constant"]))
-        assert constant.suspects == rows  # so that nobody who lies is left to win a vote
+        assert constant.suspects == rows  # so that no Byzantine row is left to win a vote
         left = [j for j, of in enumerate(scheme.assignment.T) if not set(np.flatnonzero(of).tolist()) <= set(rows)]
         assert torch.equal(constant.gradients, gradients[left])
 
@@ -86,16 +86,16 @@ def test_what_workers_compute_alike_within_the_tolerance_is_no_disagreement() ->
 
 
 @pytest.mark.parametrize(("n", "s"), [(9, 1), (9, 2)])
-def test_what_is_borne_holds_no_more_lies_than_said_whoever_is_missing_and_lies(n: int, s: int) -> None:
+def test_what_is_tolerated_holds_no_more_wrong_gradients_than_said_whoever_is_absent(n: int, s: int) -> None:
     scheme = scheme_of("ramanujan", n, s)
     k = scheme.assignment.shape[1]
     gradients = gradients_for(scheme, 2)
     sent = honest(scheme, gradients)
-    borne = 0
+    tolerated = 0
     for absent in [*itertools.combinations(range(n), 1), *itertools.combinations(range(n), 2)]:
         rest = [row for row in range(n) if row not in absent]
-        for liars in itertools.combinations(rest, s):
-            replies = where_they_are_most(scheme, sent, liars)
+        for byzantine in itertools.combinations(rest, s):
+            replies = where_they_are_most(scheme, sent, byzantine)
             replies[list(absent)] = float("nan")
             try:
                 decoded = scheme.decode(replies, np.array([row not in absent for row in range(n)]))
@@ -104,8 +104,8 @@ def test_what_is_borne_holds_no_more_lies_than_said_whoever_is_missing_and_lies(
             if scheme.tolerates(absent, decoded.suspects, len(decoded.gradients)):
                 assert len(decoded.gradients) == k
                 assert wrong(decoded.gradients, gradients) <= scheme.bad
-                borne += 1
-    assert borne
+                tolerated += 1
+    assert tolerated
 
 
 def test_partitions_that_nobody_sent_are_an_error_that_names_them() -> None:
@@ -117,7 +117,7 @@ def test_partitions_that_nobody_sent_are_an_error_that_names_them() -> None:
         scheme.decode(torch.zeros(9, 7))
 
 
-def test_more_adversaries_than_a_placement_bears_are_refused() -> None:
+def test_more_adversaries_than_a_placement_tolerates_are_refused() -> None:
     with pytest.raises(ValueError, match=r"4 adversaries may win or spoil 5 partitions, .* it tolerates 3"):
         scheme_of("ramanujan", 9, 4)
     assert (
@@ -130,7 +130,7 @@ def test_more_adversaries_than_a_placement_bears_are_refused() -> None:
 PLACED = ("workers=9", "batch_size=18", "scheme={name: placement, design: ramanujan, adversaries: 2}", "steps=2")
 
 
-def test_liars_who_lie_everywhere_change_no_bit_of_the_model_and_replies_are_load_times_as_long(
+def test_byzantine_workers_who_attack_everywhere_change_no_bit_of_the_model_and_replies_are_load_times_as_long(
     make_job: Make, train
 ) -> None:
     runs = [train(make_job(*PLACED, "aggregator=median", *lie)) for lie in ((), ("attack=constant",))]

@@ -36,7 +36,7 @@ Way = Callable[[Scheme, Tensor], Decoded]
 
 @WAYS
 @pytest.mark.parametrize(("n", "s"), SMALL)
-def test_decodes_wherever_the_liars_sit(n: int, s: int, decode: Way) -> None:
+def test_decodes_wherever_the_byzantine_workers_sit(n: int, s: int, decode: Way) -> None:
     """Every placement, with projections every fourth; the attacks take turns."""
     scheme = build("cyclic", workers=n, adversaries=s)
     gradients = gradients_for(scheme, 30)
@@ -84,7 +84,7 @@ def test_tolerates_five_neighbours_of_45(n: int, s: int, decode: Way) -> None:
             assert thin or decoded.suspects == rows, name
 
 
-def test_fewer_than_s_liars_are_found_without_accusing_others() -> None:
+def test_fewer_than_s_byzantine_workers_are_found_without_accusing_others() -> None:
     scheme = build("cyclic", workers=15, adversaries=3)
     gradients = gradients_for(scheme, 50)
     sent = honest(scheme, gradients)
@@ -111,13 +111,13 @@ def smallest_explanation(scheme: Scheme, replies: Tensor, most: int) -> tuple[in
 
 
 @WAYS
-@pytest.mark.parametrize(("n", "s", "liars"), [(7, 2, 2), (7, 2, 3), (8, 1, 2), (9, 2, 4), (6, 2, 3)])
-def test_locates_what_an_exhaustive_search_locates_or_refuses(n: int, s: int, liars: int, decode: Way) -> None:
-    """More than s liars included: an error, never another result than the search's."""
+@pytest.mark.parametrize(("n", "s", "wrong"), [(7, 2, 2), (7, 2, 3), (8, 1, 2), (9, 2, 4), (6, 2, 3)])
+def test_locates_what_an_exhaustive_search_locates_or_refuses(n: int, s: int, wrong: int, decode: Way) -> None:
+    """More than s wrong rows included: an error, never another result than the search's."""
     scheme = build("cyclic", workers=n, adversaries=s)
     sent = honest(scheme, gradients_for(scheme, 40))
-    for rows in every_placement(n, liars):
-        replies = with_lies(sent, rows, sent[list(rows)] + torch.randn(liars, 40))
+    for rows in every_placement(n, wrong):
+        replies = with_lies(sent, rows, sent[list(rows)] + torch.randn(wrong, 40))
         expected = smallest_explanation(scheme, replies, s)
         if expected is None:
             with pytest.raises(DecodeError, match="no admissible set of rows"):
@@ -128,7 +128,7 @@ def test_locates_what_an_exhaustive_search_locates_or_refuses(n: int, s: int, li
 
 @WAYS
 @pytest.mark.parametrize(("n", "s"), [(5, 1), (7, 2), (8, 2), (9, 3)])
-def test_tolerates_missing_rows_among_the_liars_without_reading_them(n: int, s: int, decode: Way) -> None:
+def test_tolerates_missing_rows_among_the_byzantine_workers_without_reading_them(n: int, s: int, decode: Way) -> None:
     scheme = build("cyclic", workers=n, adversaries=s)
     gradients = gradients_for(scheme, 40)
     sent = honest(scheme, gradients)
@@ -136,8 +136,8 @@ def test_tolerates_missing_rows_among_the_liars_without_reading_them(n: int, s: 
     for gone in range(1, 2 * s):
         for _ in range(10):
             rows = generator.permutation(n)[: gone + (2 * s - gone) // 2]
-            missing, liars = rows[:gone], np.sort(rows[gone:])
-            replies = with_lies(sent, liars.tolist(), -sent[liars])
+            missing, byzantine = rows[:gone], np.sort(rows[gone:])
+            replies = with_lies(sent, byzantine.tolist(), -sent[byzantine])
             replies[missing] = float("nan")
             arrived = ~np.isin(np.arange(n), missing)
             if decode is inspected:
@@ -148,7 +148,7 @@ def test_tolerates_missing_rows_among_the_liars_without_reading_them(n: int, s: 
                 decoded = scheme.decode(replies, arrived, inspection=inspection)
             else:
                 decoded = scheme.decode(replies, arrived)
-            assert decoded.suspects == tuple(liars)
+            assert decoded.suspects == tuple(byzantine)
             assert error_of(decoded.gradients, gradients) <= 1e-6
 
 
@@ -161,7 +161,7 @@ def test_refuses_when_no_parity_is_left_to_check_with() -> None:
         scheme.decode(sent, np.zeros(7, dtype=np.bool_))
 
 
-def test_more_redundancy_bears_more_missing_rows() -> None:
+def test_more_redundancy_tolerates_more_missing_rows() -> None:
     scheme = build("cyclic", workers=9, adversaries=1, redundancy=7)
     gradients = gradients_for(scheme, 40)
     sent = honest(scheme, gradients)
@@ -217,7 +217,7 @@ def test_errors_in_one_place_of_a_long_row_are_found(where: int, decode: Way) ->
     assert error_of(decoded.gradients, gradients) <= 1e-6
 
 
-def test_liars_that_appear_and_vanish_along_the_row_are_all_found() -> None:
+def test_byzantine_workers_that_appear_and_vanish_along_the_row_are_all_found() -> None:
     scheme = build("cyclic", workers=9, adversaries=3)
     gradients = gradients_for(scheme, 1_000_000)
     sent = honest(scheme, gradients)
@@ -323,7 +323,7 @@ def test_without_redundancy_a_row_that_is_not_finite_is_an_error(value: float, d
 
 
 @WAYS
-def test_a_huge_row_does_not_hide_another_liar(decode: Way) -> None:
+def test_a_huge_row_does_not_hide_another_byzantine_worker(decode: Way) -> None:
     """1e30 next to ordinary numbers: float64 would round the others away, and what is left would look clean."""
     for n, s in [(9, 2), (15, 3), (44, 2)]:
         scheme = build("cyclic", workers=n, adversaries=s)

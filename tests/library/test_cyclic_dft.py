@@ -38,7 +38,7 @@ def test_entries_grow_as_the_facts_say() -> None:
 
 
 @pytest.mark.parametrize(("n", "s"), [(3, 1), (4, 1), (5, 2), (7, 2), (8, 3), (9, 3)])
-def test_decodes_wherever_the_liars_sit(n: int, s: int) -> None:
+def test_decodes_wherever_the_byzantine_workers_sit(n: int, s: int) -> None:
     scheme = build("cyclic_dft", workers=n, adversaries=s)
     gradients = gradients_for(scheme, 20)
     sent = honest(scheme, gradients)
@@ -51,7 +51,7 @@ def test_decodes_wherever_the_liars_sit(n: int, s: int) -> None:
 
 
 @pytest.mark.parametrize(("n", "s"), [(9, 1), (15, 2), (15, 3), (45, 2), (44, 5), (45, 5)])
-def test_bears_every_attack(n: int, s: int) -> None:
+def test_tolerates_every_attack(n: int, s: int) -> None:
     scheme = build("cyclic_dft", workers=n, adversaries=s)
     gradients = gradients_for(scheme, 200)
     sent = honest(scheme, gradients)
@@ -64,7 +64,7 @@ def test_bears_every_attack(n: int, s: int) -> None:
 
 
 def test_no_projection_hides_a_small_lie_among_neighbours() -> None:
-    """With a tolerance of 1e-8 one projection in twenty let four of the five liars explain the syndrome."""
+    """With a tolerance of 1e-8 one projection in twenty let four of the five Byzantine rows explain the syndrome."""
     scheme = build("cyclic_dft", workers=45, adversaries=5)
     sent = honest(scheme, gradients_for(scheme, 200))
     rows = neighbours(45, 5)[2]
@@ -80,7 +80,7 @@ def test_honest_rounding_stays_well_within_the_tolerance(n: int, s: int) -> None
         assert strict.decode(honest(strict, near), seed=0).suspects == ()
 
 
-def test_bears_missing_rows_and_refuses_more_than_s_liars() -> None:
+def test_tolerates_missing_rows_and_refuses_more_than_s_byzantine_workers() -> None:
     scheme = build("cyclic_dft", workers=9, adversaries=2)
     gradients = gradients_for(scheme, 20)
     sent = honest(scheme, gradients)

@@ -1,4 +1,4 @@
-"""Designs and what the worst placed liars can lose in them, against tables and sets gone through one by one."""
+"""Designs, and what the worst placed Byzantine workers spoil in them: against tables and every set of workers."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draco.schemes import worst_case as module
-from draco.schemes.agreement import certain_liars
+from draco.schemes.agreement import certainly_byzantine
 from draco.schemes.designs import DESIGNS, exists, field, latin_squares, partitions, place, prime_power
 from draco.schemes.worst_case import WorstCase, worst_case
 
@@ -100,7 +100,7 @@ def test_all_that_is_said_to_exist_can_be_placed() -> None:
             assert place(design, n, r).shape == (n, partitions(design, n, r))
 
 
-# --- The worst liars -------------------------------------------------------------------------------------------------
+# --- The worst placed Byzantine workers ------------------------------------------------------------------------------
 
 
 def tried(assignment: np.ndarray, q: int) -> int:
@@ -122,7 +122,7 @@ def test_the_worst_case_is_that_of_all_sets(design: str, n: int, r: int, most: i
 
 
 def test_the_worst_case_of_byzshields_25_workers_is_that_of_all_sets() -> None:
-    """With 5 workers a partition three liars have a majority, and the bounds are less tight."""
+    """With 5 workers a partition three Byzantine workers have a majority, and the bounds are less tight."""
     assignment = place("ramanujan", 25, 5)
     assert [worst_case(assignment, q, net=True) for q in (3, 4)] == [
         WorstCase(tried(assignment, q), True) for q in (3, 4)
@@ -146,11 +146,11 @@ def test_a_search_that_is_given_up_bounds_the_worst_case(monkeypatch: pytest.Mon
     assert worst.lost >= tried(assignment, 4)
 
 
-# --- Who lies for certain --------------------------------------------------------------------------------------------
+# --- Who is Byzantine for certain ------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 2**32), st.integers(2, 8), st.integers(0, 4), st.floats(0.1, 0.8))
-def test_certain_liars_are_in_no_clique_that_could_hold_all_honest_workers(
+def test_certainly_byzantine_rows_are_in_no_clique_that_could_hold_all_honest_workers(
     seed: int, n: int, s: int, density: float
 ) -> None:
     draw = np.random.default_rng(seed).random((n, n)) < density
@@ -162,11 +162,11 @@ def test_certain_liars_are_in_no_clique_that_could_hold_all_honest_workers(
         if not any(pair in disagree for pair in itertools.combinations(rows, 2))
     ]
     expected = tuple(row for row in range(n) if not any(row in c for c in cliques)) if cliques else None
-    assert certain_liars(disagree, s) == expected
+    assert certainly_byzantine(disagree, s) == expected
 
 
-def test_liars_who_disagree_with_few_do_not_get_an_honest_worker_accused() -> None:
-    """0, 1, 2 are honest and 3, 4 lie to 2 alone: the largest clique is {0, 1, 3, 4}, and 2 lies not."""
-    assert certain_liars([(2, 3), (2, 4)], 2) == ()
-    assert certain_liars([(2, 3), (2, 4)], 1) == (2,)
-    assert certain_liars([(0, 1), (2, 3)], 1) is None
+def test_byzantine_workers_who_disagree_with_few_do_not_get_an_honest_worker_accused() -> None:
+    """0, 1, 2 are honest, and 3, 4 disagree with 2 alone: the largest clique is {0, 1, 3, 4}, without the honest 2."""
+    assert certainly_byzantine([(2, 3), (2, 4)], 2) == ()
+    assert certainly_byzantine([(2, 3), (2, 4)], 1) == (2,)
+    assert certainly_byzantine([(0, 1), (2, 3)], 1) is None

@@ -1,4 +1,4 @@
-"""DETOX: how many groups liars can win or spoil, wherever they sit, and what is made of the others."""
+"""DETOX: how many groups Byzantine workers can win or spoil, wherever they sit, and what is made of the others."""
 
 import itertools
 import json
@@ -39,7 +39,7 @@ def counted(replies: Tensor, m: int) -> list[bytes | None]:
 @pytest.mark.parametrize("vote", ["exact", "tolerance"])
 @pytest.mark.parametrize("colluding", [True, False])
 @pytest.mark.parametrize(("n", "s", "r"), SIZES)
-def test_liars_win_and_spoil_no_more_groups_than_said_wherever_they_sit(
+def test_byzantine_workers_win_and_spoil_no_more_groups_than_said_wherever_they_sit(
     n: int, s: int, r: int, colluding: bool, vote: str
 ) -> None:
     scheme = scheme_of(n, s, r, vote)
@@ -62,7 +62,7 @@ def test_liars_win_and_spoil_no_more_groups_than_said_wherever_they_sit(
 
 
 @pytest.mark.parametrize("n", range(3, 15))
-def test_the_most_lost_groups_are_those_of_the_worst_set_of_liars(n: int) -> None:
+def test_the_most_lost_groups_are_those_of_the_worst_set_of_byzantine_workers(n: int) -> None:
     for groups, q in itertools.product(range(1, n + 1), range(n // 2)):
         sizes = [len(range(j, n, groups)) for j in range(groups)]
         sets = (Counter(row % groups for row in rows) for rows in itertools.combinations(range(n), q))
@@ -84,18 +84,18 @@ def test_a_spoilt_group_is_left_out_and_one_more_than_there_can_be_is_an_error()
 
 
 @pytest.mark.parametrize(("n", "s"), [(9, 2), (10, 2)])
-def test_what_is_borne_holds_no_more_lies_than_said_whoever_is_missing_and_lies(n: int, s: int) -> None:
+def test_what_is_tolerated_holds_no_more_wrong_gradients_than_said_whoever_is_absent(n: int, s: int) -> None:
     scheme = scheme_of(n, s, 3)
     k = scheme.assignment.shape[1]
     gradients = gradients_for(scheme, 2)
     sent = honest(scheme, gradients)
-    borne = 0
+    tolerated = 0
     for count in range(1, 4):
         for absent in itertools.combinations(range(n), count):
             rest = [row for row in range(n) if row not in absent]
-            for liars in itertools.combinations(rest, s):
+            for byzantine in itertools.combinations(rest, s):
                 replies = sent.clone()
-                replies[list(liars)], replies[list(absent)] = 7.0, float("nan")
+                replies[list(byzantine)], replies[list(absent)] = 7.0, float("nan")
                 try:
                     decoded = scheme.decode(replies, np.array([row not in absent for row in range(n)]))
                 except DecodeError:
@@ -103,8 +103,8 @@ def test_what_is_borne_holds_no_more_lies_than_said_whoever_is_missing_and_lies(
                 if scheme.tolerates(absent, decoded.suspects, len(decoded.gradients)):
                     wrong = int((decoded.gradients != gradients).any(1).sum())  # all are there, in order
                     assert wrong <= scheme.bad
-                    borne += 1
-        assert borne
+                    tolerated += 1
+        assert tolerated
     assert not scheme.tolerates([0], [], k - 1)
     assert scheme.tolerates([], [], k - 1)
 
@@ -128,7 +128,7 @@ def test_refusals_say_why(settings: dict[str, object], message: str) -> None:
 DETOX = ("workers=9", "scheme={name: detox, adversaries: 2}", "aggregator=median")
 
 
-def test_liars_who_win_no_group_change_no_bit(make_job: Make, train) -> None:
+def test_byzantine_workers_who_win_no_group_change_no_bit(make_job: Make, train) -> None:
     honest_run = train(make_job(*DETOX))
     attacked = train(make_job(*DETOX, "attack.name=constant", "attack.ranks=[4]"))
     assert torch.equal(attacked.model, honest_run.model)
@@ -137,8 +137,10 @@ def test_liars_who_win_no_group_change_no_bit(make_job: Make, train) -> None:
 
 
 @pytest.mark.parametrize("attack", ["constant", "random"])
-def test_liars_who_win_or_spoil_a_group_do_not_ruin_the_model(make_job: Make, train, attack: str, monkeypatch) -> None:
-    """Workers 1 and 4 sit in one group throughout: what they win or spoil is the aggregator's to bear."""
+def test_adversaries_who_win_or_spoil_a_group_leave_a_usable_model(
+    make_job: Make, train, attack: str, monkeypatch
+) -> None:
+    """Workers 1 and 4 sit in one group throughout: the aggregator has to tolerate what they win or spoil."""
     monkeypatch.setattr(server, "draw_rows", lambda *a: list(range(9)))
     seen: list[tuple[int, int]] = []
 
@@ -163,7 +165,7 @@ def test_liars_who_win_or_spoil_a_group_do_not_ruin_the_model(make_job: Make, tr
     assert all(e["suspects"] == ([7] if attack == "constant" else []) for e in steps)
 
 
-def test_an_aggregator_that_bears_fewer_than_liars_may_win_gives_a_warning(make_job: Make) -> None:
+def test_an_aggregator_that_tolerates_fewer_than_may_be_won_gives_a_warning(make_job: Make) -> None:
     (warning,) = warnings(make_job(*DETOX, "aggregator=mean"))
-    assert "may win or spoil 1 gradients after detox, and mean bears none" in warning
+    assert "may win or spoil 1 gradients after detox, and mean tolerates none" in warning
     assert warnings(make_job(*DETOX)) == []

@@ -1,4 +1,4 @@
-"""The election scheme: every pattern of signs and every placement of liars, against majorities counted in loops."""
+"""The election scheme: all patterns of signs and all placements of Byzantine workers, against majorities of a loop."""
 
 import itertools
 from pathlib import Path
@@ -44,32 +44,32 @@ def every_pattern(n: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("n", "s"), [(3, 1), (4, 1), (5, 1), (5, 2), (6, 1), (7, 1), (8, 2), (9, 2)])
-def test_no_s_liars_turn_a_majority_of_the_deterministic_code(n: int, s: int) -> None:
+def test_no_s_byzantine_workers_turn_a_majority_of_the_deterministic_code(n: int, s: int) -> None:
     scheme = made(n, s, tail=0)
     gradients = every_pattern(n)
     truth = gradients.sum(0).sign()
     sent = honest(scheme, gradients)
     decided = truth != 0
-    for liars in itertools.combinations(range(n), s):
+    for byzantine in itertools.combinations(range(n), s):
         replies = sent.clone()
-        replies[list(liars)] ^= 255
-        replies[list(liars), -1] = sent[0, -1]  # 2^n signs fill whole bytes: the last one holds only the end
+        replies[list(byzantine)] ^= 255
+        replies[list(byzantine), -1] = sent[0, -1]  # 2^n signs fill whole bytes: the last one holds only the end
         got = scheme.decode(replies).gradients[0]
         assert torch.equal(got[decided], truth[decided])
 
 
 @pytest.mark.parametrize(("n", "s"), [(5, 1), (9, 2)])
-def test_one_liar_more_can_turn_a_majority(n: int, s: int) -> None:
-    """So the test above is not about a code that any number of liars leaves alone."""
+def test_one_byzantine_worker_more_can_turn_a_majority(n: int, s: int) -> None:
+    """So the test above is not about a code that no number of Byzantine workers can change."""
     scheme = made(n, s, tail=0)
     gradients = every_pattern(n)
     truth = gradients.sum(0).sign()
     sent = honest(scheme, gradients)
     turned = 0
-    for liars in itertools.combinations(range(n), s + 1):
+    for byzantine in itertools.combinations(range(n), s + 1):
         replies = sent.clone()
-        replies[list(liars)] ^= 255
-        replies[list(liars), -1] = sent[0, -1]
+        replies[list(byzantine)] ^= 255
+        replies[list(byzantine), -1] = sent[0, -1]
         turned += int((scheme.decode(replies).gradients[0] != truth).sum())
     assert turned
 
@@ -104,17 +104,17 @@ def test_a_reply_is_a_bit_for_each_sign_and_four_bytes_for_each_number_of_the_ta
 
 
 @pytest.mark.parametrize("lie", [float("nan"), float("inf"), -1e30, 0.0])
-def test_the_tail_of_a_liar_counts_no_more_than_another(lie: float) -> None:
+def test_the_tail_of_a_byzantine_worker_counts_no_more_than_another(lie: float) -> None:
     scheme = made(5, 2, tail=2)
     gradients = gradients_for(scheme, 21)
     sent = honest(scheme, gradients)
     numbers = sent[:, :8].clone().view(torch.float32)
-    for liars in itertools.combinations(range(5), 2):
+    for byzantine in itertools.combinations(range(5), 2):
         replies = sent.clone()
-        replies[list(liars), :8] = torch.tensor([1.0, lie]).view(torch.uint8)
+        replies[list(byzantine), :8] = torch.tensor([1.0, lie]).view(torch.uint8)
         decoded = scheme.decode(replies)
-        assert decoded.suspects == (liars if not np.isfinite(lie) else ())
-        rest = numbers[[row for row in range(5) if row not in liars], 1]
+        assert decoded.suspects == (byzantine if not np.isfinite(lie) else ())
+        rest = numbers[[row for row in range(5) if row not in byzantine], 1]
         assert rest.min() <= decoded.gradients[0, -1] <= rest.max()
 
 
@@ -160,7 +160,7 @@ def test_options_out_of_range_are_refused(options: dict[str, object], words: str
 ELECTION = ("scheme.name=election", "scheme.adversaries=1", "optimizer.lr=0.001")
 
 
-def test_training_steps_by_the_learning_rate_and_liars_change_little_of_it(make_job, train) -> None:
+def test_training_steps_by_the_learning_rate_and_byzantine_workers_change_little_of_it(make_job, train) -> None:
     honest_one = train(make_job(*ELECTION, "optimizer.momentum=0.0"))
     attacked = train(make_job(*ELECTION, "optimizer.momentum=0.0", "attack=reverse_gradient"))
     job = make_job(*ELECTION)

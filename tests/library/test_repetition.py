@@ -25,7 +25,7 @@ def counted(replies: Tensor, m: int, s: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize(("n", "s"), [(n, s) for n in range(3, 12) for s in range(1, (n - 1) // 2 + 1)])
-def test_exact_vote_gives_the_honest_bits_wherever_the_liars_sit(n: int, s: int) -> None:
+def test_exact_vote_gives_the_honest_bits_wherever_the_byzantine_workers_sit(n: int, s: int) -> None:
     scheme = build("repetition", workers=n, adversaries=s)
     gradients = gradients_for(scheme, 5)
     sent = honest(scheme, gradients)
@@ -46,14 +46,14 @@ def test_leftover_workers_join_groups_and_no_row_is_idle(n: int, s: int, r: int 
     assert scheme.assignment.shape[1] == n // (r or 2 * s + 1)
 
 
-def test_result_is_a_view_with_up_to_s_liars_and_a_copy_only_beyond() -> None:
+def test_result_is_a_view_with_up_to_s_byzantine_workers_and_a_copy_only_beyond() -> None:
     scheme = build("repetition", workers=9, adversaries=1)
     replies = honest(scheme, gradients_for(scheme, 6))
     start, end = replies.data_ptr(), replies.data_ptr() + replies.numel() * 4
     replies[1] *= -100
     decoded = scheme.decode(replies)
     assert decoded.gradients.data_ptr() == replies[3].data_ptr()
-    replies[[3, 8]] *= -1  # one liar in every group, and in every block of rows: beyond s, but still decodable
+    replies[[3, 8]] *= -1  # one Byzantine row in every group, and in every block of rows: beyond s, but still decodable
     decoded = scheme.decode(replies)
     assert not start <= decoded.gradients.data_ptr() < end
     assert decoded.suspects == (1, 3, 8)
@@ -165,7 +165,7 @@ def test_tolerance_vote_takes_a_largest_clique_and_its_medoid(s: int, extra: int
 
 
 def test_tolerance_vote_lets_no_bridge_move_the_result() -> None:
-    """Two liars chain from the honest value outwards; the result stays an honest neighbour's."""
+    """Two Byzantine rows chain from the honest value outwards; the result stays an honest neighbour's."""
     scheme = build("repetition", workers=5, adversaries=2, vote="tolerance", tolerance=1e-3)
     replies = torch.ones(5, 4)
     replies[3] *= 1 + 9e-4
@@ -193,7 +193,7 @@ def extreme() -> Scheme:
 
 
 @pytest.mark.parametrize("value", [3e38, -3e38, float("inf"), float("nan"), 1e30])
-def test_tolerance_vote_bears_values_whose_squares_overflow(value: float) -> None:
+def test_tolerance_vote_takes_values_whose_squares_overflow(value: float) -> None:
     replies = torch.ones(3, 50)
     replies[1] = value
     decoded = extreme().decode(replies)

@@ -176,7 +176,7 @@ def test_every_worker_gets_into_every_group_equally_often(nodes: str) -> None:
 
 
 def test_who_shares_a_group_with_whom_changes() -> None:
-    """Else a liar would learn whose votes it can break."""
+    """Else a Byzantine worker would learn whose votes it can break."""
     nodes, groups = ["a", "b", "c"] * 2, [0, 1] * 3
     pairs = {
         frozenset(worker for worker, row in enumerate(draw_rows(b"secret", step, 6, groups, nodes)) if not groups[row])

@@ -89,7 +89,7 @@ def test_zeros_decode_to_zeros(scheme: Scheme) -> None:
 
 
 @EXACT
-def test_s_missing_rows_are_borne_and_never_read(scheme: Scheme) -> None:
+def test_s_missing_rows_are_tolerated_and_never_read(scheme: Scheme) -> None:
     n, s = scheme.workers, scheme.adversaries
     gradients = gradients_for(scheme, 40)
     replies = honest(scheme, gradients)

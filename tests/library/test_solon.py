@@ -1,4 +1,4 @@
-"""Solon: its code against the equations it must fulfil, and liars in every place of small codes."""
+"""Solon: its code against the equations it must fulfil, and Byzantine rows in every place of small codes."""
 
 import itertools
 
@@ -45,7 +45,7 @@ def test_the_amplification_is_what_noise_suffers() -> None:
 
 
 @pytest.mark.parametrize(("n", "s", "c"), [(5, 1, 2), (6, 1, 3), (7, 1, 4), (8, 2, 2), (9, 2, 3)])
-def test_liars_are_found_and_left_out_wherever_they_sit(n: int, s: int, c: int) -> None:
+def test_byzantine_workers_are_found_and_left_out_wherever_they_sit(n: int, s: int, c: int) -> None:
     scheme = build("solon", workers=n, adversaries=s, parts=c)
     gradients = gradients_for(scheme, 301)
     sent = honest(scheme, gradients)
@@ -68,7 +68,7 @@ def test_large_codes_keep_rounding_small(n: int, s: int, c: int) -> None:
         assert error_of(decoded.gradients, gradients) <= limit
 
 
-def test_more_liars_than_promised_are_an_error() -> None:
+def test_more_byzantine_workers_than_promised_are_an_error() -> None:
     scheme = build("solon", workers=9, adversaries=1)
     sent = honest(scheme, gradients_for(scheme, 200))
     for rows in itertools.combinations(range(9), 2):
@@ -89,7 +89,7 @@ def test_options_out_of_range_are_refused(n: int, s: int, options: dict[str, obj
         build("solon", workers=n, adversaries=s, **options)
 
 
-def test_training_is_that_without_liars_up_to_rounding(make_job, train) -> None:
+def test_training_is_that_without_byzantine_workers_up_to_rounding(make_job, train) -> None:
     coded = ("workers=7", "batch_size=14", "scheme.name=solon", "scheme.adversaries=1", "scheme.parts=3")
     plain, attacked = train(make_job("workers=7", "batch_size=14")), train(make_job(*coded, "attack=random"))
     assert float((attacked.model - plain.model).norm() / plain.model.norm()) < 1e-5

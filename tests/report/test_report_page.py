@@ -34,7 +34,11 @@ def told(number: int, **changes: Any) -> dict[str, Any]:
 
 def full_run() -> list[dict[str, Any]]:
     """A run with everything in it: all classes of workers, an interruption, and a second launch."""
-    first = [start(job(), machine={**MACHINE, "torch": "2.12.0"}), told(1, loss=2.0), told(2, byzantine=[2, 3], loss=1.5)]
+    first = [
+        start(job(), machine={**MACHINE, "torch": "2.12.0"}),
+        told(1, loss=2.0),
+        told(2, byzantine=[2, 3], loss=1.5),
+    ]
     between = [
         {"event": "interruption", "cause": "worker-01: no answer", "nodes": {}, "ranks": [1]},
         {"event": "relaunch", "launch": 2, "nodes": None, "without": {}, "warnings": []},

@@ -37,39 +37,39 @@ def taken(scheme: Scheme, replies: Tensor, absent: Sequence[int], *, asked: bool
     return decoded.gradients.mean(0) if not asked or scheme.tolerates(absent, decoded.suspects) else None
 
 
-def forged(scheme: Scheme, liars: Sequence[int], support: Sequence[int]) -> Tensor:
-    """Return the lies (n, D) of liars who want another codeword to be believed, one that differs only in `support`."""
+def forged(scheme: Scheme, byzantine: Sequence[int], support: Sequence[int]) -> Tensor:
+    """Return what Byzantine rows add (n, D) to pass for another codeword, which differs only in the rows `support`."""
     assert scheme.weights is not None
     others = [row for row in range(scheme.workers) if row not in support]
     code = np.linalg.svd(scheme.weights)[0][:, : np.linalg.matrix_rank(scheme.weights)]
     *_, null = np.linalg.svd(code[others])
     word = code @ null[-1]
-    lies = torch.zeros(scheme.workers, D)
-    lies[list(liars)] = 30 * torch.from_numpy(word[list(liars)] / abs(word).max()).float()[:, None]
-    return lies
+    errors = torch.zeros(scheme.workers, D)
+    errors[list(byzantine)] = 30 * torch.from_numpy(word[list(byzantine)] / abs(word).max()).float()[:, None]
+    return errors
 
 
 def cases(n: int, s: int) -> Iterable[tuple[tuple[int, ...], tuple[int, ...], list[int]]]:
-    """Yield (absent, liars, rows of the least codeword that covers both) for every placement."""
+    """Yield (absent, Byzantine, rows of the least codeword that covers both) for every placement."""
     for missing in range(1, 2 * s + 1):
         for absent in itertools.combinations(range(n), missing):
             rest = [row for row in range(n) if row not in absent]
-            for liars in itertools.combinations(rest, s):
-                more = [row for row in rest if row not in liars][: max(2 * s + 1 - missing - s, 0)]
-                yield absent, liars, [*absent, *liars, *more]
+            for byzantine in itertools.combinations(rest, s):
+                more = [row for row in rest if row not in byzantine][: max(2 * s + 1 - missing - s, 0)]
+                yield absent, byzantine, [*absent, *byzantine, *more]
 
 
 @pytest.mark.parametrize(("n", "s"), [(5, 1), (6, 1), (7, 2)])
-def test_what_is_borne_is_right_wherever_who_is_missing_and_liars_who_know_the_code_sit(n: int, s: int) -> None:
+def test_what_is_tolerated_is_right_against_adversaries_who_know_the_code(n: int, s: int) -> None:
     scheme = build("cyclic", workers=n, adversaries=s)
     replies, mean = honest(scheme)
-    fooled, borne = 0, 0
-    for absent, liars, support in cases(n, s):
-        lied = replies + forged(scheme, liars, support)
-        got, unasked = taken(scheme, lied, absent), taken(scheme, lied, absent, asked=False)
-        assert got is None or torch.allclose(got, mean, atol=1e-4), (absent, liars)
+    fooled, tolerated = 0, 0
+    for absent, byzantine, support in cases(n, s):
+        attacked = replies + forged(scheme, byzantine, support)
+        got, unasked = taken(scheme, attacked, absent), taken(scheme, attacked, absent, asked=False)
+        assert got is None or torch.allclose(got, mean, atol=1e-4), (absent, byzantine)
         fooled += unasked is not None and not torch.allclose(unasked, mean, atol=1e-2)
-        borne += got is not None
+        tolerated += got is not None
     assert fooled or s == 1  # the rule is needed: without it the code alone would be fooled
     for missing in range(1, s + 1):
         for absent in itertools.combinations(range(n), missing):
@@ -86,12 +86,12 @@ def test_votes_without_some_workers_are_right_or_refused_and_of_the_same_bits(n:
     for missing in range(1, s + 2):
         for absent in itertools.combinations(range(n), missing):
             rest = [row for row in range(n) if row not in absent]
-            for liars in itertools.chain([()], itertools.combinations(rest, s)):
-                lied = replies.clone()
-                lied[list(liars)] = 7.0
-                got = taken(scheme, lied, absent)
+            for byzantine in itertools.chain([()], itertools.combinations(rest, s)):
+                attacked = replies.clone()
+                attacked[list(byzantine)] = 7.0
+                got = taken(scheme, attacked, absent)
                 assert got is None or torch.equal(got, mean)
-                if not liars and missing <= s:
+                if not byzantine and missing <= s:
                     assert got is not None
 
 
@@ -126,11 +126,11 @@ def test_patience_follows_the_usual_time_of_a_step_and_never_exceeds_the_jobs() 
 
 def collected(
     monkeypatch: pytest.MonkeyPatch, events: Iterable[tuple[float, int] | tuple[float, int, str]], *overrides: str,
-    name: str = "cyclic", ended: Iterable[int] = (), lying: Sequence[int] = (),
+    name: str = "cyclic", ended: Iterable[int] = (), byzantine: Sequence[int] = (),
 ) -> tuple[collect.Replies, Scripted, Tensor]:  # fmt: skip
     scheme = build(name, workers=5, adversaries=1)
     replies, mean = honest(scheme)
-    replies[list(lying)] *= -3
+    replies[list(byzantine)] *= -3
     played = Scripted(replies, events)
     played.ended = dict.fromkeys(ended, "gone")
     monkeypatch.setattr(collect.time, "monotonic", lambda: played.now)
@@ -154,9 +154,9 @@ def test_one_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_one_that_is_needed_is_waited_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worker 1 (row 4) lies, and worker 3 is late: without worker 3 nobody could tell."""
+    """Worker 1 (row 4) is Byzantine, and worker 3 is late: without worker 3 nobody could tell."""
     events = [*((1, w) for w in (1, 2, 4, 5)), (20, 3)]
-    got, played, mean = collected(monkeypatch, events, "patience_s=7", lying=[4])
+    got, played, mean = collected(monkeypatch, events, "patience_s=7", byzantine=[4])
     assert got.absent == set()
     assert got.decoded.suspects == (4,)
     assert 20 <= played.now < 21
@@ -180,4 +180,4 @@ def test_a_refused_reply_is_no_absence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_all_have_sent_and_cannot_be_decoded_is_nobodys_absence(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DecodeError):
-        collected(monkeypatch, [(1, w) for w in range(1, 6)], lying=[0, 2])
+        collected(monkeypatch, [(1, w) for w in range(1, 6)], byzantine=[0, 2])

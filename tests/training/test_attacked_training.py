@@ -62,7 +62,7 @@ def end_of(run: Path) -> dict[str, Any]:
     return [e for e in events.read(run / "events.jsonl") if e["event"] == "end"][-1]
 
 
-def liars_of(job: Job, step: int) -> list[int]:
+def byzantine_of(job: Job, step: int) -> list[int]:
     groups = build.build_scheme(job).groups()
     rows = draw_rows(SECRET, step, job.workers, groups)
     return list(adversary.byzantine(job, step, rows, groups))
@@ -85,7 +85,7 @@ def test_a_code_gives_the_attack_free_model_under_every_attack(
     else:
         assert distance(model, honest(code)) < 1e-5
     end = end_of(run)
-    lied = sum(len(liars_of(job, step)) for step in (1, 2))
+    lied = sum(len(byzantine_of(job, step)) for step in (1, 2))
     assert end["falsely_accused"] == 0
     if ATTACKS[name].truthful:
         assert (end["caught"], end["missed"]) == (0, 0)
@@ -93,7 +93,7 @@ def test_a_code_gives_the_attack_free_model_under_every_attack(
         assert end["caught"] + end["missed"] == lied
     else:
         assert (end["caught"], end["missed"]) == (lied, 0)
-        assert [e["suspects"] for e in steps_of(run)] == [liars_of(job, step) for step in (1, 2)]
+        assert [e["suspects"] for e in steps_of(run)] == [byzantine_of(job, step) for step in (1, 2)]
 
 
 @pytest.mark.parametrize("name", ["alie", "mimic", "adjacent", "orthogonal_to_projection", "label_flip", "nan"])
@@ -102,7 +102,7 @@ def test_the_papers_code_gives_the_attack_free_model_too(make_job: Make, train, 
     job = make_job(*coded, f"attack={{name: {name}, {'z: 1.5' if name == 'alie' else ''}}}")
     trained = train(job)
     assert distance(trained.model, train(make_job(*coded)).model) < 1e-6
-    assert [e["suspects"] for e in steps_of(trained.run)] == [liars_of(job, step) for step in (1, 2)]
+    assert [e["suspects"] for e in steps_of(trained.run)] == [byzantine_of(job, step) for step in (1, 2)]
 
 
 @pytest.mark.parametrize("who", ["fixed", "drawn", "rotating", "placed"])
@@ -111,19 +111,19 @@ def test_the_ledger_counts_whoever_lies_and_only_while_they_do(make_job: Make, t
     attack = f"{{name: sign_flip, who: {who}, fraction: 0.17, from_step: 2, until_step: 4}}"
     job = make_job(*CODES[code], "steps=5", f"attack={attack}")
     run = train(job).run
-    expected = [liars_of(job, step) for step in range(1, 6)]
-    assert [len(liars) for liars in expected] == [0, 1, 1, 1, 0]
+    expected = [byzantine_of(job, step) for step in range(1, 6)]
+    assert [len(byzantine) for byzantine in expected] == [0, 1, 1, 1, 0]
     assert [e["suspects"] for e in steps_of(run)] == expected
     assert (end_of(run)["caught"], end_of(run)["missed"], end_of(run)["falsely_accused"]) == (3, 0, 0)
 
 
-def test_placed_liars_sit_side_by_side_or_in_one_group(make_job: Make) -> None:
+def test_placed_byzantine_workers_sit_side_by_side_or_in_one_group(make_job: Make) -> None:
     for code, s in (("cyclic", 2), ("repetition", 3)):
         job = make_job("workers=14", "batch_size=14", f"scheme={{name: {code}, adversaries: {s}}}", "attack=adjacent")
         groups = build.build_scheme(job).groups()
         for step in range(1, 20):
             rows = draw_rows(SECRET, step, 14, groups)
-            sitting = sorted(rows[rank - 1] for rank in liars_of(job, step))
+            sitting = sorted(rows[rank - 1] for rank in byzantine_of(job, step))
             assert len(sitting) == s
             if groups is None:
                 assert (sitting[1] - sitting[0]) % 14 in (1, 13)
@@ -187,8 +187,8 @@ def test_without_a_defence_alie_moves_the_model_as_its_formula_says(make_job: Ma
     for partition, out in enumerate(rows):
         vectors.partition(1, partition, out)
     sitting = draw_rows(SECRET, 1, 6)
-    liars = [sitting[rank - 1] for rank in liars_of(job, 1)]
-    others = rows[[row for row in range(6) if row not in liars], : vectors.parameters].double()
+    byzantine = [sitting[rank - 1] for rank in byzantine_of(job, 1)]
+    others = rows[[row for row in range(6) if row not in byzantine], : vectors.parameters].double()
     gradient = others.mean(0) - 2 / 6 * 3.0 * others.std(0, correction=0)
     start = torch.cat([p.detach().flatten().double() for p in initial(job).parameters()])
     torch.testing.assert_close(train(job).model, start - 0.05 * gradient, atol=1e-7, rtol=1e-5)
@@ -216,11 +216,11 @@ def test_label_flip_is_the_honest_reply_for_wrong_labels(make_job: Make) -> None
     job = make_job(*SMALL, "scheme={name: cyclic, adversaries: 1}", "attack=label_flip")
     split = data.load("synthetic", Path(job.data.root), "train")
     flipped = split._replace(labels=torch.tensor([split.info.classes - 1 - y for y in split.labels.tolist()]))
-    liar = adversary.byzantine(job, 1)[0]
+    rank = adversary.byzantine(job, 1)[0]
     model = torch.cat([p.detach().flatten() for p in initial(job).parameters()])
     replies = []
     for which, attack in ((split, job), (flipped, make_job(*SMALL, "scheme={name: cyclic, adversaries: 1}"))):
-        worker = simulated_workers(build.Built(attack, which))[liar - 1]
+        worker = simulated_workers(build.Built(attack, which))[rank - 1]
         frame = torch.zeros(worker.wire.frame_bytes, dtype=torch.uint8)
         length = worker.reply(Task(1, 3), model, frame)
         replies.append(frame[64:length].view(torch.float32).clone())
@@ -228,7 +228,7 @@ def test_label_flip_is_the_honest_reply_for_wrong_labels(make_job: Make) -> None
     assert math.isfinite(float(replies[0].norm()))
 
 
-# --- liars who are not heard -----------------------------------------------------------------------------------------
+# --- Byzantine workers who are not heard -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -245,13 +245,13 @@ def test_a_worker_that_is_not_heard_in_time_is_absent_and_no_suspect(
     job = make_job(*CODES["repetition"], "patience_s=2.0", f"attack={attack}")
     trained = train(job)
     assert torch.equal(trained.model, honest("repetition"))
-    (liar,) = liars_of(job, 2)
-    assert [(e["straggling"], e["suspects"]) for e in steps_of(trained.run)] == [([], []), ([liar] * absent, [])]
+    (rank,) = byzantine_of(job, 2)
+    assert [(e["straggling"], e["suspects"]) for e in steps_of(trained.run)] == [([], []), ([rank] * absent, [])]
 
 
 def test_half_a_frame_is_refused_and_its_sender_named(make_job: Make, train) -> None:
     job = make_job(*CODES["repetition"], "attack=wrong_size")
     for step in steps_of(train(job).run):
-        (liar,) = liars_of(job, step["step"])
-        assert list(step["refused"]) == [str(liar)]
-        assert "payload has" in step["refused"][str(liar)]
+        (rank,) = byzantine_of(job, step["step"])
+        assert list(step["refused"]) == [str(rank)]
+        assert "payload has" in step["refused"][str(rank)]

@@ -1,6 +1,6 @@
 """A real MPI rank that does its worst, beside real workers: the server ends with the model of an honest cluster.
 
-Rank 3 of three is hostile_worker.py; the job bears one adversary.
+Rank 3 of three is hostile_worker.py; the job tolerates one adversary.
 """
 
 import contextlib

@@ -57,7 +57,7 @@ def write_job(
     on_loss: str = "pack",
     attack: str = "{name: reverse_gradient, ranks: [2]}",
     patience: float = 60,
-    workers: int = 3,  # the fewest that bear a liar: every rank imports torch, which takes 2 s
+    workers: int = 3,  # the fewest that tolerate an adversary: every rank imports torch, which takes 2 s
 ) -> None:
     values = {name: value for name, value in locals().items() if name != "folder"}
     (folder / "job.yaml").write_text(JOB.format(**values))
@@ -109,7 +109,7 @@ def test_a_simulation_gives_the_same_model_as_mpi_bit_for_bit(folder: Path, sche
 
 
 def test_worker_momentum_goes_on_over_mpi_from_a_simulations_checkpoint_with_the_same_bits(folder: Path, train) -> None:
-    """Own samples, own momentum and liars who know the others' and attach theirs; interrupted after step 2, or not."""
+    """Own samples, own momentum, and Byzantine workers who know the others' and attach theirs; also interrupted."""
     write_job(folder, steps=4, scheme="uncoded", attack="{name: alie, who: drawn}", adversaries=2, workers=5)
     more = "aggregator: median\nlocal: {momentum: 0.9, clip: 2.0}\n"
     own = (folder / "job.yaml").read_text().replace("synthetic", "{name: synthetic, split: dirichlet, alpha: 0.2}")
@@ -192,7 +192,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def test_a_worker_that_is_needed_and_never_answers_is_named_and_ends_the_run_resumably(long_run) -> None:
-    """Rank 2 lies, which takes all that the code bears."""
+    """Rank 2 is Byzantine: the code tolerates no more."""
     folder, process = long_run
     os.kill(rank_process(folder, 3), signal.SIGSTOP)
     code, errors = ended(process)

@@ -152,14 +152,14 @@ def test_an_interrupted_and_resumed_run_gives_the_same_bits(make_job: Make, trai
 def test_monna_trusts_a_worker_wherever_its_row_is(make_job: Make, train) -> None:
     options = ("scheme.adversaries=2", "attack={name: reverse_gradient, ranks: [1, 3]}")
     honest = train(make_job())
-    by_honest, by_liar = (train(make_job(*options, f"aggregator={{name: monna, trusted: {rank}}}")) for rank in (2, 3))
-    assert distance(by_honest.model, honest.model) < 0.1 < distance(by_liar.model, honest.model)
+    by_honest, by_other = (train(make_job(*options, f"aggregator={{name: monna, trusted: {rank}}}")) for rank in (2, 3))
+    assert distance(by_honest.model, honest.model) < 0.1 < distance(by_other.model, honest.model)
 
 
 BATCH_NORM = ("model=resnet18", "workers=3", "batch_size=6", "steps=2", *REPETITION)
 
 
-def test_batch_norm_statistics_do_not_come_from_a_liar(make_job: Make, train) -> None:
+def test_batch_norm_statistics_do_not_come_from_a_byzantine_worker(make_job: Make, train) -> None:
     honest = train(make_job(*BATCH_NORM))
     attacked = train(make_job(*BATCH_NORM, "attack.name=random", "attack.ranks=[1]"))
     assert torch.equal(attacked.model, honest.model)
@@ -268,7 +268,7 @@ def test_training_on_a_gpu_gives_nearly_the_same_model(make_job: Make, train, op
 
 
 @pytest.mark.parametrize("options", [REPETITION, CYCLIC, ("scheme.name=cyclic_dft", "scheme.adversaries=2")])
-def test_liars_are_caught_and_nobody_else_is_accused(make_job: Make, train, options: tuple[str, ...]) -> None:
+def test_byzantine_workers_are_caught_and_no_others_accused(make_job: Make, train, options: tuple[str, ...]) -> None:
     job = make_job(*options, "attack.name=reverse_gradient", "attack.magnitude=1.01")
     trained = train(job)
     log = list(events.read(trained.run / "events.jsonl"))
@@ -278,7 +278,9 @@ def test_liars_are_caught_and_nobody_else_is_accused(make_job: Make, train, opti
     assert (log[-1]["caught"], log[-1]["missed"], log[-1]["falsely_accused"]) == (3 * len(byzantine), 0, 0)
 
 
-def test_a_liar_that_sends_nothing_has_not_lied(make_job: Make, train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_byzantine_worker_without_a_reply_is_not_counted(
+    make_job: Make, train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = transport.Simulated.exchange
 
     def without(self, tasks, *args):
@@ -360,7 +362,7 @@ def test_a_reply_that_breaks_the_protocol_is_refused_and_named(make_job: Make, t
     assert all(list(e["refused"]) == ["4"] and e["suspects"] == [4] for e in steps)
 
 
-def test_too_many_liars_end_the_run_with_its_state_saved(make_job: Make, train) -> None:
+def test_too_many_byzantine_workers_end_the_run_with_its_state_saved(make_job: Make, train) -> None:
     job = make_job(*REPETITION, "attack.name=random", "attack.ranks=[1, 2, 3, 4]", "steps=4")
     with pytest.raises(DecodeError):
         train(job)
@@ -414,7 +416,7 @@ def test_rows_of_the_code_are_handed_out_anew_every_step(make_job: Make, train) 
     assert len(set(seen)) > 2
 
 
-def lying_at_first(times: int, asked: list[tuple[int, int]]):
+def undecodable_at_first(times: int, asked: list[tuple[int, int]]):
     """A worker that sends noise the first so many times that it is asked for a step."""
 
     def replacement(w: worker.Worker):
@@ -434,7 +436,7 @@ def lying_at_first(times: int, asked: list[tuple[int, int]]):
 def test_rows_are_drawn_anew_where_the_replies_cannot_be_decoded(make_job: Make, train, times: int) -> None:
     job = make_job(*CYCLIC, "steps=3")
     asked: dict[int, list[tuple[int, int]]] = {1: [], 2: []}
-    trained = train(job, replace={rank: lying_at_first(times, seen) for rank, seen in asked.items()})
+    trained = train(job, replace={rank: undecodable_at_first(times, seen) for rank, seen in asked.items()})
     assert distance(trained.model, train(job).model) < 1e-5
     steps = [e for e in events.read(trained.run / "events.jsonl") if e["event"] == "step"]
     assert [len(e.get("redrawn", [])) for e in steps] == [0, times, 0]
@@ -447,7 +449,7 @@ def test_rows_are_drawn_anew_where_the_replies_cannot_be_decoded(make_job: Make,
 def test_what_cannot_be_decoded_with_any_rows_ends_the_run(make_job: Make, train) -> None:
     asked: list[tuple[int, int]] = []
     with pytest.raises(DecodeError):
-        train(make_job(*CYCLIC), replace=dict.fromkeys((1, 2), lying_at_first(100, asked)))
+        train(make_job(*CYCLIC), replace=dict.fromkeys((1, 2), undecodable_at_first(100, asked)))
     assert [step for step, _ in asked] == [1, 1, *[2, 2] * server.DRAWS]
 
 

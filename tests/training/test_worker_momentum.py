@@ -163,7 +163,7 @@ CASES = {
 
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 def test_an_interrupted_run_gives_the_bits_of_one_that_was_not(make_job: Make, train, options, monkeypatch) -> None:
-    """The last of the liars sends what is refused, and keeps its honest momentum all the same."""
+    """The last Byzantine worker sends what is refused, and keeps its honest momentum all the same."""
     infinite = replace(ATTACKS["constant"], function=ATTACKS["inf"].function)
     monkeypatch.setitem(ATTACKS, "constant", infinite)
     job = make_job(*MOMENTUM, *options, "steps=5")
@@ -197,7 +197,7 @@ def test_a_resumed_worker_that_is_handed_nothing_would_give_other_bits(make_job:
 
 @pytest.mark.parametrize("options", [(), REVERSE], ids=["honest", "attacked"])
 def test_the_checkpoint_holds_the_momentum_that_every_worker_has(make_job: Make, train, options) -> None:
-    """A liar's too, which is not what it sends."""
+    """A Byzantine worker's too, which is not what it sends."""
     had: dict[int, torch.Tensor] = {}
 
     def keeping(w: worker.Worker):
@@ -209,7 +209,7 @@ def test_the_checkpoint_holds_the_momentum_that_every_worker_has(make_job: Make,
     assert len({tuple(row[:50].tolist()) for row in momenta(trained.run)}) == 5
 
 
-def test_an_informed_liar_knows_what_the_others_send_and_not_only_their_gradients(make_job: Make, train) -> None:
+def test_an_informed_adversary_knows_what_the_others_send_and_not_only_their_gradients(make_job: Make, train) -> None:
     sent: dict[int, torch.Tensor] = {}
 
     def watching(w: worker.Worker):
@@ -226,7 +226,7 @@ def test_an_informed_liar_knows_what_the_others_send_and_not_only_their_gradient
     torch.testing.assert_close(sent[3], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_liar_that_flips_labels_keeps_the_momentum_that_it_sends(make_job: Make, train) -> None:
+def test_a_byzantine_worker_that_flips_labels_keeps_the_momentum_that_it_sends(make_job: Make, train) -> None:
     sent: dict[int, torch.Tensor] = {}
 
     def watching(w: worker.Worker):
@@ -248,10 +248,10 @@ def test_checkpoints_of_jobs_without_momentum_hold_none(make_job: Make, train) -
 
 
 @pytest.mark.parametrize("compression", ["none", "blosc2"])
-def test_what_a_liar_attaches_changes_neither_the_bytes_reported_nor_what_is_decoded(
+def test_what_a_byzantine_worker_attaches_changes_neither_the_bytes_reported_nor_what_is_decoded(
     make_job: Make, train, compression: str, monkeypatch
 ) -> None:
-    """A liar that sends the truth, so that there is something to compare with."""
+    """A Byzantine worker that sends the truth, so that there is something to compare with."""
     job = make_job(*MOMENTUM, *REVERSE, f"wire.compression={compression}")
     honest = train(make_job(*MOMENTUM, "aggregator.name=median", "aggregator.f=1", f"wire.compression={compression}"))
     monkeypatch.setitem(ATTACKS, "reverse_gradient", ATTACKS["none"])
