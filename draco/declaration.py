@@ -1,4 +1,4 @@
-"""Declarations: what a scheme, rule, attack or optimizer may be told, stated beside the function that it is told to.
+"""Declarations: the options of a scheme, rule, attack or optimizer, stated beside its function.
 
 A table such as `SCHEMES` maps names to declarations, and a declaration is called like its function. Jobs take their
 options, bounds, JSON Schema and messages from these tables, so that what is new is one file and one line in a table.
@@ -29,7 +29,7 @@ class OnlyWith(NamedTuple):
 
 @dataclass(frozen=True)
 class Option:
-    """One option: its type, its default, what it means, and its bounds, which of a tuple are those of each item."""
+    """One option: its type, its default, its meaning and its bounds. The bounds of a tuple are those of each item."""
 
     kind: Any  # as in an annotation: int, float | None, Literal["a", "b"], tuple[int, ...]
     default: Any

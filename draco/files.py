@@ -1,7 +1,7 @@
-"""Files that are whole or not there: written beside their place, synced and renamed; and what a bad disk says.
+"""Files that are whole or not there: written beside their place, synced and renamed; and the faults of a bad disk.
 
 A reader sees a file's old content or its new one, also after a power cut. What a killed process had begun to write
-lies under a temporary name, `.NAME.PID`, which `remove_temporaries` finds again.
+stays under a temporary name, `.NAME.PID`, which `remove_temporaries` finds again.
 """
 
 import contextlib

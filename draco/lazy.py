@@ -1,4 +1,4 @@
-"""torch, loaded at its first use: declarations are read by commands that never compute, and torch costs seconds.
+"""torch, loaded at its first use: commands that never compute read declarations too, and torch costs seconds.
 
 `from draco.lazy import Tensor, torch` stands for `import torch` and `from torch import Tensor` in modules that declare
 options. Such a module has `from __future__ import annotations`, and `Tensor` in annotations only.

@@ -1,7 +1,7 @@
-"""Every source of randomness in training: explicit generators keyed by (seed, purpose, step, partition).
+"""The sources of randomness in training: explicit generators keyed by (seed, purpose, step, partition).
 
-Nothing here or elsewhere in the core reads global random state, so a partition's samples, augmentation and dropout
-are the same whichever worker computes it, in whichever process, before or after an interruption.
+Nothing here or elsewhere in the core reads global random state. So a partition's samples, augmentation and dropout are
+the same whichever worker and process computes it, before or after an interruption.
 
 Shapes: N samples in the data set, B samples in a step's global batch, k partitions of it.
 """
@@ -38,9 +38,9 @@ def _epoch_order(seed: int, epoch: int, size: int, *key: int) -> Tensor:
 def batch_indices(seed: int, step: int, batch_size: int, size: int, *key: int) -> Tensor:
     """Return the sample indices of step `step` (counted from 1), (B,) int64.
 
-    The epochs' random orders stand one behind the other and each step takes the next B of them, so every sample is
-    used exactly once per epoch; a batch may hold the end of one epoch and the start of the next. `key` tells apart
-    several such sequences, as of shards: their partition.
+    Every epoch has a random order of all samples. These orders follow each other, and each step takes the next B
+    samples. So every sample is used exactly once per epoch, and a batch may hold the end of one epoch and the start of
+    the next. `key` tells several such sequences apart; that of a shard is its partition.
     """
     start = (step - 1) * batch_size
     positions = torch.arange(start, start + batch_size)
@@ -62,10 +62,11 @@ def draw_rows(
 ) -> list[int]:
     """Return the row of the code that each worker 1..n gets at `step`, from the run's secret; others at each attempt.
 
-    A uniformly random permutation, so that adversaries cannot choose where they sit. Where rows fall into groups that
-    compute the same (`groups[row]`) and workers share nodes (`nodes[worker - 1]`), a random one of those that spread
-    the c workers of a node evenly over the G groups, ceil(c / G) to one group at most: then a node that lies is
-    outvoted wherever that is no more than a group bears.
+    The rows are a uniformly random permutation, so that adversaries cannot choose their places.
+
+    Rows may fall into groups that compute the same (`groups[row]`), and workers may share nodes (`nodes[worker - 1]`).
+    Then the permutation is random among those that spread the c workers of a node evenly over the G groups: at most
+    ceil(c / G) are in one group. So a Byzantine node is outvoted where a group tolerates that many.
     """
     source = generator(secret, "rows", step, *([attempt] if attempt else []))
     shuffled = torch.randperm(workers, generator=source).tolist()

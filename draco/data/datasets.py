@@ -1,4 +1,4 @@
-"""The table of data sets."""
+"""The table of data sets: their shapes, sizes, statistics and sources."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The facts of a data set, and the values that pass between its original files and its prepared folder."""
+"""The facts of a data set, and the values handed from its original files to its prepared folder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,10 +1,10 @@
-"""The shards of heterogeneous data: which worker owns which training samples where they share no common batch.
+"""The shards of heterogeneous data: which worker owns which training samples.
 
 Shapes: N samples, n workers, C classes. A shard is the samples of one worker, (N // n or one more,) int64.
 
 Both splits give every sample to exactly one worker, and shards differ in size by one sample at most. So the mean over
-workers stays the mean over the data set, which shards of unequal sizes would silently change. A shard holds at least
-the worker's slice of a batch of B <= N samples: both have N // n + (i < N % n) samples, which grows with N.
+workers stays the mean over the data set, which shards of unequal sizes would silently change. Of N samples worker i
+has N // n + (i < N % n). The same holds for a batch of B <= N samples, so a shard is no smaller than a batch's slice.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def dirichlet(labels: Tensor, workers: int, alpha: float, seed: int) -> list[Ten
 def _log_gamma(source: np.random.RandomState, shapes: npt.NDArray[np.float64], workers: int) -> npt.NDArray[np.float64]:
     """Return logarithms (n, C) of independent Gamma(shapes) values, which make a Dirichlet vector once normalised.
 
-    G(a) = G(a + 1) U^(1/a) (Marsaglia and Tsang, A simple method for generating gamma variables, 2000): as logarithms
-    they do not vanish, all C at once, as plain ones do where `shapes` are small.
+    G(a) = G(a + 1) U^(1/a) with U uniform (Marsaglia and Tsang, A simple method for generating gamma variables, 2000).
+    Where `shapes` are small all C plain values may underflow to zero at once. Their logarithms do not.
     """
     size = (workers, len(shapes))
     larger = np.log(source.standard_gamma(shapes + 1, size))

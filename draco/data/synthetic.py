@@ -1,4 +1,4 @@
-"""Data sets that are made: class prototypes under noise, the same bytes everywhere."""
+"""The synthetic data sets: class prototypes under noise, the same bytes everywhere."""
 
 from typing import Any
 

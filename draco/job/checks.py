@@ -1,4 +1,4 @@
-"""What is wrong with a job whose single fields are right, and what a user may not have meant."""
+"""The checks across the fields of a job: what does not go together, and what a user may not have meant."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The values of a job: one frozen `Job` of sections, each field with its bounds and its description.
+"""The fields of a job: one frozen `Job` of sections, each field with its bounds and its description.
 
 Sections with a name are made from the tables of the library (`unions.kinds`): a new scheme, rule or attack changes
 nothing here. Letters: n workers, s adversaries, r redundancy, k partitions, B global batch, m gradients after decoding.
@@ -15,7 +15,7 @@ from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
 from draco.attacks import ATTACKS
 from draco.data.datasets import DATASETS
 from draco.declaration import OnlyWith
-from draco.job.unions import AS_TUPLE, Named, Part, Section, described, kinds, union
+from draco.job.unions import AS_TUPLE, NamedSection, Part, Section, described, kinds, union
 from draco.models import MODELS
 from draco.optimizers import OPTIMIZERS, SCHEDULES
 from draco.schemes import SCHEMES
@@ -67,13 +67,13 @@ class Local(Section):
     )
 
 
-class SchemeSection(Named):
+class SchemeSection(NamedSection):
     """Which worker computes what, what it sends, and how the server takes Byzantine replies out."""
 
     adversaries: int = described(0, "Adversaries s that the job must tolerate.", ge=0, le=4096)
 
 
-class PreAggregatorSection(Named):
+class PreAggregatorSection(NamedSection):
     """What is done to the decoded gradients before the aggregator."""
 
 
@@ -93,7 +93,7 @@ else:
     ]
 
 
-class AggregatorSection(Named):
+class AggregatorSection(NamedSection):
     """What makes one gradient of the m that decoding leaves."""
 
     pre: PreAggregators = described(
@@ -114,13 +114,13 @@ def _of_rule(rule: Any) -> Mapping[str, Any]:
     return fields
 
 
-class NoAttackSection(Named):
-    """Nobody is made to send anything but what is right."""
+class NoAttackSection(NamedSection):
+    """No attack: every worker sends its honest reply."""
 
     name: Literal["none"] = described("none", "No attack.")
 
 
-class AttackSection(Named):
+class AttackSection(NamedSection):
     """What simulated Byzantine workers send instead of their reply; it acts after encoding."""
 
     adversaries: int | None = described(
@@ -154,14 +154,14 @@ def _of_attack(attack: Any) -> Mapping[str, Any]:
     return {"who": (who.annotation, described("placed", who.description or ""))}
 
 
-class OptimizerSection(Named):
+class OptimizerSection(NamedSection):
     """torch.optim's optimizer of that name."""
 
     lr: float
     weight_decay: float
 
 
-class ScheduleSection(Named):
+class ScheduleSection(NamedSection):
     """torch.optim.lr_scheduler's schedule of that name, counted in steps, after an optional linear warm-up."""
 
     warmup_steps: int = described(0, "Steps over which lr first rises linearly to optimizer.lr.", ge=0)
@@ -198,7 +198,7 @@ class OnLoss(Section):
 
 SCHEME_KINDS = kinds("scheme", SCHEMES, SchemeSection)
 AGGREGATOR_KINDS = kinds("aggregator", AGGREGATORS, AggregatorSection, _of_rule)
-ATTACK_KINDS: dict[str, type[Named]] = {
+ATTACK_KINDS: dict[str, type[NamedSection]] = {
     "none": NoAttackSection,
     **kinds("attack", {name: entry for name, entry in ATTACKS.items() if name != "none"}, AttackSection, _of_attack),
 }
@@ -271,8 +271,7 @@ class Job(Section):
     tensorboard: bool = described(False, "Also write TensorBoard files into the run directory.")
 
 
-# The parts of a job that are sections. A section without names has a number as its short form, for which no string is
-# right.
+# The parts of a job that are sections. The short form of `local` is a number, so a string is at fault there.
 SECTIONS: dict[str, Part] = {
     "data": Part("name", {"": Data}),
     "local": Part("momentum", {"": Local}),
@@ -296,7 +295,7 @@ STAND_INS: dict[str, Any] = {
     "scheme": {"name": "uncoded"},
 }
 
-# The original's options under which a user of it may look for ours.
+# Options of the original Draco, by which its users may look for ours.
 ORIGINAL_OPTIONS = {
     "adversarial": "attack.magnitude",
     "approach": "scheme.name",

@@ -1,4 +1,4 @@
-"""The words of a fault: which values a field allows, and which it got."""
+"""The words of a fault in a field: which values it allows, and which it got."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What follows from a job's fields: who computes how much, how many may be bad, how long it goes on.
+"""The numbers that follow from a job's fields: partitions, gradients, how many of them may be bad, and steps.
 
 Letters as in `fields`: n workers, s adversaries, k partitions, m gradients after decoding, f bad ones.
 """

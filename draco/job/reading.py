@@ -1,8 +1,8 @@
-"""From YAML to a `Job`, or to a `JobError` that lists every fault at once.
+"""The way from YAML to a `Job`, or to a `JobError` that lists every fault at once.
 
-A fault reads `source: dotted.path: what is wrong, what it must be`. Faults of single fields are found first; the
-fields at fault then give way to their defaults, and the checks across fields run on the rest, leaving out what would
-only be about a field that is already at fault.
+A fault reads `source: dotted.path: what is wrong, what it must be`. Faults of single fields are found first. The fields
+at fault then get their defaults, and the checks across fields run. Their faults are left out where they are about a
+field that is already at fault.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

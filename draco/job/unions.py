@@ -1,6 +1,7 @@
-"""Sections of a job that are made from tables: one kind of section for every entry, told apart by its name.
+"""The sections of a job, and how they are made from tables: a kind of section for every entry, told apart by name.
 
-A declaration's options become the fields of its kind, with their types, bounds and words.
+`scheme`, for example, is a part of a job. Its kinds are the sections of `repetition`, of `cyclic` and so on. A
+declaration's options become the fields of its kind, with their types, bounds and words.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ AS_TUPLE = BeforeValidator(lambda value: tuple(value) if isinstance(value, list)
 
 
 class Section(BaseModel):
-    """What every part of a job is: frozen, strict about types, without unknown keys."""
+    """A group of a job's options, and the job itself: frozen, strict about types, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -30,17 +31,20 @@ class Section(BaseModel):
         return {option: getattr(self, option) for option in type(self).model_fields}
 
 
-class Named(Section):
-    """A section whose name decides which options it has."""
+class NamedSection(Section):
+    """A section whose name, such as that of a scheme, decides which other options it has."""
 
     name: str
 
 
 class Part(NamedTuple):
-    """A section as a key of a job: `scheme: cyclic` is short for `scheme: {name: cyclic}`."""
+    """A part of a job that is a section: which kinds of section it may be, and its short form.
 
-    short: str  # the option that a bare string stands for
-    kinds: Mapping[str, type[Section]]  # by that option's value; one kind under "" where all values have the same one
+    `scheme: cyclic` is the short form of `scheme: {name: cyclic}`.
+    """
+
+    short: str  # the option that the short form gives
+    kinds: Mapping[str, type[Section]]  # by that option's value; under "" the only kind, whatever the value is
     default: str | None = None  # the name where none is given
 
     def kind(self, values: Any) -> type[Section] | None:
@@ -64,9 +68,9 @@ def described(default: Any, text: str, *, only_with: OnlyWith | None = None, **b
 def kinds(
     title: str,
     entries: Mapping[str, Declaration],
-    base: type[Named],
+    base: type[NamedSection],
     more: Callable[[Any], Mapping[str, Any]] = lambda entry: {},
-) -> dict[str, type[Named]]:
+) -> dict[str, type[NamedSection]]:
     """Return one kind of section for every entry of a table, by name.
 
     Args:
@@ -75,7 +79,7 @@ def kinds(
         base: holds the fields that all kinds have.
         more: (entry) -> {field: (type, described)} that it has besides its own options.
     """
-    made: dict[str, type[Named]] = {}
+    made: dict[str, type[NamedSection]] = {}
     for name, entry in entries.items():
         fields: dict[str, Any] = {"name": (Literal[name], described(name, _sentence(entry.text)))}
         fields |= {option: _field(declared) for option, declared in entry.options.items()}
@@ -84,7 +88,7 @@ def kinds(
     return made
 
 
-def union(of: Mapping[str, type[Named]], default: str | None = None) -> Any:
+def union(of: Mapping[str, type[NamedSection]], default: str | None = None) -> Any:
     """Return the type of a field that holds one of the kinds; `default` is the name where none is given."""
 
     def named(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""From a `Job` to YAML and to a line of words, and the JSON Schema of job files."""
+"""The ways from a `Job` to YAML and to a line of words, and the JSON Schema of job files."""
 
 import io
 from typing import Any

@@ -1,4 +1,4 @@
-"""BatchNorm: which models have it, and its running statistics as one flat vector of b numbers.
+"""The BatchNorm layers of a model: whether it has any, and their running statistics as a flat vector of b numbers.
 
 b counts a mean and a variance for every channel of every BatchNorm layer that keeps running statistics.
 """
@@ -49,8 +49,8 @@ def statistics_momenta(model: nn.Module) -> Tensor:
 def measure_batch_statistics(model: nn.Module) -> None:
     """Let every forward in training mode leave exactly its batch's statistics in the running buffers.
 
-    It sets the momentum to 1, so the buffers become 0 * old + 1 * batch: exact while the old values are finite; where
-    they may not be (a diverged model), overwrite them with `write_statistics` before the forward. The variance is the
+    It sets the momentum to 1, so the buffers become 0 * old + 1 * batch. That is exact while the old values are finite.
+    In a diverged model they may not be: overwrite them with `write_statistics` before the forward. The variance is the
     unbiased one, as torch keeps it.
     """
     for layer in batch_norm_layers(model):

@@ -1,4 +1,4 @@
-"""Dropout whose masks come from explicit generators, one for each segment of a batch."""
+"""Dropout with masks from explicit generators, one for each segment of a batch."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ Segments = Sequence[tuple[int, torch.Generator]]  # (rows of the batch, generato
 class SeededDropout(nn.Module):
     """Dropout whose masks come from the generators that `set_dropout` gave it, never from global random state.
 
-    Consecutive rows of the batch belong to consecutive segments; each segment's mask comes from its own generator, so
-    a partition gets the same masks alone and as a part of a larger batch. Masks are drawn on the CPU whatever the
-    device, so they do not depend on it. In evaluation mode it passes its input on, as nn.Dropout does.
+    Consecutive rows of the batch belong to consecutive segments, and each segment's mask comes from its own generator.
+    So a partition gets the same masks alone and as a part of a larger batch. Masks are drawn on the CPU, so they do not
+    depend on the device. In evaluation mode it passes its input on, as nn.Dropout does.
     """
 
     def __init__(self, p: float) -> None:

@@ -14,8 +14,8 @@ def _build(shape: Shape, classes: int) -> nn.Module:
     """Return the original's LeNet: 431,080 parameters on (1, 28, 28) with 10 classes.
 
     As in the original there is no activation between the two linear layers, and ReLU comes after the pooling.
-    Different: any channels, size from 16x16 up and number of classes (the original: 1x28x28 and 10); weights from
-    torch's present default initialisation (the original's torch 0.3.0 drew from the same uniform ranges).
+    Different: it takes any number of channels and classes and any size from 16x16 up (the original: 1x28x28 and 10).
+    Weights are from torch's present default initialisation; the original's torch 0.3.0 drew from the same ranges.
     """
     from torch import nn
 

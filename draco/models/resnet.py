@@ -18,8 +18,8 @@ def model(name: str) -> Model:
 
     Changed from torchvision: the stem is one 3x3 convolution of stride 1 without max-pooling, on as many channels as
     the images have. Theirs is for 224x224: 7x7, stride 2, max-pooled.
-    Different from the original Draco (the widespread CIFAR ResNet by kuangliu): global instead of 4x4 average pooling,
-    the same on 32x32; He-normal instead of torch's default initialisation of the convolutions.
+    Different from the original Draco, the widespread CIFAR ResNet by kuangliu: average pooling is global instead of
+    4x4, which is the same on 32x32. Convolutions start He-normal instead of with torch's default.
     """
 
     def build(shape: Shape, classes: int) -> nn.Module:

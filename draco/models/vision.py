@@ -1,4 +1,4 @@
-"""The import of torchvision, in this one place, which works beside a CPU build of torch too.
+"""The only import of torchvision, which works beside a CPU build of torch too.
 
 PyPI's torchvision is compiled against the CUDA build of torch. Beside a CPU build its compiled library cannot be
 loaded, so the operators `torchvision::nms` and `torchvision::qnms` are never registered. `import torchvision` then
@@ -23,9 +23,9 @@ from draco.errors import MissingError
 def torchvision() -> Any:
     """Return the imported torchvision package.
 
-    Where it imports as it is, nothing else is done. Where it fails because its compiled operators are missing, the
-    schemas of the missing ones are defined and the import is repeated; calling such an operator still fails, with
-    torchvision's own message. Any other failure is passed on.
+    Where it imports as it is, nothing else is done. Where its compiled operators are missing, their schemas are defined
+    and the import is repeated. Calling such an operator still fails, with torchvision's own message. Any other failure
+    is passed on.
 
     Raises:
         MissingError: torchvision is not installed.

@@ -1,4 +1,4 @@
-"""The initial weights of a model that was built without memory."""
+"""The initial weights of a model that was built on the meta device, without memory."""
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm

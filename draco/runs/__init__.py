@@ -1,1 +1,1 @@
-"""A run as it lies in its directory: its files, its events, and the machine it ran on."""
+"""A run in its directory: its files, its events, and the machine it ran on."""

@@ -8,8 +8,8 @@ evaluations.jsonl   one JSON object a line, written by the evaluator only
 checkpoints/        see checkpoint.py
 logs/               what the processes printed
 secret              seed of the server's permutations and projections; readable by the server's user only
-stop                while it exists the server ends at the next step, resumably; the supervisor puts it there, too,
-                    to start again on other nodes, and takes it away before it does
+stop                while it exists the server ends at the next step, resumably; the supervisor also writes it, to
+                    start again on other nodes, and removes it before it does
 stop-asked          the user wants the run to end; no launch follows while it exists
 checkpoint          while it exists the server saves at the next step, and then removes it
 launch/             supervisor.json: who looks after the run; on a cluster also which node hosts which ranks, as
@@ -141,8 +141,8 @@ def is_over(run: Path) -> bool:
 def ask_to_stop(run: Path) -> None:
     """Ask a run to stop, by one file for the server and one for the supervisor.
 
-    In this order, since a supervisor that starts again removes `stop` first and then looks for `stop-asked`: whichever
-    way the two meet, one of the files is seen.
+    The order matters. A supervisor that starts again removes `stop` first and then looks for `stop-asked`. So one of
+    the files is seen, whichever way the two meet.
     """
     (run / "stop-asked").touch()
     (run / "stop").touch()

@@ -1,4 +1,4 @@
-"""events.jsonl: what happened in a run, one JSON object a line, by the server and, between its words, the supervisor.
+"""The events of a run, events.jsonl: one JSON object a line, written by the server and by the supervisor.
 
 Every event has `event` and `time` (seconds since the epoch). A line is appended in one write: the two do not
 mix, and a reader sees whole lines. A killed server or a full disk may leave half a line. It is ended before the next

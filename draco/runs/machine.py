@@ -1,4 +1,4 @@
-"""What a run's server ran on: versions and the machine, as the events of its launches and the report tell them."""
+"""The machine and the versions that a run's server ran on, for the events of its launches and for the report."""
 
 import os
 import platform

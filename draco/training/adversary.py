@@ -1,4 +1,4 @@
-"""The adversary that a job simulates: which workers are Byzantine at which step, and what all of them are told.
+"""The adversary that a job simulates: which workers are Byzantine at which step, and what they are told.
 
 Server and workers ask the same job, so they agree without a word between them.
 """
@@ -14,7 +14,7 @@ from draco.sampling import derive_seed
 
 
 class Leak(NamedTuple):
-    """What informed Byzantine workers are presumed to know, as it stands in a task."""
+    """The knowledge that informed Byzantine workers are presumed to have, as a task tells it."""
 
     past_seed: int  # of the last step's secret projections
     rows: tuple[int, ...]  # of workers 1..n at this step

@@ -27,7 +27,7 @@ from draco.training.gradients import Plan
 # (gradients (m, p), f, step, place of the trusted gradient, centre (p,)) -> (p,)
 Aggregate = Callable[[Tensor, int, int, int | None, Tensor | None], Tensor]
 
-# Rounding to the wire format comes on top; a decoder that calls it an attack would never finish.
+# The least tolerance of a decoder, in roundings of the wire format: it must not take rounding for an attack.
 _ROUNDINGS_TOLERATED = 4
 
 
@@ -87,7 +87,10 @@ class Built:
 
     @property
     def encodes_freely(self) -> bool:
-        """Whether one backward over weighted losses encodes: a real-linear code, no cross-sample statistics."""
+        """Whether one backward pass over weighted losses encodes.
+
+        It does for a real-linear code, where no statistics mix the samples of a batch.
+        """
         linear = self.scheme.weights is not None and self.load > 1
         explicit = self.job.scheme.get("encoding") == "explicit"
         return linear and not explicit and not batch_norm.has_batch_statistics(self.model)
@@ -102,13 +105,13 @@ def build_scheme(job: Job, vote: str | None = None) -> Scheme:
         options["tolerance"] = tolerance(job)
     if "seed" in scheme.supplied:  # of a design that is drawn
         options["seed"] = derive_seed(job.seed, "design")
-    if "tail" in scheme.supplied:  # its signs are of the gradient only
+    if "tail" in scheme.supplied:  # the statistics and the loss, which are no gradient, travel as numbers
         options["tail"] = batch_norm.statistics_size(build_model(job, data.DATASETS[job.data.name])) + 1
     return schemes.build(scheme.name, workers=job.workers, adversaries=job.scheme.adversaries, **options)
 
 
 def tolerance(job: Job) -> float:
-    """Return the relative difference between honest replies that the job's decoder puts up with; 0: it has none."""
+    """Return the relative difference between honest replies that the job's decoder tolerates; 0: none."""
     scheme, given = SCHEMES[job.scheme.name], job.scheme.get("tolerance")
     if not scheme.tolerance:
         return 0.0

@@ -1,12 +1,12 @@
-"""Checkpoints: everything needed to go on exactly where the run stopped, bit for bit.
+"""The checkpoints of a run: everything needed to go on exactly where it stopped, bit for bit.
 
     checkpoints/step-00000050.pt          tensors and plain values only; loads with `weights_only=True`
-    checkpoints/step-00000050.json        its manifest: size and SHA-256; written last, so it vouches for a whole file
+    checkpoints/step-00000050.json        its manifest: size and SHA-256; written last, so the file is whole
     checkpoints/step-00000050.pt.refused  what was found under such a name and could not be used, set aside
 
-A file is written under a temporary name, synced and renamed. One that its manifest vouches for is never overwritten;
-one that cannot be used is never deleted. What is read is trusted with nothing: not with its size, its kind or its
-claims (whether the contents fit the job is asked in fit.py).
+A file is written under a temporary name, synced and renamed. A file that its manifest confirms is never overwritten. A
+file that cannot be used is never deleted. Nothing that is read is trusted: neither its size, its kind nor its claims.
+Whether the contents fit the job is asked in checkpoint_check.py.
 """
 
 import errno
@@ -71,7 +71,7 @@ def load(path: Path, limit: int | None = None) -> Contents:
     """Return a checkpoint's contents on the CPU.
 
     Args:
-        path: the checkpoint; its manifest lies beside it.
+        path: the checkpoint; its manifest is beside it.
         limit: bytes beyond which the file is not even read.
 
     Raises:

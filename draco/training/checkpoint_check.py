@@ -1,7 +1,7 @@
-"""Whether what a checkpoint holds is this job's own: its job, step, names, shapes and dtypes, and finite numbers.
+"""The check that a checkpoint is this job's own: its job, step, names, shapes and dtypes, and finite numbers.
 
 Everything is compared with contents that the job has made itself, before anything is restored, so that a restored
-training is whole. Older contents are accepted where Draco or torch has grown an option since: it has its default.
+training is whole. Older contents may lack an option that Draco or torch has gained since: it then has its default.
 """
 
 import math

@@ -1,9 +1,9 @@
-"""The server's side of an exchange: replies in, checked, and decoded as soon as that can be done.
+"""The server's side of an exchange: replies are received, checked, and decoded as soon as that can be done.
 
 A worker that is gone, or late beyond the server's patience, is an erasure where the scheme tolerates that
-(`Scheme.tolerates`): the step is taken without it, with the same result. Where it does not, all who can answer are
-waited for up to a limit. A reply that is refused is an erasure too, of a worker that is known to be Byzantine. A scheme
-that says how many may straggle has the step taken once all others have answered and nothing more has come just now.
+(`Scheme.tolerates`). The step is then taken without it, with the same result. Where it does not, all who can answer are
+waited for up to a limit. A reply that is refused is an erasure too, of a worker that is known to be Byzantine. Some
+schemes say how many workers may straggle. Their step is taken once all others have answered and nothing has just come.
 """
 
 import contextlib
@@ -27,32 +27,33 @@ from draco.training.worker_momentum import Attached
 
 NOT_FINITE = "it holds numbers that are not finite"
 DIVERGED = "training has diverged; is a defence missing, or optimizer.lr too high?"
-_LATE = (10.0, 2.0)  # times the median of recent steps, at least so many seconds
-_LOST = (20.0, 30.0)
+# Both are (times the median of recent steps, at least so many seconds).
+_LATE = (10.0, 2.0)  # for a worker that the scheme can do without
+_LOST = (20.0, 30.0)  # for a worker that is needed
 _FIRST, _RECENT = 5, 20  # steps from which on there is a median, and over which it is taken
 
 Lap = Callable[[str], None]  # charges the time since the last call to a part of the step
 
 
 class Patience:
-    """How long a step's replies are waited for, from how long those of recent steps took."""
+    """The time that a step's replies are waited for, from the time that recent steps took."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._taken: deque[float] = deque(maxlen=_RECENT)
 
     def note(self, seconds: float) -> None:
-        """Count a step to which nobody was missing."""
+        """Count a step from which nobody was absent."""
         self._taken.append(seconds)
 
     @property
     def limit_s(self) -> float:
-        """After which a worker that is needed is lost."""
+        """Seconds after which a worker that is needed is lost."""
         return min(self._job.reply_timeout_s, self._usual(_LOST, default=math.inf))
 
     @property
     def spare_s(self) -> float:
-        """After which a worker is that can be done without."""
+        """Seconds after which a worker is left out that can be done without."""
         if self._job.patience_s is not None:
             return self._job.patience_s
         return self._usual(_LATE, default=self._job.reply_timeout_s)

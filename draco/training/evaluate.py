@@ -1,6 +1,6 @@
 """The evaluator: top-1, top-5 and loss of a model on the test set, for one model or for a run's checkpoints.
 
-It reads only checkpoints whose manifest vouches for them, does none twice, and can run beside the training.
+It reads only checkpoints that their manifest confirms, does none twice, and can run beside the training.
 """
 
 import copy

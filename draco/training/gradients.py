@@ -1,12 +1,14 @@
-"""What a worker computes: one flat float32 vector per partition, or per weighted sum of partitions.
+"""The step vectors that a worker computes: a flat float32 vector per partition, or per weighted sum of partitions.
 
 The step vector of partition j, d = p + b + 1 elements, is
 
     [ gradient of the p parameters | b BatchNorm batch statistics | loss ]  *  k |P_j| / B
 
-so that the mean over the k partitions is exactly the mean over the global batch B, whatever the partitions' sizes.
-The statistics and the loss travel in the same vector as the gradient: what protects one protects all, and no
-BatchNorm statistic and no reported loss ever comes from a single worker's word.
+where partition j has |P_j| of the B samples of the global batch. So the mean over the k partitions is exactly the mean
+over the batch, whatever the partitions' sizes.
+
+The statistics and the loss travel in the same vector as the gradient, so what protects one protects all. No BatchNorm
+statistic and no reported loss comes from a single worker alone.
 
 Samples, augmentation and dropout masks are keyed by (seed, step, partition): every worker that computes a partition
 computes the same vector.
@@ -56,7 +58,7 @@ class StepVectors:
         self.parameters = self._flat.numel()  # p
         self.elements = self.parameters + self._statistics + 1  # d
         self._staging = None if device == "cpu" else torch.empty(self.elements, device=device)
-        self.local: LocalSteps | None = None  # what is done to partition j, of worker j + 1, before it is sent
+        self.local: LocalSteps | None = None  # clipping and momentum of partition j, which worker j + 1 computes
 
     def load(self, parameters: Tensor) -> None:
         """Take the server's parameters (p,)."""
@@ -66,7 +68,7 @@ class StepVectors:
         """Write the step vector of one partition into `out` (d,)."""
         vector = out if self._staging is None else self._staging
         if self._statistics:
-            batch_norm.write_statistics(self.model, self._cleared)  # or a NaN of an earlier step would stay for ever
+            batch_norm.write_statistics(self.model, self._cleared)  # a NaN of an earlier step would stay for ever
         self._backward(step, [partition], [1.0], vector)
         if self._statistics:
             start, stop = self._bounds[partition]
@@ -87,8 +89,8 @@ class StepVectors:
     def weighted(self, step: int, partitions: Sequence[int], weights: Sequence[float], out: Tensor) -> None:
         """Write sum_j weights[j] * (step vector of partitions[j]) into `out` (d,), from one backward pass.
 
-        By linearity the gradient of the weighted sum of losses is the weighted sum of gradients, so encoding a real
-        linear code costs nothing. Valid only where no sample of a batch influences another one's loss.
+        By linearity the gradient of the weighted sum of losses is the weighted sum of gradients. So encoding a real
+        linear code costs nothing. That holds only where no sample of a batch influences another one's loss.
         """
         if self._statistics:
             raise ValueError("one backward over several partitions would mix their BatchNorm statistics")

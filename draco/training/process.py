@@ -1,4 +1,4 @@
-"""What one process of a run does: rank 0 is the server, the others are workers; or all of them in one process."""
+"""The part of one process in a run: rank 0 is the server, the others are workers; or one process is all of them."""
 
 import signal
 import time

@@ -1,9 +1,11 @@
 """The parameter server: broadcast model -> collect replies -> decode -> aggregate -> optimizer step -> checkpoint.
 
-One loop for every scheme and both transports. The server trusts no worker: a reply is checked for size, dtype, step
-and finiteness before anything reads it, every wait has a limit, and rows of the code are handed out from a fresh
-secret permutation each step. Workers that are gone, or late beyond its patience, are erasures where the scheme bears
-them (`Scheme.tolerates`); where it does not, the run ends `lost` and its supervisor starts it again.
+One loop serves every scheme and both transports. The server trusts no worker. A reply is checked for size, dtype, step
+and finiteness before anything reads it. Every wait has a limit. Rows of the code are handed out from a fresh secret
+permutation each step.
+
+Workers that are gone, or late beyond its patience, are erasures where the scheme tolerates them (`Scheme.tolerates`).
+Where it does not, the run ends `lost` and its supervisor starts it again.
 
 Shapes: n workers, d = p + b + 1 elements of a step vector (see gradients.py), m gradients after decoding.
 """
@@ -38,12 +40,12 @@ from draco.training.tensorboard import Board
 from draco.training.transport import ServerTransport, Task
 from draco.training.worker_momentum import followed
 
-DRAWS = 3  # of the rows of one step, before its replies are given up as not decodable
+DRAWS = 3  # of the rows of one step, after which its replies are given up as not decodable
 
 
 @dataclass
 class Ledger:
-    """How often Byzantine workers were caught, missed, and honest ones accused, counted per worker and step."""
+    """The count of Byzantine workers caught and missed and of honest ones accused, per worker and step."""
 
     caught: int = 0
     missed: int = 0
@@ -77,7 +79,7 @@ class Training:
         )  # (n, p), by rank
         self.step = 0
         self.ledger = Ledger()
-        # (p,): the last step's gradient, from which a rule that remembers starts; it is part of a checkpoint
+        # (p,): the last step's gradient, from which a rule that remembers starts. It is part of a checkpoint.
         self.centre = torch.zeros_like(self.flat) if AGGREGATORS[job.aggregator.name].remembers else None
 
     @property
@@ -196,7 +198,7 @@ class Server:
         vector = self._aggregated(step, rows, replies)
         clock.lap("aggregate")
         rate = self.training.update(vector)
-        for rank, momentum in replies.momenta.items():  # of one that was refused the last one stays
+        for rank, momentum in replies.momenta.items():  # a worker that was refused keeps its last one
             self.training.worker_momenta[rank - 1] = momentum
         clock.lap("update")
         clock.split_exchange(replies.timings, self.transport.concurrent)
@@ -206,7 +208,7 @@ class Server:
         byzantine = {*adversary.byzantine(self.job, step, rows, self.groups)} - replies.absent
         if (declared := attack(self.job)) and declared.truthful:
             byzantine = set()
-        self.training.ledger.note(suspects, byzantine)  # who sent nothing, or the truth, has not lied
+        self.training.ledger.note(suspects, byzantine)  # without those who sent nothing, or the truth
         error = replies.decoded.error
         return {
             "step": step,
@@ -226,7 +228,7 @@ class Server:
     def _collected(self, step: int, clock: Clock) -> tuple[list[int], Replies, list[str]]:
         """Return every worker's row, the step's replies, and why those to earlier draws of rows were not decodable.
 
-        Byzantine workers that sit where their errors can be explained in two ways will hardly do so again.
+        Rows are drawn anew where errors can be explained in two ways: with other rows that hardly happens again.
         """
         seed, redrawn = derive_seed(self.secret, "projections", step), list[str]()
         while True:
@@ -244,8 +246,8 @@ class Server:
     def _rows(self, step: int, attempt: int) -> list[int]:
         """Draw every worker's row; a worker whose late reply is still coming into a row keeps that row.
 
-        Where workers own samples or momentum, worker i has row i - 1 at every step. That is harmless: it is only so
-        without a code, where a row is no position worth choosing, and aggregators treat all rows alike.
+        Where workers own samples or momentum, worker i has row i - 1 at every step. That is only so without a code, and
+        harmless: aggregators treat all rows alike.
         """
         if keeps_rows(self.job):
             return list(range(self.job.workers))
@@ -276,7 +278,7 @@ class Server:
         return vector
 
     def _trusted(self, step: int, rows: Sequence[int], missing: set[int]) -> int:
-        """Return the place among the gradients that came of the one that the job trusts."""
+        """Return which of the gradients that came is that of the worker whom the job trusts."""
         trusted = int(self.job.aggregator.get("trusted"))
         if trusted in missing:
             raise TrainingError(
@@ -289,7 +291,7 @@ class Server:
 def choose_vote(job: Job, greetings: Sequence[bytes]) -> tuple[str, str]:
     """Return the vote to take and why: bits only where all workers say that they compute alike.
 
-    A worker that lies about itself can at most bring about the tolerance vote, which is safe too.
+    A worker that reports something false can at most bring about the tolerance vote, which is safe too.
     """
     if (vote := job.scheme.get("vote")) != "auto":
         return vote, "the job says so"
@@ -362,7 +364,7 @@ def _steps(server: Server, run: Path, test: data.Split, log: EventLog) -> bool:
     while training.step < training.steps:
         if (run / "stop").exists():
             return True
-        if (run / "checkpoint").exists():  # somebody fears that the next step may not be taken
+        if (run / "checkpoint").exists():  # asked for where the run may end before its next checkpoint
             (run / "checkpoint").unlink()
             _save(training, run, log)
         event = server.run_step()
@@ -400,7 +402,7 @@ def _record_end(training: Training, run: Path, log: EventLog, state: run_directo
     try:
         if step or not checkpoint.is_begun(run / "checkpoints"):
             _save(training, run, log)
-        else:  # none of them could be used: a first one beside them would pass for what they held
+        else:  # none could be used: a checkpoint of step 0 beside them would pass for their state
             step = _newest_step(run)
         log.write("end", state=state, step=step, message=message, **vars(training.ledger))
     except OSError as error:

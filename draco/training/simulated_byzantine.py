@@ -1,6 +1,6 @@
-"""A simulated Byzantine worker: an honest one inside, what it knows besides, and what it makes of the honest reply.
+"""A simulated Byzantine worker: an honest worker inside, its knowledge, and its attack on the honest reply.
 
-One that knows everything needs no messages for it but its task: every partition's gradient follows from (seed, step,
+A worker that knows everything needs no message but its task. Every partition's gradient follows from (seed, step,
 partition) and the model. So it computes them all itself, with the same bits wherever it runs.
 """
 
@@ -24,7 +24,7 @@ from draco.training.worker_momentum import Attached, followed
 
 
 class Knowledge:
-    """What the Byzantine workers of one process know together; nothing is computed before an attack asks for it."""
+    """The common knowledge of the Byzantine workers of one process; nothing is computed before an attack asks."""
 
     def __init__(self, built: Built, vectors: StepVectors, remembered: Remembered | None = None) -> None:
         """`remembered`: the process's own cache of step vectors, if it has one."""
@@ -62,11 +62,11 @@ class Knowledge:
         )
 
     def unpacked(self, row: int, gradients: Tensor) -> Tensor:
-        """Return the honest reply (e,), or, where replies are bytes, of which there is no reverse, what they are of."""
+        """Return the honest reply (e,), or the mean gradient (d,) where replies are bytes, which have no reverse."""
         return gradients.mean(0) if self._packs else self._scheme.encode(row, gradients)
 
     def packed(self, row: int, vector: Tensor) -> Tensor:
-        """Return what is sent for a vector in place of `unpacked`."""
+        """Return what is sent for a vector that takes the place of `unpacked`."""
         if not self._packs:
             return vector
         load = int(self._scheme.assignment[row].sum())
@@ -94,7 +94,7 @@ class Knowledge:
         return self.unpacked(row, gradients)
 
     def _served(self, step: int, leak: Leak | None, replies: Tensor) -> Tensor | None:
-        """Return what the server would make of these replies, but for its state: centered clipping begins anew."""
+        """Return what the server would make of these replies, without its state: centered clipping begins anew."""
         trusted = self._job.aggregator.get("trusted")
         try:
             if self._packs:

@@ -1,4 +1,4 @@
-"""TensorBoard files of a run, as an option: the same figures as events.jsonl, for those who watch them there."""
+"""The TensorBoard files of a run, an option: the figures of events.jsonl for those who watch them there."""
 
 from pathlib import Path
 from typing import Any

@@ -5,7 +5,7 @@ A frame is 64 bytes of header and then the payload, in one buffer and one messag
     magic  dtype  compression  step  elements  payload bytes  compute seconds  encode seconds  (zeros)
     4s     u16    u16          i64   i64       i64            f64              f64             16x
 
-The server fixes size, dtype, compression and step beforehand; a frame that says or is anything else is refused. With
+The server fixes size, dtype, compression and step beforehand, and refuses a frame that says or is anything else. With
 float32 and no compression nothing is copied: the reply matrix is a view of the receive buffer. Nothing is unpickled.
 """
 

@@ -1,7 +1,8 @@
-"""The clipping and the momentum of a worker: what it does to its gradient before anybody sees it, and who keeps it.
+"""The clipping and the momentum of a worker: what it does to its gradient before it is sent, and who keeps it.
 
-Both act on the gradient part of the worker's step vector, its first p elements as they would be sent; the BatchNorm
-statistics and the loss behind them are left alone, in the norm too. With momentum the worker sends, at step t,
+Both act on the gradient part of the worker's step vector, its first p elements as they would be sent. The BatchNorm
+statistics and the loss behind them are left alone, and do not count in the norm. With momentum the worker sends,
+instead of its gradient g_t at step t,
 
     m_t = beta m_{t-1} + (1 - beta) g_t,    m_0 = 0.
 
@@ -24,7 +25,7 @@ _ALIGNMENT = 64  # bytes; frames laid one behind the other stay on cache lines
 
 
 class LocalSteps:
-    """Clipping and momentum of those workers that one process follows, one row a worker: the same at every step."""
+    """Clipping and momentum of the workers that one process follows. A worker has the same row at every step."""
 
     def __init__(self, spec: Local, parameters: int, rows: range) -> None:
         self._spec, self._parameters, self._rows = spec, parameters, rows
@@ -39,8 +40,8 @@ class LocalSteps:
     def __call__(self, step: int, row: int, vector: Tensor) -> None:
         """Turn the step vector (d,) of a row's gradient at `step` into the one that it sends, in place.
 
-        Called again at the same step it starts from the same momentum: what it is called with last counts. A vector
-        that is not finite changes no momentum and is sent as it is: the server refuses it and so learns of it.
+        Called again at the same step, it starts from the same momentum, and the last call counts. A vector that is not
+        finite changes no momentum and is sent as it is. The server refuses it, and so learns of it.
         """
         gradient, beta = vector[: self._parameters], self._spec.momentum
         if self._spec.clip is not None:
@@ -72,15 +73,16 @@ def followed(job: Job, rank: int) -> range:
 
 
 class Attached:
-    """The momentum at the end of a simulated Byzantine worker's frame, since what it sends is another vector.
+    """The honest momentum at the end of a simulated Byzantine worker's frame, for the server's checkpoints.
 
-    An honest worker sends its momentum, and so the server has it. Worker i keeps row i - 1 at every step.
+    What an honest worker sends is its momentum. A Byzantine worker sends another vector, so it attaches its momentum.
+    Worker i keeps row i - 1 at every step.
     """
 
     def __init__(self, job: Job, parameters: int) -> None:
         self._job = job
         self._bytes = 4 * parameters if job.local.momentum and attack(job) else 0
-        self.room = -(-self._bytes // _ALIGNMENT) * _ALIGNMENT  # that a frame needs besides
+        self.room = -(-self._bytes // _ALIGNMENT) * _ALIGNMENT  # bytes that a frame needs for it
 
     def write(self, step: int, rank: int, local: LocalSteps | None, rest: Tensor) -> int:
         """Write the rank's momentum into the rest of its frame; return how many bytes, 0 where nothing is attached."""

@@ -1,8 +1,8 @@
-"""How server and workers reach each other: MPI between processes, or plain calls inside one process.
+"""The transport between server and workers: MPI between processes, or plain calls inside one process.
 
-The only package that imports mpi4py. The server sends the model to each worker directly, never through a tree of
-workers that may be Byzantine; both sides poll with short sleeps, so that ranks that wait leave the cores to ranks that
-compute. Upper-case mpi4py calls on preallocated buffers: no pickles.
+No other package imports mpi4py. The server sends the model to each worker directly, never through a tree of workers
+that may be Byzantine. Both sides poll with short sleeps, so that ranks that wait leave the cores to ranks that compute.
+Messages are mpi4py's upper-case calls on preallocated buffers: nothing is pickled.
 
     server                                   worker
     announce(job as YAML)                    job() -> its text
@@ -12,7 +12,7 @@ compute. Upper-case mpi4py calls on preallocated buffers: no pickles.
         yields (worker, length | fault)      reply(frame, length)
     stop()                                   tasks() ends
 
-The server waits for nobody longer than it wants to: whoever reads `exchange` may leave it at any time. A worker that
+The server waits no longer than it wants to: whoever reads `exchange` may leave it at any time. A worker that
 has not answered by then is *late*: it gets no task until its old reply has come and was thrown away. A worker whose
 process has ended is *gone*, which MPI reports (ULFM: mpirun --with-ft ulfm; Bland et al., IJHPCA 27(3), 2013). One that
 sends what nobody asked for, or too much of it, is *expelled*: what it sends from then on is thrown away.

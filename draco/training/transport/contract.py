@@ -1,4 +1,4 @@
-"""What the server may ask of a transport, whichever it is."""
+"""The contract of a transport: what the server may ask of it, whichever it is."""
 
 from collections.abc import Generator, Iterable, Sequence
 from typing import NamedTuple, Protocol

@@ -1,4 +1,4 @@
-"""What both sides of MPI share: this process's place among the ranks, how it waits and how it ends."""
+"""The common part of both sides of MPI: this process's place among the ranks, how it waits and how it ends."""
 
 import os
 import sys

@@ -1,8 +1,8 @@
-"""Rank 0's side of MPI.
+"""The server's side of MPI, rank 0.
 
-The server looks at the size of every message before it gives it a place. A receive that is posted beforehand would not
-do: where a message is longer than its buffer, Open MPI 5.0.11 reports MPI_ERR_TRUNCATE, but only after it has written
-all of it, past the buffer's end (by shared memory and by TCP, from the eager limit on).
+The server looks at the size of every message before it receives it. It cannot post receives beforehand: where a message
+is longer than its buffer, Open MPI 5.0.11 writes past the buffer's end and only then reports MPI_ERR_TRUNCATE. That is
+so by shared memory and by TCP, from the eager limit on.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 _STOP_LIMIT_S = 10.0
-# Of what nobody asked for: larger messages are never taken (MPI keeps no more than their beginning), and a worker may
-# have so many that are not taken, or not whole, at a time.
+# Limits of messages that nobody asked for. Larger ones are never received; MPI keeps no more than their beginning. A
+# worker may have so many at a time that are not received, or not whole.
 _THROWN_BYTES, _THROWN_AT_ONCE = 1 << 20, 256
 _MESSAGES_AT_ONCE = 256  # of one worker, taken before the next one's turn
 _ENDED = "its process has ended"
@@ -73,7 +73,7 @@ class MpiServer:
         self._largest = GREETING_BYTES  # that an owed message may be; all buffers are of this size
 
     def announce(self, text: str) -> None:
-        """Send every worker the job: workers see no run directory, which may hold secrets and lies on the head."""
+        """Send every worker the job: workers see no run directory, which holds a secret and is on the head."""
         self._job = np.frombuffer(text.encode(), np.uint8)  # kept: MPI reads it until it is sent
         for peer in self._peers:
             with _noticing(peer):

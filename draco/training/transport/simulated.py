@@ -1,4 +1,4 @@
-"""The workers as plain calls inside the server's process."""
+"""The simulated transport: workers are plain calls inside the server's process."""
 
 from collections.abc import Callable, Generator, Sequence
 

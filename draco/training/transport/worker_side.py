@@ -1,4 +1,4 @@
-"""The workers' side of MPI: they speak to rank 0 only."""
+"""The workers' side of MPI, ranks 1 to n, which speak to rank 0 only."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
