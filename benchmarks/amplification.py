@@ -1,4 +1,4 @@
-"""The plot of docs/numerics.md: amplification of the cyclic codes by n and s, and the error that decoding really makes.
+"""The plot of docs/numerics.md: the amplification of the cyclic codes by n and s, and the measured error of decoding.
 
     .venv/bin/python -m benchmarks.amplification docs/amplification.svg
 

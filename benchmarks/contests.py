@@ -1,8 +1,8 @@
-"""Which rules of the peers are the same as which of ours, how each is called, and on what gradients.
+"""The contests of rules: which rule of a peer is the same as ours, how each is called, and on what gradients.
 
-A rule that a peer lacks is not here. Same settings everywhere: where the peers' defaults are another computation, the
-contest's name says which one is timed. byzfl's geometric median is three smoothed steps, byzpy's a fixed point to 1e-6.
-Krum sums n - f - 1 distances in both.
+A rule that a peer lacks is not here. Settings are the same everywhere. Where the peers' defaults are another
+computation, the contest's name says which one is timed. The geometric median of byzfl is three smoothed steps, that of
+byzpy a fixed point to 1e-6. Krum sums n - f - 1 distances in both.
 """
 
 from collections.abc import Callable, Mapping

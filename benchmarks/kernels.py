@@ -1,7 +1,8 @@
-"""Decoders and aggregators on one thread, against a copy of the same n * d floats and against peers.
+"""The times of decoders and aggregators on one thread, against a copy of the same n * d floats and against peers.
 
-A copy reads and writes every float once, 8 n d bytes; a decoder must read them once, 4 n d bytes. So 0.5 is the floor
-of everything that reads each reply once.
+A copy reads and writes every float once, 8 n d bytes. A decoder must read them once, 4 n d bytes. So no decoder that
+reads each reply once can be faster than 0.5 of a copy.
+Shapes: n workers, d elements of a reply.
 """
 
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ COPY = "a copy of n*d floats"
 def replies_of(scheme: Scheme, d: int, byzantine: int = 0, *, neighbours: bool = False) -> Tensor:
     """Return honest replies (n, d) of random gradients, with `byzantine` rows reversed and magnified.
 
-    These rows sit apart from each other, as a random permutation of rows mostly has them, or side by side, where the
-    cyclic code is worst conditioned and sums in float64.
+    These rows are apart from each other, as a random permutation of rows mostly has them, or neighbours. With
+    neighbours the cyclic code is worst conditioned and sums in float64.
     """
     source = torch.Generator().manual_seed(1)
     replies = torch.empty(scheme.workers, d, dtype=scheme.dtype)

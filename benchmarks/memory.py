@@ -1,7 +1,7 @@
-"""How much memory our rules take beyond the gradients and the result: peaks of the resident size of a new process.
+"""The memory that our rules take beyond the gradients and the result: peaks of the resident size of a new process.
 
-Linux keeps the peak and lets a process reset it. The allocator is told to return every block at once (by the variable
-below, which it reads when the process starts), so that what one call leaves cannot serve the next unseen.
+Linux keeps the peak and lets a process reset it. The variables below, read when a process starts, make the allocator
+return every block at once. So memory that one call leaves behind cannot serve the next one unseen.
 """
 
 import gc

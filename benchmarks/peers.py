@@ -1,4 +1,4 @@
-"""Other libraries' aggregators, to compare with. Only benchmarks and tests import them, and only through here."""
+"""The aggregators of other libraries, to compare with. Only benchmarks and tests import them, and only from here."""
 
 import importlib
 import importlib.util

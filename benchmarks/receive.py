@@ -1,6 +1,6 @@
-"""Receiving n * d floats from n processes against copying them: run under mpirun by the benchmark.
+"""The time of receiving n * d floats from n processes against that of copying them; the benchmark runs it by mpirun.
 
-mpirun -n 16 python -m benchmarks.receive D REPEATS
+    mpirun -n 16 python -m benchmarks.receive D REPEATS
 """
 
 import json

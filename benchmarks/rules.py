@@ -1,4 +1,4 @@
-"""Every aggregator and pre-aggregator beside the same rule of the peers and beside the plain mean, in one run."""
+"""The times of every aggregator and pre-aggregator beside the same rule of the peers and the plain mean, in one run."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Whole training steps over MPI: a coded step against a plain-mean step with the same samples per worker."""
+"""The times of whole training steps over MPI: a coded step against a plain mean of as many samples per worker."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""How figures are taken: variants in turn in one process, medians, and the ratio to a limit beside each.
+"""The way figures are taken: variants in turn in one process, medians, and the ratio to a limit beside each.
 
 Absolute times on a shared machine drift by more than any effect worth reporting; ratios of calls that alternate do not.
 """

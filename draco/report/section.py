@@ -78,7 +78,7 @@ def _suspects(run: Series, counts: NDArray[np.int64], png: bytes) -> dict[str, A
 
 
 def _refused(run: Series) -> list[tuple[str, ...]]:
-    """Return whose replies broke the protocol; such a worker is a suspect, of a lie only if the job has it lie."""
+    """Return whose replies broke the protocol. Such a worker is a suspect, and caught only if it is Byzantine."""
     times = Counter((int(rank), why) for record in run.records for rank, why in (record.get("refused") or {}).items())
     return [(str(rank), f"{count:,}", why) for (rank, why), count in sorted(times.items())]
 

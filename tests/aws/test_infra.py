@@ -94,7 +94,7 @@ def test_the_readme_lists_every_variable_and_output() -> None:
             assert f"`{name.split()[-1]}`" in readme, name
 
 
-def test_the_state_lies_where_the_command_line_says() -> None:
+def test_the_state_is_where_the_command_line_says() -> None:
     """A backend or an endpoint in the roots would stand in its way."""
     assert [path for path in FILES if re.search(r"\b(backend|endpoints)\b", path.read_text())] == []
 

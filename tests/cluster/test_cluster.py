@@ -57,7 +57,7 @@ def test_a_second_cluster_up_changes_nothing(bench: Bench) -> None:
     assert "head and 3 workers" in made.stderr
 
 
-def test_a_whole_node_may_lie_where_each_group_can_outvote_it(bench: Bench) -> None:
+def test_a_whole_node_may_be_byzantine_where_each_group_can_outvote_it(bench: Bench) -> None:
     """Six workers in two groups on three nodes. Ranks 2 and 5 are one node: in one group they would be the majority."""
     job = bench.job(steps=5, workers=6)
     job.write_text(job.read_text().replace("attack: reverse_gradient", "attack: {name: random, ranks: [2, 5]}"))

@@ -1,4 +1,4 @@
-"""Honest replies and what attacks make of them, for the tests of the schemes."""
+"""Honest replies and wrong ones in their place, for the tests of the schemes."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -25,8 +25,8 @@ def honest(scheme: Scheme, gradients: Tensor, noise: float = 0.0) -> Tensor:
     return sent * (1 + noise * torch.randn(sent.shape, generator=generator)) if noise else sent
 
 
-def lies(scheme: Scheme, sent: Tensor, rows: Sequence[int], seed: int = 0) -> dict[str, Tensor]:
-    """Return by name what Byzantine `rows` send instead of `sent[rows]`."""
+def wrong_replies(scheme: Scheme, sent: Tensor, rows: Sequence[int], seed: int = 0) -> dict[str, Tensor]:
+    """Return, by name, wrong replies that Byzantine `rows` may send instead of `sent[rows]`."""
     generator = torch.Generator().manual_seed(seed)
     v = sent[list(rows)]
     n, d = v.shape
@@ -59,9 +59,9 @@ def lies(scheme: Scheme, sent: Tensor, rows: Sequence[int], seed: int = 0) -> di
     }
 
 
-def with_lies(sent: Tensor, rows: Sequence[int], lie: Tensor) -> Tensor:
+def with_wrong(sent: Tensor, rows: Sequence[int], wrong: Tensor) -> Tensor:
     replies = sent.clone()
-    replies[list(rows)] = lie
+    replies[list(rows)] = wrong
     return replies
 
 

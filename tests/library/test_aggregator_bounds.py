@@ -18,8 +18,8 @@ from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
 def attacked(n: int, f: int, size: float, seed: int) -> Tensor:
     """n - f honest rows, then f that are anywhere within `size`, some of them together."""
     gradients = rows_of(n, 40, seed=seed, common=2)
-    lies = size * rows_of(f, 40, seed=seed + 1)
-    gradients[n - f :] = lies[: 1 if seed % 2 else f]
+    bad = size * rows_of(f, 40, seed=seed + 1)
+    gradients[n - f :] = bad[: 1 if seed % 2 else f]
     return gradients
 
 

@@ -59,7 +59,7 @@ def test_a_random_design_idles_nobody_loses_nothing_and_computes_r_on_average(co
     assert len({design.tobytes() for design in designs}) == 200
 
 
-def test_a_stochastic_block_design_lies_between_the_two_others() -> None:
+def test_a_stochastic_block_design_is_between_the_two_others() -> None:
     own = fractional(20, 4)
     inside = [
         np.mean([stochastic_block(20, 4, p, seed)[own].mean() for seed in range(100)]) for p in (0.2, 0.5, 0.8, 1.0)

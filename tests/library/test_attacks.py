@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from attacked import Rows, error_of, gradients_for, honest, with_lies
+from attacked import Rows, error_of, gradients_for, honest, with_wrong
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -289,7 +289,7 @@ def test_ipm_and_alie_move_the_mean_as_their_formulas_say() -> None:
         ("ipm", 5.0, (8 - 3 * 5.0) / 11 * mean),  # beyond (n - f) / f the mean points against the gradient
         ("alie", 2.0, mean - 3 / 11 * 2.0 * std),
     ):
-        served = scene.served(with_lies(scene.honest(), scene.byzantine, sent_by_all(name, scene, number)))
+        served = scene.served(with_wrong(scene.honest(), scene.byzantine, sent_by_all(name, scene, number)))
         torch.testing.assert_close(served.double(), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -299,8 +299,8 @@ def test_the_optimised_attacks_move_the_rule_about_as_far_as_any_factor_would(na
     scene = uncoded(rule=rule)
     truth = scene.served(scene.honest())
 
-    def moved(lie: Tensor) -> float:
-        return float((scene.served(with_lies(scene.honest(), scene.byzantine, lie)) - truth).norm())
+    def moved(wrong: Tensor) -> float:
+        return float((scene.served(with_wrong(scene.honest(), scene.byzantine, wrong)) - truth).norm())
 
     plain = name.removesuffix("_optimised")
     found = moved(send(name, scene))
@@ -311,7 +311,7 @@ def test_the_optimised_attacks_move_the_rule_about_as_far_as_any_factor_would(na
     assert found > moved(send(plain, scene, paper))
 
 
-def test_mimic_copies_the_honest_reply_that_lies_furthest_along_their_main_axis() -> None:
+def test_mimic_copies_the_honest_reply_that_is_furthest_along_their_main_axis() -> None:
     for seed in range(5):
         scene = uncoded(seed=seed)
         others = [row for row in range(11) if row not in scene.byzantine]
@@ -386,13 +386,13 @@ def test_who_knows_the_projections_is_not_seen_by_them_and_a_fresh_seed_protects
     gradients = gradients_for(built, d)
     sent = honest(built, gradients)
     scene = scene_of(built, byzantine=(3,))._replace(honest=lambda: sent)
-    lie = send("orthogonal_to_projection", scene, 0.5)
-    error = (lie - sent[3]).to(torch.complex128)
+    wrong = send("orthogonal_to_projection", scene, 0.5)
+    error = (wrong - sent[3]).to(torch.complex128)
     known = SCHEMES[scheme].project(11, d).to(torch.complex128)
     seen = (known @ error).abs() / (known.norm(dim=1) * error.norm())
     assert seen.max() < 1e-6
     assert float(error.norm() / sent[3].norm()) == pytest.approx(0.5, rel=1e-3)
-    replies = with_lies(sent, [3], lie)
+    replies = with_wrong(sent, [3], wrong)
 
     def decode(seed: int):
         inspection = built.inspect(replies, seed) if built.inspect else None
@@ -415,7 +415,7 @@ def test_workers_that_split_a_vote_agree_to_the_bit_and_win_or_block_where_they_
 
     def served(byzantine: Rows):
         scene = scene_of(scheme, byzantine)
-        return scheme.decode(with_lies(scene.honest(), byzantine, sent_by_all("split_vote", scene)))
+        return scheme.decode(with_wrong(scene.honest(), byzantine, sent_by_all("split_vote", scene)))
 
     assert served((2,)).suspects == (2,)
     with pytest.raises(DecodeError, match=r"group 0.*\[2, 2\]"):
@@ -448,7 +448,7 @@ def test_no_attack_of_s_workers_defeats_a_code_wherever_they_sit(name: str, sche
     for byzantine in [(n - 1,), *(every[:: len(every) // 2] if slow else every)]:
         scene = scene_of(built, byzantine)._replace(tolerance=tolerance)
         gradients = scene.gradients()
-        replies = with_lies(scene.honest(), byzantine, sent_by_all(name, scene))
+        replies = with_wrong(scene.honest(), byzantine, sent_by_all(name, scene))
         decoded = built.decode(replies, seed=5)
         lied = {row for row in byzantine if not torch.equal(replies[row], scene.honest()[row])}
         if scheme == "repetition":
@@ -482,7 +482,7 @@ def test_drawn_attackers_are_fresh_repeatable_and_uniform() -> None:
     assert steps[:10] != [attackers(8, step, 9, 2, "drawn") for step in range(1, 11)]
 
 
-def test_rotating_attackers_lie_equally_often() -> None:
+def test_rotating_attackers_attack_equally_often() -> None:
     counts = Counter(rank for step in range(1, 10) for rank in attackers(7, step, 9, 2, "rotating"))
     assert counts == dict.fromkeys(range(1, 10), 2)
     assert attackers(7, 1, 9, 2, "rotating") == attackers(7, 1, 9, 2, "fixed") == attackers(7, 10, 9, 2, "rotating")
@@ -551,7 +551,7 @@ def test_many_neighbours_who_know_the_code_are_found_or_the_replies_are_refused(
     for start in (3, 27):
         byzantine = tuple(range(start, start + s))
         scene = scene_of(scheme, byzantine)._replace(honest=lambda: sent, shared=lambda: generator(2))
-        replies = with_lies(sent, byzantine, sent_by_all("adjacent", scene, magnitude))
+        replies = with_wrong(sent, byzantine, sent_by_all("adjacent", scene, magnitude))
         inspection = scheme.inspect(replies, start)
         for row in range(n):
             inspection.add(row)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
-from attacked import every_placement, gradients_for, honest, lies, with_lies
+from attacked import every_placement, gradients_for, honest, with_wrong, wrong_replies
 from torch import Tensor
 
 from draco.job import Job, aggregator_f, sizes
@@ -63,11 +63,11 @@ def test_byzantine_workers_who_attack_everywhere_are_found_wherever_they_sit(des
     gradients = gradients_for(scheme, 3)
     sent = honest(scheme, gradients)
     for number, rows in enumerate(every_placement(n, s)):
-        attacks = list(lies(scheme, sent, rows).values())
-        decoded = scheme.decode(with_lies(sent, rows, attacks[number % len(attacks)]))
+        attacks = list(wrong_replies(scheme, sent, rows).values())
+        decoded = scheme.decode(with_wrong(sent, rows, attacks[number % len(attacks)]))
         assert set(decoded.suspects) <= set(rows)
         assert wrong(decoded.gradients, gradients) <= scheme.bad
-        constant = scheme.decode(with_lies(sent, rows, lies(scheme, sent, rows)["constant"]))
+        constant = scheme.decode(with_wrong(sent, rows, wrong_replies(scheme, sent, rows)["constant"]))
         assert constant.suspects == rows  # so that no Byzantine row is left to win a vote
         left = [j for j, of in enumerate(scheme.assignment.T) if not set(np.flatnonzero(of).tolist()) <= set(rows)]
         assert torch.equal(constant.gradients, gradients[left])
@@ -80,7 +80,7 @@ def test_what_workers_compute_alike_within_the_tolerance_is_no_disagreement() ->
     decoded = scheme.decode(sent)
     assert decoded.suspects == ()
     torch.testing.assert_close(decoded.gradients, gradients, rtol=4e-6, atol=1e-7)
-    assert scheme.decode(with_lies(sent, (5, 9), sent[[5, 9]] * 1.01)).suspects == (5, 9)
+    assert scheme.decode(with_wrong(sent, (5, 9), sent[[5, 9]] * 1.01)).suspects == (5, 9)
     with pytest.raises(DecodeError, match="no 2 Byzantine workers explain who disagrees"):
         scheme_of("mols", 12, 2).decode(sent)
 
@@ -133,7 +133,7 @@ PLACED = ("workers=9", "batch_size=18", "scheme={name: placement, design: ramanu
 def test_byzantine_workers_who_attack_everywhere_change_no_bit_of_the_model_and_replies_are_load_times_as_long(
     make_job: Make, train
 ) -> None:
-    runs = [train(make_job(*PLACED, "aggregator=median", *lie)) for lie in ((), ("attack=constant",))]
+    runs = [train(make_job(*PLACED, "aggregator=median", *attacked)) for attacked in ((), ("attack=constant",))]
     assert torch.equal(runs[0].model, runs[1].model)
     steps = [e for e in events.read(runs[1].run / "events.jsonl") if e["event"] == "step"]
     assert all(len(e["suspects"]) == 2 for e in steps)

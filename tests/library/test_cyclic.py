@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from attacked import error_of, every_placement, gradients_for, honest, lies, neighbours, with_lies
+from attacked import error_of, every_placement, gradients_for, honest, neighbours, with_wrong, wrong_replies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -43,9 +43,9 @@ def test_decodes_wherever_the_byzantine_workers_sit(n: int, s: int, decode: Way)
     sent = honest(scheme, gradients)
     placements = itertools.islice(enumerate(every_placement(n, s)), 0, None, 1 if decode is plainly else 4)
     for number, rows in placements:
-        attacks = list(lies(scheme, sent, rows, seed=number).items())
-        name, lie = attacks[number % len(attacks)]
-        decoded = decode(scheme, with_lies(sent, rows, lie))
+        attacks = list(wrong_replies(scheme, sent, rows, seed=number).items())
+        name, wrong = attacks[number % len(attacks)]
+        decoded = decode(scheme, with_wrong(sent, rows, wrong))
         assert decoded.suspects == rows, name
         assert error_of(decoded.gradients, gradients) <= 1e-6, name
 
@@ -61,8 +61,8 @@ def test_tolerates_every_attack_on_exact_and_on_noisy_replies(n: int, s: int, no
     assert decode(scheme, sent).suspects == ()
     limit = 1e-6 if noise == 0 else 2e-6 + 4 * scheme.amplification * noise
     for rows in [neighbours(n, s)[1], neighbours(n, s)[-1], tuple(range(0, n, n // s))[:s]]:
-        for name, lie in lies(scheme, sent, rows).items():
-            decoded = decode(scheme, with_lies(sent, rows, lie))
+        for name, wrong in wrong_replies(scheme, sent, rows).items():
+            decoded = decode(scheme, with_wrong(sent, rows, wrong))
             if name == "just above the noise" and noise and n > 15:  # one of two neighbours can pass for both
                 assert error_of(decoded.gradients, gradients) <= 1e-4
                 continue
@@ -77,8 +77,8 @@ def test_tolerates_five_neighbours_of_45(n: int, s: int, decode: Way) -> None:
     gradients = gradients_for(scheme, 600)
     sent = honest(scheme, gradients)
     for rows in [*neighbours(n, s)[:: n // 2], (0, 3, 17, 18, 40)]:
-        for name, lie in lies(scheme, sent, rows).items():
-            decoded = decode(scheme, with_lies(sent, rows, lie))
+        for name, wrong in wrong_replies(scheme, sent, rows).items():
+            decoded = decode(scheme, with_wrong(sent, rows, wrong))
             thin = name == "just above the noise"
             assert error_of(decoded.gradients, gradients) <= (1e-4 if thin else 1e-5), name
             assert thin or decoded.suspects == rows, name
@@ -90,8 +90,8 @@ def test_fewer_than_s_byzantine_workers_are_found_without_accusing_others() -> N
     sent = honest(scheme, gradients)
     for size in (1, 2):
         for rows in itertools.islice(every_placement(15, size), 0, None, 3):
-            for lie in (-sent[list(rows)], sent[list(rows)] + torch.randn(50)):
-                decoded = scheme.decode(with_lies(sent, rows, lie))
+            for wrong in (-sent[list(rows)], sent[list(rows)] + torch.randn(50)):
+                decoded = scheme.decode(with_wrong(sent, rows, wrong))
                 assert decoded.suspects == rows
                 assert error_of(decoded.gradients, gradients) <= 1e-6
 
@@ -117,7 +117,7 @@ def test_locates_what_an_exhaustive_search_locates_or_refuses(n: int, s: int, wr
     scheme = build("cyclic", workers=n, adversaries=s)
     sent = honest(scheme, gradients_for(scheme, 40))
     for rows in every_placement(n, wrong):
-        replies = with_lies(sent, rows, sent[list(rows)] + torch.randn(wrong, 40))
+        replies = with_wrong(sent, rows, sent[list(rows)] + torch.randn(wrong, 40))
         expected = smallest_explanation(scheme, replies, s)
         if expected is None:
             with pytest.raises(DecodeError, match="no admissible set of rows"):
@@ -137,7 +137,7 @@ def test_tolerates_missing_rows_among_the_byzantine_workers_without_reading_them
         for _ in range(10):
             rows = generator.permutation(n)[: gone + (2 * s - gone) // 2]
             missing, byzantine = rows[:gone], np.sort(rows[gone:])
-            replies = with_lies(sent, byzantine.tolist(), -sent[byzantine])
+            replies = with_wrong(sent, byzantine.tolist(), -sent[byzantine])
             replies[missing] = float("nan")
             arrived = ~np.isin(np.arange(n), missing)
             if decode is inspected:
@@ -181,7 +181,7 @@ def test_tolerates_any_scale_of_gradients(scale: float, decode: Way) -> None:
     decoded = decode(scheme, sent)
     assert decoded.suspects == ()
     torch.testing.assert_close(decoded.gradients[0].double(), gradients.double().mean(0), rtol=1e-4, atol=1e-43)
-    decoded = decode(scheme, with_lies(sent, (3, 4), torch.ones(2, 40)))
+    decoded = decode(scheme, with_wrong(sent, (3, 4), torch.ones(2, 40)))
     if scale in {0.0, 1e-30}:
         assert decoded.suspects == (3, 4)
     torch.testing.assert_close(decoded.gradients[0].double(), gradients.double().mean(0), rtol=1e-3, atol=1e-38)
@@ -198,7 +198,7 @@ def test_honest_rows_of_very_different_sizes_are_not_accused(decode: Way) -> Non
     gradients[:, 777] *= 1e5
     sent = honest(scheme, gradients, noise=3e-7)
     assert decode(scheme, sent).suspects == ()
-    decoded = decode(scheme, with_lies(sent, (2, 9), -sent[[2, 9]]))
+    decoded = decode(scheme, with_wrong(sent, (2, 9), -sent[[2, 9]]))
     assert decoded.suspects == (2, 9)
     assert error_of(decoded.gradients, gradients) <= 1e-6
 
@@ -250,7 +250,7 @@ def test_decodes_any_n_s_d(data: st.DataObject) -> None:
     rows = tuple(sorted(data.draw(st.permutations(range(n)), "rows")[:s]))
     buffer = torch.full((n, d + 5), float("nan"))
     replies = buffer[:, 2 : d + 2]
-    replies.copy_(with_lies(sent, rows, -sent[list(rows)]))
+    replies.copy_(with_wrong(sent, rows, -sent[list(rows)]))
     before = replies.clone()
     for decoded in (plainly(scheme, replies), inspected(scheme, replies)):
         assert decoded.suspects == rows

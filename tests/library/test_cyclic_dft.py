@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from attacked import error_of, every_placement, gradients_for, honest, lies, neighbours, with_lies
+from attacked import error_of, every_placement, gradients_for, honest, neighbours, with_wrong, wrong_replies
 
 from draco.schemes import DecodeError, build
 from draco.schemes.cyclic_dft import TOLERANCE, dft_code
@@ -43,9 +43,9 @@ def test_decodes_wherever_the_byzantine_workers_sit(n: int, s: int) -> None:
     gradients = gradients_for(scheme, 20)
     sent = honest(scheme, gradients)
     for number, rows in enumerate(every_placement(n, s)):
-        attacks = list(lies(scheme, sent, rows, seed=number).items())
-        name, lie = attacks[number % len(attacks)]
-        decoded = scheme.decode(with_lies(sent, rows, lie))
+        attacks = list(wrong_replies(scheme, sent, rows, seed=number).items())
+        name, wrong = attacks[number % len(attacks)]
+        decoded = scheme.decode(with_wrong(sent, rows, wrong))
         assert decoded.suspects == rows, name
         assert error_of(decoded.gradients, gradients) <= 1e-6, name
 
@@ -57,18 +57,18 @@ def test_tolerates_every_attack(n: int, s: int) -> None:
     sent = honest(scheme, gradients)
     assert scheme.decode(sent).suspects == ()
     for rows in [neighbours(n, s)[2], tuple(range(0, n, n // s))[:s]]:
-        for name, lie in lies(scheme, sent, rows).items():
-            decoded = scheme.decode(with_lies(sent, rows, lie))
+        for name, wrong in wrong_replies(scheme, sent, rows).items():
+            decoded = scheme.decode(with_wrong(sent, rows, wrong))
             assert error_of(decoded.gradients, gradients) <= 1e-6, name
             assert decoded.suspects == rows, name
 
 
-def test_no_projection_hides_a_small_lie_among_neighbours() -> None:
+def test_no_projection_hides_a_small_error_among_neighbours() -> None:
     """With a tolerance of 1e-8 one projection in twenty let four of the five Byzantine rows explain the syndrome."""
     scheme = build("cyclic_dft", workers=45, adversaries=5)
     sent = honest(scheme, gradients_for(scheme, 200))
     rows = neighbours(45, 5)[2]
-    replies = with_lies(sent, rows, lies(scheme, sent, rows)["just above the noise"])
+    replies = with_wrong(sent, rows, wrong_replies(scheme, sent, rows)["just above the noise"])
     assert {scheme.decode(replies, seed=seed).suspects for seed in range(200)} == {rows}
 
 
@@ -84,13 +84,13 @@ def test_tolerates_missing_rows_and_refuses_more_than_s_byzantine_workers() -> N
     scheme = build("cyclic_dft", workers=9, adversaries=2)
     gradients = gradients_for(scheme, 20)
     sent = honest(scheme, gradients)
-    replies = with_lies(sent, (3,), -sent[[3]])
+    replies = with_wrong(sent, (3,), -sent[[3]])
     replies[[0, 8]] = float("nan")
     decoded = scheme.decode(replies, ~np.isin(np.arange(9), [0, 8]))
     assert decoded.suspects == (3,)
     assert error_of(decoded.gradients, gradients) <= 1e-6
     with pytest.raises(DecodeError, match="at most 2 of 9"):
-        scheme.decode(with_lies(sent, (0, 1, 2), torch.randn(3, 20).to(sent.dtype)))
+        scheme.decode(with_wrong(sent, (0, 1, 2), torch.randn(3, 20).to(sent.dtype)))
 
 
 def test_workers_that_differ_by_float32_noise_need_a_tolerance() -> None:

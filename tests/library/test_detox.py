@@ -150,8 +150,8 @@ def test_adversaries_who_win_or_spoil_a_group_leave_a_usable_model(
 
     aggregate = assembly.build_aggregate
     monkeypatch.setattr(assembly, "build_aggregate", watched)
-    lie = (f"attack.name={attack}", "attack.ranks=[1, 4]")
-    robust, fooled = train(make_job(*DETOX, *lie)), train(make_job(*DETOX, *lie, "aggregator=mean"))
+    attacked = (f"attack.name={attack}", "attack.ranks=[1, 4]")
+    robust, fooled = train(make_job(*DETOX, *attacked)), train(make_job(*DETOX, *attacked, "aggregator=mean"))
     start = assembly.build_model(make_job(*DETOX), type("Info", (), {"shape": (1, 28, 28), "classes": 10})())
     size = float(torch.cat([p.flatten().double() for p in start.state_dict().values()]).norm())
     assert float(robust.model.norm()) < 2 * size

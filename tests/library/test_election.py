@@ -103,17 +103,17 @@ def test_a_reply_is_a_bit_for_each_sign_and_four_bytes_for_each_number_of_the_ta
     torch.testing.assert_close(got[0, -3:], means[:, -3:].median(0).values)
 
 
-@pytest.mark.parametrize("lie", [float("nan"), float("inf"), -1e30, 0.0])
-def test_the_tail_of_a_byzantine_worker_counts_no_more_than_another(lie: float) -> None:
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1e30, 0.0])
+def test_the_tail_of_a_byzantine_worker_counts_no_more_than_another(wrong: float) -> None:
     scheme = made(5, 2, tail=2)
     gradients = gradients_for(scheme, 21)
     sent = honest(scheme, gradients)
     numbers = sent[:, :8].clone().view(torch.float32)
     for byzantine in itertools.combinations(range(5), 2):
         replies = sent.clone()
-        replies[list(byzantine), :8] = torch.tensor([1.0, lie]).view(torch.uint8)
+        replies[list(byzantine), :8] = torch.tensor([1.0, wrong]).view(torch.uint8)
         decoded = scheme.decode(replies)
-        assert decoded.suspects == (byzantine if not np.isfinite(lie) else ())
+        assert decoded.suspects == (byzantine if not np.isfinite(wrong) else ())
         rest = numbers[[row for row in range(5) if row not in byzantine], 1]
         assert rest.min() <= decoded.gradients[0, -1] <= rest.max()
 

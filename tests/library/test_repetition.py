@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from attacked import error_of, every_placement, gradients_for, honest, lies, with_lies
+from attacked import error_of, every_placement, gradients_for, honest, with_wrong, wrong_replies
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -30,8 +30,8 @@ def test_exact_vote_gives_the_honest_bits_wherever_the_byzantine_workers_sit(n: 
     gradients = gradients_for(scheme, 5)
     sent = honest(scheme, gradients)
     for number, rows in enumerate(every_placement(n, s)):
-        attacks = list(lies(scheme, sent, rows).values())
-        replies = with_lies(sent, rows, attacks[number % len(attacks)])
+        attacks = list(wrong_replies(scheme, sent, rows).values())
+        replies = with_wrong(sent, rows, attacks[number % len(attacks)])
         decoded = scheme.decode(replies)
         assert torch.equal(decoded.gradients, gradients)
         assert decoded.suspects == rows
@@ -182,8 +182,8 @@ def test_tolerance_vote_never_accuses_an_honest_row(n: int, s: int) -> None:
     sent = honest(scheme, gradients, noise=3e-7)
     assert scheme.decode(sent).suspects == ()
     for rows in every_placement(n, s):
-        for name, lie in lies(scheme, sent, rows).items():
-            decoded = scheme.decode(with_lies(sent, rows, lie))
+        for name, wrong in wrong_replies(scheme, sent, rows).items():
+            decoded = scheme.decode(with_wrong(sent, rows, wrong))
             assert set(decoded.suspects) <= set(rows), name
             assert error_of(decoded.gradients, gradients) <= 2e-6, name
 

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from attacked import error_of, gradients_for, honest, lies, with_lies
+from attacked import error_of, gradients_for, honest, with_wrong, wrong_replies
 
 from draco.schemes import DecodeError, build
 from draco.schemes.solon import amplification, build_code, weights_without
@@ -39,7 +39,7 @@ def test_the_amplification_is_what_noise_suffers() -> None:
     gradients = gradients_for(scheme, 30_000)
     sent = honest(scheme, gradients, noise=1e-5)
     assert scheme.amplification is not None
-    replies = with_lies(sent, (0, 1), sent[[0, 1]] * -100)
+    replies = with_wrong(sent, (0, 1), sent[[0, 1]] * -100)
     assert error_of(build("solon", workers=15, adversaries=2, parts=3, tolerance=1e-3).decode(replies).gradients,
                     gradients) <= 1.2e-5 * scheme.amplification  # fmt: skip
 
@@ -51,8 +51,8 @@ def test_byzantine_workers_are_found_and_left_out_wherever_they_sit(n: int, s: i
     sent = honest(scheme, gradients)
     assert sent.shape == (n, -(-301 // c))
     for number, rows in enumerate(itertools.combinations(range(n), s)):
-        for name, lie in [*lies(scheme, sent, rows).items()][number % s :: s * s]:
-            decoded = scheme.decode(with_lies(sent, rows, lie), seed=5)
+        for name, wrong in [*wrong_replies(scheme, sent, rows).items()][number % s :: s * s]:
+            decoded = scheme.decode(with_wrong(sent, rows, wrong), seed=5)
             assert decoded.suspects == rows, name
             assert error_of(decoded.gradients[:, :301], gradients) <= 1e-5
 
@@ -63,7 +63,7 @@ def test_large_codes_keep_rounding_small(n: int, s: int, c: int) -> None:
     gradients = gradients_for(scheme, 256)
     sent = honest(scheme, gradients)
     for rows, limit in ((tuple(range(s)), 1e-4), (tuple(range(0, 9 * s, 9)), 1e-6)):
-        decoded = scheme.decode(with_lies(sent, rows, sent[list(rows)] * -100), seed=5)
+        decoded = scheme.decode(with_wrong(sent, rows, sent[list(rows)] * -100), seed=5)
         assert decoded.suspects == rows
         assert error_of(decoded.gradients, gradients) <= limit
 
@@ -73,7 +73,7 @@ def test_more_byzantine_workers_than_promised_are_an_error() -> None:
     sent = honest(scheme, gradients_for(scheme, 200))
     for rows in itertools.combinations(range(9), 2):
         with pytest.raises(DecodeError, match="solon: no admissible set of rows"):
-            scheme.decode(with_lies(sent, rows, lies(scheme, sent, rows)["random"]), seed=5)
+            scheme.decode(with_wrong(sent, rows, wrong_replies(scheme, sent, rows)["random"]), seed=5)
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def seconds(*events: tuple[str, float | None]) -> list[float]:
     return elapsed([{"event": kind} | ({} if time is None else {"time": time}) for kind, time in events]).tolist()
 
 
-def test_the_clock_of_a_run_stands_still_while_it_lies_stopped() -> None:
+def test_the_clock_of_a_run_stands_still_while_it_is_stopped() -> None:
     asked_to_stop = seconds(
         ("start", 100), ("step", 110), ("end", 112), ("resume", 5112), ("start", 5113), ("step", 5120)
     )

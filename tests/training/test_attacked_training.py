@@ -107,7 +107,7 @@ def test_the_papers_code_gives_the_attack_free_model_too(make_job: Make, train, 
 
 @pytest.mark.parametrize("who", ["fixed", "drawn", "rotating", "placed"])
 @pytest.mark.parametrize("code", CODES)
-def test_the_ledger_counts_whoever_lies_and_only_while_they_do(make_job: Make, train, code: str, who: str) -> None:
+def test_the_ledger_counts_whoever_attacks_and_only_while_they_do(make_job: Make, train, code: str, who: str) -> None:
     attack = f"{{name: sign_flip, who: {who}, fraction: 0.17, from_step: 2, until_step: 4}}"
     job = make_job(*CODES[code], "steps=5", f"attack={attack}")
     run = train(job).run

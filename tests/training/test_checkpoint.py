@@ -142,7 +142,7 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path, manifest: bytes, why
 
 
 @pytest.mark.parametrize("changes", [{"bytes": 5}, {"sha256": "0" * 64}, {"step": 2}, {"sha256": "x"}])
-def test_a_manifest_that_lies_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_a_manifest_with_false_claims_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
     refused(vouch(checkpoint.save(tmp_path, 1, CONTENTS), **changes))
 
 

@@ -121,7 +121,7 @@ def wanted(request: Request, folder: Path) -> Settings:
     Raises:
         JobError: lists every fault of SET=.
         MissingError: no region.
-        RefusedError: the cluster lies in another region, or its state elsewhere.
+        RefusedError: the cluster is in another region, or its state elsewhere.
     """
     there = home.of(folder)
     before = settings_module.load(there.settings)
@@ -131,7 +131,7 @@ def wanted(request: Request, folder: Path) -> Settings:
         raise MissingError("no region: AWS_REGION=us-east-1, or SET=region=us-east-1")
     if before.region not in (None, region):
         raise RefusedError(
-            f"{request.name}: lies in {before.region}, not {region}; another NAME=, or make cluster-down and "
+            f"{request.name}: is in {before.region}, not {region}; another NAME=, or make cluster-down and "
             "make cluster-purge first, which removes its runs"
         )
     if terraform.known(there.base) and made.state_bucket != before.state_bucket:

@@ -1,6 +1,6 @@
 """Terraform on a copy of one of the roots in infra/: its progress in words, and its failures as sentences.
 
-The copy lies in the cluster's own folder and holds the state, unless that is kept in a bucket. Terraform writes to a
+The copy is in the cluster's own folder and holds the state, unless that is kept in a bucket. Terraform writes to a
 file and has its own session: if Draco is killed, Terraform finishes and saves its state. At the deadline or for Ctrl-C
 it gets one SIGINT and is then waited for. A second one would lose the state.
 """
