@@ -1,6 +1,6 @@
 """The time of receiving n * d floats from n processes against that of copying them; the benchmark runs it by mpirun.
 
-    mpirun -n 16 python -m benchmarks.receive D REPEATS
+mpirun -n 16 python -m benchmarks.receive D REPEATS
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Runs make in a copy of the working tree, which the fixture `checkout` provides."""
+"""The run of make in a copy of the working tree, which the fixture `checkout` provides."""
 
 import os
 import subprocess

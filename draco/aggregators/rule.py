@@ -1,4 +1,4 @@
-"""What an aggregation rule and a pre-aggregator declare: options, least n, and what they need beside the gradients.
+"""The declarations of aggregation rules and pre-aggregators: options, least n, and their needs beside the gradients.
 
 Shapes: n gradients (m of a job's, after decoding), d parameters, f declared Byzantine rows.
 """

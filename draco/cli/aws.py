@@ -1,4 +1,4 @@
-"""What of `draco cluster` costs money: a cluster on AWS, its price, its end, and what is left of it."""
+"""The commands of `draco cluster` for a cluster on AWS: its price, its end, and what is left of it."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Where a command runs: on this machine, or on the head of a cluster that is up."""
+"""The place where a command runs: this machine, or the head of a cluster that is up."""
 
 import argparse
 import sys

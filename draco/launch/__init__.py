@@ -1,4 +1,4 @@
-"""How a job becomes processes, and who looks after them until the run has ended.
+"""The launch of a job: its processes, and who looks after them until the run has ended.
 
 plan.py            what is run, as values: a command line, its environment, its files
 rank_placement.py  which node hosts which ranks; roster.py: the nodes that a head has

@@ -1,4 +1,4 @@
-"""What a run's processes printed: all of it, or one rank's."""
+"""The output of a run's processes: all of it, or one rank's."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""What will be run: the command line, environment and files of a job, as values."""
+"""The plan of a launch: the command line, environment and files of a job, as values."""
 
 import json
 import shlex

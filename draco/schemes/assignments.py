@@ -1,9 +1,13 @@
 """The assignments, drawn or built, of codes whose encoding matrix is 0 and 1: which worker computes which partitions.
 
-Sources: fractional repetition of Tandon, Lei, Dimakis & Karampatziakis, Gradient Coding, ICML 2017 (arXiv:1612.03301);
-Bernoulli codes of Charles, Papailiopoulos & Ellenberg, Approximate Gradient Coding via Sparse Random Graphs, 2017
-(arXiv:1711.06771); stochastic block codes of Charles & Papailiopoulos, Gradient Coding via the Stochastic Block Model,
-2018 (arXiv:1805.10378); election codes of Sohn, Han, Choi & Moon, Election Coding, NeurIPS 2020 (arXiv:1910.06093).
+Sources:
+- fractional repetition: Tandon, Lei, Dimakis & Karampatziakis, Gradient Coding, ICML 2017 (arXiv:1612.03301);
+- Bernoulli codes: Charles, Papailiopoulos & Ellenberg, Approximate Gradient Coding via Sparse Random Graphs, 2017
+  (arXiv:1711.06771);
+- stochastic block codes: Charles & Papailiopoulos, Gradient Coding via the Stochastic Block Model, 2018
+  (arXiv:1805.10378);
+- election codes: Sohn, Han, Choi & Moon, Election Coding, NeurIPS 2020 (arXiv:1910.06093).
+
 Deviation: a partition that nobody drew is given to a random worker, and a worker that drew nothing gets a random
 partition. So no sample is lost and nobody is idle.
 Shapes: n workers = k partitions; r workers compute a partition, exactly, at least or on average, as each design says.
@@ -50,8 +54,8 @@ def deterministic(n: int, s: int) -> Design:
     2s + 1 rows compute everything. The other rows come in (n - 2s - 1) / 2 pairs. One row of a pair computes partition
     j alone, the other all but j and one more.
 
-    One of each pair is right: if j is against the majority, at most (n - 3) / 2 of the other n - 1 partitions are,
-    which is fewer than half of any n - 2 of them. So at least (n - 2s - 1) / 2 + 2s + 1 = (n + 1) / 2 + s rows are
+    One of each pair is right. If j is against the majority, at most (n - 3) / 2 of the other n - 1 partitions are too.
+    That is fewer than half of any n - 2 of them. So at least (n - 2s - 1) / 2 + 2s + 1 = (n + 1) / 2 + s rows are
     right. When s of them are Byzantine, (n + 1) / 2 still are, the majority.
 
     For n = 5 and s = 1 this is the matrix of the program that Sohn et al. published. Their construction for other n was

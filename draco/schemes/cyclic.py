@@ -9,7 +9,7 @@ Promise: the mean is exact up to amplification x (honest noise), on two conditio
 non-finite rows) is at most 2s. And, where s > 0, a parity is left to check the result. Errors within the tolerance
 cannot be told from honest noise.
 
-Limit: where s is large, n = 45 and s = 5 say, and all Byzantine rows are neighbours, colluding errors can look like
+Limit: s is large, n = 45 and s = 5 say, and all Byzantine rows are neighbours. Then colluding errors can look like
 errors of the rows beside them, up to honest noise. Explanations that differ by 1e-3 of the result are refused. So such
 rows move the result by that much at most, or end the run. The secret permutation of rows makes the placement rare (45
 of 1.2 million sets).
@@ -63,9 +63,9 @@ PROMISE = 1e-3  # relative float32 error of the result that no placement of s By
 def cyclic(*, workers: int, adversaries: int, redundancy: int | None = None, tolerance: float = TOLERANCE) -> Scheme:
     """Return the real cyclic scheme for n >= 2s + 1 workers.
 
-    `redundancy` is the number of partitions per worker, 2s + 1 if None (2s + 2 where n is even and only that keeps the
-    promise); more of it tolerates more missing rows. `tolerance` is the relative difference between honest replies that
-    the certificate allows.
+    `redundancy` is the number of partitions per worker. If None it is 2s + 1, or 2s + 2 where n is even and only that
+    keeps the promise. More of it tolerates more missing rows. `tolerance` is the relative difference between honest
+    replies that the certificate allows.
     """
     require_tolerance("cyclic", tolerance)
     code, worst = _code(workers, adversaries, redundancy)

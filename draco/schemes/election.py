@@ -5,9 +5,9 @@ NeurIPS 2020 (arXiv:1910.06093), on top of signSGD with majority vote (Bernstein
 2018, arXiv:1810.05291). The result is no mean: it is the sign of the majority of the k partitions' signs. So a learning
 rate is the length of a step in every coordinate.
 
-Promise: with the deterministic design the result is that majority exactly, whatever up to s Byzantine workers send,
-wherever one sign has at least one partition more than the other and no partition has a zero. With a Bernoulli design it
-is so with high probability only.
+Promise: with the deterministic design the result is that majority exactly, whatever up to s Byzantine workers send. It
+holds in every coordinate where no partition has a zero and one sign has more partitions than the other. With a
+Bernoulli design it holds with high probability only.
 
 Zeros and ties: a zero has no vote. A worker whose votes tie must still send a bit. It sends + where row + coordinate is
 even, so that the ties of many workers cancel in coordinates that no sample moves. At the server a tie is 0, no step.

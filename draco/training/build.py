@@ -1,4 +1,4 @@
-"""What a process builds from its job: scheme, model, batch plan, wire format, aggregator, optimizer and schedule.
+"""The parts that a process builds from its job: scheme, model, batch plan, wire format, aggregator and optimizer.
 
 Server and workers build from the same job, so they agree without a word between them.
 Shapes: n workers, k partitions, p parameters, b BatchNorm statistics, d = p + b + 1 elements of a step vector.

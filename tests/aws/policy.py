@@ -1,4 +1,4 @@
-"""What an IAM policy allows by its actions alone: whether one is in it, whatever its resources and conditions."""
+"""The actions that an IAM policy allows, whatever its resources and conditions."""
 
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase

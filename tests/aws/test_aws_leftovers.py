@@ -1,4 +1,4 @@
-"""What there is of Draco is found by tags, and removed without a state file; what is not Draco's is never touched."""
+"""Leftovers of Draco are found by tags and removed without a state file; what is not Draco's is never touched."""
 
 import base64
 import itertools

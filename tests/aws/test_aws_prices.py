@@ -1,4 +1,4 @@
-"""What a cluster on AWS costs, where it could be, and whether the quotas have room for it."""
+"""Prices of a cluster on AWS, the zones where it could be, and whether the quotas have room for it."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""How Terraform is run: stopped once, waited for, and its faults told; with a stand-in that does what is ordered."""
+"""Terraform as Draco runs it: stopped once, waited for, and its faults told; with a stand-in that does as ordered."""
 
 import json
 import os

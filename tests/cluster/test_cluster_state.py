@@ -1,4 +1,4 @@
-"""What is kept of a cluster, what Ansible is told of it and says of it, and how machines are reached by ssh."""
+"""The state that is kept of a cluster, what Ansible is told and says of it, and how machines are reached by ssh."""
 
 import inspect
 import ipaddress

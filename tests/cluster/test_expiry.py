@@ -1,4 +1,4 @@
-"""What every command warns of."""
+"""The warnings that every command gives of a cluster's end."""
 
 import json
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""What the documents say is so: commands, options, files and links exist, and examples are what the program prints."""
+"""The documents against the program: commands, options, files and links exist, and examples are what it prints."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Whether a run goes on after a launch, and on which nodes, as a table from what was seen to what is done."""
+"""The decision whether a run goes on after a launch, and on which nodes, as a table of what was seen and done."""
 
 import pytest
 

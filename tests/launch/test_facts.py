@@ -1,4 +1,4 @@
-"""What a node says of itself: equal nodes have no fault, every difference is one sentence, a lie is no crash."""
+"""The facts that a node reports: equal nodes have no fault, a difference is one sentence, a false one no crash."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What keeps runs on a head going: which are given another supervisor, and that their models do not show it."""
+"""The keeper of runs on a head: which get another supervisor, and that their models do not show it."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What the head hears of its nodes' end, with a stand-in for ssh that says what a test has it say."""
+"""Notices of its nodes' end at the head, with a stand-in for ssh that says what a test has it say."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Which node hosts which ranks: dealt out evenly, and what a Byzantine node can do, counted as its scheme counts."""
+"""The ranks of every node: dealt out evenly, and what a Byzantine node can do, counted as its scheme counts."""
 
 import itertools
 import re

@@ -1,4 +1,4 @@
-"""What stays with a run: the watch over its heartbeat, the verdict of whoever finds it, and how it is stopped."""
+"""The supervisor of a run: the watch over its heartbeat, the verdict of whoever finds it, and how it is stopped."""
 
 import json
 import os

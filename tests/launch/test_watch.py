@@ -1,4 +1,4 @@
-"""What ends nodes: the real draco-watch, with stand-ins for the commands by which it sees and changes a machine."""
+"""The real draco-watch, which ends nodes, with stand-ins for the commands by which it sees and changes a machine."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What f arbitrary rows can do to a rule, how rules move with their rows, and that byzfl gives the same."""
+"""Bounds of the rules: what f arbitrary rows can do, how results move with the rows, and that byzfl gives the same."""
 
 import math
 from typing import Any

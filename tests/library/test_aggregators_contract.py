@@ -1,4 +1,4 @@
-"""What rules and pre-aggregators declare, held against what their functions do."""
+"""Declarations of rules and pre-aggregators against what their functions do."""
 
 import inspect
 import itertools

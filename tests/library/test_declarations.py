@@ -1,4 +1,4 @@
-"""What schemes declare holds of what is built; what any declaration says of its options holds of its function."""
+"""Declarations of schemes against what is built, and of all options against the functions that take them."""
 
 import inspect
 import itertools

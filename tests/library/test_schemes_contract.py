@@ -1,4 +1,4 @@
-"""What every scheme of the table promises; a new scheme is tested by being listed there."""
+"""The contract of every scheme of the table; a new scheme is tested by being listed there."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Runs as they stand in their directories, written by hand."""
+"""Recorded runs as they are in their directories, written by hand."""
 
 import json
 from collections.abc import Sequence

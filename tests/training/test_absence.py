@@ -1,4 +1,4 @@
-"""Steps that are taken without some workers: when that is right, how long is waited first, and whose fault it is."""
+"""Steps without some workers: when one is right, how long is waited first, and whose fault it is."""
 
 import itertools
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there."""
+"""Checkpoints: whole or not there."""
 
 import contextlib
 import hashlib

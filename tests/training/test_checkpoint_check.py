@@ -1,4 +1,4 @@
-"""Only a job's own checkpoints are restored, wholly or not at all."""
+"""The check of checkpoints: only a job's own are restored, wholly or not at all."""
 
 import copy
 import json

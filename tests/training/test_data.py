@@ -1,7 +1,7 @@
 """Data sets: conversion from the original formats, the prepared folder, batches and augmentation.
 
-torchvision's own readers run here on tiny files generated in the original formats (IDX, CIFAR's pickles alone and as
-an archive, SVHN's .mat), with counts and checksums replaced to match. Not exercised: the downloads themselves (the
+torchvision's own readers run here on tiny files in the original formats: IDX, CIFAR's pickles alone and as an archive,
+SVHN's .mat. Counts and checksums are replaced to match. Not exercised: the downloads themselves (the
 network is replaced by one that fails), the real CIFAR and SVHN files and MNIST's. Fashion-MNIST is read in full where
 Debian's package is installed.
 """

@@ -1,4 +1,4 @@
-"""What is computed stays what it was: short recorded runs of every scheme give the models that they gave."""
+"""Recorded models of short runs of every scheme: a restructuring must not change what is computed."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a request asks for: service, action and parameters, whatever the protocol they came in."""
+"""The content of a request: service, action and parameters, whatever the protocol they came in."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What IAM policies allow: enough of their language for instance roles and file systems, and an error for the rest."""
+"""The language of IAM policies, as much as instance roles and file systems need, and an error for the rest."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What instances cost: on demand per type, as spot per type and zone with thirty days of history."""
+"""The prices of instances: on demand per type, as spot per type and zone with thirty days of history."""
 
 import zlib
 from collections.abc import Mapping, Sequence

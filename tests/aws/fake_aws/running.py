@@ -1,4 +1,4 @@
-"""How tests run the fake AWS, and what they say to it."""
+"""The start of the fake AWS by tests, and what they say to it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the parts of the fake share: its folder, what tests set at run time, and what was asked of it."""
+"""The common state of the fake: its folder, what tests set at run time, and what was asked of it."""
 
 import threading
 import zlib

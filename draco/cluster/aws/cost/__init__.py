@@ -1,1 +1,1 @@
-"""What a cluster on AWS costs: prices, quotas, and the quote that is shown before anything starts."""
+"""The cost of a cluster on AWS: prices, quotas, and the quote that is shown before anything starts."""

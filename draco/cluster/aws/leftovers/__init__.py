@@ -1,1 +1,1 @@
-"""What Draco has left in an account: found by tags, and removed where Terraform no longer knows of it."""
+"""The leftovers of Draco in an account: found by tags, and removed where Terraform no longer knows of them."""

@@ -1,4 +1,4 @@
-"""Runs this machine's tools, and says which are missing."""
+"""The tools of this machine that the fake runs, and which of them are missing."""
 
 import ctypes
 import os
