@@ -93,8 +93,8 @@ def approximate(
     """Return the approximate scheme for n workers, up to `stragglers` of which are not waited for.
 
     `redundancy` r is the least number of workers in a group of a fractional `code`. In a random code it is how many
-    partitions a worker computes on average. It is 2s + 2 if None. `inside` is explained at `assignments.stochastic_block`; `vote`
-    and `tolerance`, which matter to adversaries only, at `repetition`. `seed` is that of a random design.
+    partitions a worker computes on average. It is 2s + 2 if None. `assignments.stochastic_block` explains `inside`.
+    `repetition` explains `vote` and `tolerance`, which matter to adversaries only. `seed` is that of a random design.
 
     Raises:
         ValueError: an option is out of its range, or a random code is to tolerate adversaries.

@@ -121,8 +121,8 @@ def _ranking(found: Evidence, t: int) -> npt.NDArray[np.intp]:
     syndrome = found.parity @ found.values  # (p, k)
     length = len(syndrome) - len(found.known)
     syndrome = sum(c * syndrome[m : m + length] for m, c in enumerate(erased))  # (p - x, k)
-    # A polynomial with roots at the t nodes gives zero on every t + 1 syndromes in a row. So its coefficients are in the
-    # null space of the Hankel matrix (k (p - x - t), t + 1). With noise the smallest singular vector stands for it.
+    # A polynomial with roots at the t nodes gives zero on every t + 1 syndromes in a row. So it is in the null space
+    # of the Hankel matrix (k (p - x - t), t + 1). With noise the smallest singular vector stands for it.
     hankel = np.concatenate([[c[i : i + t + 1] for i in range(length - t)] for c in syndrome.T])
     scale = np.abs(hankel).max()
     if not scale > 0:
