@@ -17,7 +17,7 @@ def load(module: str) -> Any:
     """Return a module of a peer, `byzfl.aggregators` for example.
 
     The code of byzfl/__init__.py is left out: it imports the package's training loop, and with it torchvision and
-    seaborn, of which the aggregators and attacks use nothing.
+    seaborn. The aggregators and attacks use nothing of them.
 
     Raises:
         MissingError: the peer is not installed.

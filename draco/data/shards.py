@@ -37,9 +37,10 @@ def by_class(labels: Tensor, workers: int) -> list[Tensor]:
 def dirichlet(labels: Tensor, workers: int, alpha: float, seed: int) -> list[Tensor]:
     """Return n shards of the samples (N,) whose class proportions are drawn from a Dirichlet distribution.
 
-    Worker i draws q_i ~ Dirichlet(alpha C p), where p (C,) are the classes' shares of the data set: alpha for each of
-    C equally frequent classes. Then the workers take turns; in its turn worker i draws the class of one more sample
-    from q_i, restricted to classes that are not used up. Small alpha: few classes each; large: all like the data set.
+    Worker i draws q_i ~ Dirichlet(alpha C p), where p (C,) are the classes' shares of the data set. That is alpha for
+    each of C equally frequent classes. Then the workers take turns. In its turn worker i draws the class of one more
+    sample from q_i, restricted to classes that are not used up. A small alpha gives few classes to each, a large one
+    shards that are like the data set.
 
     Source: Hsu, Qi, Brown, Measuring the effects of non-identical data distribution for federated visual
     classification, 2019 (arXiv:1909.06335). They write Dirichlet(alpha p) with sum(p) = 1: their alpha is C times

@@ -1,8 +1,8 @@
 """The search for certainly Byzantine workers, from who disagrees with whom.
 
 Source: the agreement graph and clique detection of Konstantinidis & Ramamoorthy, Aspis (arXiv:2108.02416). Honest
-workers agree wherever they compute the same. So at least n - s of the n workers agree mutually, a clique of the
-agreement graph, and a worker outside all such cliques is Byzantine. The search here is for the complements of cliques:
+workers agree wherever they compute the same. So at least n - s of the n workers agree mutually: they are a clique of
+the agreement graph. A worker outside all such cliques is Byzantine. The search here is for the complements of cliques:
 covers, sets of at most s rows that hold one row of every disagreeing pair.
 
 Deviation: where there is one largest clique, Aspis drops everybody else. Byzantine workers who disagree with fewer than

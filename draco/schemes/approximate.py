@@ -10,8 +10,8 @@ None of these tolerates adversaries. Here the groups of fractional repetition vo
 s + 1 equal votes for want of rows counts as missing.
 Shapes: n workers = k partitions, d parameters, m = 1: the mean of the partition gradients, nearly.
 
-Error: |A^T a - 1| / sqrt(k). It is the relative error of the mean where the partitions' gradients are uncorrelated and
-of one size, an upper bound of it where they are equal, and 0 where the mean is exact.
+Error: |A^T a - 1| / sqrt(k), which is 0 where the mean is exact. Where the partitions' gradients are uncorrelated and
+of one size, it is the relative error of the mean. Where they are equal, it is an upper bound of that.
 """
 
 from __future__ import annotations

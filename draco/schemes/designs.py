@@ -3,8 +3,8 @@
 Sources: `mols` and `ramanujan` are of Konstantinidis & Ramamoorthy, ByzShield, 2020 (arXiv:2010.04902), the latter
 after Burnwal et al., Deterministic completion of rectangular matrices using Ramanujan bigraphs II. `subset` is of
 Konstantinidis & Ramamoorthy, Aspis, 2021 (arXiv:2108.02416).
-Shapes: n workers, k partitions, r workers per partition, load = k r / n partitions per worker; l is the order of a
-square, q that of a field or block, p a prime. Every design returns the assignment (n, k) bool. `exists` says which
+Shapes: n workers, k partitions, r workers per partition, load = k r / n partitions per worker. The order of a square is
+l, that of a field or block q; p is a prime. Every design returns the assignment (n, k) bool. `exists` says which
 (n, r) it takes.
 """
 

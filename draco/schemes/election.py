@@ -13,9 +13,9 @@ Zeros and ties: a zero has no vote. A worker whose votes tie must still send a b
 even, so that the ties of many workers cancel in coordinates that no sample moves. At the server a tie is 0, no step.
 (The paper's program computes with sign(0) = 0, for which one bit has no third value.)
 
-A reply holds four things in a row: the float32 mean of its partitions' last `tail` values, one bit for each coordinate
-before them, a 1 that marks the end, and zeros. The last values are statistics and the loss, which have no use as signs;
-the server takes their median.
+A reply begins with the float32 mean of its partitions' last `tail` values. These are statistics and the loss, which
+have no use as signs; the server takes their median. Then comes one bit for each coordinate before them, a 1 that marks
+the end, and zeros.
 Shapes: n workers = k partitions, d = p + tail elements, replies of 4 tail + p // 8 + 1 bytes, m = 1.
 """
 

@@ -1,9 +1,9 @@
 """The optimistic decoder: one pass over the replies that decodes them, checks the result and learns the wrong rows.
 
-The replies R (n, d) are read in blocks of columns. Each block is multiplied by two rows of weights at once: v, which
-decodes without the rows known to be wrong, and h, a random vector of the parity space that is zero on those rows.
-h^T R is honest noise unless another row is wrong: a spot check in the manner of Freivalds 1977, with h secret and fresh
-for each block.
+The replies R (n, d) are read in blocks of columns, and each block is multiplied by two rows of weights at once. v (n,)
+decodes without the rows known to be wrong. h (n,) is a random vector of the parity space that is zero on those rows. So
+h^T R is honest noise unless another row is wrong. This is a spot check in the manner of Freivalds 1977, with h secret
+and fresh for each block.
 
 Where a block clearly fails, the wrong rows are located from that block alone. Then v and h are drawn anew and the pass
 goes on. Blocks before it stay, since they were checked. So a run under attack costs hardly more than one without.

@@ -5,7 +5,7 @@ via Redundant Gradients, 2021 (arXiv:2110.01595). The trade-off is theirs: with 
 numbers of every partition's gradient share one number of a reply.
 
 The code is our own, of real numbers. The parities are those of `cyclic_code`, around the frequency n/2. The sums of the
-c parts are read off at frequencies around 0. The entries of a partition and a part are fixed by r equations: all
+c parts are read off at frequencies around 0. The entries of a partition and a part are fixed by r equations. All
 parities are zero, the reading of that part is one, and the readings of the other parts are zero.
 
 The rows that compute a partition are a stride apart, chosen for the best worst case. Neighbours hardly see a difference

@@ -143,6 +143,7 @@ class Collector:
                     self._note(step, here, *arrival, inspection)
                     lap("decode")
                     continue
+                # Nothing has just come. Give up, or try what has come, once for every number of replies.
                 waited, count = time.monotonic() - began, int(here.mask.sum())
                 if waited > self.patience.limit_s:
                     return None

@@ -14,8 +14,8 @@ from draco.models.flat import flatten
 from draco.sampling import generator
 
 IMAGE = (3, 32, 32)
-# Parameters and BatchNorm statistics with 10 classes: lenet and fc on (1, 28, 28) and the ResNets on (3, 32, 32) as
-# published for the original Draco and for kuangliu's CIFAR models; VGG by the sum of its layers, computed below.
+# Parameters and BatchNorm statistics with 10 classes. Those of lenet and fc on (1, 28, 28) and of the ResNets on
+# (3, 32, 32) are as published for the original Draco and for kuangliu's CIFAR models. VGG's are computed below.
 SIZES = {
     "lenet": (431_080, 0),
     "fc": (1_033_510, 0),
