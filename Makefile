@@ -129,8 +129,8 @@ lint: .venv/ready-dev ## Run ruff, mypy, yamllint, shellcheck, hadolint, ansible
 bench: .venv/ready-dev ## Measure kernels, aggregators and a training step against copies and peers (ARGS="--only aggregators")
 	@$(DRACO) bench $(ARGS)
 
-schema: .venv/ready ## Write jobs/schema.json anew from the job model
-	@$(DRACO) validate --schema > jobs/schema.json
+schema: .venv/ready ## Write jobs/schema.json and docs/jobs.md, the reference of every key, anew from the tables
+	@$(DRACO) validate --schema > jobs/schema.json && $(DRACO) validate --reference > docs/jobs.md
 
 lock: .venv/ready-dev ## Write constraints.txt anew from what is installed
 	@.venv/bin/python -m pip freeze --all | grep -viE '^(torch|torchvision|draco|hdmedians|mlxtend|byzfl|byzpy|pip|-e|#)' > constraints.txt

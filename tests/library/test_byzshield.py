@@ -9,7 +9,7 @@ import torch
 from attacked import every_placement, gradients_for, honest, lies, with_lies
 from torch import Tensor
 
-from draco.job import Job, aggregator_f, partitions
+from draco.job import Job, aggregator_f, sizes
 from draco.runs import events
 from draco.schemes import DecodeError, Scheme, build
 
@@ -152,4 +152,4 @@ def test_the_job_knows_the_numbers_of_the_scheme(make_job: Make, design: str, n:
     spec = f"scheme={{name: placement, design: {design}, redundancy: {r}, adversaries: 1}}"
     job = make_job(spec, f"workers={n}", "batch_size=30", "aggregator=median")
     scheme = scheme_of(design, n, 1, redundancy=r)
-    assert (partitions(job), aggregator_f(job)) == (scheme.assignment.shape[1], scheme.bad)
+    assert (sizes(job).partitions, aggregator_f(job)) == (scheme.assignment.shape[1], scheme.bad)
