@@ -17,7 +17,7 @@ PLAN_OPTIONS = $(CLUSTER_NAME) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(WORK
     $(if $(IMAGE),--image $(IMAGE)) $(SETTINGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval report compare logs stop data validate test lint bench schema lock clean \
+.PHONY: help setup train eval report compare logs stop data validate test test-all lint bench schema lock clean \
     soak image cluster-up cluster-status status ssh cluster-down cluster-purge plan doctor extend interrupt \
     leftovers
 
@@ -102,9 +102,15 @@ cluster-down: .venv/ready ## Remove the cluster's nodes, networks and keys; runs
 cluster-purge: .venv/ready ## Remove the runs and data of a cluster that is down (NAME=dev YES=1)
 	@$(DRACO) cluster purge $(CLUSTER_NAME) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(YES),--yes)
 
-test: .venv/ready-dev ## Run the tests (ARGS="-k cyclic" is passed on to pytest)
+# What needs no root, Docker or Terraform; the rest, and whatever takes long, is for test-all.
+QUICK = $(addprefix tests/,docs training library job launch report cli)
+
+test: .venv/ready-dev ## Run the tests that need nothing else, in about 4 minutes (ARGS="-k cyclic" goes to pytest)
+	@.venv/bin/python -m pytest -n auto --dist loadfile -m "not long" $(QUICK) $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none
+
+test-all: .venv/ready-dev ## Run all tests, with clusters, a fake AWS and faults: what needs root, Docker or Terraform too
 	@# Three processes for two cores, as the tests of Terraform mostly wait; in order, so that those begin early.
-	@.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none
+	@.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) || [ $$? -eq 5 ]
 	@.venv/bin/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]
 
 SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/*.sh \
@@ -123,8 +129,8 @@ lint: .venv/ready-dev ## Run ruff, mypy, yamllint, shellcheck, hadolint, ansible
 bench: .venv/ready-dev ## Measure kernels, aggregators and a training step against copies and peers (ARGS="--only aggregators")
 	@$(DRACO) bench $(ARGS)
 
-schema: .venv/ready ## Write jobs/schema.json anew from the job model
-	@$(DRACO) validate --schema > jobs/schema.json
+schema: .venv/ready ## Write jobs/schema.json and docs/jobs.md, the reference of every key, anew from the tables
+	@$(DRACO) validate --schema > jobs/schema.json && $(DRACO) validate --reference > docs/jobs.md
 
 lock: .venv/ready-dev ## Write constraints.txt anew from what is installed
 	@.venv/bin/python -m pip freeze --all | grep -viE '^(torch|torchvision|draco|hdmedians|mlxtend|byzfl|byzpy|pip|-e|#)' > constraints.txt

@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     """Add `draco validate` and `draco data` to the parser."""
     checks = arguments.command(
-        commands, "validate", validate, "check job files and list every fault", "Nothing is trained or written."
-    )
+        commands, "validate", validate, "check job files and list every fault",
+        "Nothing is trained or written. docs/jobs.md is the reference of every key; --reference prints it.",
+    )  # fmt: skip
     checks.add_argument("jobs", nargs="*", type=Path, metavar="JOB", help="job files")
     arguments.add_set(checks)
     checks.add_argument("--schema", action="store_true", help="print the JSON Schema of a job instead")
+    checks.add_argument(
+        "--reference", action="store_true", help="print the reference of job files instead, in Markdown"
+    )
     prepares = arguments.command(
         commands, "data", data, "download or convert the data sets of jobs, and check them",
         "`draco train` prepares a job's data by itself; this does it beforehand.",
@@ -78,8 +82,13 @@ def validate(args: argparse.Namespace) -> int:
 
         print(json.dumps(schema(), indent=2))
         return 0
+    if args.reference:
+        from draco.job.reference import reference
+
+        print(reference())
+        return 0
     if not args.jobs:
-        raise JobError(["validate: name at least one job file, or --schema"])
+        raise JobError(["validate: name at least one job file, --schema or --reference"])
     faults: list[str] = []
     for path in args.jobs:
         try:

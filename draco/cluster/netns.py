@@ -21,6 +21,7 @@ from typing import Any
 from draco.cluster import ssh
 from draco.cluster.backend import HEAD, Cluster, Node, Request, Say, State, names, quietly
 from draco.cluster.eviction import Eviction, by_hand, writing
+from draco.cluster.ssh_key import operator_key
 from draco.errors import MissingError, RefusedError
 from draco.runs import directory as run_directory
 
@@ -45,9 +46,7 @@ def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
     storage = _storage(folder)
     for part in ("data", "runs"):
         (storage / part).mkdir(parents=True, exist_ok=True)
-    key = folder / "operator_key"
-    if not key.exists():
-        _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"operator of {request.name}", "-f", str(key))
+    key = operator_key(request.name, folder)
     prefix = _prefix(folder)
     bridge = f"{prefix}br"
     if not _link_exists(bridge):

@@ -28,7 +28,7 @@ else:
     DataName = Literal[tuple(DATASETS)]
 
 Rank = Annotated[int, Field(ge=1)]
-Ranks = Annotated[tuple[Rank, ...], AS_TUPLE, Field(min_length=1)]
+Ranks = Annotated[tuple[Rank, ...], Field(min_length=1), AS_TUPLE]
 
 
 class Data(Section):
@@ -89,7 +89,7 @@ if TYPE_CHECKING:
     PreAggregators = tuple[PreAggregatorSection, ...]
 else:
     PreAggregators = Annotated[
-        tuple[union(PRE_AGGREGATOR_KINDS), ...], BeforeValidator(_written_out), Field(max_length=8)
+        tuple[union(PRE_AGGREGATOR_KINDS), ...], Field(max_length=8), BeforeValidator(_written_out)
     ]
 
 

@@ -107,13 +107,13 @@ def only_with(kind: type[BaseModel], option: str) -> OnlyWith | None:
 
 
 def _field(option: Option) -> tuple[Any, Any]:
+    default = ... if option.required else option.default
     if get_origin(option.kind) is tuple:
         item, *others = option.kind.__args__
         items = Annotated[item, Field(**option.bounds)]  # type: ignore[valid-type]
-        kind = tuple[items, ...] if others == [...] else tuple[(items,) * (1 + len(others))]  # type: ignore[misc]
-        bounds: dict[str, Any] = {"min_length": 1} if others == [...] else {}
-        return Annotated[kind, AS_TUPLE], described(... if option.required else option.default, option.text, **bounds)
-    default = ... if option.required else option.default
+        some = Annotated[tuple[items, ...], Field(min_length=1)]
+        kind = some if others == [...] else tuple[(items,) * (1 + len(others))]  # type: ignore[misc]
+        return Annotated[kind, AS_TUPLE], described(default, option.text)
     return option.kind, described(default, option.text, only_with=option.only_with, **option.bounds)
 
 

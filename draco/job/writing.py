@@ -90,8 +90,22 @@ def schema() -> dict[str, Any]:
         for field in values["properties"].values():
             field.pop("title", None)
             field.pop("only_with", None)
+    for key, part in {**SECTIONS, "aggregator.pre": PRE_AGGREGATOR}.items():
+        _share(out["$defs"], key, [out["$defs"][kind.__name__]["properties"] for kind in part.kinds.values()])
     out["oneOf"] = [{"required": ["steps"]}, {"required": ["epochs"]}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **out, "title": "Draco job"}
+
+
+def _share(definitions: dict[str, Any], key: str, kinds: list[dict[str, Any]]) -> None:
+    """Write an option once that several kinds of the section `key` have alike, and refer to it from each."""
+    for option in dict.fromkeys(option for kind in kinds for option in kind):
+        having = [kind for kind in kinds if option in kind]
+        most = max(having, key=lambda kind: sum(kind[option] == other[option] for other in having))[option]
+        alike = [kind for kind in having if kind[option] == most]
+        if len(alike) > 1:
+            definitions[f"{key}.{option}"] = most
+            for kind in alike:
+                kind[option] = {"$ref": f"#/$defs/{key}.{option}"}
 
 
 def _needs(kind: type[Section], other: str, values: tuple[str, ...]) -> dict[str, Any]:

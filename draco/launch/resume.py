@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from draco.errors import MissingError, RefusedError
-from draco.job import Job, to_yaml
+from draco.errors import JobError, MissingError, RefusedError
+from draco.job import Job
 from draco.launch.keep import kept
 from draco.launch.settle import settle
 from draco.runs import directory as run_directory
@@ -20,7 +20,7 @@ def unfinished(runs: Path, job: Job, *, resume: bool, new: bool) -> Path | None:
         raise RefusedError("--resume and --new exclude each other: give one")
     for run in reversed(run_directory.runs(runs)):
         status = settle(run)
-        if (run / "job.yaml").read_text() != to_yaml(job) or status.state == "succeeded":
+        if status.state == "succeeded" or not _is_of(run, job):
             continue
         if supervisor(run) is not None or (status.goes_on and run_directory.is_alive(status)):
             if new:
@@ -38,6 +38,16 @@ def unfinished(runs: Path, job: Job, *, resume: bool, new: bool) -> Path | None:
     if resume:
         raise RefusedError(f"{runs}: no unfinished run of this very job; leave --resume out to start one")
     return None
+
+
+def _is_of(run: Path, job: Job) -> bool:
+    """Say whether a run is of this very job, as it was written by this version of Draco or by an earlier one."""
+    if not run.name.startswith(f"{job.name}-"):
+        return False
+    try:
+        return run_directory.read_job(run) == job
+    except JobError:  # of a version with other options
+        return False
 
 
 def named_or_newest(run: Path | None, runs: Path) -> Path:

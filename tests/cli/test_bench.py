@@ -20,6 +20,7 @@ from draco.cli.main import main
 from draco.errors import MissingError
 
 
+@pytest.mark.long
 def test_the_benchmark_prints_every_target_and_writes_its_figures(tmp_path: Path, capsys) -> None:
     bench.main(tmp_path / "bench.json", quick=True, only=set(bench.SECTIONS) - {"aggregators"})
     rows = json.loads((tmp_path / "bench.json").read_text())["rows"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from draco import errors
-from draco.job import parse
+from draco.job import parse, warnings
 from draco.training.checkpoint import CheckpointError
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +100,14 @@ WRONG = (
     "data.split=by_class", "data={name: mnist, split: dirichlet}", "scheme=cyclic_dft wire=float16 attack=none",
     "model=vgg11", "data.augment=true", "data={name: mnist_5k, source: x}", "batch_size=1", "batch_size=999999",
     "workers", "a.b.c=1", "schedule={name: multistep, milestones: [3,2]}", "attack={name: ipm, adversaries: 9}",
+    "attack.adversaries=10",
+)  # fmt: skip
+# The same for jobs that are right and get a warning.
+DOUBTFUL = (
+    "attack.adversaries=2", "scheme=uncoded attack.adversaries=1", "aggregator=median",
+    "schedule={name: multistep, milestones: [100]}",
+    "scheme=uncoded aggregator=median attack={name: alie, adversaries: 1}", "scheme={name: detox, adversaries: 2}",
+    "scheme=uncoded attack=none local.momentum=0.5 optimizer.momentum=0.5",
 )  # fmt: skip
 RIGHT = (
     "{name: small, workers: 9, model: lenet, data: mnist, batch_size: 180, steps: 100, "
@@ -131,6 +139,14 @@ def test_every_fault_of_a_wrong_job_has_an_entry(overrides: str) -> None:
     for fault in caught.value.faults:
         said = fault.removeprefix("x.yaml: ")
         assert any(re.match(pattern, said) for pattern in patterns), said
+
+
+@pytest.mark.parametrize("overrides", DOUBTFUL)
+def test_every_warning_of_a_job_has_an_entry(overrides: str) -> None:
+    patterns = [".*".join(map(re.escape, entry.split("<>"))) for entry in ENTRIES]
+    said = warnings(parse(RIGHT, "x.yaml", re.split(r" (?=[a-z_.-]+=)", overrides)))
+    assert said
+    assert [warning for warning in said if not any(re.match(pattern, warning) for pattern in patterns)] == []
 
 
 @pytest.mark.parametrize("text", ["- a", "a: [", "a: 1\na: 2", "a: &x 1"])

@@ -28,7 +28,8 @@ from draco.job import (
     total_steps,
     warnings,
 )
-from draco.job.fields import SECTIONS
+from draco.job.fields import PRE_AGGREGATOR, SECTIONS
+from draco.job.messages import properties
 from draco.models import MODELS
 from draco.schemes import SCHEMES, build
 
@@ -655,17 +656,41 @@ def test_options_that_do_not_apply_are_not_written() -> None:
 # --- schema and tables -----------------------------------------------------------------------------------------------
 
 
+def resolved(part: Any, definitions: dict[str, Any]) -> Any:
+    """Return a part of the schema with every option that is written once put where it is referred to."""
+    match part:
+        case {"$ref": str(path)} if "." in path:
+            return resolved(definitions[path.removeprefix("#/$defs/")], definitions)
+        case dict():
+            return {key: resolved(value, definitions) for key, value in part.items()}
+        case list():
+            return [resolved(value, definitions) for value in part]
+    return part
+
+
 def test_every_key_of_the_schema_says_what_it_is() -> None:
     whole = schema()
-    parts = {"": whole, **whole["$defs"]}
+    parts = {"": whole, **{name: part for name, part in whole["$defs"].items() if "." not in name}}
     undescribed = [
         f"{part}.{key}"
         for part in parts
         for key, field in parts[part]["properties"].items()
-        if not field["description"]
+        if not resolved(field, whole["$defs"])["description"]
     ]
     assert undescribed == []
     assert all(part["additionalProperties"] is False for part in parts.values())
+
+
+def test_an_option_that_many_names_have_is_written_once_with_what_the_section_declares() -> None:
+    definitions = schema()["$defs"]
+    for key, part in {**SECTIONS, "aggregator.pre": PRE_AGGREGATOR}.items():
+        for name, kind in part.kinds.items():
+            for option, shown in definitions[kind.__name__]["properties"].items():
+                declared = properties(kind)[option]
+                if option != "pre":  # which the schema shortens
+                    assert resolved(shown, definitions).get("default") == declared.get("default"), (key, name, option)
+                    assert resolved(shown, definitions)["description"] == declared["description"], (key, name, option)
+    assert definitions["attack_zero"]["properties"]["ranks"] == {"$ref": "#/$defs/attack.ranks"}
 
 
 def test_the_schema_ties_an_option_to_the_options_with_which_it_applies_and_has_no_empty_rules() -> None:

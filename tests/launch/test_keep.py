@@ -182,6 +182,7 @@ def test_nodes_that_do_not_let_the_head_in_are_left_out_unless_that_is_all(
     assert keep.end_what_is_left(orphan, roster) == dict.fromkeys(out, "frozen")
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # the supervisor is to outlive us
 @pytest.mark.parametrize("killed", ["supervisor", "all"])
 def test_a_run_whose_supervisor_is_killed_ends_with_the_same_model(

@@ -11,6 +11,7 @@ class Small(soak.Site):
     workers = 3
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_run_that_is_disturbed_ends_with_the_bits_of_one_that_is_not(tmp_path: Path, data_root: Path) -> None:
     (tmp_path / "data").symlink_to(data_root)

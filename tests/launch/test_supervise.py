@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from draco.errors import RefusedError
-from draco.job import Job, parse, to_yaml
+from draco.job import Job, parse, to_dict, to_yaml
 from draco.launch import changes, every_node, head, preflight, supervise
 from draco.launch import follow as following
 from draco.launch import run as running
@@ -790,6 +790,20 @@ def test_a_run_that_is_still_looked_after_is_not_gone_on_with(directory: Path, j
     assert unfinished(directory.parent, job, resume=False, new=True) is None
     supervised_by(directory, NOBODY, "1")
     assert unfinished(directory.parent, job, resume=True, new=False) == directory
+
+
+def test_a_run_that_an_earlier_version_wrote_is_gone_on_with(directory: Path, job: Job) -> None:
+    """It wrote the keys in another order, and options that say nothing."""
+    written = to_dict(job)
+    written["data"]["alpha"] = None
+    (directory / "job.yaml").write_text(json.dumps(dict(reversed(written.items()))))
+    run_directory.write_status(directory, "interrupted", 3)
+    assert unfinished(directory.parent, job, resume=True, new=False) == directory
+    (directory / "job.yaml").write_text(json.dumps({**written, "seed": 8}))
+    with pytest.raises(RefusedError, match="no unfinished run of this very job"):
+        unfinished(directory.parent, job, resume=True, new=False)
+    (directory / "job.yaml").write_text(json.dumps({**written, "of_a_later_version": 1}))
+    assert unfinished(directory.parent, job, resume=False, new=False) is None
 
 
 def test_a_head_tells_of_its_newest_run(directory: Path) -> None:

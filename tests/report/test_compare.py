@@ -108,6 +108,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
     monkeypatch.setattr(progress.Progress, "ended", and_stop)
 
 
+@pytest.mark.long
 def test_a_comparison_goes_on_where_it_was_ended_and_gives_the_same_bits_in_two_processes(
     grid: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

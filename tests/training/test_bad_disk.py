@@ -208,6 +208,7 @@ def final_model(run: Path) -> torch.Tensor:
     return torch.cat([value.flatten().double() for value in checkpoint.load(newest)["model"].values()])
 
 
+@pytest.mark.long
 @MOUNTS
 def test_a_run_on_a_full_disk_ends_truthfully_and_resumes_where_there_is_space(folder, train) -> None:
     """A disk that takes two checkpoints and a part of the third."""
@@ -231,6 +232,7 @@ def test_a_run_on_a_full_disk_ends_truthfully_and_resumes_where_there_is_space(f
     assert torch.equal(train(run_directory.read_job(run), run).model, model)
 
 
+@pytest.mark.long
 @MOUNTS
 def test_a_run_whose_disk_turns_read_only_ends_with_one_line_and_resumes_once_it_is_not(folder) -> None:
     """A read-only mount over the run's directory: files that are open can be written, no name can be changed."""

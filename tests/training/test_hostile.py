@@ -144,6 +144,7 @@ def test_whatever_it_answers_the_model_is_right(folder: Path, honest, scheme: st
     assert not any(step["lost"] for step in ended.steps)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["repetition", "cyclic"])
 def test_however_late_it_is_the_model_is_right(folder: Path, honest, scheme: str) -> None:
     ended = run(folder, scheme, 1, *LATE)
@@ -153,6 +154,7 @@ def test_however_late_it_is_the_model_is_right(folder: Path, honest, scheme: str
     assert not any(step["lost"] for step in ended.steps)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("manner", "why"), [("twice", UNASKED), ("long", TOO_LONG)])
 def test_one_that_sends_unasked_or_too_much_is_refused_from_then_on(
     folder: Path, honest, manner: str, why: str
@@ -162,6 +164,7 @@ def test_one_that_sends_unasked_or_too_much_is_refused_from_then_on(
     assert all(step["refused"] == {str(IT): why} for step in ended.steps[2:])
 
 
+@pytest.mark.long
 def test_a_flood_neither_fills_the_server_nor_holds_it_up(folder: Path, honest) -> None:
     ended = run(folder, "repetition", 1, "flood")
     assert_right(ended, honest("repetition"), "repetition")

@@ -108,6 +108,7 @@ def test_a_simulation_gives_the_same_model_as_mpi_bit_for_bit(folder: Path, sche
     assert steps[0] == steps[1]
 
 
+@pytest.mark.long
 def test_worker_momentum_goes_on_over_mpi_from_a_simulations_checkpoint_with_the_same_bits(folder: Path, train) -> None:
     """Own samples, own momentum, and Byzantine workers who know the others' and attach theirs; also interrupted."""
     write_job(folder, steps=4, scheme="uncoded", attack="{name: alie, who: drawn}", adversaries=2, workers=5)
@@ -191,6 +192,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, errors
 
 
+@pytest.mark.long
 def test_a_worker_that_is_needed_and_never_answers_is_named_and_ends_the_run_resumably(long_run) -> None:
     """Rank 2 is Byzantine: the code tolerates no more."""
     folder, process = long_run
@@ -205,6 +207,7 @@ def test_a_worker_that_is_needed_and_never_answers_is_named_and_ends_the_run_res
     assert survivors(folder) == []
 
 
+@pytest.mark.long
 def test_a_worker_that_is_needed_and_killed_ends_the_run_promptly(long_run) -> None:
     folder, process = long_run
     began = time.monotonic()
@@ -217,6 +220,7 @@ def test_a_worker_that_is_needed_and_killed_ends_the_run_promptly(long_run) -> N
     assert survivors(folder) == []
 
 
+@pytest.mark.long
 def test_a_run_goes_on_without_workers_that_hang_or_are_killed_and_has_back_who_comes_back(folder: Path) -> None:
     write_job(folder, steps=300, scheme="repetition", attack="none", patience=0.5)
     process = started(folder)
@@ -262,6 +266,7 @@ def mpirun_process(folder: Path) -> int:
     raise AssertionError("no mpirun")
 
 
+@pytest.mark.long
 def test_a_run_outlives_its_server_and_its_mpirun_with_the_same_bits(folder: Path) -> None:
     write_job(folder, steps=80, scheme="repetition", every=2)
     process = started(folder)
@@ -289,6 +294,7 @@ def test_a_run_outlives_its_server_and_its_mpirun_with_the_same_bits(folder: Pat
     assert torch.equal(model(whole), model(newest(folder)))
 
 
+@pytest.mark.long
 def test_sigusr1_to_mpirun_leaves_a_checkpoint_and_the_run_goes_on(folder: Path) -> None:
     write_job(folder, steps=100_000)
     process = started(folder)
@@ -302,6 +308,7 @@ def test_sigusr1_to_mpirun_leaves_a_checkpoint_and_the_run_goes_on(folder: Path)
     assert ended(process)[0] == 130
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_a_run_that_resumes_only_when_asked(folder: Path) -> None:
     write_job(folder, steps=100_000)
     process = started(folder)
@@ -369,6 +376,7 @@ def test_a_rank_that_fails_ends_the_job_with_its_traceback(folder: Path) -> None
     assert "elsewhere" in result.stderr
 
 
+@pytest.mark.long
 def test_the_number_of_processes_is_checked_before_anything_else(folder: Path) -> None:
     write_job(folder)
     run(folder, "--simulate")

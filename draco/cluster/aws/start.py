@@ -4,7 +4,6 @@ agreement -> base (network, storage, registry) -> image -> instances -> host key
 """
 
 import re
-import subprocess
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -21,7 +20,8 @@ from draco.cluster.aws.home import Choice, Home
 from draco.cluster.aws.leftovers import cleanup
 from draco.cluster.aws.settings import Settings
 from draco.cluster.backend import HEAD, Cluster, Node, Request, Say, names
-from draco.errors import MissingError, NoCapacityError, NotConfiguredError, RefusedError
+from draco.cluster.ssh_key import operator_key
+from draco.errors import NoCapacityError, NotConfiguredError, RefusedError
 
 LOGIN = "ec2-user"  # of Amazon Linux
 START_LIMIT_S = 300  # for the instances of one candidate
@@ -50,7 +50,7 @@ def up(request: Request, folder: Path, say: Say) -> Cluster:
     settings_module.save(settings, there.settings)
     base = _base(request.name, settings, owner, there, say)
     image = registry.push(region, base["repository_url"], request.image, say)
-    key = _operator_key(request.name, folder)
+    key = operator_key(request.name, folder).with_suffix(".pub").read_text().strip()
     values = {
         "name": request.name, "owner": owner, "region": region, "workers": request.workers, "image": image,
         "ssh_cidr": ssh_cidr, "ssh_public_key": key, "head_type": settings.head_type,
@@ -143,19 +143,6 @@ def _apply(folder: Path, root: str, name: str, region: str, say: Say, limit_s: f
             raise
         cleanup.remove_strays(region, name, root, terraform.values(folder), say)
         terraform.apply(folder, say, limit_s)
-
-
-def _operator_key(name: str, folder: Path) -> str:
-    """Return the public half of the operator's key for this cluster."""
-    path = folder / "operator_key"
-    if not path.exists():
-        made = subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"operator of {name}", "-f", str(path)],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if made.returncode:
-            raise MissingError(f"ssh-keygen: {made.stderr.strip()}")
-    return path.with_suffix(".pub").read_text().strip()
 
 
 def _start(agreed: Agreement, there: Home, values: Mapping[str, Any], subnets: Mapping[str, str], say: Say) -> Choice:
