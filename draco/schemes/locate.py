@@ -11,7 +11,8 @@ polynomial are the nodes x_i of these rows. Two things are different here:
 Known rows are those that are missing or not finite. Their locator polynomial takes them out of the syndrome first
 (Forney 1965). No set of rows is believed without the certificate of `syndrome`. Where the polynomial fails, sets of
 rows are tried: all if they are few, else a bounded search.
-Shapes: n rows, p parities, k projections, t rows in a set, N sets. Nothing here depends on d, the length of a reply.
+Shapes: n rows, of them a known, p parities, k projections, t rows in a set, N sets. Nothing here depends on d, the
+length of a reply.
 """
 
 import itertools
@@ -115,14 +116,14 @@ def _ranking(found: Evidence, t: int) -> npt.NDArray[np.intp]:
     others = np.setdiff1d(np.arange(len(found.nodes)), found.known)
     if t == 0:
         return others
-    # The polynomial with roots at the nodes of the x known rows, (x + 1,) coefficients by increasing power.
+    # The polynomial with roots at the nodes of the a known rows, (a + 1,) coefficients by increasing power.
     erased = np.poly(found.nodes[list(found.known)])[::-1] if found.known else np.ones(1)
-    # Syndrome l is sum_i e_i x_i^l with errors e_i. This combination of x + 1 of them in a row has no known rows in it.
+    # Syndrome l is sum_i e_i x_i^l with errors e_i. This combination of a + 1 of them in a row has no known rows in it.
     syndrome = found.parity @ found.values  # (p, k)
     length = len(syndrome) - len(found.known)
-    syndrome = sum(c * syndrome[m : m + length] for m, c in enumerate(erased))  # (p - x, k)
+    syndrome = sum(c * syndrome[m : m + length] for m, c in enumerate(erased))  # (p - a, k)
     # A polynomial with roots at the t nodes gives zero on every t + 1 syndromes in a row. So it is in the null space
-    # of the Hankel matrix (k (p - x - t), t + 1). With noise the smallest singular vector stands for it.
+    # of the Hankel matrix (k (p - a - t), t + 1). With noise the smallest singular vector stands for it.
     hankel = np.concatenate([[c[i : i + t + 1] for i in range(length - t)] for c in syndrome.T])
     scale = np.abs(hankel).max()
     if not scale > 0:

@@ -2,8 +2,8 @@
 
 A parity matrix F (p, n) annihilates all honest replies Z (n, d): F Z = 0. The replies are projected to rho (n, k). So
 the syndrome S = F rho (p, k) is that of the errors alone. F[l, i] = F[0, i] x_i^l with n different nodes x_i on the
-unit circle, so any p columns are independent (the code is MDS). Hence e errors at unknown rows and x at known rows are
-determined if 2e + x <= p.
+unit circle, so any p columns are independent (the code is MDS). Hence e errors at unknown rows and a at known rows are
+determined if 2e + a <= p.
 
 A set of rows is certified if the syndrome outside the span of their columns of F is no more than honest noise.
 Source: Chen et al., DRACO, ICML 2018 (arXiv:1803.09877), section 3. The paper compares with a fixed 1e-9 and trusts

@@ -65,7 +65,7 @@ def test_a_job_with_all_four_trains_to_the_same_bits_over_mpi_and_simulated(exte
     assert torch.equal(over_mpi.model, simulated.model)
     for one in trained:
         steps = [event for event in events.read(one.run / "events.jsonl") if event["event"] == "step"]
-        assert [event["suspects"] == event["liars"] != [] for event in steps] == [True] * 3
+        assert [event["suspects"] == event["byzantine"] != [] for event in steps] == [True] * 3
 
 
 def test_options_are_accepted_within_their_bounds_and_refused_in_the_usual_words(extended: Path) -> None:
