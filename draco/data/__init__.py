@@ -8,8 +8,8 @@ Invariants: no function reads global random state; torchvision is imported only 
 data sets, torch only to load one.
 """
 
-from draco.data.datasets import DATASETS, dataset_info
+from draco.data.datasets import DATASETS
 from draco.data.folder import Split, load, prepare, verify
 from draco.data.info import DatasetInfo
 
-__all__ = ["DATASETS", "DatasetInfo", "Split", "dataset_info", "load", "prepare", "verify"]
+__all__ = ["DATASETS", "DatasetInfo", "Split", "load", "prepare", "verify"]

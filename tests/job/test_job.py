@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from draco import job as spec
 from draco.aggregators import AGGREGATORS
 from draco.attacks import ATTACKS
 from draco.data import DATASETS
@@ -28,7 +27,7 @@ from draco.job import (
     total_steps,
     warnings,
 )
-from draco.job.fields import PRE_AGGREGATOR, SECTIONS
+from draco.job.fields import ORIGINAL_OPTIONS, PRE_AGGREGATOR, SECTIONS
 from draco.job.messages import properties
 from draco.models import MODELS
 from draco.schemes import SCHEMES, build
@@ -737,7 +736,7 @@ def test_the_names_in_the_spec_are_those_in_the_tables() -> None:
 
 
 def test_the_originals_options_point_to_keys_that_exist() -> None:
-    for path in spec.ORIGINAL_OPTIONS.values():
+    for path in ORIGINAL_OPTIONS.values():
         section, _, key = path.rpartition(".")
         kinds = SECTIONS[section].kinds.values() if section else [Job]
         assert any(key in kind.model_fields for kind in kinds)
