@@ -7,11 +7,12 @@ from draco.errors import DecodeError
 from draco.schemes.approximate import APPROXIMATE
 from draco.schemes.cyclic import CYCLIC
 from draco.schemes.cyclic_dft import CYCLIC_DFT
+from draco.schemes.declaration import SchemeDeclaration, Sizes
 from draco.schemes.detox import DETOX
 from draco.schemes.election import ELECTION
 from draco.schemes.placement import PLACEMENT
 from draco.schemes.repetition import REPETITION
-from draco.schemes.scheme import Decoded, Inspection, Scheme, SchemeDeclaration, Sizes
+from draco.schemes.scheme import Decoded, Inspection, Scheme
 from draco.schemes.solon import SOLON
 from draco.schemes.uncoded import UNCODED
 

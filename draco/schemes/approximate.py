@@ -28,17 +28,9 @@ from draco.lazy import Tensor, torch
 from draco.schemes.assignments import Design, bernoulli, fractional, stochastic_block
 from draco.schemes.cyclic import ENCODING
 from draco.schemes.cyclic_code import PRECISE
+from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
 from draco.schemes.projection import block_width, combine, mask_without, runs_of
-from draco.schemes.scheme import (
-    Decoded,
-    Decoder,
-    Inspection,
-    Mask,
-    Scheme,
-    SchemeDeclaration,
-    Sizes,
-    require_workers,
-)
+from draco.schemes.scheme import Decoded, Decoder, Inspection, Mask, Scheme
 from draco.schemes.vote import OPTIONS, TOLERANCE, Ballot, checked_vote, winner
 
 CODES = ("fractional", "bernoulli", "stochastic_block")

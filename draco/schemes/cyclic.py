@@ -26,6 +26,7 @@ from draco.declaration import Option, OptionError
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
 from draco.schemes.cyclic_code import PRECISE, Code, amplifications, real_basis, real_code, worst_amplification
+from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
 from draco.schemes.locate import locate, locate_clearly
 from draco.schemes.optimistic import optimistic
 from draco.schemes.projection import (
@@ -39,17 +40,7 @@ from draco.schemes.projection import (
     runs_of,
     squared_norms,
 )
-from draco.schemes.scheme import (
-    Decoded,
-    Decoder,
-    Encoder,
-    Inspection,
-    Mask,
-    Scheme,
-    SchemeDeclaration,
-    Sizes,
-    require_workers,
-)
+from draco.schemes.scheme import Decoded, Decoder, Encoder, Inspection, Mask, Scheme
 from draco.schemes.syndrome import CLEAR, Complex, Rows, admissible, certified, evidence, recombination
 
 # Relative difference between honest replies. The backward pass of each row may be over other samples. In 130 steps of

@@ -25,19 +25,10 @@ from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
 from draco.schemes.cyclic import require_tolerance, tolerance_option
 from draco.schemes.cyclic_code import Code, worst_amplification
+from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
 from draco.schemes.locate import locate
 from draco.schemes.projection import runs_of
-from draco.schemes.scheme import (
-    Decoded,
-    Decoder,
-    Encoder,
-    Inspection,
-    Mask,
-    Scheme,
-    SchemeDeclaration,
-    Sizes,
-    require_workers,
-)
+from draco.schemes.scheme import Decoded, Decoder, Encoder, Inspection, Mask, Scheme
 from draco.schemes.syndrome import Evidence, Rows, certified, evidence, recombination
 
 TOLERANCE = 1e-11  # relative; honest workers differ by complex128 rounding alone, 2e-12 at most where measured

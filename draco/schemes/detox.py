@@ -12,8 +12,9 @@ Shapes: n workers, m = k = n // r groups, d parameters, r odd; leftover workers 
 """
 
 from draco.declaration import Option, OptionError
+from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
 from draco.schemes.repetition import in_groups
-from draco.schemes.scheme import Scheme, SchemeDeclaration, Sizes, require_workers
+from draco.schemes.scheme import Scheme
 from draco.schemes.vote import OPTIONS, TOLERANCE, checked_vote
 
 REDUNDANCY = 3

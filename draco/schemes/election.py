@@ -31,17 +31,8 @@ from draco.declaration import OnlyWith, Option, OptionError
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
 from draco.schemes.assignments import bernoulli, deterministic
-from draco.schemes.scheme import (
-    Decoded,
-    Decoder,
-    Encoder,
-    Inspection,
-    Mask,
-    Scheme,
-    SchemeDeclaration,
-    Sizes,
-    require_workers,
-)
+from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
+from draco.schemes.scheme import Decoded, Decoder, Encoder, Inspection, Mask, Scheme
 
 CODES = ("deterministic", "bernoulli")
 BLOCK = 1 << 14  # bytes of a reply that are counted at once: their votes stay in the second-level cache

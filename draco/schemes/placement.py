@@ -27,17 +27,9 @@ from draco.declaration import Option
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
 from draco.schemes.agreement import certainly_byzantine
+from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
 from draco.schemes.designs import Assignment, place
-from draco.schemes.scheme import (
-    Decoded,
-    Decoder,
-    Inspection,
-    Mask,
-    Scheme,
-    SchemeDeclaration,
-    Sizes,
-    require_workers,
-)
+from draco.schemes.scheme import Decoded, Decoder, Inspection, Mask, Scheme
 from draco.schemes.vote import OPTIONS, TOLERANCE, Ballot, checked_vote, disagreements, winner
 from draco.schemes.worst_case import WorstCase, worst_case
 

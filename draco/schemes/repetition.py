@@ -19,16 +19,8 @@ import numpy as np
 from draco.declaration import Option, OptionError
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
-from draco.schemes.scheme import (
-    Decoded,
-    Decoder,
-    Inspection,
-    Mask,
-    Scheme,
-    SchemeDeclaration,
-    Sizes,
-    require_workers,
-)
+from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
+from draco.schemes.scheme import Decoded, Decoder, Inspection, Mask, Scheme
 from draco.schemes.vote import OPTIONS, TOLERANCE, Ballot, checked_vote, winner
 
 

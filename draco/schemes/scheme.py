@@ -1,4 +1,4 @@
-"""A scheme as one value, the paper's triple of assignment, encoder and decoder; and its declaration.
+"""A scheme as one value: the paper's triple of assignment, encoder and decoder.
 
 Source: Chen, Wang, Charles, Papailiopoulos, DRACO, ICML 2018 (arXiv:1803.09877), section 2: (A, E, D).
 A row is a position in the code, not a rank: the server hands out rows from a fresh secret permutation every step.
@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from draco.declaration import Declaration
 from draco.lazy import Tensor, torch
 
 Mask = npt.NDArray[np.bool_]
@@ -48,12 +46,6 @@ Decoder = Callable[[Tensor, Mask, int, Any], Decoded]
 
 def _same(d: int) -> int:
     return d
-
-
-def require_workers(name: str, workers: int, adversaries: int) -> None:
-    """Raise a ValueError unless n >= 2s + 1: with fewer, s adversaries can pass for the honest workers."""
-    if workers < (least := 2 * adversaries + 1):
-        raise ValueError(f"{name}: {adversaries} adversaries need at least {least} workers, got {workers}")
 
 
 class Scheme(NamedTuple):
@@ -154,31 +146,3 @@ class Scheme(NamedTuple):
         groups = self.groups() or [0] * self.workers
         wrong = Counter(groups[row] for row in {*absent, *suspects})
         return int(self.assignment.sum(0).min()) > 2 * self.adversaries and max(wrong.values()) <= self.adversaries
-
-
-class Sizes(NamedTuple):
-    """The numbers of a scheme that follow from its options, before it is built."""
-
-    partitions: int  # k
-    gradients: int  # m, after decoding
-    bad: int = 0  # as in `Scheme`
-
-
-@dataclass(frozen=True, kw_only=True)
-class SchemeDeclaration(Declaration):
-    """What a scheme declares. Its function builds the `Scheme`."""
-
-    # (workers, adversaries, **arguments) -> its numbers; a ValueError says why there is no such scheme.
-    sizes: Callable[..., Sizes]
-    least: Callable[[int, Mapping[str, Any]], int] = lambda s, given: 2 * s + 1  # (s, options) -> least n
-    tolerance: float = 0.0  # by which honest replies may differ, relatively, unless an option says otherwise
-    dtype: str = "float32"  # of a reply
-    individual: bool = False  # row i sends the gradient of partition i as it is, and nobody else computes it
-    grouped: bool = False  # rows fall into groups of s + 1 equal votes, so that s adversaries are counted in each
-    supplied: tuple[str, ...] = ()  # arguments that the trainer knows: "seed" (of drawn designs), "tail"
-    project: Callable[[int, int], Tensor] | None = None  # (seed, e) -> (number, e): what its decoder projects on
-
-    def __call__(self, **arguments: Any) -> Scheme:
-        """Build the scheme."""
-        built: Scheme = self.function(**arguments)
-        return built

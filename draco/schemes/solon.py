@@ -39,18 +39,9 @@ from draco.schemes.cyclic import (
     wrong_rows,
 )
 from draco.schemes.cyclic_code import EXHAUSTIVE, PRECISE, RANDOM_PLACEMENTS, real_basis, real_code
+from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
 from draco.schemes.projection import combine, mask_without, runs_of
-from draco.schemes.scheme import (
-    Decoded,
-    Decoder,
-    Encoder,
-    Inspection,
-    Mask,
-    Scheme,
-    SchemeDeclaration,
-    Sizes,
-    require_workers,
-)
+from draco.schemes.scheme import Decoded, Decoder, Encoder, Inspection, Mask, Scheme
 from draco.schemes.syndrome import Complex, Rows, recombination
 
 PARTS = 2

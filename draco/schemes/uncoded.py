@@ -11,7 +11,8 @@ import numpy as np
 
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
-from draco.schemes.scheme import Decoded, Inspection, Mask, Scheme, SchemeDeclaration, Sizes
+from draco.schemes.declaration import SchemeDeclaration, Sizes
+from draco.schemes.scheme import Decoded, Inspection, Mask, Scheme
 
 
 def _sizes(workers: int, adversaries: int) -> Sizes:

@@ -21,8 +21,8 @@ from draco.attacks.code_aware import confusing
 from draco.attacks.omniscient import GRID, alie_z
 from draco.sampling import generator
 from draco.schemes import SCHEMES, DecodeError, Scheme, build
+from draco.schemes.declaration import SchemeDeclaration, Sizes
 from draco.schemes.projection import draw, finish, project_row
-from draco.schemes.scheme import SchemeDeclaration, Sizes
 
 D = 300
 KINDS = ["uncoded", "repetition", "cyclic", "cyclic_dft"]  # of replies
