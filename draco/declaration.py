@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 
 class OptionError(ValueError):
-    """A value that does not go with the other numbers: `repetition: redundancy is 2, must be at least 3`."""
+    """A value that does not go with the others: `repetition: redundancy must be from 2s+1 = 3 to 9 workers, got 2`."""
 
     def __init__(self, owner: str, option: str, message: str) -> None:
         super().__init__(f"{owner}: {option} {message}")
