@@ -6,7 +6,7 @@ from typing import NamedTuple
 from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
 from draco.data.datasets import DATASETS
 from draco.declaration import OptionError
-from draco.job.fields import SECTIONS, Data, Job
+from draco.job.fields import SECTIONS, DataSection, Job
 from draco.job.messages import legal_values, properties, show
 from draco.job.numbers import aggregator_f, attack, byzantine_count, sizes, structure
 from draco.job.unions import only_with
@@ -77,7 +77,7 @@ def _check_own(job: Job) -> Iterator[Fault]:
     data, local, scheme = job.data, job.local, job.scheme.name
     individual = SCHEMES[scheme].individual
     if data.split == "dirichlet" and data.alpha is None:
-        legal = legal_values("alpha", properties(Data)["alpha"]).removesuffix(", or null")
+        legal = legal_values("alpha", properties(DataSection)["alpha"]).removesuffix(", or null")
         yield Fault("data.alpha", f"is missing; dirichlet needs {legal}", ("data.split",))
     if not individual:
         common = f"{scheme} encodes gradients of partitions that all workers share"

@@ -31,7 +31,7 @@ Rank = Annotated[int, Field(ge=1)]
 Ranks = Annotated[tuple[Rank, ...], Field(min_length=1), AS_TUPLE]
 
 
-class Data(Section):
+class DataSection(Section):
     """What the model is trained on."""
 
     name: DataName = described(..., "Data set; mnist_5k and the synthetic ones need no download.")
@@ -56,7 +56,7 @@ class Data(Section):
     )
 
 
-class Local(Section):
+class LocalSection(Section):
     """What each worker does to its gradient before it sends it; needs uncoded."""
 
     momentum: float = described(
@@ -167,14 +167,14 @@ class ScheduleSection(NamedSection):
     warmup_steps: int = described(0, "Steps over which lr first rises linearly to optimizer.lr.", ge=0)
 
 
-class Wire(Section):
+class WireSection(Section):
     """How a reply travels."""
 
     dtype: Literal["float32", "float16", "bfloat16"] = described("float32", "Number format of replies on the wire.")
     compression: Literal["none", "blosc2"] = described("none", "Lossless compression of replies.")
 
 
-class OnLoss(Section):
+class OnLossSection(Section):
     """What becomes of a run when a node or a process is lost. It changes nothing that is computed."""
 
     name: Literal["pack", "replace", "fail"] = described(
@@ -234,7 +234,7 @@ class Job(Section):
     threads: int = described(1, "Torch threads of every process.", ge=1, le=1024)
     device: Literal["cpu", "cuda"] = described("cpu", "Where gradients are computed.")
     model: ModelName = described(..., "Network; its input shape must be the data's.")
-    data: Data = described(..., "Data set, by name or with options.")
+    data: DataSection = described(..., "Data set, by name or with options.")
     batch_size: int = described(
         ..., "Global batch B: samples per step over all partitions, the same for every scheme.", ge=1, le=10**8
     )
@@ -243,7 +243,7 @@ class Job(Section):
         None, "Passes over the training data; exactly one of steps and epochs.", ge=1, le=10**6
     )
     scheme: AnyScheme = described(..., "Scheme, by name or with options.")
-    local: Local = described(Local(), "Worker momentum and clipping.")
+    local: LocalSection = described(LocalSection(), "Worker momentum and clipping.")
     aggregator: AnyAggregator = described(AGGREGATOR_KINDS["mean"](name="mean"), "Aggregator, by name or with options.")
     attack: AnyAttack = described(NoAttackSection(), "Simulated attack, by name or with options.")
     optimizer: AnyOptimizer = described(OPTIMIZER_KINDS["sgd"](name="sgd"), "Optimizer, by name or with options.")
@@ -257,7 +257,7 @@ class Job(Section):
         None, "Steps between evaluations while training; null: only at the end; 0: never.", ge=0
     )
     eval_batch_size: int = described(1000, "Batch size of an evaluation.", ge=1)
-    wire: Wire = described(Wire(), "Wire format, by dtype or with options.")
+    wire: WireSection = described(WireSection(), "Wire format, by dtype or with options.")
     reply_timeout_s: float = described(
         60.0, "A worker that is needed and has not answered a step by then is lost.", gt=0.0, le=86400.0
     )
@@ -267,21 +267,23 @@ class Job(Section):
         gt=0.0,
     )
     start_timeout_s: float = described(300.0, "Time for all workers to come up.", gt=0.0, le=86400.0)
-    on_loss: OnLoss = described(OnLoss(), "What a loss of nodes or processes leads to, by name or with options.")
+    on_loss: OnLossSection = described(
+        OnLossSection(), "What a loss of nodes or processes leads to, by name or with options."
+    )
     tensorboard: bool = described(False, "Also write TensorBoard files into the run directory.")
 
 
 # The parts of a job that are sections. The short form of `local` is a number, so a string is at fault there.
 SECTIONS: dict[str, Part] = {
-    "data": Part("name", {"": Data}),
-    "local": Part("momentum", {"": Local}),
+    "data": Part("name", {"": DataSection}),
+    "local": Part("momentum", {"": LocalSection}),
     "scheme": Part("name", SCHEME_KINDS),
     "aggregator": Part("name", AGGREGATOR_KINDS, "mean"),
     "attack": Part("name", ATTACK_KINDS, "none"),
     "optimizer": Part("name", OPTIMIZER_KINDS, "sgd"),
     "schedule": Part("name", SCHEDULE_KINDS, "constant"),
-    "wire": Part("dtype", {"": Wire}),
-    "on_loss": Part("name", {"": OnLoss}),
+    "wire": Part("dtype", {"": WireSection}),
+    "on_loss": Part("name", {"": OnLossSection}),
 }
 PRE_AGGREGATOR = Part("name", PRE_AGGREGATOR_KINDS)  # each item of aggregator.pre
 

@@ -8,7 +8,7 @@ failed means that the job itself did, and would again.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from draco.job.fields import OnLoss
+from draco.job.fields import OnLossSection
 from draco.runs.directory import State
 
 WITHIN_S = 3600.0  # on_loss.per_hour counts what happened within it
@@ -22,7 +22,7 @@ class Seen(NamedTuple):
 
     state: State  # the verdict on the launch that has ended
     message: str
-    on_loss: OnLoss = OnLoss()
+    on_loss: OnLossSection = OnLossSection()
     lost: Mapping[str, str] = {}  # nodes that went in this launch, each with the reason
     noticed: Mapping[str, str] = {}  # nodes that are about to go, as they said
     out: Mapping[str, str] = {}  # nodes that this launch was without already

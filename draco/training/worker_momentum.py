@@ -18,7 +18,7 @@ from torch import Tensor
 
 from draco.aggregators.rows import is_finite
 from draco.job import Job, attack
-from draco.job.fields import Local
+from draco.job.fields import LocalSection
 from draco.training import adversary
 
 _ALIGNMENT = 64  # bytes; frames laid one behind the other stay on cache lines
@@ -27,7 +27,7 @@ _ALIGNMENT = 64  # bytes; frames laid one behind the other stay on cache lines
 class LocalSteps:
     """Clipping and momentum of the workers that one process follows. A worker has the same row at every step."""
 
-    def __init__(self, spec: Local, parameters: int, rows: range) -> None:
+    def __init__(self, spec: LocalSection, parameters: int, rows: range) -> None:
         self._spec, self._parameters, self._rows = spec, parameters, rows
         self.momenta = torch.zeros(len(rows), parameters if spec.momentum else 0)  # (rows, p)
         self._before = torch.zeros_like(self.momenta)  # of the step before `_steps`

@@ -2,11 +2,11 @@
 
 import pytest
 
-from draco.job.fields import OnLoss
+from draco.job.fields import OnLossSection
 from draco.launch.decide import End, Relaunch, Seen, decide
 
 THREE = ("a", "b", "c")
-PACK, REPLACE, FAIL = (OnLoss(name=name) for name in ("pack", "replace", "fail"))
+PACK, REPLACE, FAIL = (OnLossSection(name=name) for name in ("pack", "replace", "fail"))
 GONE = Seen("lost", "b (ranks 2) is lost: no answer", lost={"b": "no answer"}, nodes=THREE)
 KILLED = Seen("lost", "rank 0 on head was killed by signal 9")  # on one machine
 STOPPED = Seen("interrupted", "asked to stop", nodes=THREE)
@@ -65,7 +65,7 @@ def test_a_run_that_is_over_by_itself_is_never_tried_again(state, message, asked
         (KILLED._replace(fruitless=3), End("lost", f"{KILLED.message}; 3 launches in a row took no step")),
     ],
 )
-def test_what_can_be_mended_is(seen: Seen, action: End | Relaunch, on_loss: OnLoss) -> None:
+def test_what_can_be_mended_is(seen: Seen, action: End | Relaunch, on_loss: OnLossSection) -> None:
     assert decide(seen._replace(on_loss=on_loss)) == action
 
 
@@ -94,11 +94,11 @@ def test_a_job_that_wants_no_other_launch_gets_none(seen: Seen, action: End) -> 
     ],
 )
 def test_so_many_interruptions_within_an_hour_are_tolerated(per_hour: int, ages: list[float], goes_on: bool) -> None:
-    action = decide(KILLED._replace(on_loss=OnLoss(per_hour=per_hour), ages=ages))
+    action = decide(KILLED._replace(on_loss=OnLossSection(per_hour=per_hour), ages=ages))
     found = f"{KILLED.message}; {len(ages) + 1} interruptions within an hour, and on_loss.per_hour allows {per_hour}"
     assert action == (Relaunch({}, KILLED.message, True) if goes_on else End("lost", found))
 
 
 def test_a_node_that_comes_back_is_no_interruption() -> None:
-    seen = STOPPED._replace(on_loss=OnLoss(per_hour=0), ages=[1.0], out={"a": "cut"}, back=("a",))
+    seen = STOPPED._replace(on_loss=OnLossSection(per_hour=0), ages=[1.0], out={"a": "cut"}, back=("a",))
     assert decide(seen) == Relaunch({}, "a is back", False)

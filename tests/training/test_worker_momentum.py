@@ -14,7 +14,7 @@ from draco import files
 from draco.attacks import ATTACKS
 from draco.errors import TrainingError
 from draco.job import Job, to_yaml
-from draco.job.fields import Local
+from draco.job.fields import LocalSection
 from draco.runs import directory as run_directory
 from draco.runs import events
 from draco.sampling import generator
@@ -29,7 +29,7 @@ REVERSE = ("aggregator.name=median", "aggregator.f=1", "attack.name=reverse_grad
 
 
 def test_what_is_sent_is_the_moving_average_of_a_plain_loop() -> None:
-    local, beta = LocalSteps(Local(momentum=0.8), 5, ONE), 0.8
+    local, beta = LocalSteps(LocalSection(momentum=0.8), 5, ONE), 0.8
     average = np.zeros(5)
     for t in range(1, 8):
         vector = torch.randn(9, generator=generator(1, "momentum", t))
@@ -43,7 +43,7 @@ def test_what_is_sent_is_the_moving_average_of_a_plain_loop() -> None:
 
 
 def test_clipping_comes_before_momentum() -> None:
-    both, limit = LocalSteps(Local(momentum=0.5, clip=2.0), 4, ONE), 2.0
+    both, limit = LocalSteps(LocalSection(momentum=0.5, clip=2.0), 4, ONE), 2.0
     average = np.zeros(4)
     for t in range(1, 6):
         vector = 3 * torch.randn(6, generator=generator(1, "both", t))
@@ -70,16 +70,16 @@ def test_a_clipped_gradient_has_the_limit_as_norm_and_the_same_direction(
 
 def test_the_statistics_and_the_loss_are_no_part_of_the_norm() -> None:
     vector = torch.tensor([3.0, 4.0, 1e6, -1e6, 7.0])
-    LocalSteps(Local(clip=5.0), 2, ONE)(1, 0, vector)
+    LocalSteps(LocalSection(clip=5.0), 2, ONE)(1, 0, vector)
     assert vector.tolist() == [3.0, 4.0, 1e6, -1e6, 7.0]
-    LocalSteps(Local(clip=1.0), 2, ONE)(1, 0, vector)
+    LocalSteps(LocalSection(clip=1.0), 2, ONE)(1, 0, vector)
     torch.testing.assert_close(vector, torch.tensor([0.6, 0.8, 1e6, -1e6, 7.0]))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("where", [0, 3], ids=["gradient", "loss"])
 def test_what_is_not_finite_is_sent_and_forgotten(bad: float, where: int) -> None:
-    local = LocalSteps(Local(momentum=0.9, clip=1.0), 3, ONE)
+    local = LocalSteps(LocalSection(momentum=0.9, clip=1.0), 3, ONE)
     local(1, 0, torch.ones(4))
     before = local.momenta.clone()
     assert before.abs().min() > 0
@@ -91,7 +91,10 @@ def test_what_is_not_finite_is_sent_and_forgotten(bad: float, where: int) -> Non
 
 
 def test_rows_have_momenta_of_their_own_and_the_last_call_of_a_step_counts() -> None:
-    together, apart = LocalSteps(Local(momentum=0.9), 3, range(2, 5)), LocalSteps(Local(momentum=0.9), 3, range(3, 4))
+    together, apart = (
+        LocalSteps(LocalSection(momentum=0.9), 3, range(2, 5)),
+        LocalSteps(LocalSection(momentum=0.9), 3, range(3, 4)),
+    )
     for t in (1, 2, 3):
         vectors = torch.randn(5, 3, generator=generator(1, "rows", t))
         alone = vectors[3].clone()
