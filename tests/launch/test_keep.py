@@ -188,12 +188,13 @@ def test_nodes_that_do_not_let_the_head_in_are_left_out_unless_that_is_all(
 def test_a_run_whose_supervisor_is_killed_ends_with_the_same_model(
     make_job: Callable[..., Job], tmp_path: Path, killed: str
 ) -> None:
-    job = make_job("steps=60", "workers=2", "batch_size=4", "checkpoint_every=5")
+    # So long that the run cannot end by itself before the keeper has started.
+    job = make_job("steps=300", "workers=2", "batch_size=4", "checkpoint_every=10")
     whole, root = tmp_path / "whole", tmp_path / "runs"
     supervise.supervise(job, undisturbed := run_directory.create(whole, job.name, to_yaml(job)), None)
     run = run_directory.create(root, job.name, to_yaml(job))
     supervise.detach(run, here=True)
-    until(lambda: run_directory.read_status(run).step >= 5)
+    until(lambda: run_directory.read_status(run).step >= 10)
     pid = supervisor(run)
     assert pid
     os.kill(pid, signal.SIGKILL)
