@@ -113,7 +113,7 @@ def test_the_defaults_of_adam_and_adamw_are_those_of_torch() -> None:
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-def test_the_example_of_the_issue_is_refused_in_its_words() -> None:
+def test_the_example_of_the_readme_is_refused_in_its_words() -> None:
     got = faults(GOOD, "workers=6", "scheme.adversaries=3")
     assert got == ["scheme.adversaries: 3 needs at least 7 workers, got 6"]
 
