@@ -1,6 +1,6 @@
 """One recorded run of every scheme, and of what keeps state of its own: models that no restructuring may change.
 
-    PYTHONPATH=tests python tests/witness.py      writes witness.json beside this file anew
+    python tests/training/witness.py      writes witness.json beside this file anew
 
 Write it anew only with a change that is meant to change what is computed, and say so in the changelog.
 """
@@ -90,9 +90,14 @@ eval_every: 0
 
 
 def machine() -> str:
-    """Return what decides the bits of a model beside the job."""
+    """Return what decides the bits of a model beside the job: torch, and the processor with stepping and cache."""
     facts = describe()
-    return f"{facts['torch']} {facts['instructions']} {facts['cpu']} {platform.machine()}"
+    known = ("cpu family", "model", "stepping", "cache size", "flags")
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().partition("\n\n")[0].splitlines() if cpuinfo.exists() else []
+    own = [line for line in lines if line.partition(":")[0].strip() in known]
+    processor = hashlib.sha256("\n".join(own).encode()).hexdigest()[:16]
+    return f"{facts['torch']} {facts['instructions']} {facts['cpu']} {platform.machine()} {processor}"
 
 
 def run(name: str, folder: Path) -> dict[str, Any]:
