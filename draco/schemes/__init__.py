@@ -1,7 +1,5 @@
 """The coding schemes by name: who computes what, what is sent, and how the server makes gradients of it."""
 
-import inspect
-
 from draco.declaration import table
 from draco.errors import DecodeError
 from draco.schemes.approximate import APPROXIMATE
@@ -45,8 +43,8 @@ def options(name: str) -> tuple[str, ...]:
     """Return the names of the arguments that the scheme takes besides workers and adversaries."""
     if name not in SCHEMES:
         raise ValueError(f"unknown scheme {name!r}, must be one of {', '.join(SCHEMES)}")
-    parameters = inspect.signature(SCHEMES[name].function).parameters
-    return tuple(key for key in parameters if key not in {"workers", "adversaries"})
+    scheme = SCHEMES[name]
+    return (*(option for option, declared in scheme.options.items() if declared.argument), *scheme.supplied)
 
 
 def build(name: str, *, workers: int, adversaries: int, **settings: object) -> Scheme:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from draco import data
 from draco.job import Job, parse, to_dict
 from draco.runs import events
-from draco.training import checkpoint, checkpoint_check, server
+from draco.training import checkpoint, checkpoint_check, state
 from draco.training.build import Built
 
 JOB = """
@@ -45,8 +45,8 @@ OPTIMIZERS = {
 }
 
 
-def fresh(job: Job) -> server.Training:
-    return server.Training(Built(job, data.load(job.data.name, Path(job.data.root), "train")))
+def fresh(job: Job) -> state.Training:
+    return state.Training(Built(job, data.load(job.data.name, Path(job.data.root), "train")))
 
 
 def flat(value: Any) -> list[Any]:
@@ -59,10 +59,10 @@ def flat(value: Any) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def trained(data_root: Path) -> Callable[..., server.Training]:
+def trained(data_root: Path) -> Callable[..., state.Training]:
     """Return `trained(job, step)`: a training that has taken steps with some gradients."""
 
-    def make(job: Job, step: int) -> server.Training:
+    def make(job: Job, step: int) -> state.Training:
         training = fresh(job)
         generator = torch.Generator().manual_seed(1)
         for _ in range(step):
@@ -180,7 +180,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
 
 
 @pytest.fixture(scope="module")
-def own(data_root: Path) -> tuple[server.Training, dict[str, Any]]:
+def own(data_root: Path) -> tuple[state.Training, dict[str, Any]]:
     """A fresh training and what the same job holds at step 3."""
     job = parse(JOB, "test", [f"data.root={data_root}"])
     later = fresh(job)
@@ -189,7 +189,7 @@ def own(data_root: Path) -> tuple[server.Training, dict[str, Any]]:
     return fresh(job), later.contents()
 
 
-def restored(training: server.Training, contents: dict[str, Any], step: int = 3) -> str:
+def restored(training: state.Training, contents: dict[str, Any], step: int = 3) -> str:
     """Restore contents and return why that was refused; then nothing has changed."""
     before = flat(training.contents())
     why = ""

@@ -15,7 +15,7 @@ from draco.errors import DecodeError, TrainingError
 from draco.job import Job
 from draco.runs import events, machine
 from draco.schemes import Scheme
-from draco.training import adversary, build, server, transport, worker
+from draco.training import adversary, build, server, state, transport, worker
 from draco.training.gradients import Plan, StepVectors
 
 Make = Callable[..., Job]
@@ -454,7 +454,7 @@ def test_what_cannot_be_decoded_with_any_rows_ends_the_run(make_job: Make, train
 
 
 def test_the_ledger_counts_by_worker_and_step() -> None:
-    ledger = server.Ledger()
+    ledger = state.Ledger()
     ledger.note({1, 2}, {2, 3})
     ledger.note({2}, {2})
     assert (ledger.caught, ledger.missed, ledger.falsely_accused) == (2, 1, 1)

@@ -18,7 +18,7 @@ from draco.job.fields import LocalSection
 from draco.runs import directory as run_directory
 from draco.runs import events
 from draco.sampling import generator
-from draco.training import checkpoint, transport, worker
+from draco.training import checkpoint, state, transport, worker
 from draco.training.build import Built
 from draco.training.worker_momentum import LocalSteps, clip
 
@@ -312,11 +312,10 @@ def test_a_step_that_is_not_taken_changes_no_momentum_that_is_kept(make_job: Mak
 @pytest.mark.parametrize("row", [slice(None), slice(0, 1)], ids=["all", "one"])
 def test_momenta_of_another_size_are_not_restored(make_job: Make, train, row: slice) -> None:
     from draco import data
-    from draco.training import server
 
     job = make_job(*MOMENTUM)
     contents = checkpoint.load(checkpoint.newest(train(job).run / "checkpoints"))
     contents["momenta"] = contents["momenta"][row, :-1] if row == slice(None) else contents["momenta"][row]
-    training = server.Training(Built(job, data.load("synthetic", Path(job.data.root), "train")))
+    training = state.Training(Built(job, data.load("synthetic", Path(job.data.root), "train")))
     with pytest.raises(checkpoint.CheckpointError, match="momenta: is "):
         training.restore(3, {**contents, "momenta": contents["momenta"].contiguous()})

@@ -1,0 +1,110 @@
+"""The server's state: the model, its optimizer, and everything else that changes from step to step.
+
+It is what a checkpoint holds. Shapes: n workers, p parameters, b BatchNorm statistics, d = p + b + 1 (gradients.py).
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from draco.aggregators import AGGREGATORS
+from draco.job import to_dict, total_steps
+from draco.models import batch_norm
+from draco.models.flat import flatten
+from draco.training import build, checkpoint, checkpoint_check
+from draco.training.build import Built
+
+
+@dataclass
+class Ledger:
+    """The count of Byzantine workers caught and missed and of honest ones accused, per worker and step."""
+
+    caught: int = 0
+    missed: int = 0
+    falsely_accused: int = 0
+    suspicions: dict[int, int] = field(default_factory=dict)  # rank -> steps at which it was a suspect
+
+    def note(self, suspects: set[int], byzantine: set[int]) -> None:
+        """Count one step; `byzantine` are those that took part."""
+        self.caught += len(suspects & byzantine)
+        self.missed += len(byzantine - suspects)
+        self.falsely_accused += len(suspects - byzantine)
+        for rank in suspects:
+            self.suspicions[rank] = self.suspicions.get(rank, 0) + 1
+
+
+class Training:
+    """The server's model and everything else that changes from step to step."""
+
+    def __init__(self, built: Built) -> None:
+        self.job = job = built.job
+        self.model = built.model
+        self.flat = flatten(self.model)  # (p,): the memory of every parameter
+        self.optimizer = build.build_optimizer(job, nn.Parameter(self.flat))
+        self.statistics = torch.zeros(batch_norm.statistics_size(self.model))
+        batch_norm.read_statistics(self.model, self.statistics)
+        self.momenta = batch_norm.statistics_momenta(self.model)  # (b,): weights of a step in the running ones
+        self.steps = total_steps(job, len(built.split.labels))
+        self.schedule = build.build_schedule(job, self.optimizer, self.steps)
+        self.worker_momenta = torch.zeros(
+            job.workers if job.local.momentum else 0, self.flat.numel()
+        )  # (n, p), by rank
+        self.step = 0
+        self.ledger = Ledger()
+        # (p,): the last step's gradient, from which a rule that remembers starts. It is part of a checkpoint.
+        self.centre = torch.zeros_like(self.flat) if AGGREGATORS[job.aggregator.name].remembers else None
+
+    @property
+    def elements(self) -> int:
+        """d: length of a step vector."""
+        return self.flat.numel() + self.statistics.numel() + 1
+
+    def update(self, vector: Tensor) -> float:
+        """Take one optimizer step with the aggregated step vector (d,); return the learning rate used."""
+        p = self.flat.numel()
+        rate = float(self.schedule.get_last_lr()[0])
+        if self.centre is not None:
+            self.centre.copy_(vector[:p])
+        self.optimizer.param_groups[0]["params"][0].grad = vector[:p]
+        self.optimizer.step()
+        self.schedule.step()
+        if self.statistics.numel():
+            self.statistics += self.momenta * (vector[p:-1] - self.statistics)
+            batch_norm.write_statistics(self.model, self.statistics)
+        self.step += 1
+        return rate
+
+    def contents(self) -> checkpoint.Contents:
+        """Return what a checkpoint holds."""
+        state = {} if self.centre is None else {"centre": self.centre}
+        return state | {
+            "step": self.step,
+            "steps": self.steps,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "ledger": vars(self.ledger),
+            "job": to_dict(self.job),
+            "torch": str(torch.__version__),
+            **({"momenta": self.worker_momenta} if self.job.local.momentum else {}),
+        }
+
+    def restore(self, step: int, contents: checkpoint.Contents) -> None:
+        """Go back to where a checkpoint was taken: wholly, or not at all where it is none of this job at that step.
+
+        Raises:
+            CheckpointError: why it is not.
+        """
+        if why := checkpoint_check.misfit(contents, self.contents(), self.job, step, self.flat.numel()):
+            raise checkpoint.CheckpointError(why)
+        self.model.load_state_dict(contents["model"])
+        self.optimizer.load_state_dict(contents["optimizer"])
+        self.schedule.load_state_dict(contents["schedule"])
+        batch_norm.read_statistics(self.model, self.statistics)
+        self.ledger = Ledger(**contents["ledger"])
+        if self.centre is not None:
+            self.centre.copy_(contents["centre"])
+        if self.job.local.momentum:
+            self.worker_momenta.copy_(contents["momenta"])
+        self.step = step
