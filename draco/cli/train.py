@@ -74,17 +74,19 @@ def _here(args: argparse.Namespace, job: "Job", said: "Console") -> int:
     if args.dry_run:
         print(plan(job, args.runs / f"{job.name}-ID", nodes))
         return 0
-    directory = _prepare(args, job, nodes, said)
     if args.detach:
+        directory = _prepare(args, job, nodes, said)
         supervise.detach(directory, args.here)
         if not args.checked:  # an operator elsewhere knows what to say
             said.print(IN_THE_BACKGROUND, highlight=False)
         print(directory)
         return 0
-    processes = "one process" if job.launcher == "simulate" else f"{job.workers} workers and a server"
-    said.print(f"{job.name}: {directory}", highlight=False)
-    progress = Progress(directory / "events.jsonl", said, f"starting {processes}")
-    outcome = supervise.supervise(job, directory, nodes, progress)
+    with supervise.fork_server(job) as forks:  # it imports torch while the run is prepared
+        directory = _prepare(args, job, nodes, said)
+        processes = "one process" if job.launcher == "simulate" else f"{job.workers} workers and a server"
+        said.print(f"{job.name}: {directory}", highlight=False)
+        progress = Progress(directory / "events.jsonl", said, f"starting {processes}")
+        outcome = supervise.supervise(job, directory, nodes, progress, forks=forks)
     return _finish(args, directory, outcome.status, outcome.output)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from draco.job import Job
+from draco.launch import fork_client
 from draco.launch import rank_placement as placing
 from draco.launch.roster import Roster
 
@@ -37,14 +38,20 @@ _YIELD = {
 AS_ROOT = {f"{prefix}_ALLOW_RUN_AS_ROOT{suffix}": "1" for prefix in ("OMPI", "PRTE") for suffix in ("", "_CONFIRM")}
 
 
-def plan(job: Job, run: Path, roster: Roster | None = None, python: str = sys.executable) -> Plan:
-    """Return how `job` is run in the directory `run`: on the roster's nodes, or on this machine where it is None."""
+def plan(
+    job: Job, run: Path, roster: Roster | None = None, python: str = sys.executable, forks: str | None = None
+) -> Plan:
+    """Return how `job` is run in the directory `run`: on the roster's nodes, or on this machine where it is None.
+
+    `forks` is the name of the fork server that ranks are forked by (fork_client.py); without it each starts by itself.
+    """
+    ranks = {**process_environment(job), **({fork_client.NAME: forks} if forks else {})}
     if job.launcher == "simulate":
-        return _simulate(job, run, python)
-    return _cluster_mpi(job, run, roster) if roster else _local_mpi(job, run, python)
+        return _simulate(ranks, run, python)
+    return _cluster_mpi(job, ranks, run, roster) if roster else _local_mpi(job, ranks, run, python)
 
 
-def _process(job: Job) -> dict[str, str]:
+def process_environment(job: Job) -> dict[str, str]:
     """Torch's threads and those of numpy's matrix products, on which bits depend; and large pages for large tensors.
 
     With 2 MiB pages the kernel copies replies between processes about a seventh faster (`make bench`: receive).
@@ -53,35 +60,35 @@ def _process(job: Job) -> dict[str, str]:
     return {**threads, "THP_MEM_ALLOC_ENABLE": "1"}
 
 
-def _simulate(job: Job, run: Path, python: str) -> Plan:
+def _simulate(ranks: dict[str, str], run: Path, python: str) -> Plan:
     """Server and workers in one process."""
-    return Plan((python, "-m", "draco", "rank", str(run), "--simulate"), tuple(_process(job).items()))
+    return Plan((python, "-m", "draco", "rank", str(run), "--simulate"), tuple(ranks.items()))
 
 
 # A rank that dies does not end the others: the server is told, and decides.
 _FAULT_TOLERANT = ("--with-ft", "ulfm")
 
 
-def _local_mpi(job: Job, run: Path, python: str) -> Plan:
+def _local_mpi(job: Job, ranks: dict[str, str], run: Path, python: str) -> Plan:
     """One rank for the server and one per worker on this machine, by the Open MPI of the virtual environment.
 
     Ranks are not bound to cores. One machine needs only shared memory; TCP is left out, so that nothing listens on
     the network.
     """
-    environment = {**_process(job), "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm", **_YIELD, **AS_ROOT}
+    environment = {**ranks, "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm", **_YIELD, **AS_ROOT}
     argv = (
         _mpirun(python), *_FAULT_TOLERANT, "-n", str(job.workers + 1), "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none"
     )  # fmt: skip
     return Plan((*argv, *_rank(python, run)), tuple(environment.items()))
 
 
-def _cluster_mpi(job: Job, run: Path, roster: Roster) -> Plan:
+def _cluster_mpi(job: Job, ranks: dict[str, str], run: Path, roster: Roster) -> Plan:
     """The server on the head and the workers dealt out to the worker nodes, started from the head over ssh."""
     placement = placing.place(roster, job.workers)
     folder = run / "launch"
     hostfile = folder / "hostfile"
     argv = (
-        *mpirun(roster, {**_process(job), "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm,tcp"}, run.name),
+        *mpirun(roster, {**ranks, "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm,tcp"}, run.name),
         *_FAULT_TOLERANT, "-n", str(job.workers + 1), "--hostfile", str(hostfile), "--map-by", "seq:OVERSUBSCRIBE",
         "--output", f"file={run / 'logs' / 'rank'},merge",
         *_rank(roster.python, run),

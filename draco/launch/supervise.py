@@ -22,11 +22,11 @@ from rich.console import Console
 from draco import files
 from draco.errors import TrainingError
 from draco.job import Job
-from draco.launch import every_node, keep, preflight, rank_placement
+from draco.launch import every_node, fork_client, keep, preflight, rank_placement
 from draco.launch.changes import Changes, Notifications
 from draco.launch.decide import End, Relaunch, Seen, decide
 from draco.launch.notices import Notice, Notices
-from draco.launch.plan import plan
+from draco.launch.plan import plan, process_environment
 from draco.launch.progress import Progress
 from draco.launch.roster import Roster
 from draco.launch.run import Ended, Stops, ranks_by_node, run
@@ -51,17 +51,22 @@ def supervise(
     progress: Progress | None = None,
     notices: ReadNotices | None = None,
     after: Mapping[str, str] | None = None,
+    forks: str | None = None,
 ) -> Outcome:
     """Run the job in `directory` to its end, record how it ended and return it; without `progress` say nothing.
 
     `notices` is for tests; left out, the roster's nodes are listened to. With `after` there was a supervisor before,
-    and it goes on without the nodes in it, each with the reason.
+    and it goes on without the nodes in it, each with the reason. `forks` is the name of a fork server; left out, one
+    is started for the run.
 
     Raises:
         TrainingError: what happens cannot be recorded, for the disk cannot be written.
     """
     try:
-        return _supervise(job, directory, roster, progress, notices, after)
+        if forks:
+            return _supervise(job, directory, roster, progress, notices, after, forks)
+        with fork_server(job) as forks:
+            return _supervise(job, directory, roster, progress, notices, after, forks)
     except OSError as error:
         if error.errno not in files.NOT_WRITABLE:
             raise
@@ -75,6 +80,7 @@ def _supervise(
     progress: Progress | None,
     notices: ReadNotices | None,
     after: Mapping[str, str] | None,
+    forks: str,
 ) -> Outcome:
     _write(directory)
     progress = progress or Progress(None, Console(quiet=True), "")
@@ -91,7 +97,7 @@ def _supervise(
             watch = Watch(directory, job, partial(every_node.unreachable, here) if here else dict)
             changes = Changes(notifications, out, _returning(job, directory, roster))
             look = _looking(watch, changes, stops)
-            ended = run(plan(job, directory, here), directory, progress, stops, look, watch.gone)
+            ended = run(plan(job, directory, here, forks=forks), directory, progress, stops, look, watch.gone)
             fruitless = 0 if watch.stepped else fruitless + 1
             (directory / "stop").unlink(missing_ok=True)  # before the user's request is looked for: see ask_to_stop
             seen = Seen(
@@ -108,6 +114,16 @@ def _supervise(
                 _record_interruption(directory, action, ended, changes.noticed)
             out = action.without
             _record_relaunch(job, directory, without(roster, out), number, action)
+
+
+@contextlib.contextmanager
+def fork_server(job: Job) -> Iterator[str]:
+    """Yield the name of a fork server for the job's launches: the one that this process was told of, or a new one."""
+    if name := os.environ.get(fork_client.NAME):
+        yield name
+        return
+    with fork_client.ForkServer({**os.environ, **process_environment(job)}) as name:
+        yield name
 
 
 def without(roster: Roster | None, out: Mapping[str, str]) -> Roster | None:

@@ -19,6 +19,11 @@ from draco.training.worker import Worker, build_vectors, build_worker, fingerpri
 from draco.training.worker_momentum import Attached, followed
 
 
+def load() -> None:
+    """Load what every process of a run needs besides this module's imports: in a fork server, for all its ranks."""
+    transport.load()
+
+
 def main(run: Path, simulate: bool) -> None:
     """Do this process's part in the run. Only the server, or the simulation, looks into the run directory."""
     if simulate:

@@ -19,12 +19,12 @@ sends what nobody asked for, or too much of it, is *expelled*: what it sends fro
 """
 
 from draco.training.transport.contract import Arrival, ServerTransport, Task, new_frames, ranks
-from draco.training.transport.mpi import fail, leave, rank_and_size
+from draco.training.transport.mpi import fail, leave, load, rank_and_size
 from draco.training.transport.server_side import TOO_LONG, UNASKED, MpiServer
 from draco.training.transport.simulated import Simulated
 from draco.training.transport.worker_side import MpiWorker, ServerGone
 
 __all__ = [
     "TOO_LONG", "UNASKED", "Arrival", "MpiServer", "MpiWorker", "ServerGone", "ServerTransport", "Simulated", "Task",
-    "fail", "leave", "new_frames", "rank_and_size", "ranks",
+    "fail", "leave", "load", "new_frames", "rank_and_size", "ranks",
 ]  # fmt: skip

@@ -24,10 +24,20 @@ class Pause:
         time.sleep(self._sleep_s)
 
 
+def load() -> None:
+    """Load MPI without initialising it, which is each rank's own affair."""
+    import mpi4py
+
+    mpi4py.rc.initialize = False
+    from mpi4py import MPI as _  # noqa: F401, N814
+
+
 def world() -> "MPI.Intracomm":
     """Return the communicator of all ranks; the first call initialises MPI."""
     from mpi4py import MPI
 
+    if not MPI.Is_initialized():
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)  # as mpi4py does where it is imported in the usual way
     return MPI.COMM_WORLD
 
 
