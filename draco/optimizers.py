@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 from draco.declaration import Declaration, Option, table
 from draco.lazy import torch
+
+
+@functools.cache
+def _uncompiled(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """Return torch's optimizer without what keeps torch's compiler off it: for that alone the compiler is imported.
+
+    That import takes as long as torch's own, and nothing of Draco's is compiled. What remains is the same code.
+    """
+    spared = ("add_param_group", "state_dict", "load_state_dict", "zero_grad")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in spared}
+    return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
 def _weight_decay(usual: float) -> Option:
@@ -24,7 +37,7 @@ _ADAM = {
 OPTIMIZERS: dict[str, Declaration] = table(
     Declaration(
         name="sgd",
-        function=lambda parameters, **options: torch.optim.SGD(parameters, **options),
+        function=lambda parameters, **options: _uncompiled(torch.optim.SGD)(parameters, **options),
         text="stochastic gradient descent",
         options={
             "lr": _lr(0.01),
@@ -35,13 +48,13 @@ OPTIMIZERS: dict[str, Declaration] = table(
     ),
     Declaration(
         name="adam",
-        function=lambda parameters, **options: torch.optim.Adam(parameters, **options),
+        function=lambda parameters, **options: _uncompiled(torch.optim.Adam)(parameters, **options),
         text="Adam",
         options={"lr": _lr(0.001), "weight_decay": _weight_decay(0.0), **_ADAM},
     ),
     Declaration(
         name="adamw",
-        function=lambda parameters, **options: torch.optim.AdamW(parameters, **options),
+        function=lambda parameters, **options: _uncompiled(torch.optim.AdamW)(parameters, **options),
         text="Adam with decoupled weight decay",
         options={"lr": _lr(0.001), "weight_decay": _weight_decay(0.01), **_ADAM},
     ),

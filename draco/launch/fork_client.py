@@ -79,7 +79,7 @@ def run_forked(run: Path, simulate: bool) -> None:
     except (OSError, ValueError) as error:
         said = {"refused": str(error)}
     if connection is None or "pid" not in said:
-        print(f"the fork server is of no use ({said['refused']}): importing torch anew", file=sys.stderr, flush=True)
+        sys.stderr.write(f"the fork server is of no use ({said['refused']}): importing torch anew\n")
         return
     _represent(connection)
 
@@ -135,7 +135,7 @@ def _represent(connection: socket.socket) -> NoReturn:
     with contextlib.suppress(OSError):
         answer = connection.recv(MESSAGE_BYTES)
     if not answer:
-        print("the fork server has ended, and with it this rank", file=sys.stderr, flush=True)
+        sys.stderr.write("the fork server has ended, and with it this rank\n")
         _die(signal.SIGKILL)
     status = int(json.loads(answer)["status"])
     if os.WIFSIGNALED(status):

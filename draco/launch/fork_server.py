@@ -45,8 +45,8 @@ _BACKLOG = 1024  # ranks that may ask before torch is imported
 _PR_SET_PDEATHSIG = 1
 # What libraries read when they are loaded: a rank that wants another value of one of these is not forked.
 _READ_AT_IMPORT = (
-    "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "BLIS_", "VECLIB_", "THP_", "MALLOC_", "GLIBC_", "LD_PRELOAD", "PYTHON",
-    "TORCH", "PYTORCH_", "ATEN_", "DNNL_", "ONEDNN_", "NUMPY_", "NPY_", "MPI4PY_",
+    "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "BLIS_", "VECLIB_", "THP_", "MALLOC_", "GLIBC_", "LD_PRELOAD",
+    "PYTHON", "TORCH", "PYTORCH_", "ATEN_", "DNNL_", "ONEDNN_", "NUMPY_", "NPY_", "MPI4PY_",
 )  # fmt: skip
 
 
@@ -127,12 +127,11 @@ def _serve(door: socket.socket, started_by: int) -> Request | None:
                     rank.connection.close()
                     del ranks[key.fd]
                     _kill(rank.pid, signal.SIGKILL)
-                elif isinstance(request, Request):
-                    if _forked(rank, request):
-                        events.close()
-                        for open_ in (door, ended, wakes, *(each.connection for each in ranks.values())):
-                            open_.close()
-                        return request
+                elif isinstance(request, Request) and _forked(rank, request):
+                    events.close()
+                    for each in (door, ended, wakes, *(other.connection for other in ranks.values())):
+                        each.close()
+                    return request
         _reap(ranks)
         _pass_stops_on(ranks)
         forgotten = os.getppid() != started_by and time.monotonic() - asked > _LINGER_S
@@ -256,7 +255,7 @@ def _be(main: Callable[[Path, bool], None], request: Request) -> NoReturn:
         os.chdir(request.folder)
         main(Path(request.run), request.simulate)
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()

@@ -91,13 +91,22 @@ def _flat(values: Values, prefix: str = "") -> dict[str, Any]:
 
 
 def _optimizer_state(job: Job, parameters: int) -> dict[Any, Any]:
-    """Return the optimizer's state after a step; tensors of p elements take no memory."""
-    vector = nn.Parameter(torch.empty(parameters, device="meta"))
+    """Return the optimizer's state after a step; tensors of p elements take no memory.
+
+    The step is one of two elements, whose places those of p then take: a step on the `meta` device has torch import its
+    symbolic shapes, for most of a second.
+    """
+    vector = nn.Parameter(torch.zeros(2))
     optimizer = build.build_optimizer(job, vector)
-    vector.grad = torch.empty(parameters, device="meta")
+    vector.grad = torch.zeros(2)
     optimizer.step()
-    state: dict[Any, Any] = optimizer.state_dict()["state"]
-    return state
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    return {index: {name: _widened(value, parameters) for name, value in each.items()} for index, each in state.items()}
+
+
+def _widened(value: Any, parameters: int) -> Any:
+    each_element = isinstance(value, Tensor) and value.shape == (2,)
+    return torch.empty(parameters, dtype=value.dtype, device="meta") if each_element else value
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """The part of one process in a run: rank 0 is the server, the others are workers; or one process is all of them."""
 
+import importlib
 import signal
 import time
 import traceback
@@ -21,6 +22,7 @@ from draco.training.worker_momentum import Attached, followed
 
 def load() -> None:
     """Load what every process of a run needs besides this module's imports: in a fork server, for all its ranks."""
+    importlib.import_module("ruamel.yaml")  # which is imported when a job is read
     transport.load()
 
 

@@ -1,5 +1,6 @@
 """The common part of both sides of MPI: this process's place among the ranks, how it waits and how it ends."""
 
+import importlib
 import os
 import sys
 import time
@@ -29,7 +30,7 @@ def load() -> None:
     import mpi4py
 
     mpi4py.rc.initialize = False
-    from mpi4py import MPI as _  # noqa: F401, N814
+    importlib.import_module("mpi4py.MPI")
 
 
 def world() -> "MPI.Intracomm":
