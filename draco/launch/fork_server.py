@@ -45,8 +45,8 @@ _BACKLOG = 1024  # ranks that may ask before torch is imported
 _PR_SET_PDEATHSIG = 1
 # What libraries read when they are loaded: a rank that wants another value of one of these is not forked.
 _READ_AT_IMPORT = (
-    "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "BLIS_", "VECLIB_", "THP_", "MALLOC_", "GLIBC_", "LD_PRELOAD",
-    "PYTHON", "TORCH", "PYTORCH_", "ATEN_", "DNNL_", "ONEDNN_", "NUMPY_", "NPY_", "MPI4PY_",
+    "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "BLIS_", "VECLIB_", "THP_", "MALLOC_", "GLIBC_",
+    "LD_PRELOAD", "PYTHON", "TORCH", "PYTORCH_", "ATEN_", "DNNL_", "ONEDNN_", "NUMPY_", "NPY_", "MPI4PY_",
 )  # fmt: skip
 
 
