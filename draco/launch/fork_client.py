@@ -13,7 +13,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
@@ -21,7 +20,7 @@ from typing import NoReturn
 MODULE = "draco.training.process"  # what ranks are made of
 NAME = "DRACO_FORK_SERVER"  # the environment variable that tells ranks of their server; without it they start plainly
 MESSAGE_BYTES = 1 << 20
-_UP_WITHIN_S = 60.0  # from the first attempt to reach it; it listens at once, before it imports anything large
+_BACKLOG = 1024  # ranks that may ask before it has imported torch
 _DOWN_WITHIN_S = 1.0
 _SIGNALS = (
     signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
@@ -45,12 +44,22 @@ class ForkServer:
             self._process.wait(_DOWN_WITHIN_S)
 
 
-def start(name: str, environment: Mapping[str, str], python: str = sys.executable) -> subprocess.Popen[bytes]:
-    """Start a fork server of that name, which ends at once where there is one."""
-    return subprocess.Popen(
-        [python, "-m", "draco.launch.fork_server", name, MODULE], env=dict(environment), stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+def start(
+    name: str, environment: Mapping[str, str], python: str = sys.executable, errors: int | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a fork server of that name; from now on it can be asked, though it answers once it has imported torch.
+
+    Raises:
+        OSError: there is one of that name, or none can be had here.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+        door.bind(address(name))
+        door.listen(_BACKLOG)
+        return subprocess.Popen(
+            [python, "-m", "draco.launch.fork_server", str(door.fileno()), MODULE], env=dict(environment),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
+            pass_fds=[door.fileno()],
+        )  # fmt: skip
 
 
 def address(name: str) -> str:
@@ -72,53 +81,51 @@ def run_forked(run: Path, simulate: bool) -> None:
     name = os.environ.get(NAME)
     if not name:
         return
-    connection = None
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # what comes from now on is for the rank
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         connection = _connect(name)
-        said = _ask(connection, run, simulate)
+        refused = _ask(connection, run, simulate)
     except (OSError, ValueError) as error:
-        said = {"refused": str(error)}
-    if connection is None or "pid" not in said:
-        sys.stderr.write(f"the fork server is of no use ({said['refused']}): importing torch anew\n")
-        return
-    _represent(connection)
+        refused = str(error)
+    if not refused:
+        _represent(connection)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    sys.stderr.write(f"the fork server is of no use ({refused}): importing torch anew\n")
 
 
 def _connect(name: str) -> socket.socket:
-    """Return a connection to the server of that name, which is started where there is none.
+    """Return a connection to the server of that name, which is started where this node has none.
 
     Raises:
         OSError: it cannot be reached, or is another user's.
     """
-    started: subprocess.Popen[bytes] | None = None
-    deadline = time.monotonic() + _UP_WITHIN_S
-    while True:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            connection.connect(address(name))
-        except ConnectionRefusedError:
-            connection.close()
-            if time.monotonic() > deadline or (started and started.poll()):
-                raise
-            started = started or start(name, os.environ)
-            time.sleep(0.01)
-            continue
+    with contextlib.suppress(OSError):  # there is one, as a rule
+        # Its errors are no rank's: it would keep the stream open that tells mpirun whether one still prints.
+        start(name, os.environ, errors=subprocess.DEVNULL)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        connection.connect(address(name))
         if same_user(connection) is None:
             raise PermissionError("it is another user's")
-        return connection
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
-def _ask(connection: socket.socket, run: Path, simulate: bool) -> dict[str, int | str]:
+def _ask(connection: socket.socket, run: Path, simulate: bool) -> str:
+    """Ask for a rank; return why there is none, or nothing."""
     mask = os.umask(0)
     os.umask(mask)
     asked = {
         "run": str(run), "simulate": simulate, "folder": os.getcwd(), "mask": mask, "environment": dict(os.environ),
     }  # fmt: skip
-    for number in _SIGNALS:  # what comes until there is a rank is for the rank
-        signal.signal(number, lambda *_: None)
     socket.send_fds(connection, [json.dumps(asked).encode()], [0, 1, 2])
     answer = connection.recv(MESSAGE_BYTES)
-    return dict(json.loads(answer)) if answer else {"refused": "it has ended"}
+    return str(json.loads(answer)["refused"]) if answer else "it has ended"
 
 
 def _represent(connection: socket.socket) -> NoReturn:
@@ -131,6 +138,7 @@ def _represent(connection: socket.socket) -> NoReturn:
 
     for number in _SIGNALS:
         signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     answer = b""
     with contextlib.suppress(OSError):
         answer = connection.recv(MESSAGE_BYTES)

@@ -1,8 +1,8 @@
 """The fork server of a node: it has imported torch once, and the ranks of the node are forked from it.
 
-python -m draco.launch.fork_server NAME MODULE
+python -m draco.launch.fork_server SOCKET MODULE
 
-MODULE is what the ranks are made of: its `load` is called once, before the first fork, and its `main` in every rank.
+SOCKET is the descriptor of the socket that it listens at, and MODULE what the ranks are made of: its `load` is called once, before the first fork, and its `main` in every rank.
 Importing torch costs about a second of a core, and ten ranks on two cores waited five seconds for it. What mpirun
 starts as a rank (`draco rank`, see fork_client.py) asks the server for a child instead, and hands it its own
 environment, folder and standard streams. The child then is the rank. What mpirun started stays beside it as its
@@ -37,11 +37,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from draco.launch.fork_client import MESSAGE_BYTES, address, same_user
+from draco.launch.fork_client import MESSAGE_BYTES, same_user
 
 _LINGER_S = 30.0
 _STOPS_S = 0.25  # between looks at whether a representative was stopped
-_BACKLOG = 1024  # ranks that may ask before torch is imported
 _PR_SET_PDEATHSIG = 1
 # What libraries read when they are loaded: a rank that wants another value of one of these is not forked.
 _READ_AT_IMPORT = (
@@ -56,7 +55,8 @@ class _Rank:
 
     connection: socket.socket
     representative: int  # process id
-    pid: int = 0  # of the rank; 0: it has not been asked for yet
+    asked: bool = False
+    pid: int = 0  # of the rank while there is one
     stopped: bool = False
 
 
@@ -72,14 +72,9 @@ class Request:
     streams: list[int]
 
 
-def main(name: str, module: str) -> None:
+def main(door: socket.socket, module: str) -> None:
     """Serve until nobody needs it; in a rank, be that rank."""
-    door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        door.bind(address(name))  # before torch: of several that are started at once one goes on
-    except OSError:
-        return
-    door.listen(_BACKLOG)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # a representative that starts it has signals blocked
     started_by = os.getppid()
     os.chdir("/")
     imported = importlib.import_module(module)
@@ -148,9 +143,10 @@ def _hear(rank: _Rank) -> Request | bool | None:
         message = b""
     if not message:
         return None
-    if rank.pid:
+    if rank.asked:
         _kill(rank.pid, int(message))
         return True
+    rank.asked = True
     said: dict[str, Any] = json.loads(message)
     return Request(said["run"], said["simulate"], said["folder"], said["mask"], said["environment"], streams)
 
@@ -179,7 +175,7 @@ def _forked(rank: _Rank, request: Request) -> bool:
             return True
         signal.pthread_sigmask(signal.SIG_UNBLOCK, every)
         if rank.pid:
-            _tell(rank, pid=rank.pid)
+            _tell(rank, refused="")
     for stream in request.streams:
         os.close(stream)
     return False
@@ -263,4 +259,4 @@ def _be(main: Callable[[Path, bool], None], request: Request) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])

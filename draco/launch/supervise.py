@@ -63,10 +63,8 @@ def supervise(
         TrainingError: what happens cannot be recorded, for the disk cannot be written.
     """
     try:
-        if forks:
-            return _supervise(job, directory, roster, progress, notices, after, forks)
-        with fork_server(job) as forks:
-            return _supervise(job, directory, roster, progress, notices, after, forks)
+        with contextlib.nullcontext(forks) if forks else fork_server(job) as name:
+            return _supervise(job, directory, roster, progress, notices, after, name)
     except OSError as error:
         if error.errno not in files.NOT_WRITABLE:
             raise
@@ -80,7 +78,7 @@ def _supervise(
     progress: Progress | None,
     notices: ReadNotices | None,
     after: Mapping[str, str] | None,
-    forks: str,
+    forks: str | None,
 ) -> Outcome:
     _write(directory)
     progress = progress or Progress(None, Console(quiet=True), "")
@@ -117,12 +115,21 @@ def _supervise(
 
 
 @contextlib.contextmanager
-def fork_server(job: Job) -> Iterator[str]:
-    """Yield the name of a fork server for the job's launches: the one that this process was told of, or a new one."""
+def fork_server(job: Job) -> Iterator[str | None]:
+    """Yield the name of a fork server for the job's launches: the one that this process was told of, or a new one.
+
+    None where there can be none: then each rank starts by itself, which is said.
+    """
     if name := os.environ.get(fork_client.NAME):
         yield name
         return
-    with fork_client.ForkServer({**os.environ, **process_environment(job)}) as name:
+    try:
+        server = fork_client.ForkServer({**os.environ, **process_environment(job)})
+    except OSError as error:
+        sys.stderr.write(f"no fork server can be had here ({error.strerror}): every rank imports torch anew\n")
+        yield None
+        return
+    with server as name:
         yield name
 
 
