@@ -83,14 +83,15 @@ def run(cells: Sequence[Cell], root: Path, outcomes: dict[str, Outcome], process
     waiting = [cell for cell in left if cell.name not in going_on]
     running: dict[str, subprocess.Popen[bytes] | None] = dict(going_on)
     asked = 0
-    with Interrupts() as interrupts, progress:
+    servers = supervise.fork_server(waiting[0].job) if waiting else contextlib.nullcontext()
+    with servers as forks, Interrupts() as interrupts, progress:
         for name in running:
             progress.began(name)
         while running or (waiting and not interrupts.count):
             while waiting and len(running) < processes and not interrupts.count:
                 cell = waiting.pop(0)
                 progress.began(cell.name)
-                running[cell.name] = _start(cell, root / cell.name)
+                running[cell.name] = _start(cell, root / cell.name, forks)
             if asked < interrupts.count:
                 asked = interrupts.count
                 _stop([root / name for name in running], kill=asked > 1)
@@ -105,7 +106,7 @@ def run(cells: Sequence[Cell], root: Path, outcomes: dict[str, Outcome], process
     return interrupts.count > 0
 
 
-def _start(cell: Cell, directory: Path) -> subprocess.Popen[bytes]:
+def _start(cell: Cell, directory: Path, forks: str | None) -> subprocess.Popen[bytes]:
     """Start the cell's run, or start it again where it ended."""
     if not (directory / "state.json").exists():
         shutil.rmtree(directory, ignore_errors=True)  # nothing was ever run there: the state is written last
@@ -114,7 +115,7 @@ def _start(cell: Cell, directory: Path) -> subprocess.Popen[bytes]:
     if not (directory / "secret").exists():
         files.replace(directory / "secret", secret(cell.job.seed).encode(), mode=0o600)
     run_directory.forget_stop(directory)
-    return supervise.detach(directory, here=True)
+    return supervise.detach(directory, here=True, forks=forks)
 
 
 def secret(seed: int) -> str:

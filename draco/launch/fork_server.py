@@ -2,7 +2,9 @@
 
 python -m draco.launch.fork_server SOCKET MODULE
 
-SOCKET is the descriptor of the socket that it listens at, and MODULE what the ranks are made of: its `load` is called once, before the first fork, and its `main` in every rank.
+SOCKET is the descriptor of the socket that it listens at, and MODULE what the ranks are made of: its `load` is called
+once, before the first fork, and its `main` in every rank.
+
 Importing torch costs about a second of a core, and ten ranks on two cores waited five seconds for it. What mpirun
 starts as a rank (`draco rank`, see fork_client.py) asks the server for a child instead, and hands it its own
 environment, folder and standard streams. The child then is the rank. What mpirun started stays beside it as its

@@ -7,7 +7,8 @@ cluster up, on AWS   Terraform is left to stop by itself and to save its state (
 cluster interrupt    ends the command; a notice that was given stands, and that is said (cluster/interrupt.py); 130
 any other            Python's KeyboardInterrupt ends it with 130 (cli/main.py): it only watched or waited
 
-A rank takes the signal for the run's and puts the file `stop` there (training/process.py).
+A rank takes the signal for the run's and puts the file `stop` there (training/process.py). Where it was forked, it is
+told by what mpirun started in its place (fork_client.py).
 """
 
 import signal

@@ -204,17 +204,20 @@ def _record_relaunch(job: Job, directory: Path, here: Roster | None, number: int
     run_directory.write_status(directory, "pending", step, f"{action.why}; launch {number}")
 
 
-def detach(directory: Path, here: bool, *, again: bool = False) -> subprocess.Popen[bytes]:
+def detach(directory: Path, here: bool, *, again: bool = False, forks: str | None = None) -> subprocess.Popen[bytes]:
     """Start the supervisor of a run in a session of its own, so that it outlives this terminal, and return it.
 
-    With `again` there was one before, whose processes may be left.
+    With `again` there was one before, whose processes may be left. `forks` is a fork server that other runs use too.
     """
     step = run_directory.read_status(directory).step
     run_directory.write_status(directory, "pending", step)  # what follows is told of this launch
     options = [option for option, given in (("--here", here), ("--again", again)) if given]
     argv = [sys.executable, "-m", "draco", "supervise", str(directory), *options]
     with open(directory / "logs" / "supervisor.log", "ab") as log:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            env={**os.environ, **({fork_client.NAME: forks} if forks else {})},
+        )  # fmt: skip
     _write(directory, process.pid)  # at once, so that a run is never found without one
     return process
 

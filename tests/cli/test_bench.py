@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 import benchmarks as bench
-from benchmarks import contests, memory, peers, rules
+from benchmarks import contests, memory, peers, rules, start
 from benchmarks.contests import CONTESTS, hopeless
 from benchmarks.timing import Row, alternate
 from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
@@ -38,6 +38,9 @@ def test_the_benchmark_prints_every_target_and_writes_its_figures(tmp_path: Path
         ("cyclic decode at constant n*d, 0 errors", 1.3),
         ("cyclic decode at constant n*d, 2 errors", 1.3),
     } <= targets
+    waits = {row["what"]: row["ratio"] for row in rows if row["against"] == "import torch"}
+    assert waits.keys() == start.GOALS.keys() - {"whole quickstart"}
+    assert all(ratio > 0 for ratio in waits.values())
     assert {"hdmedians geometric median", "the paper's complex decode, 2 errors"} <= {row["what"] for row in rows}
     assert {"bytes of float16", "pack and unpack float32 + blosc2"} <= {row["what"] for row in rows}
     assert all(row["seconds"] > 0 or row["what"].startswith("of which") for row in rows)
