@@ -15,7 +15,7 @@ from rich.console import Console
 
 from draco.errors import RefusedError
 from draco.job import Job, parse, to_dict, to_yaml
-from draco.launch import changes, every_node, head, preflight, supervise
+from draco.launch import changes, every_node, fork_client, head, preflight, supervise
 from draco.launch import follow as following
 from draco.launch import run as running
 from draco.launch import stop as stopping
@@ -37,6 +37,11 @@ JOB = """{name: a, workers: 3, model: lenet, data: synthetic, batch_size: 6, ste
 reply_timeout_s: 20, start_timeout_s: 30, eval_every: 0}"""
 NODES = Roster("dev", "10.0.0.0/24", "python", "ssh_config", (Host("head", "10.0.0.10", 2), Host("b", "10.0.0.11", 2)))
 NOBODY = 2**22 + 1  # no process has this id
+
+
+@pytest.fixture(autouse=True)
+def _no_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(fork_client.NAME, "of a stand-in")  # whose launches start no rank
 
 
 @pytest.fixture
@@ -393,7 +398,8 @@ class Launches:
         self.fit: list[str] = []  # nodes that could take part again
         self.asked: list[list[str]] = []
 
-    def plan(self, job: Job, directory: Path, roster: Roster | None) -> Plan:
+    def plan(self, job: Job, directory: Path, roster: Roster | None, forks: str | None) -> Plan:
+        del forks
         line = self.lines[min(len(self.rosters), len(self.lines) - 1)]
         self.rosters.append(roster)
         self.states.append(state(directory))
@@ -617,10 +623,10 @@ def test_a_stop_just_before_a_launch_reaches_its_server(directory: Path, launche
     made = launches(f"{STEP}; false", f"{POLITE}; {says('interrupted', 'asked to stop')}")
     plan = made.plan
 
-    def late(*arguments: Any) -> Plan:
+    def late(*arguments: Any, **options: Any) -> Plan:
         if made.rosters:  # the supervisor has looked for the user's word already
             stopping.stop(directory)
-        return plan(*arguments)
+        return plan(*arguments, **options)
 
     supervise.plan = late  # the fixture puts it back
     status = made.supervise()
@@ -641,8 +647,9 @@ def test_a_signal_between_two_launches_ends_the_run_resumably(launches, monkeypa
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # it is to outlive us
 def test_a_detached_run_outlives_its_starter_and_ends_with_nobody_attending(
-    make_job: Callable[..., Job], tmp_path: Path
+    make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv(fork_client.NAME)
     job = make_job("steps=2", "workers=2", "batch_size=4")
     directory = run_directory.create(tmp_path, job.name, to_yaml(job))
     supervise.detach(directory, here=True)
@@ -683,7 +690,7 @@ from draco.launch import supervise
 from draco.launch.plan import Plan
 
 directory = Path(sys.argv[1])
-supervise.plan = lambda *_: Plan(("sh", "-c", f"touch '{directory / 'up'}'; exec sleep 60"), ())
+supervise.plan = lambda *_, forks: Plan(("sh", "-c", f"touch '{directory / 'up'}'; exec sleep 60"), ())
 supervise.supervise(run_directory.read_job(directory), directory, None)
 """
 

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from draco.compare.cells import Cell
 from draco.compare.outcome import Outcome, difference, outcome
 from draco.errors import ExitCode, MissingError, RefusedError, TrainingError
 from draco.job import parse, to_yaml
-from draco.launch import supervise
+from draco.launch import fork_client, supervise
 from draco.runs import directory as run_directory
 from draco.runs.events import EventLog
 from draco.training import checkpoint, process
@@ -48,9 +49,10 @@ class Ended:
         return 0
 
 
-def here(directory: Path, here: bool) -> Ended:
+def here(directory: Path, here: bool, forks: str | None) -> Ended:
     """Run a cell in this process instead of one of its own."""
     assert here
+    del forks
     job = run_directory.read_job(directory)
     with open(directory / "logs" / "output.log", "a") as log:
         try:
@@ -66,6 +68,7 @@ def grid(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plots, "draw", lambda *_: [])
     monkeypatch.setattr(supervise, "detach", here)
+    monkeypatch.setenv(fork_client.NAME, "of a stand-in")
     monkeypatch.setattr(running, "_POLL_S", 0.01)
     path = tmp_path / "small.yaml"
     path.write_text(GRID % data_root)
@@ -186,7 +189,8 @@ def test_a_cell_whose_processes_were_killed_is_lost_and_run_again(grid: Path, mo
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
 
-    def killed(directory: Path, here: bool) -> Ended:
+    def killed(directory: Path, here: bool, forks: str | None) -> Ended:
+        del forks
         path = directory / "state.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"state": "running", "pid": gone.pid}))
         return Ended()
@@ -217,7 +221,7 @@ def test_a_cell_that_another_process_still_runs_is_waited_for(grid: Path, monkey
     (cell / "state.json").write_text(json.dumps(state | {"state": "running", "pid": other.pid}))
     assert outcome(cell).state == "running"
 
-    def ends(directory: Path, **options: bool) -> Ended:  # while the other cell is run
+    def ends(directory: Path, **options: Any) -> Ended:  # while the other cell is run
         (cell / "state.json").write_text(json.dumps(state))
         other.communicate(b"\n")
         return here(directory, **options)
