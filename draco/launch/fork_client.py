@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
@@ -21,7 +22,7 @@ MODULE = "draco.training.process"  # what ranks are made of
 NAME = "DRACO_FORK_SERVER"  # the environment variable that tells ranks of their server; without it they start plainly
 MESSAGE_BYTES = 1 << 20
 _BACKLOG = 1024  # ranks that may ask before it has imported torch
-_DOWN_WITHIN_S = 1.0
+_UP_WITHIN_S, _DOWN_WITHIN_S = 5.0, 1.0
 _SIGNALS = (
     signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
 )  # fmt: skip
@@ -82,7 +83,6 @@ def run_forked(run: Path, simulate: bool) -> None:
     if not name:
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # what comes from now on is for the rank
-    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         connection = _connect(name)
         refused = _ask(connection, run, simulate)
@@ -90,8 +90,6 @@ def run_forked(run: Path, simulate: bool) -> None:
         refused = str(error)
     if not refused:
         _represent(connection)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     sys.stderr.write(f"the fork server is of no use ({refused}): importing torch anew\n")
 
@@ -102,18 +100,23 @@ def _connect(name: str) -> socket.socket:
     Raises:
         OSError: it cannot be reached, or is another user's.
     """
-    with contextlib.suppress(OSError):  # there is one, as a rule
-        # Its errors are no rank's: it would keep the stream open that tells mpirun whether one still prints.
-        start(name, os.environ, errors=subprocess.DEVNULL)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        connection.connect(address(name))
-        if same_user(connection) is None:
-            raise PermissionError("it is another user's")
-    except OSError:
-        connection.close()
-        raise
-    return connection
+    deadline = time.monotonic() + _UP_WITHIN_S
+    while True:
+        with contextlib.suppress(OSError):  # there is one, as a rule
+            # Its errors are no rank's: it would keep the stream open that tells mpirun whether one still prints.
+            start(name, os.environ, errors=subprocess.DEVNULL)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            connection.connect(address(name))
+            if same_user(connection) is None:
+                raise PermissionError("it is another user's")
+        except OSError as error:
+            connection.close()
+            if not isinstance(error, ConnectionRefusedError) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)  # another rank has made the socket and does not listen at it yet
+        else:
+            return connection
 
 
 def _ask(connection: socket.socket, run: Path, simulate: bool) -> str:

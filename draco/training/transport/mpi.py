@@ -1,5 +1,6 @@
 """The common part of both sides of MPI: this process's place among the ranks, how it waits and how it ends."""
 
+import contextlib
 import importlib
 import os
 import sys
@@ -30,7 +31,8 @@ def load() -> None:
     import mpi4py
 
     mpi4py.rc.initialize = False
-    importlib.import_module("mpi4py.MPI")
+    with contextlib.suppress(ImportError, RuntimeError):  # whoever needs it is told; a simulation does not
+        importlib.import_module("mpi4py.MPI")
 
 
 def world() -> "MPI.Intracomm":
