@@ -17,7 +17,8 @@ from torch import nn
 from draco import data
 from draco.data import batches
 from draco.job import Job
-from draco.runs import directory as run_directory
+from draco.runs import hold
+from draco.runs.alive import Waiting, life
 from draco.runs.events import Lines, read
 from draco.training import build, checkpoint, checkpoint_check
 
@@ -97,15 +98,29 @@ def evaluate_run(
     """Yield the evaluation of each checkpoint that has none yet; with `follow`, until the run is terminal.
 
     `refuse` is told, once, of each checkpoint that cannot be used and why; one that takes its place is looked at anew.
+
+    Raises:
+        RefusedError: another evaluator is at work on the run.
     """
+    with hold.take(run / hold.EVALUATOR, f"{run}: another draco eval is at work on it"):
+        yield from _evaluate(run, job, test, follow, batch_size, device, refuse)
+
+
+def _evaluate(
+    run: Path,
+    job: Job,
+    test: data.Split,
+    follow: bool,
+    batch_size: int | None,
+    device: str | None,
+    refuse: Callable[[int, str], None],
+) -> Iterator[tuple[int, Evaluation]]:
     model = build.build_model(job, test.info)
     refused: set[tuple[Path, int]] = set()
+    tell = Waiting()
     while True:
         # The state is read before the folder: a checkpoint written in between is found in this very pass.
-        status = run_directory.read_status(run)
-        over = run_directory.supervisor(run) is None and (  # whose run may go on in another launch
-            not status.goes_on or not run_directory.is_alive(status)
-        )
+        over = not life(run).by
         for step, path in pending(run):
             mark = (path, _changed(path))
             if mark in refused:
@@ -121,6 +136,7 @@ def evaluate_run(
             yield step, result
         if over or not follow:
             return
+        tell(run)
         time.sleep(POLL_S)
 
 
