@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from draco import data
 from draco.cli.main import main
@@ -27,7 +26,7 @@ from draco.runs import directory as run_directory
 from draco.runs.alive import LOST_AFTER_S, REBOOTED_AFTER_S, life
 from draco.training import evaluate
 
-TRIES = 100
+TRIES = 30
 
 
 @pytest.fixture
@@ -351,9 +350,3 @@ def test_the_end_of_a_run_is_not_recorded_while_somebody_begins_to_look_after_it
         monkeypatch.setattr("draco.launch.settle.life", lambda run: alive.Life(run_directory.read_status(run)))
         assert settle(run).state == "running"
     assert settle(run).state == "lost"
-
-
-def test_holding_needs_no_torch() -> None:
-    with python("from draco.runs import alive, hold; print('torch' in sys.modules)") as process:
-        assert said(process) == "False"
-    assert torch
