@@ -92,11 +92,13 @@ def _here(args: argparse.Namespace, job: "Job", said: "Console") -> int:
 def _prepare(args: argparse.Namespace, job: "Job", nodes: "Roster | None", said: "Console") -> "Taken":
     """See to the nodes and the data, and return the run directory, taken: a new one, or the one to go on with."""
     from draco import files
+    from draco.launch import space
     from draco.launch.resume import new_run, unfinished
     from draco.runs import directory as run_directory
 
     taken = unfinished(args.runs, job, resume=args.resume, new=args.new)
     try:
+        said.print(space.require(args.runs, [(job, taken and taken.run)]), highlight=False)
         _see_to(args, job, nodes, said)
         if taken is None:
             taken = new_run(args.runs, job)

@@ -172,6 +172,11 @@ def read_job(run: Path) -> Job:
     return parse(path.read_text(), str(path), checked=True)
 
 
+def job_says(run: Path, key: str) -> bool:
+    """Say whether a run's job.yaml has a key, written out; an earlier version's has none that came later."""
+    return any(line.startswith(f"{key}:") for line in (run / "job.yaml").read_text().splitlines())
+
+
 def nodes(run: Path) -> list[str] | None:
     """Return the node of every worker 1..n, or None where all ranks share one machine."""
     path = run / "launch" / "nodes.json"

@@ -3,6 +3,7 @@
 It reads only checkpoints that their manifest confirms, does none twice, and can run beside the training.
 """
 
+import contextlib
 import copy
 import os
 import time
@@ -74,9 +75,27 @@ def append(run: Path, step: int, result: Evaluation) -> None:
         file.close()
 
 
+def evaluations(run: Path) -> dict[int, Evaluation]:
+    """Return the evaluations that are recorded, by step; of one that was made twice the later."""
+    found = {}
+    for line in read(run / "evaluations.jsonl"):
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            top1, top5, loss = (float(line[key]) for key in ("top1", "top5", "loss"))
+            found[int(line["step"])] = Evaluation(top1, top5, loss, int(line["samples"]))
+    return found
+
+
 def done_steps(run: Path) -> set[int]:
     """Return the steps whose evaluation is recorded."""
     return {line["step"] for line in read(run / "evaluations.jsonl") if "step" in line}
+
+
+def passed_over(run: Path) -> list[int]:
+    """Return the steps of the checkpoints that were removed before they were evaluated."""
+    folder = run / "checkpoints"
+    saved = {event["step"] for event in read(run / "events.jsonl") if event.get("event") == "checkpoint"}
+    refused = {checkpoint.step_of(Path(path.name.split(".")[0])) for path in folder.glob("step-*.refused*")}
+    return sorted(saved - {step for step, _ in checkpoint.steps(folder)} - done_steps(run) - refused)
 
 
 def pending(run: Path) -> list[tuple[int, Path]]:
@@ -128,6 +147,8 @@ def _evaluate(
             try:
                 _load(model, job, step, path)
             except checkpoint.CheckpointError as error:
+                if not _changed(path):  # the server has removed it: see `passed_over`
+                    continue
                 refused.add(mark)
                 refuse(step, str(error))
                 continue

@@ -35,6 +35,7 @@ from draco.training.build import Built
 from draco.training.collect import DIVERGED, Collector, Replies
 from draco.training.state import Training
 from draco.training.tensorboard import Board
+from draco.training.thinning import thin
 from draco.training.transport import ServerTransport, Task
 from draco.training.worker_momentum import followed
 
@@ -299,6 +300,7 @@ def _save(training: Training, run: Path, log: EventLog) -> None:
     path = checkpoint.save(run / "checkpoints", training.step, training.contents())
     log.write("checkpoint", step=training.step, file=path.name)
     run_directory.write_status(run, "running", training.step)
+    thin(run, training.job.checkpoint_keep, training.job.checkpoint_every)
 
 
 def _record_end(training: Training, run: Path, log: EventLog, state: run_directory.State, message: str) -> None:

@@ -754,9 +754,8 @@ def test_a_running_run_is_followed_in_whole_lines_until_it_ends(directory: Path,
     assert [line["event"] for line in lines(capsys)] == ["alive", "start", "step", "state"]
 
 
-def test_an_abandoned_run_that_is_followed_is_settled(directory: Path, capsys, monkeypatch) -> None:
+def test_an_abandoned_run_that_is_followed_is_settled(directory: Path, capsys) -> None:
     abandoned(directory)
-    monkeypatch.setattr(following, "_SETTLE_EVERY_S", -1.0)
     following.follow(directory, None)
     assert lines(capsys)[-1]["state"] == "lost"
 
