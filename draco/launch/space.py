@@ -8,7 +8,9 @@ from rich.filesize import decimal
 
 from draco.errors import MissingError
 from draco.job import Job
+from draco.job.fields import CheckpointKeepSection
 from draco.job.space import space
+from draco.runs import directory as run_directory
 
 
 def require(root: Path, jobs: Sequence[tuple[Job, Path | None]]) -> str:
@@ -17,7 +19,7 @@ def require(root: Path, jobs: Sequence[tuple[Job, Path | None]]) -> str:
     Raises:
         MissingError: there is less on the disk of `root`.
     """
-    needs = [space(job) for job, _ in jobs]
+    needs = [space(_as_begun(job, run)) for job, run in jobs]
     there = [_taken(run) if run else 0 for _, run in jobs]
     more = sum(max(need.whole - taken, 0) for need, taken in zip(needs, there, strict=True))
     each = decimal(max((need.each for need in needs), default=0))
@@ -32,6 +34,13 @@ def require(root: Path, jobs: Sequence[tuple[Job, Path | None]]) -> str:
             "checkpoints (checkpoint_keep), or keep runs on another disk with --runs DIR"
         )
     return said
+
+
+def _as_begun(job: Job, run: Path | None) -> Job:
+    """Return the job as its run takes it: one that an earlier version began keeps every checkpoint."""
+    if run is None or not (run / "job.yaml").exists() or run_directory.job_says(run, "checkpoint_keep"):
+        return job
+    return job.model_copy(update={"checkpoint_keep": CheckpointKeepSection(name="all")})
 
 
 def _taken(run: Path) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -232,6 +233,29 @@ def test_two_servers_do_not_write_into_one_run_nor_two_evaluators(
     test = data.load("synthetic", Path(job.data.root), "test")
     with hold.take(run / hold.EVALUATOR, ""), pytest.raises(RefusedError, match="another draco eval is at work"):
         next(evaluate.evaluate_run(run, job, test, follow=False))
+
+
+APART = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts", "sh", "-c", 'hostname apart; exec "$@"']
+
+
+@pytest.mark.skipif(
+    subprocess.run([*APART, "sh", "true"], capture_output=True, check=False).returncode != 0,
+    reason="needs root, for namespaces",
+)
+def test_a_container_of_this_machine_is_seen_and_its_end_too(run: Path) -> None:
+    """Its process ids are others, and its name may be any."""
+    argv = [*APART, "sh", sys.executable, "-c", f"import sys; from pathlib import Path; {HOLDS}", run / hold.SUPERVISOR]
+    run_directory.write_status(run, "interrupted", 5)
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as container:
+        said(container)
+        assert re.fullmatch(r"process \d+ on apart since .*Z", life(run).by)
+        with pytest.raises(RefusedError, match=r"is running \(process \d+ on apart"):
+            unfinished(run.parent, run_directory.read_job(run), resume=True, new=False)
+        container.kill()
+        container.wait()
+        deadline = time.monotonic() + 10
+        while life(run).by:
+            assert time.monotonic() < deadline
 
 
 # A run that is not seen
