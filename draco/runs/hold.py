@@ -35,7 +35,7 @@ from draco.runs.directory import process_start
 
 SUPERVISOR, SERVER, EVALUATOR = (f"launch/{role}.lock" for role in ("supervisor", "server", "evaluator"))
 BEAT_S = 5.0
-_POLL_S = 0.05
+_POLL_S, _NAMING_POLLS = 0.02, 10
 _FLOCK = "hhqqi4x"  # struct flock: l_type, l_whence, l_start, l_len, l_pid
 _WHOLE = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
@@ -148,6 +148,15 @@ def adopt(path: Path, descriptor: int) -> Hold:
 
 def look(path: Path) -> Look:
     """Return what is seen of a hold, without touching it."""
+    for _ in range(_NAMING_POLLS):
+        found = _look(path)
+        if found.holder or not found.held:
+            break
+        time.sleep(_POLL_S)  # it was taken this very moment, and its file does not yet say by whom
+    return found
+
+
+def _look(path: Path) -> Look:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # it was never taken, or nothing is to be seen from here
