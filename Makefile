@@ -54,8 +54,8 @@ compare: .venv/ready ## Run every cell of GRID=jobs/compare/... that is not done
 logs: .venv/ready ## What the newest run printed, or RUN=... (RANK=n FOLLOW=1)
 	@$(DRACO) logs $(RUN) $(if $(RANK),--rank $(RANK)) $(if $(FOLLOW),--follow) $(WHERE)
 
-stop: .venv/ready ## Stop the newest run, or RUN=..., after its step, with a checkpoint
-	@$(DRACO) stop $(RUN) $(WHERE)
+stop: .venv/ready ## Stop the newest run, or RUN=..., after its step, with a checkpoint (LOST=1: it went with its machine)
+	@$(DRACO) stop $(RUN) $(if $(LOST),--lost) $(WHERE)
 
 data: .venv/ready ## Download or convert the data of JOB=... beforehand
 	@$(DRACO) data $(JOB) $(WHERE)

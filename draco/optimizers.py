@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from draco.declaration import Declaration, Option, table
 from draco.lazy import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerDeclaration(Declaration):
+    """What an optimizer declares besides."""
+
+    vectors: Callable[[Mapping[str, Any]], int]  # options -> vectors as long as the parameters that it keeps
 
 
 @functools.cache
@@ -34,8 +42,8 @@ _ADAM = {
     "betas": Option(tuple[float, float], (0.9, 0.999), "Decay rates of the two moments.", ge=0.0, lt=1.0),
     "eps": Option(float, 1e-8, "Added to the root of the second moment.", gt=0.0, le=1.0),
 }
-OPTIMIZERS: dict[str, Declaration] = table(
-    Declaration(
+OPTIMIZERS: dict[str, OptimizerDeclaration] = table(
+    OptimizerDeclaration(
         name="sgd",
         function=lambda parameters, **options: _uncompiled(torch.optim.SGD)(parameters, **options),
         text="stochastic gradient descent",
@@ -45,18 +53,21 @@ OPTIMIZERS: dict[str, Declaration] = table(
             "momentum": Option(float, 0.0, "Momentum.", ge=0.0, lt=1.0),
             "nesterov": Option(bool, False, "Nesterov momentum; needs momentum above 0."),
         },
+        vectors=lambda given: int(given["momentum"] > 0),
     ),
-    Declaration(
+    OptimizerDeclaration(
         name="adam",
         function=lambda parameters, **options: _uncompiled(torch.optim.Adam)(parameters, **options),
         text="Adam",
         options={"lr": _lr(0.001), "weight_decay": _weight_decay(0.0), **_ADAM},
+        vectors=lambda given: 2,
     ),
-    Declaration(
+    OptimizerDeclaration(
         name="adamw",
         function=lambda parameters, **options: _uncompiled(torch.optim.AdamW)(parameters, **options),
         text="Adam with decoupled weight decay",
         options={"lr": _lr(0.001), "weight_decay": _weight_decay(0.01), **_ADAM},
+        vectors=lambda given: 2,
     ),
 )
 

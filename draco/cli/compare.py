@@ -91,6 +91,7 @@ def compare(path: Path, options: Options, said: "Console", prepare: "Callable[[S
     from draco.compare.progress import Progress
     from draco.compare.run import alone, look, run
     from draco.files import replace
+    from draco.launch import space
 
     grid, cells = read(path)
     root = options.runs / grid.name
@@ -109,6 +110,8 @@ def compare(path: Path, options: Options, said: "Console", prepare: "Callable[[S
         left = [cell for cell in cells if not outcomes[cell.name].is_result]
         processes = options.processes or capacity.processes([cell.job for cell in left or cells])
         _say_what(cells, steps, outcomes, root, processes, said)
+        if left:
+            said.print(space.require(root, [(cell.job, root / cell.name) for cell in left]), highlight=False)
         prepare([cell.job for cell in left])
         replace(root / "grid.yaml", path.read_bytes())
         progress = Progress(cells, steps, outcomes, root, processes, said)

@@ -26,7 +26,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from draco import data
     from draco.launch.resume import named_or_newest
     from draco.runs.directory import read_job
-    from draco.training.evaluate import evaluate_run
+    from draco.training.evaluate import evaluate_run, passed_over
 
     run = named_or_newest(args.run, args.runs)
     job = read_job(run)
@@ -44,6 +44,9 @@ def evaluate(args: argparse.Namespace) -> int:
         count += 1
         refused.discard(step)
         print(f"step {step}: top-1 {result.top1:.4f}  top-5 {result.top5:.4f}  loss {result.loss:.4f}", flush=True)
+    if gone := passed_over(run):
+        which = f"step {gone[0]}" if len(gone) == 1 else f"{len(gone)} of the steps {gone[0]} to {gone[-1]}"
+        print(f"not there any more: {which}; checkpoint_keep: all keeps every checkpoint", file=sys.stderr)
     if refused:
         return ExitCode.FAILED
     if not count:

@@ -29,6 +29,7 @@ def add(commands: Any) -> None:
     supervisor = arguments.internal(commands, "supervise", supervise)
     supervisor.add_argument("run", type=Path)
     supervisor.add_argument("--here", action="store_true", help="all ranks on this machine")
+    supervisor.add_argument("--lock", type=int, metavar="FD", help="the descriptor of the run's lock, handed over")
     supervisor.add_argument("--again", action="store_true", help="after another one that went without a verdict")
     arguments.internal(commands, "follow", follow).add_argument("run", type=Path)
     on_head = arguments.internal(commands, "head", head)
@@ -51,11 +52,13 @@ def rank(args: argparse.Namespace) -> int:
 def supervise(args: argparse.Namespace) -> int:
     """Stay with a detached run until it has ended."""
     from draco.launch import keep, roster, supervise
+    from draco.runs import hold
     from draco.runs.directory import read_job
 
+    held = None if args.lock is None else hold.adopt(args.run / hold.SUPERVISOR, args.lock)
     job, nodes = read_job(args.run), None if args.here else roster.read()
     after = keep.end_what_is_left(args.run, nodes) if args.again else None
-    supervise.supervise(job, args.run, nodes, after=after)
+    supervise.supervise(job, args.run, nodes, after=after, held=held)
     return 0
 
 
@@ -78,7 +81,7 @@ def head(args: argparse.Namespace) -> int:
     elif args.what == "keep":
         from draco.launch import keep, supervise
 
-        keep.keep(Path("runs"), lambda run: supervise.detach(run, here=False, again=True))
+        keep.keep(Path("runs"), lambda run, held: supervise.detach(run, here=False, again=True, held=held))
     else:
         run, why = args.rest
         print(head.lost(Path(run), why))

@@ -19,6 +19,9 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     arguments.add_run(stops)
     stops.add_argument("--kill", action="store_true", help="end its processes now, without a checkpoint")
+    stops.add_argument(
+        "--lost", action="store_true", help="record that it went with its machine, which is not seen from here"
+    )
     stops.add_argument("--no-wait", action="store_true", help="do not wait until it has ended")
 
 
@@ -36,12 +39,13 @@ def logs(args: argparse.Namespace) -> int:
 
 def stop(args: argparse.Namespace) -> int:
     """Run `draco stop`."""
-    from draco.launch import roster, stop
+    from draco.launch import roster, settle, stop
     from draco.launch.resume import named_or_newest
 
     run = named_or_newest(args.run, args.runs)
-    stop.stop(run, kill=args.kill)
-    if not args.no_wait:
-        status = stop.wait(run, roster.read())
+    if not args.lost:
+        stop.stop(run, kill=args.kill)
+    if args.lost or not args.no_wait:
+        status = settle.give_up(run) if args.lost else stop.wait(run, roster.read())
         print(f"{run}: {status.state} at step {status.step}{': ' + status.message if status.message else ''}")
     return 0

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from draco.cluster.backend import Cluster
     from draco.job import Job
+    from draco.launch.resume import Taken
     from draco.launch.roster import Roster
     from draco.runs.directory import Status
 
@@ -75,30 +76,48 @@ def _here(args: argparse.Namespace, job: "Job", said: "Console") -> int:
         print(plan(job, args.runs / f"{job.name}-ID", nodes))
         return 0
     if args.detach:
-        directory = _prepare(args, job, nodes, said)
-        supervise.detach(directory, args.here)
+        directory, held = _prepare(args, job, nodes, said)
+        supervise.detach(directory, args.here, held=held)
         if not args.checked:  # an operator elsewhere knows what to say
             said.print(IN_THE_BACKGROUND, highlight=False)
         print(directory)
         return 0
     with supervise.fork_server(job) as forks:  # it imports torch while the run is prepared
-        directory = _prepare(args, job, nodes, said)
+        directory, held = _prepare(args, job, nodes, said)
         processes = "one process" if job.launcher == "simulate" else f"{job.workers} workers and a server"
         said.print(f"{job.name}: {directory}", highlight=False)
         progress = Progress(directory / "events.jsonl", said, f"starting {processes}")
-        outcome = supervise.supervise(job, directory, nodes, progress, forks=forks)
+        outcome = supervise.supervise(job, directory, nodes, progress, held=held, forks=forks)
     return _finish(args, directory, outcome.status, outcome.output)
 
 
-def _prepare(args: argparse.Namespace, job: "Job", nodes: "Roster | None", said: "Console") -> Path:
-    """See to the nodes and the data, and return the run directory: a new one, or the one to go on with."""
+def _prepare(args: argparse.Namespace, job: "Job", nodes: "Roster | None", said: "Console") -> "Taken":
+    """See to the nodes and the data, and return the run directory, taken: a new one, or the one to go on with."""
     from draco import files
-    from draco.job import to_yaml
-    from draco.launch import preflight, worker_data
-    from draco.launch.resume import unfinished
+    from draco.launch import space
+    from draco.launch.resume import new_run, unfinished
     from draco.runs import directory as run_directory
 
-    directory = unfinished(args.runs, job, resume=args.resume, new=args.new)
+    taken = unfinished(args.runs, job, resume=args.resume, new=args.new)
+    try:
+        said.print(space.require(args.runs, [(job, taken and taken.run)]), highlight=False)
+        _see_to(args, job, nodes, said)
+        if taken is None:
+            taken = new_run(args.runs, job)
+            if args.secret:
+                files.replace(taken.run / "secret", args.secret.read_bytes(), mode=0o600)
+        run_directory.forget_stop(taken.run)
+    except BaseException:
+        if taken:
+            taken.hold.release()
+        raise
+    return taken
+
+
+def _see_to(args: argparse.Namespace, job: "Job", nodes: "Roster | None", said: "Console") -> None:
+    """Check the nodes, and prepare the data here and there."""
+    from draco.launch import preflight, worker_data
+
     if nodes:
         with said.status(f"checking {len(nodes.nodes)} nodes"):
             preflight.check(nodes)
@@ -107,12 +126,6 @@ def _prepare(args: argparse.Namespace, job: "Job", nodes: "Roster | None", said:
     if nodes:
         with said.status(f"preparing {job.data.name} on the workers"):
             worker_data.provide(nodes, job)
-    if directory is None:
-        directory = run_directory.create(args.runs, job.name, to_yaml(job))
-        if args.secret:
-            files.replace(directory / "secret", args.secret.read_bytes(), mode=0o600)
-    run_directory.forget_stop(directory)
-    return directory
 
 
 def _finish(args: argparse.Namespace, directory: Path, status: "Status", output: str) -> int:

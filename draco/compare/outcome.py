@@ -13,7 +13,8 @@ from draco.errors import DecodeError, TrainingError
 from draco.job import Job
 from draco.job.messages import show
 from draco.launch.settle import settle
-from draco.runs.directory import Status, is_alive, read_job, supervisor
+from draco.runs.alive import life
+from draco.runs.directory import read_job
 
 State = Literal["missing", "pending", "running", "interrupted", "lost", "error", "failed", "succeeded"]
 RESULTS: tuple[State, ...] = ("succeeded", "failed")  # final: they are not run again
@@ -40,16 +41,11 @@ def outcome(run: Path) -> Outcome:
     if not (run / "state.json").exists():
         return Outcome("missing")
     status = settle(run)
-    if is_going_on(run, status):
+    if life(run).by:
         return Outcome("running", status.step)
     if status.state == "failed" and not _is_result(run):
         return Outcome("error", status.step, status.message)
     return Outcome(status.state, status.step, status.message)
-
-
-def is_going_on(run: Path, status: Status) -> bool:
-    """Say whether some process still looks after the run."""
-    return supervisor(run) is not None or (status.goes_on and is_alive(status))
 
 
 def _is_result(run: Path) -> bool:

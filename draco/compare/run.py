@@ -5,7 +5,6 @@ comparison that started it is killed; the next comparison waits for it.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from draco.job import to_yaml
 from draco.launch import stop, supervise
 from draco.launch.interrupts import Interrupts
 from draco.runs import directory as run_directory
+from draco.runs import hold
 
 _POLL_S = 0.1
 _SHOWN = 5  # changed cells that are named
@@ -36,11 +36,7 @@ def alone(root: Path) -> Iterator[None]:
         RefusedError: another one is running.
     """
     root.mkdir(parents=True, exist_ok=True)
-    with open(root / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RefusedError(f"{root}: another draco compare is at work there; wait for it or end it") from error
+    with hold.take(root / ".lock", f"{root}: another draco compare is at work there; wait for it or end it"):
         yield
 
 

@@ -174,6 +174,22 @@ class WireSection(Section):
     compression: Literal["none", "blosc2"] = described("none", "Lossless compression of replies.")
 
 
+_SOME = OnlyWith("name", ("some",))
+
+
+class CheckpointKeepSection(Section):
+    """Which checkpoints stay on the disk. One is removed once a newer one is safe; the last always stays."""
+
+    name: Literal["some", "all"] = described("some", "some: those that the options below name; all: every one.")
+    last: int = described(
+        3, "The newest; a resume takes the one before where one is damaged.", ge=1, le=10_000, only_with=_SOME
+    )
+    every: int = described(
+        10, "Every so many of the evaluated ones, by number; 0: none for that.", ge=0, le=10_000, only_with=_SOME
+    )
+    best: bool = described(True, "The one with the best evaluation, by accuracy, then by loss.", only_with=_SOME)
+
+
 class OnLossSection(Section):
     """What becomes of a run when a node or a process is lost. It changes nothing that is computed."""
 
@@ -253,6 +269,9 @@ class Job(Section):
     checkpoint_every: int = described(
         50, "Steps between checkpoints; there is always one at the end; 0: only that.", ge=0
     )
+    checkpoint_keep: CheckpointKeepSection = described(
+        CheckpointKeepSection(), "Which checkpoints stay on the disk: all, or by options such as {last: 3, every: 10}."
+    )
     eval_every: int | None = described(
         None, "Steps between evaluations while training; null: only at the end; 0: never.", ge=0
     )
@@ -282,6 +301,7 @@ SECTIONS: dict[str, Part] = {
     "attack": Part("name", ATTACK_KINDS, "none"),
     "optimizer": Part("name", OPTIMIZER_KINDS, "sgd"),
     "schedule": Part("name", SCHEDULE_KINDS, "constant"),
+    "checkpoint_keep": Part("name", {"": CheckpointKeepSection}),
     "wire": Part("dtype", {"": WireSection}),
     "on_loss": Part("name", {"": OnLossSection}),
 }

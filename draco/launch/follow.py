@@ -10,25 +10,19 @@ import time
 from pathlib import Path
 
 from draco.launch.roster import Roster
-from draco.launch.settle import settle
+from draco.launch.settle import verdict
 from draco.launch.supervise import launched_at
-from draco.runs import directory as run_directory
 
 _POLL_S = 0.2
 _ALIVE_EVERY_S = 2.0
-_SETTLE_EVERY_S = 2.0
 
 
 def follow(directory: Path, roster: Roster | None) -> None:
     """Print what has happened since the last launch and what happens, until the run has ended."""
     path = directory / "events.jsonl"
-    position, said, settled = launched_at(directory), 0.0, time.monotonic()
+    position, said = launched_at(directory), 0.0
     while True:
-        alone = run_directory.supervisor(directory) is None  # asked first: while it lives the state may change
-        status = run_directory.read_status(directory)
-        if time.monotonic() - settled > _SETTLE_EVERY_S:
-            status, settled = settle(directory, roster), time.monotonic()
-        ended = alone and not status.goes_on
+        ended = verdict(directory, roster)  # asked first: what happened before is printed
         if path.exists():
             with open(path, "rb") as file:
                 file.seek(position)
@@ -36,7 +30,7 @@ def follow(directory: Path, roster: Roster | None) -> None:
             position += len(whole) + len(newline)
             sys.stdout.buffer.write(whole + newline)
         if ended:
-            print(json.dumps({"event": "state", **status._asdict()}), flush=True)
+            print(json.dumps({"event": "state", **ended._asdict()}), flush=True)
             return
         if time.monotonic() - said > _ALIVE_EVERY_S:
             print('{"event": "alive"}')

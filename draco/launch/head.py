@@ -11,6 +11,7 @@ from draco.errors import NotConfiguredError
 from draco.launch import preflight, roster
 from draco.launch.settle import settle
 from draco.runs import directory as run_directory
+from draco.runs.alive import is_supervised
 from draco.runs.events import read as read_events
 
 _RECENT = 20  # steps over which rate and suspects are taken
@@ -31,7 +32,7 @@ def runs(root: Path) -> dict[str, Any]:
         return {}
     newest = found[-1]
     status = settle(newest, roster.read())
-    supervised = run_directory.supervisor(newest) is not None
+    supervised = is_supervised(newest)
     events = list(read_events(newest / "events.jsonl"))
     steps = [e for e in events if e["event"] == "step"][-_RECENT:]
     launches = [e for e in events if e["event"] == "relaunch"]

@@ -5,56 +5,58 @@ with the machine, and runs come back with it. Where no keeper lives, such a run 
 the user resumes it.
 """
 
-import fcntl
-import json
-import os
+import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from draco.errors import RefusedError
 from draco.launch import every_node
 from draco.launch.decide import FRUITLESS, WITHIN_S
 from draco.launch.roster import Roster
 from draco.launch.sweep import going_on, sweep
 from draco.runs import directory as run_directory
-from draco.runs import events
+from draco.runs import events, hold
+from draco.runs.alive import is_supervised
+from draco.runs.hold import Hold
 
 GONE = "its supervisor went without a verdict: killed, or its machine or container restarted"
+_LOCK = ".keeper"
 _EVERY_S = 3.0
 _POLITE_S = 30.0  # for a server that is left to reach the end of its step
 _SWEEP_LIMIT_S = 30.0
 
 
-def keep(root: Path, again: Callable[[Path], object]) -> None:
-    """Call `again` for every run below `root` that needs another supervisor, for ever; one keeper at a time does."""
-    with open(root / ".keeper", "a+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # an older one may still live whose unit was restarted
-        lock.truncate(0)
-        json.dump({"pid": os.getpid(), "started": run_directory.process_start(os.getpid())}, lock)
-        lock.flush()
+def keep(root: Path, again: Callable[[Path, Hold], object]) -> None:
+    """Call `again` for every run below `root` that needs another supervisor, for ever; one keeper at a time does.
+
+    It gets the run and its supervisor's lock, which it is to release or to hand on.
+    """
+    # An older one may still live whose unit was restarted.
+    with hold.take(root / _LOCK, f"{root}: has another keeper", wait_s=math.inf):
         while True:
             for run in run_directory.runs(root):
-                if is_due(run):
+                if not is_due(run):
+                    continue
+                with contextlib.suppress(RefusedError):  # the user resumes it at this moment
+                    held = hold.take(run / hold.SUPERVISOR, f"{run}: is looked after")
+                    if not run_directory.read_status(run).goes_on:  # or has just done so
+                        held.release()
+                        continue
                     events.append(run / "events.jsonl", "interruption", cause=GONE, nodes={}, ranks=[])
-                    again(run)
+                    again(run, held)
             time.sleep(_EVERY_S)
 
 
 def kept(run: Path) -> bool:
     """Say whether a keeper lives that gives this run another supervisor."""
-    path = run.parent / ".keeper"
-    if not path.exists():
-        return False
-    try:
-        keeper = json.loads(path.read_text())
-    except ValueError:  # it is just being written, or never was
-        return False
-    return run_directory.exists(keeper["pid"], keeper["started"]) and is_due(run)
+    return hold.look(run.parent / _LOCK).held and is_due(run)
 
 
 def is_due(run: Path) -> bool:
     """Say whether a run was left by its supervisor in the midst of it, and another may help."""
-    if not (run / "launch" / "supervisor.json").exists() or run_directory.supervisor(run) is not None:
+    if not (run / "launch" / "supervisor.json").exists() or is_supervised(run):
         return False
     if not run_directory.read_status(run).goes_on or (run / "stop-asked").exists():
         return False

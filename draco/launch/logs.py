@@ -4,7 +4,8 @@ import sys
 import time
 from pathlib import Path
 
-from draco.runs import directory as run_directory
+from draco.launch.settle import verdict
+from draco.runs.alive import Waiting
 
 _POLL_S = 0.3
 
@@ -16,13 +17,15 @@ def show(run: Path, rank: int | None, follow: bool) -> bool:
     print is together in output.log.
     """
     positions: dict[Path, int] = {}
+    tell = Waiting()
     while True:
-        ended = run_directory.is_over(run)
+        ended = not follow or verdict(run)  # asked first: what was printed before is shown
         for path in _files(run, rank):
             _print(path, positions)
         sys.stdout.flush()
-        if ended or not follow:
+        if ended:
             return bool(positions)
+        tell(run)
         time.sleep(_POLL_S)
 
 

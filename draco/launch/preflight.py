@@ -16,6 +16,7 @@ from draco.launch.facts import facts, faults
 from draco.launch.plan import AS_ROOT, mpirun
 from draco.launch.roster import Roster
 from draco.runs import directory as run_directory
+from draco.runs.alive import is_supervised
 
 _ROUND_LIMIT_S = 60.0
 _LEAST_FREE_BYTES = 64 << 20
@@ -44,7 +45,7 @@ def _disk(runs: Path) -> list[str]:
 
 
 def _nodes(roster: Roster) -> list[str]:
-    supervised = [str(run) for run in run_directory.runs(Path("runs")) if run_directory.supervisor(run) is not None]
+    supervised = [str(run) for run in run_directory.runs(Path("runs")) if is_supervised(run)]
     kept = sorted({*sweep.going_on(), *supervised})
     return [fault for faults in _unfit(roster, ["--but", *kept]).values() for fault in faults]
 

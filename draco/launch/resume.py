@@ -1,20 +1,39 @@
 """The run that a command means: the unfinished one of a job, or the newest."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from draco.errors import JobError, MissingError, RefusedError
-from draco.job import Job
+from draco.job import Job, to_yaml
 from draco.launch.keep import kept
 from draco.launch.settle import settle
 from draco.runs import directory as run_directory
-from draco.runs.directory import supervisor
+from draco.runs import hold
+from draco.runs.alive import life
+from draco.runs.hold import Hold
+
+_MOMENT_S = 0.5  # for somebody who only records the end of a run
 
 
-def unfinished(runs: Path, job: Job, *, resume: bool, new: bool) -> Path | None:
+class Taken(NamedTuple):
+    """A run that nobody else goes on with."""
+
+    run: Path
+    hold: Hold
+
+
+def new_run(runs: Path, job: Job) -> Taken:
+    """Make a run directory for the job."""
+    run = run_directory.create(runs, job.name, to_yaml(job))
+    return Taken(run, hold.take(run / hold.SUPERVISOR, f"{run}: was taken over"))
+
+
+def unfinished(runs: Path, job: Job, *, resume: bool, new: bool) -> Taken | None:
     """Return the unfinished run of this very job to go on with, or None to start anew.
 
     Raises:
         RefusedError: there is one and neither `resume` nor `new` was asked for, or it is running, or there is none.
+        MissingError: its file system has no locks.
     """
     if resume and new:
         raise RefusedError("--resume and --new exclude each other: give one")
@@ -22,14 +41,16 @@ def unfinished(runs: Path, job: Job, *, resume: bool, new: bool) -> Path | None:
         status = settle(run)
         if status.state == "succeeded" or not _is_of(run, job):
             continue
-        if supervisor(run) is not None or (status.goes_on and run_directory.is_alive(status)):
+        found = life(run)
+        if found.by:
             if new:
                 continue
-            raise RefusedError(f"{run}: this job is running (process {status.pid}); --new starts another beside it")
+            remedy = "" if found.sure else f", draco stop {run} --lost gives this one up"
+            raise RefusedError(f"{run}: this job is running ({found.by}); --new starts another beside it{remedy}")
         if kept(run) and not new:
             raise RefusedError(f"{run}: this job is about to go on by itself: its head starts it again")
         if resume:
-            return run
+            return _take(run)
         if status.step and not new:
             raise RefusedError(
                 f"{run}: this job {status.state} at step {status.step}; --resume (make: RESUME=1) goes on with it, "
@@ -38,6 +59,16 @@ def unfinished(runs: Path, job: Job, *, resume: bool, new: bool) -> Path | None:
     if resume:
         raise RefusedError(f"{runs}: no unfinished run of this very job; leave --resume out to start one")
     return None
+
+
+def _take(run: Path) -> Taken:
+    """Take a run before anything of it is read that counts: of two that resume it at once one goes on."""
+    held = hold.take(run / hold.SUPERVISOR, f"{run}: this job is just being resumed by another process", _MOMENT_S)
+    status = run_directory.read_status(run)
+    if status.goes_on or status.state == "succeeded":
+        held.release()
+        raise RefusedError(f"{run}: another process has just gone on with it: it is {status.state}; look again")
+    return Taken(run, held)
 
 
 def _is_of(run: Path, job: Job) -> bool:

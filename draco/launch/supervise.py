@@ -3,7 +3,7 @@
 Started with `--detach`, and for every run on a cluster, as a process of its own on the machine that holds the server;
 in the foreground it is `train` itself. It writes launch/supervisor.json; signals and `draco stop` reach the run through
 it. A turn of its loop is a launch, the judge's verdict on it and what is decided to follow. As long as it lives
-the run is not over, whatever state.json says between launches (run_directory.is_over).
+the run is not over, whatever state.json says between launches: it has the run's lock (runs/hold.py).
 """
 
 import contextlib
@@ -32,7 +32,8 @@ from draco.launch.roster import Roster
 from draco.launch.run import Ended, Stops, ranks_by_node, run
 from draco.launch.watch import Watch
 from draco.runs import directory as run_directory
-from draco.runs import events
+from draco.runs import events, hold
+from draco.runs.hold import Hold
 
 ReadNotices = Callable[[], Mapping[str, Notice]]
 
@@ -51,19 +52,21 @@ def supervise(
     progress: Progress | None = None,
     notices: ReadNotices | None = None,
     after: Mapping[str, str] | None = None,
+    held: Hold | None = None,
     forks: str | None = None,
 ) -> Outcome:
     """Run the job in `directory` to its end, record how it ended and return it; without `progress` say nothing.
 
     `notices` is for tests; left out, the roster's nodes are listened to. With `after` there was a supervisor before,
-    and it goes on without the nodes in it, each with the reason. `forks` is the name of a fork server; left out, one
-    is started for the run.
+    and it goes on without the nodes in it, each with the reason. `held` is the supervisor's lock, which is given up at
+    the end; left out, it is taken. `forks` is the name of a fork server; left out, one is started for the run.
 
     Raises:
         TrainingError: what happens cannot be recorded, for the disk cannot be written.
+        RefusedError: another process looks after the run.
     """
     try:
-        with contextlib.nullcontext(forks) if forks else fork_server(job) as name:
+        with held or _hold(directory), contextlib.nullcontext(forks) if forks else fork_server(job) as name:
             return _supervise(job, directory, roster, progress, notices, after, name)
     except OSError as error:
         if error.errno not in files.NOT_WRITABLE:
@@ -204,22 +207,34 @@ def _record_relaunch(job: Job, directory: Path, here: Roster | None, number: int
     run_directory.write_status(directory, "pending", step, f"{action.why}; launch {number}")
 
 
-def detach(directory: Path, here: bool, *, again: bool = False, forks: str | None = None) -> subprocess.Popen[bytes]:
+def detach(
+    directory: Path, here: bool, *, again: bool = False, held: Hold | None = None, forks: str | None = None
+) -> subprocess.Popen[bytes]:
     """Start the supervisor of a run in a session of its own, so that it outlives this terminal, and return it.
 
-    With `again` there was one before, whose processes may be left. `forks` is a fork server that other runs use too.
+    With `again` there was one before, whose processes may be left. It gets the supervisor's lock, `held` or taken now.
+    `forks` is a fork server that other runs use too.
+
+    Raises:
+        RefusedError: another process looks after the run.
     """
+    held = held or _hold(directory)
     step = run_directory.read_status(directory).step
     run_directory.write_status(directory, "pending", step)  # what follows is told of this launch
     options = [option for option, given in (("--here", here), ("--again", again)) if given]
-    argv = [sys.executable, "-m", "draco", "supervise", str(directory), *options]
+    argv = [sys.executable, "-m", "draco", "supervise", str(directory), "--lock", str(held.descriptor), *options]
     with open(directory / "logs" / "supervisor.log", "ab") as log:
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, **({fork_client.NAME: forks} if forks else {})},
+            pass_fds=[held.descriptor], env={**os.environ, **({fork_client.NAME: forks} if forks else {})},
         )  # fmt: skip
     _write(directory, process.pid)  # at once, so that a run is never found without one
+    held.leave()  # the child has it too
     return process
+
+
+def _hold(directory: Path) -> Hold:
+    return hold.take(directory / hold.SUPERVISOR, f"{directory}: another process looks after it")
 
 
 def _write(directory: Path, pid: int | None = None) -> None:
@@ -227,7 +242,7 @@ def _write(directory: Path, pid: int | None = None) -> None:
     (directory / "launch").mkdir(exist_ok=True)
     log = directory / "events.jsonl"
     position = log.stat().st_size if log.exists() else 0
-    content = {"pid": pid, "started": run_directory.process_start(pid), "events": position}
+    content = {"pid": pid, "started": run_directory.process_start(pid), "boot": hold.boot(), "events": position}
     files.replace(directory / "launch" / "supervisor.json", json.dumps(content).encode())
 
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from draco.models import fc, lenet, resnet, vgg
-from draco.models.model import Model, Shape
+from draco.models.model import Model, Shape, Size
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["MODELS", "Model", "Shape", "build_model", "model_fault"]
+__all__ = ["MODELS", "Model", "Shape", "Size", "build_model", "model_fault", "model_size"]
 
 MODELS: dict[str, Model] = {
     "lenet": lenet.MODEL,
@@ -62,6 +62,15 @@ def build_model(name: str, shape: Shape, classes: int, seed: int) -> nn.Module:
         model = MODELS[name].build(shape, classes).float()
     replace_dropout(model)
     return model.train()
+
+
+def model_size(name: str, shape: Shape, classes: int) -> Size:
+    """Return how many numbers the model has; one that does not say is built, which loads torch."""
+    if (size := MODELS[name].size) is not None:
+        return size(shape, classes)
+    model = build_model(name, shape, classes, seed=0)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Size(parameters, sum(buffer.numel() for buffer in model.buffers()))
 
 
 def model_fault(name: str, shape: Shape) -> str | None:

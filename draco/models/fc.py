@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from draco.models.model import Model, Shape
+from draco.models.model import Model, Shape, Size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,4 +31,9 @@ def _build(shape: Shape, classes: int) -> nn.Module:
     )
 
 
-MODEL = Model(_build, smallest=1, batch_norm=False)
+def _size(shape: Shape, classes: int) -> Size:
+    channels, height, width = shape
+    return Size((channels * height * width + 1) * 800 + (800 + 1) * 500 + (500 + 1) * classes)
+
+
+MODEL = Model(_build, smallest=1, batch_norm=False, size=_size)

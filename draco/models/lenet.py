@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from draco.models.model import Model, Shape
+from draco.models.model import Model, Shape, Size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,4 +39,10 @@ def _after_two_convolutions(size: int) -> int:
     return ((size - 4) // 2 - 4) // 2
 
 
-MODEL = Model(_build, smallest=16, batch_norm=False)  # the second pooling must leave a pixel
+def _size(shape: Shape, classes: int) -> Size:
+    channels, height, width = shape
+    features = 50 * _after_two_convolutions(height) * _after_two_convolutions(width)
+    return Size((25 * channels + 1) * 20 + (25 * 20 + 1) * 50 + (features + 1) * 500 + (500 + 1) * classes)
+
+
+MODEL = Model(_build, smallest=16, batch_norm=False, size=_size)  # the second pooling must leave a pixel

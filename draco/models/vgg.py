@@ -5,12 +5,27 @@ From torchvision, changed for 32x32 images.
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from draco.models.model import Model, Shape
+from draco.models.model import Model, Shape, Size
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+# Convolutions of 64, 128, 256, 512 and 512 channels (Simonyan, Zisserman, table 1).
+_BLOCKS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+
+
+def _size(name: str, shape: Shape, classes: int) -> Size:
+    """Count 3x3 convolutions with bias, two weights a channel for BatchNorm, and the classifier."""
+    blocks = zip((64, 128, 256, 512, 512), _BLOCKS[name.removesuffix("_bn")], strict=True)
+    widths = [shape[0], *(width for width, count in blocks for _ in range(count))]
+    convolutions = sum((9 * a + 1) * b for a, b in pairwise(widths))
+    statistics = 2 * sum(widths[1:]) if name.endswith("_bn") else 0
+    return Size(convolutions + statistics + 2 * (512 + 1) * 512 + (512 + 1) * classes, statistics)
 
 
 def model(name: str) -> Model:
@@ -48,4 +63,4 @@ def model(name: str) -> Model:
         return materialise(net)
 
     # The last BatchNorm must see 2x2 pixels, or the statistics of a batch of one sample would be undefined.
-    return Model(build, smallest=32, batch_norm=name.endswith("_bn"))
+    return Model(build, smallest=32, batch_norm=name.endswith("_bn"), size=partial(_size, name))

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from draco.errors import MissingError
 from draco.report.series import PARTS, Record, taken
 from draco.runs import directory as run_directory
+from draco.runs.alive import life
 
 _CAUSES = 3  # of interruptions that are named, the commonest
 
@@ -70,9 +71,9 @@ def read(run: Path) -> Left:
     evaluations, more = _read_lines(run / "evaluations.jsonl")
     status = run_directory.read_status(run)
     notes = [*damage, *more, *([status.message] if status.message else [])]
-    alone = run_directory.supervisor(run) is None
-    if status.goes_on and alone and not run_directory.is_alive(status):
-        notes.append("its process is gone")
+    found = life(run)
+    if status.goes_on and not found.by:
+        notes.append(found.why or "its process is gone")
     job = run / "job.yaml"
     return Left(
         summarise(run, status.state, events, evaluations, notes), events, evaluations, status.message,

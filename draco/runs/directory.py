@@ -12,8 +12,8 @@ stop                while it exists the server ends at the next step, resumably;
                     start again on other nodes, and removes it before it does
 stop-asked          the user wants the run to end; no launch follows while it exists
 checkpoint          while it exists the server saves at the next step, and then removes it
-launch/             supervisor.json: who looks after the run; on a cluster also which node hosts which ranks, as
-                    mpirun reads it (hostfile) and as the server does (nodes.json)
+launch/             who looks after the run, serves it, evaluates it: *.lock (hold.py) and supervisor.json; on a cluster
+                    also which node hosts which ranks, as mpirun reads it (hostfile) and as the server does (nodes.json)
 .reserve            space that is given up to write the state on a full disk
 """
 
@@ -115,29 +115,6 @@ def read_status(run: Path) -> Status:
     return Status(**fields)
 
 
-def is_alive(status: Status) -> bool:
-    """Say whether the process that wrote the status still exists; a run on another host counts as alive."""
-    return status.host != socket.gethostname() or exists(status.pid, status.started)
-
-
-def supervisor(run: Path) -> int | None:
-    """Return the process id of a run's supervisor, if it lives on this machine."""
-    path = run / "launch" / "supervisor.json"
-    if not path.exists():
-        return None
-    values: dict[str, Any] = json.loads(path.read_text())
-    return int(values["pid"]) if exists(values["pid"], values["started"]) else None
-
-
-def is_over(run: Path) -> bool:
-    """Say whether nothing more comes of a run by itself.
-
-    The server records the end of one launch. While a supervisor lives there may be another launch.
-    """
-    alone = supervisor(run) is None  # asked first: while it lives the state may change
-    return alone and not read_status(run).goes_on
-
-
 def ask_to_stop(run: Path) -> None:
     """Ask a run to stop, by one file for the server and one for the supervisor.
 
@@ -193,6 +170,11 @@ def read_job(run: Path) -> Job:
     """Return the job of a run directory."""
     path = run / "job.yaml"
     return parse(path.read_text(), str(path), checked=True)
+
+
+def job_says(run: Path, key: str) -> bool:
+    """Say whether a run's job.yaml has a key, written out; an earlier version's has none that came later."""
+    return any(line.startswith(f"{key}:") for line in (run / "job.yaml").read_text().splitlines())
 
 
 def nodes(run: Path) -> list[str] | None:

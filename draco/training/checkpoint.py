@@ -5,8 +5,9 @@
     checkpoints/step-00000050.pt.refused  what was found under such a name and could not be used, set aside
 
 A file is written under a temporary name, synced and renamed. A file that its manifest confirms is never overwritten. A
-file that cannot be used is never deleted. Nothing that is read is trusted: neither its size, its kind nor its claims.
-Whether the contents fit the job is asked in checkpoint_check.py.
+file that cannot be used is never deleted; others are, by the job's `checkpoint_keep` (thinning.py). Nothing that is
+read is trusted: neither its size, its kind nor its claims. Whether the contents fit the job is asked in
+checkpoint_check.py.
 """
 
 import errno
@@ -28,6 +29,7 @@ from draco.files import replace, sync_folder
 
 Contents = dict[str, Any]
 
+_NAME = re.compile(r"step-([0-9]{8,12})\.pt")
 _MANIFEST_NAME = re.compile(r"step-([0-9]{8,12})\.json")
 _MANIFEST_LIMIT = 1 << 16  # bytes; ours have about 150
 _SHOWN = 200  # characters of a foreign library's message
@@ -127,6 +129,14 @@ def newest_usable(
     )
 
 
+def remove(folder: Path, step: int) -> None:
+    """Remove a checkpoint; from the first moment on it does not count."""
+    path = folder / f"step-{step:08d}.pt"
+    for each in (path.with_suffix(".json"), path):
+        if each.is_file():
+            each.unlink(missing_ok=True)
+
+
 def is_begun(folder: Path) -> bool:
     """Say whether there has ever been a checkpoint in the folder, usable or not."""
     return bool(steps(folder)) or any(folder.glob("step-*.refused*"))
@@ -158,6 +168,12 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
     """Return (step, path) of every checkpoint that has a manifest, oldest first."""
     named = ((_MANIFEST_NAME.fullmatch(manifest.name), manifest) for manifest in folder.glob("step-*.json"))
     return sorted((int(match[1]), manifest.with_suffix(".pt")) for match, manifest in named if match)
+
+
+def unfinished(folder: Path) -> list[int]:
+    """Return the steps whose file has no manifest, rising: a server was killed that wrote or removed it."""
+    named = ((_NAME.fullmatch(path.name), path) for path in folder.glob("step-*.pt"))
+    return sorted(int(match[1]) for match, path in named if match and not path.with_suffix(".json").exists())
 
 
 def step_of(path: Path) -> int:

@@ -3,6 +3,7 @@
 It reads only checkpoints that their manifest confirms, does none twice, and can run beside the training.
 """
 
+import contextlib
 import copy
 import os
 import time
@@ -17,7 +18,8 @@ from torch import nn
 from draco import data
 from draco.data import batches
 from draco.job import Job
-from draco.runs import directory as run_directory
+from draco.runs import hold
+from draco.runs.alive import Waiting, life
 from draco.runs.events import Lines, read
 from draco.training import build, checkpoint, checkpoint_check
 
@@ -73,9 +75,27 @@ def append(run: Path, step: int, result: Evaluation) -> None:
         file.close()
 
 
+def evaluations(run: Path) -> dict[int, Evaluation]:
+    """Return the evaluations that are recorded, by step; of one that was made twice the later."""
+    found = {}
+    for line in read(run / "evaluations.jsonl"):
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            top1, top5, loss = (float(line[key]) for key in ("top1", "top5", "loss"))
+            found[int(line["step"])] = Evaluation(top1, top5, loss, int(line["samples"]))
+    return found
+
+
 def done_steps(run: Path) -> set[int]:
     """Return the steps whose evaluation is recorded."""
     return {line["step"] for line in read(run / "evaluations.jsonl") if "step" in line}
+
+
+def passed_over(run: Path) -> list[int]:
+    """Return the steps of the checkpoints that were removed before they were evaluated."""
+    folder = run / "checkpoints"
+    saved = {event["step"] for event in read(run / "events.jsonl") if event.get("event") == "checkpoint"}
+    refused = {checkpoint.step_of(Path(path.name.split(".")[0])) for path in folder.glob("step-*.refused*")}
+    return sorted(saved - {step for step, _ in checkpoint.steps(folder)} - done_steps(run) - refused)
 
 
 def pending(run: Path) -> list[tuple[int, Path]]:
@@ -97,15 +117,29 @@ def evaluate_run(
     """Yield the evaluation of each checkpoint that has none yet; with `follow`, until the run is terminal.
 
     `refuse` is told, once, of each checkpoint that cannot be used and why; one that takes its place is looked at anew.
+
+    Raises:
+        RefusedError: another evaluator is at work on the run.
     """
+    with hold.take(run / hold.EVALUATOR, f"{run}: another draco eval is at work on it"):
+        yield from _evaluate(run, job, test, follow, batch_size, device, refuse)
+
+
+def _evaluate(
+    run: Path,
+    job: Job,
+    test: data.Split,
+    follow: bool,
+    batch_size: int | None,
+    device: str | None,
+    refuse: Callable[[int, str], None],
+) -> Iterator[tuple[int, Evaluation]]:
     model = build.build_model(job, test.info)
     refused: set[tuple[Path, int]] = set()
+    tell = Waiting()
     while True:
         # The state is read before the folder: a checkpoint written in between is found in this very pass.
-        status = run_directory.read_status(run)
-        over = run_directory.supervisor(run) is None and (  # whose run may go on in another launch
-            not status.goes_on or not run_directory.is_alive(status)
-        )
+        over = not life(run).by
         for step, path in pending(run):
             mark = (path, _changed(path))
             if mark in refused:
@@ -113,6 +147,8 @@ def evaluate_run(
             try:
                 _load(model, job, step, path)
             except checkpoint.CheckpointError as error:
+                if not _changed(path):  # the server has removed it: see `passed_over`
+                    continue
                 refused.add(mark)
                 refuse(step, str(error))
                 continue
@@ -121,6 +157,7 @@ def evaluate_run(
             yield step, result
         if over or not follow:
             return
+        tell(run)
         time.sleep(POLL_S)
 
 

@@ -26,7 +26,7 @@ from draco.data import shards
 from draco.errors import DecodeError, TrainingError, WorkerError
 from draco.job import Job, aggregator_f, attack, keeps_rows, sizes, to_dict, to_words
 from draco.runs import directory as run_directory
-from draco.runs import machine
+from draco.runs import hold, machine
 from draco.runs.events import EventLog
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import SCHEMES
@@ -35,6 +35,7 @@ from draco.training.build import Built
 from draco.training.collect import DIVERGED, Collector, Replies
 from draco.training.state import Training
 from draco.training.tensorboard import Board
+from draco.training.thinning import thin
 from draco.training.transport import ServerTransport, Task
 from draco.training.worker_momentum import followed
 
@@ -211,7 +212,14 @@ def train(job: Job, run: Path, split: data.Split, test: data.Split, transport: S
 
     Raises:
         TrainingError: the run failed; its state says so and a checkpoint holds what was done.
+        RefusedError: another server writes into the run.
     """
+    # The one before may still be ending: it was killed by a process that is not its parent.
+    with hold.take(run / hold.SERVER, f"{run}: another server writes into it", wait_s=10.0):
+        _train(job, run, split, test, transport)
+
+
+def _train(job: Job, run: Path, split: data.Split, test: data.Split, transport: ServerTransport) -> None:
     log = EventLog(run / "events.jsonl")
     built = Built(job, split)
     training = Training(built)
@@ -292,6 +300,7 @@ def _save(training: Training, run: Path, log: EventLog) -> None:
     path = checkpoint.save(run / "checkpoints", training.step, training.contents())
     log.write("checkpoint", step=training.step, file=path.name)
     run_directory.write_status(run, "running", training.step)
+    thin(run, training.job.checkpoint_keep, training.job.checkpoint_every)
 
 
 def _record_end(training: Training, run: Path, log: EventLog, state: run_directory.State, message: str) -> None:

@@ -25,7 +25,8 @@ from draco.launch.settle import settle
 from draco.launch.sweep import going_on
 from draco.runs import directory as run_directory
 from draco.runs import events
-from draco.runs.directory import supervisor
+from draco.runs.alive import supervisor
+from draco.runs.hold import Hold
 
 NOBODY = 2**22 + 1  # no process has this id
 
@@ -112,9 +113,13 @@ def test_the_jobs_limit_of_losses_an_hour_holds(make_job: Callable[..., Job], tm
 @pytest.fixture
 def keeper(orphan: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is said to be the keeper of the orphan's folder."""
-    with subprocess.Popen(["sleep", "60"]) as process:
-        says = {"pid": process.pid, "started": run_directory.process_start(process.pid)}
-        (orphan.parent / ".keeper").write_text(json.dumps(says))
+    line = (
+        "import pathlib, sys; from draco.runs import hold; hold.take(pathlib.Path(sys.argv[1]), ''); print(flush=True)"
+    )
+    argv = [sys.executable, "-c", f"{line}; input()", str(orphan.parent / ".keeper")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
         yield process
         process.kill()
 
@@ -143,8 +148,9 @@ def test_one_keeper_at_a_time_starts_each_run_once(orphan: Path, monkeypatch: py
     class EnoughError(Exception):
         pass
 
-    def again(number: int) -> Callable[[Path], None]:
-        def start(run: Path) -> None:
+    def again(number: int) -> Callable[[Path, Hold], None]:
+        def start(run: Path, held: Hold) -> None:
+            held.release()
             begun.append((number, run))
             as_left(run, "lost")
             time.sleep(0.1)
@@ -205,7 +211,7 @@ def test_a_run_whose_supervisor_is_killed_ends_with_the_same_model(
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
     line = "import pathlib, sys; from draco.launch import keep, supervise; keep.keep(pathlib.Path(sys.argv[1]), "
-    line += "lambda run: supervise.detach(run, here=True, again=True))"
+    line += "lambda run, held: supervise.detach(run, here=True, again=True, held=held))"
     with subprocess.Popen([sys.executable, "-c", line, str(root)]) as keeper:
         until(lambda: run_directory.read_status(run).state == "succeeded" and supervisor(run) is None)
         keeper.kill()

@@ -26,12 +26,12 @@ from draco.launch.progress import Progress
 from draco.launch.resume import unfinished
 from draco.launch.roster import Host, Roster
 from draco.launch.run import Ended, Stops
-from draco.launch.settle import settle
+from draco.launch.settle import settle, verdict
 from draco.launch.sweep import sweep
 from draco.launch.watch import PACE_LEAST_S, SLACK_S, Watch
 from draco.runs import directory as run_directory
 from draco.runs import events
-from draco.runs.directory import supervisor
+from draco.runs.alive import Life, life, supervisor
 
 JOB = """{name: a, workers: 3, model: lenet, data: synthetic, batch_size: 6, steps: 2, scheme: uncoded,
 reply_timeout_s: 20, start_timeout_s: 30, eval_every: 0}"""
@@ -297,11 +297,13 @@ def test_what_is_over_stays_as_it_is(directory: Path, over) -> None:
 
 
 def test_a_run_that_ends_while_it_is_looked_at_keeps_its_own_word(directory: Path, monkeypatch) -> None:
-    def ends(run: Path) -> None:
+    def ends(run: Path) -> Life:
+        before = life(run)
         run_directory.write_status(run, "succeeded", 9)
+        return before
 
     abandoned(directory)
-    monkeypatch.setattr("draco.launch.settle.supervisor", ends)
+    monkeypatch.setattr("draco.launch.settle.life", ends)
     settle(directory)
     assert state(directory) == "succeeded"
 
@@ -712,7 +714,8 @@ def test_a_kill_bears_that_the_first_signal_was_enough(directory: Path, monkeypa
     def kill(pid: int, number: int) -> None:
         if sent:
             raise ProcessLookupError
-        sent.append(number)
+        if number:  # 0 asks whether it is there
+            sent.append(number)
 
     monkeypatch.setattr(stopping, "supervisor", lambda run: 1234)
     monkeypatch.setattr(stopping.os, "kill", kill)
@@ -758,9 +761,8 @@ def test_a_running_run_is_followed_in_whole_lines_until_it_ends(directory: Path,
     assert [line["event"] for line in lines(capsys)] == ["alive", "start", "step", "state"]
 
 
-def test_an_abandoned_run_that_is_followed_is_settled(directory: Path, capsys, monkeypatch) -> None:
+def test_an_abandoned_run_that_is_followed_is_settled(directory: Path, capsys) -> None:
     abandoned(directory)
-    monkeypatch.setattr(following, "_SETTLE_EVERY_S", -1.0)
     following.follow(directory, None)
     assert lines(capsys)[-1]["state"] == "lost"
 
@@ -781,12 +783,20 @@ def test_the_verdict_that_is_told_is_the_supervisors_last_word(directory: Path, 
         run_directory.write_status(run, "failed", 3, "rank 3 was killed")
 
     run_directory.write_status(directory, "interrupted", 3, "asked to stop")
-    monkeypatch.setattr(run_directory, "supervisor", corrects)
+    monkeypatch.setattr("draco.runs.alive.supervisor", corrects)
     following.follow(directory, None)
     assert lines(capsys)[-1]["state"] == "failed"
 
 
 # Going on, telling, clearing up
+
+
+def resumed(directory: Path, job: Job) -> Path:
+    """Return the run that is gone on with, and leave it to others."""
+    taken = unfinished(directory.parent, job, resume=True, new=False)
+    assert taken
+    taken.hold.release()
+    return taken.run
 
 
 def test_a_run_that_is_still_looked_after_is_not_gone_on_with(directory: Path, job: Job) -> None:
@@ -796,7 +806,7 @@ def test_a_run_that_is_still_looked_after_is_not_gone_on_with(directory: Path, j
         unfinished(directory.parent, job, resume=True, new=False)
     assert unfinished(directory.parent, job, resume=False, new=True) is None
     supervised_by(directory, NOBODY, "1")
-    assert unfinished(directory.parent, job, resume=True, new=False) == directory
+    assert resumed(directory, job) == directory
 
 
 def test_a_run_that_an_earlier_version_wrote_is_gone_on_with(directory: Path, job: Job) -> None:
@@ -805,7 +815,7 @@ def test_a_run_that_an_earlier_version_wrote_is_gone_on_with(directory: Path, jo
     written["data"]["alpha"] = None
     (directory / "job.yaml").write_text(json.dumps(dict(reversed(written.items()))))
     run_directory.write_status(directory, "interrupted", 3)
-    assert unfinished(directory.parent, job, resume=True, new=False) == directory
+    assert resumed(directory, job) == directory
     (directory / "job.yaml").write_text(json.dumps({**written, "seed": 8}))
     with pytest.raises(RefusedError, match="no unfinished run of this very job"):
         unfinished(directory.parent, job, resume=True, new=False)
@@ -835,12 +845,13 @@ def test_between_two_launches_a_run_is_told_as_running_and_nobody_takes_it_for_o
     supervised_by(directory, os.getpid(), run_directory.process_start(os.getpid()))
     told = head.runs(directory.parent)
     assert (told["state"], told["interruptions"], told["without"]) == ("running", 1, {"b": "gone"})
-    assert not run_directory.is_over(directory)
+    assert life(directory).by
+    assert verdict(directory) is None
     stopping.stop(directory)  # may still be asked for
     supervised_by(directory, NOBODY, "1")
     told = head.runs(directory.parent)
     assert (told["state"], told["interruptions"], told["without"]) == ("lost", 1, {})
-    assert run_directory.is_over(directory)
+    assert verdict(directory) == run_directory.read_status(directory)
 
 
 @pytest.mark.parametrize("why", ["the head is stopped, and the server with it", "head is missing: it went"])

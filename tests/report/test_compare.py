@@ -212,7 +212,7 @@ def test_a_cell_that_another_process_still_runs_is_waited_for(grid: Path, monkey
     before = files(cell)
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert other.stdin is not None
-    (cell / "launch").mkdir()
+    (cell / "launch").mkdir(exist_ok=True)
     supervisor = cell / "launch" / "supervisor.json"
     supervisor.write_text(
         json.dumps({"pid": other.pid, "started": run_directory.process_start(other.pid), "events": 0})

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -211,20 +212,28 @@ def final_model(run: Path) -> torch.Tensor:
 @pytest.mark.long
 @MOUNTS
 def test_a_run_on_a_full_disk_ends_truthfully_and_resumes_where_there_is_space(folder, train) -> None:
-    """A disk that takes two checkpoints and a part of the third."""
+    """A disk that is too small is refused; one that loses its space takes two checkpoints and a part of the third."""
     place, model = folder(steps=4, every=1)
     printed = in_namespace(
         """
         mount -t tmpfs -o size=8m none disk
         code=0; $train 2>stderr || code=$?
+        echo "code $code"; tail -n 1 stderr; ls disk
+        mount -o remount,size=24m disk
+        code=0; $train 2>stderr & pid=$!
+        until [ -e disk/runs/*/launch/supervisor.json ]; do sleep 0.02; done
+        head -c 16M /dev/zero >disk/others  # while the run still starts
+        wait $pid || code=$?
         echo "code $code"
         tail -n 1 stderr
         cp -r disk/runs out
         """,
         place,
     )
-    assert "code 7" in printed
-    assert "no space left on the disk" in printed
+    refused, ended = printed.split("code ")[1:]
+    assert re.fullmatch(r"3\n.*: 1\d\.\d MB is needed, and 8\.4 MB is free .*\n", refused)  # nothing was touched
+    assert ended.startswith("7")
+    assert "no space left on the disk" in ended
     (run,) = (place / "out").iterdir()
     status = run_directory.read_status(run)
     assert (status.state, status.step) == ("failed", 2)

@@ -32,7 +32,10 @@ eval_every: 0
 """
 Make = Callable[..., Job]
 Change = Callable[[dict[str, Any]], object]
-SMALL = ("workers=2", "batch_size=4", "model=lenet", "steps=4", "checkpoint_every=1", "data.name=synthetic")
+SMALL = (
+    "workers=2", "batch_size=4", "model=lenet", "steps=4", "checkpoint_every=1", "checkpoint_keep=all",
+    "data.name=synthetic",
+)  # fmt: skip
 OPTIMIZERS = {
     "momentum": (),
     "plain": ("optimizer={name: sgd}",),

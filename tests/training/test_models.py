@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from draco.models import MODELS, batch_norm, build_model, model_fault
+from draco.models import MODELS, batch_norm, build_model, model_fault, model_size
 from draco.models.dropout import SeededDropout, set_dropout
 from draco.models.flat import flatten
 from draco.sampling import generator
@@ -67,6 +67,8 @@ def test_models_have_the_published_sizes_and_give_logits(name: str) -> None:
     model = build_model(name, shape, 10, 7)
     size = (sum(parameter.numel() for parameter in model.parameters()), batch_norm.statistics_size(model))
     assert size == (SIZES[name] if name in SIZES else vgg_size(name))
+    assert model_size(name, shape, 10) == size
+    assert model_size(name, (2, *shape[1:]), 7) != size
     assert MODELS[name].batch_norm == batch_norm.has_batch_statistics(model)
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert model.training

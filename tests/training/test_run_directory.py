@@ -12,6 +12,7 @@ import pytest
 from draco import files
 from draco.runs import directory as run_directory
 from draco.runs import events
+from draco.runs.alive import life
 from draco.training import checkpoint
 
 
@@ -34,14 +35,6 @@ def test_the_secret_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> 
     assert len(first) == 32
     assert run_directory.secret(tmp_path) == first
     assert stat.S_IMODE(os.stat(tmp_path / "secret").st_mode) == 0o600
-
-
-def test_a_status_of_a_process_that_is_gone_is_not_alive(tmp_path: Path) -> None:
-    run_directory.write_status(tmp_path, "running", 4)
-    status = run_directory.read_status(tmp_path)
-    assert run_directory.is_alive(status)
-    assert not run_directory.is_alive(status._replace(pid=2**22 + 1))
-    assert run_directory.is_alive(status._replace(pid=2**22 + 1, host="elsewhere"))
 
 
 def test_events_are_read_back_without_the_half_line_of_a_killed_run(tmp_path: Path) -> None:
@@ -111,15 +104,6 @@ def test_a_file_that_could_not_be_written_leaves_no_part_of_it(tmp_path: Path, m
     assert list(run.glob(".job.yaml*")) == []
 
 
-def test_a_process_id_that_is_used_again_is_not_the_one_that_wrote_the_status(tmp_path: Path) -> None:
-    run_directory.write_status(tmp_path, "running", 4)
-    status = run_directory.read_status(tmp_path)
-    assert status.started == run_directory.process_start(os.getpid()) != ""
-    assert run_directory.is_alive(status)
-    assert not run_directory.is_alive(status._replace(started="1"))
-    assert run_directory.is_alive(status._replace(started="1", host="elsewhere"))
-
-
 def test_a_process_that_has_ended_is_gone_though_nobody_has_asked_how() -> None:
     with subprocess.Popen(["true"]) as process:
         started = run_directory.process_start(process.pid)
@@ -135,8 +119,9 @@ def test_a_state_from_before_processes_were_dated_is_read(tmp_path: Path) -> Non
     path.write_text(json.dumps(old))
     status = run_directory.read_status(tmp_path)
     assert (status.state, status.step, status.started) == ("running", 4, "")
-    assert run_directory.is_alive(status)
-    assert not run_directory.is_alive(status._replace(pid=2**22 + 1))
+    assert life(tmp_path).by == f"process {os.getpid()}"
+    path.write_text(json.dumps(old | {"pid": 2**22 + 1}))
+    assert not life(tmp_path).by
 
 
 def test_the_nodes_of_workers_are_known_on_a_cluster_only(tmp_path: Path) -> None:
