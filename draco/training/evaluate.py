@@ -18,7 +18,7 @@ from draco import data
 from draco.data import batches
 from draco.job import Job
 from draco.runs import directory as run_directory
-from draco.runs.events import Lines, read
+from draco.runs.events import Lines, evaluations
 from draco.training import build, checkpoint, checkpoint_check
 
 POLL_S = 1.0
@@ -75,7 +75,7 @@ def append(run: Path, step: int, result: Evaluation) -> None:
 
 def done_steps(run: Path) -> set[int]:
     """Return the steps whose evaluation is recorded."""
-    return {line["step"] for line in read(run / "evaluations.jsonl") if "step" in line}
+    return {line["step"] for line in evaluations(run / "evaluations.jsonl")}
 
 
 def pending(run: Path) -> list[tuple[int, Path]]:
