@@ -19,7 +19,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--quick", action="store_true", help="small vectors, few repetitions: checks that it runs")
     parser.add_argument("--only", nargs="+", metavar="SECTION", help="kernels, aggregators, wires, receive, steps")
     parser.add_argument(
-        "--json", type=Path, default=Path("bench.json"), metavar="FILE", help="where figures go (default: %(default)s)"
+        "--json",
+        type=arguments.path,
+        default=Path("bench.json"),
+        metavar="FILE",
+        help="where figures go (default: %(default)s)",
     )
 
 

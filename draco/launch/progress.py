@@ -17,7 +17,8 @@ from rich.table import Column
 
 from draco.launch.notices import Notice
 from draco.plain import lines
-from draco.runs.events import Event, Tail
+from draco.runs.door import Event
+from draco.runs.events import Tail
 
 _PLAIN_EVERY_S = 5.0
 _RECENT = 20  # steps over which the rate is measured

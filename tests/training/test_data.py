@@ -41,7 +41,7 @@ FASHION = DATASETS["fashion_mnist"].installed
 
 def tiny(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
     """Let `name` be a data set of TRAIN and TEST samples that no system package provides."""
-    changes = {"train": TRAIN, "test": TEST, "installed": None, **changes}
+    changes = {"train": TRAIN, "test": TEST, "installed": None, "digests": {}, **changes}
     monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS[name], **changes))
 
 
