@@ -4,9 +4,11 @@ import sys
 import time
 from pathlib import Path
 
+from draco.plain import lines, plain
 from draco.runs import directory as run_directory
 
 _POLL_S = 0.3
+_LONGEST = 10_000  # characters of a line
 
 
 def show(run: Path, rank: int | None, follow: bool) -> bool:
@@ -36,7 +38,7 @@ def _print(path: Path, positions: dict[Path, int]) -> None:
     text = path.read_bytes()
     new = text[positions.get(path, 0) :]
     if new and path not in positions:
-        sys.stdout.write(f"==> {path.name} <==\n")
+        sys.stdout.write(f"==> {plain(path.name)} <==\n")
     if new:
-        sys.stdout.write(new.decode(errors="replace"))
+        sys.stdout.write(lines(new.decode(errors="replace"), _LONGEST))
         positions[path] = len(text)
