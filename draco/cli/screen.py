@@ -31,6 +31,15 @@ class Screen(Console):
         """Leave it to the command line, which ends as the shell expects."""
         raise BrokenPipeError
 
+    def _check_buffer(self) -> None:
+        """Write what was printed; what is only said beside the work, on stderr, ends no work that it cannot tell of."""
+        try:
+            super()._check_buffer()
+        except OSError:
+            if not self.stderr:
+                raise
+            self.quiet = True
+
 
 class Waiting(Status):
     """A line with a spinner, whose words are no markup either."""

@@ -11,6 +11,7 @@ import os
 import sys
 from typing import IO
 
+from draco import files
 from draco.errors import ExitCode
 
 _NAMES = {"stdout": "standard output", "stderr": "standard error"}
@@ -31,26 +32,26 @@ def fault(error: OSError) -> ExitCode | None:
 
     Afterwards nothing more is written to that stream, not even as Python ends.
     """
-    broken = [name for name in _NAMES if _fails(getattr(sys, name))] if error.filename is None else []
-    if isinstance(error, BrokenPipeError) and error.filename is None:
-        for name in broken or _NAMES:
-            _silence(getattr(sys, name))
-        return ExitCode.UNREAD
+    if error.filename is not None or error.errno not in (errno.EPIPE, errno.EBADF, *files.NOT_WRITABLE):
+        return None
+    # What was given to a stream at once is gone, and the stream itself seems well again. Files tell their names.
+    broken = [name for name in _NAMES if _fails(getattr(sys, name))] or ["stdout"]
     for name in broken:
         _silence(getattr(sys, name))
-    if not broken:
-        return None
-    with contextlib.suppress(OSError, ValueError):
+    if error.errno == errno.EPIPE:
+        return ExitCode.UNREAD
+    with contextlib.suppress(OSError):
         what = " and ".join(_NAMES[name] for name in broken)
-        print(f"{what}: cannot be written: {os.strerror(error.errno or errno.EIO)}", file=sys.stderr, flush=True)
+        print(f"{what}: cannot be written: {os.strerror(error.errno)}", file=sys.stderr, flush=True)
     return ExitCode.MISSING
 
 
 def finish() -> ExitCode | None:
-    """Write what is left; return what the command ends with where that cannot be done, having said why."""
+    """Write what is left; return what the command ends with where its results are lost, having said so."""
+    if _fails(sys.stderr):  # what was said beside them
+        _silence(sys.stderr)
     try:
-        for name in _NAMES:
-            getattr(sys, name).flush()
+        sys.stdout.flush()
     except OSError as error:
         return fault(error)
     return None

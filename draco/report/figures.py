@@ -224,9 +224,7 @@ def _time_unit(runs: Sequence[Curves]) -> tuple[float, str]:
 
 
 def _labels(runs: Sequence[Curves]) -> list[str]:
-    """Return names that fit; one that begins with _ would be left out, so it gets a space before."""
-    short = [run.label if len(run.label) <= _LONG else f"{run.label[: _LONG - 1]}…" for run in runs]
-    return [f" {label}" if label.startswith("_") else label for label in short]
+    return [run.label if len(run.label) <= _LONG else f"{run.label[: _LONG - 1]}…" for run in runs]
 
 
 def _legend(figure: Figure, keys: Sequence[Line2D | Patch], labels: Sequence[str], columns: int) -> None:
