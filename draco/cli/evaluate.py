@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from draco.cli import arguments, console
-from draco.errors import ExitCode
+from draco.errors import ExitCode, JobError, MissingError
 
 
 def add(commands: Any) -> None:
@@ -28,7 +28,11 @@ def evaluate(args: argparse.Namespace) -> int:
     from draco.training.evaluate import evaluate_run
 
     run = named_or_newest(args.run, args.runs)
-    job = read_job(run)
+    try:
+        job = read_job(run)
+    except JobError as error:
+        why = f"{len(error.faults)} faults, first: {error.faults[0]}"
+        raise MissingError(f"{run}: is of another version of Draco, or damaged: {why}") from error
     test = data.load(job.data.name, Path(job.data.root), "test", own=job.data.own)
     count = 0
     refused: set[int] = set()

@@ -1,5 +1,6 @@
 """A console of rich that shows text as text: no markup, nothing a terminal would obey, on however narrow a screen."""
 
+import errno
 from typing import Any
 
 from rich.console import Console
@@ -29,7 +30,7 @@ class Screen(Console):
 
     def on_broken_pipe(self) -> None:
         """Leave it to the command line, which ends as the shell expects."""
-        raise BrokenPipeError
+        raise BrokenPipeError(errno.EPIPE, "its reader has left")
 
     def _check_buffer(self) -> None:
         """Write what was printed; what is only said beside the work, on stderr, ends no work that it cannot tell of."""
