@@ -12,6 +12,7 @@ from typing import Any
 LONGEST = 2000  # characters of a line
 _ROOM = 40  # of which the remark on its length takes at most so many
 _MARKS = 4  # accents on one letter; a heap of them covers the lines around it
+_FIRST_MARK = "\u0300"
 
 
 def plain(text: str, longest: int = LONGEST) -> str:
@@ -23,7 +24,7 @@ def plain(text: str, longest: int = LONGEST) -> str:
     >>> plain("red\x1b[31m\nalert")
     'red\\x1b[31m\\nalert'
     """
-    if len(text) <= longest and text.isascii() and text.isprintable():
+    if len(text) <= longest and text.isprintable() and max(text, default="") < _FIRST_MARK:
         return text
     shown = "".join(_visible(text[: longest + 1]))
     if len(text) <= longest and len(shown) <= longest:

@@ -236,8 +236,14 @@ def nodes(run: Path) -> list[str] | None:
 def runs(root: Path) -> list[Path]:
     """Return every whole run directory under `root`, oldest first; those that are damaged are named in a warning."""
     found = []
-    for run in sorted(path.parent for path in root.glob("*/state.json")):
+    try:
+        folders = sorted(root.iterdir())
+    except FileNotFoundError:  # none has been made yet
+        return []
+    for run in folders:
         try:
+            if not (run / "state.json").exists():
+                continue
             read_status(run)
             # File times tick every few milliseconds: of two runs made within a tick the later has the higher number.
             found.append(((run / "job.yaml").stat().st_mtime_ns, len(run.name), run.name, run))
