@@ -220,10 +220,8 @@ def read_job(run: Path) -> Job:
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, UnicodeDecodeError) as error:
-        why = "it is no text" if isinstance(error, ValueError) else "it is not there"
-        raise MissingError(
-            f"{path}: {why}, so the run is damaged or half copied; copy it again, or name another"
-        ) from error
+        why = "no text" if isinstance(error, ValueError) else "missing"
+        raise MissingError(f"{run}: its job.yaml is {why}; copy the run again, or name another") from error
     return parse(text, str(path), checked=True)
 
 
