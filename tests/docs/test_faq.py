@@ -98,7 +98,8 @@ WRONG = (
     "optimizer.nesterov=true", "schedule=step", "attack=none attack.adversaries=1", "scheme.adversaries=0",
     "attack.ranks=[1,1]", "attack.ranks=[11]", "attack=silent attack.until_step=9", "local.momentum=0.5",
     "data.split=by_class", "data={name: mnist, split: dirichlet}", "scheme=cyclic_dft wire=float16 attack=none",
-    "model=vgg11", "data.augment=true", "data={name: mnist_5k, source: x}", "data.own=true", "batch_size=1", "batch_size=999999",
+    "model=vgg11", "data.augment=true", "data={name: mnist_5k, source: x}", "data.own=true",
+    "batch_size=1", "batch_size=999999",
     "workers", "a.b.c=1", "schedule={name: multistep, milestones: [3,2]}", "attack={name: ipm, adversaries: 9}",
     "attack.adversaries=10",
 )  # fmt: skip
