@@ -38,6 +38,7 @@ class ExitCode(IntEnum):
     LOST = 8, "nodes or processes were lost; the run can be resumed"
     LEFTOVERS = 9, "something is left over that costs money"
     INTERRUPTED = 130, "interrupted; a run can be resumed"
+    UNREAD = 141, "who read the output has stopped reading, such as head -1"
 
 
 class DracoError(Exception):

@@ -16,6 +16,8 @@ internal.py    what Draco starts itself: rank, supervise, follow, head
 arguments.py   arguments that several commands share
 where.py       this machine or a cluster's head: where a command runs
 console.py     where messages go, and questions
+screen.py      a console that shows text as text
+streams.py     standard streams that are closed, full, or have no reader
 
 Importing any of them imports nothing large: what a command needs is imported when it runs.
 """

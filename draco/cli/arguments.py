@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from draco.files import expanded
+
 Do = Callable[[argparse.Namespace], int]  # runs the command and returns its exit code
 
 
@@ -35,13 +37,13 @@ def add_where(parser: argparse.ArgumentParser) -> None:
 def add_runs(parser: argparse.ArgumentParser) -> None:
     """Add --runs: the folder in which runs are looked for."""
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (default: %(default)s)"
+        "--runs", type=path, default=Path("runs"), metavar="DIR", help="where runs are kept (default: %(default)s)"
     )
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add RUN, which is the newest run unless it is named, and where it is."""
-    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run directory (default: the newest)")
+    parser.add_argument("run", nargs="?", type=path, metavar="RUN", help="run directory (default: the newest)")
     add_runs(parser)
     add_where(parser)
 
@@ -49,6 +51,11 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def add_set(parser: argparse.ArgumentParser, text: str = "override one value of the job, such as steps=100") -> None:
     """Add --set, which may be given several times."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def path(text: str) -> Path:
+    """Return the path that an option's text is, with `~` and variables replaced."""
+    return expanded(text)
 
 
 def count(text: str) -> int:

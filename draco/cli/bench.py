@@ -21,7 +21,11 @@ def add(commands: Any) -> None:
         "--only", nargs="+", metavar="SECTION", help="kernels, aggregators, wires, receive, steps, start"
     )
     parser.add_argument(
-        "--json", type=Path, default=Path("bench.json"), metavar="FILE", help="where figures go (default: %(default)s)"
+        "--json",
+        type=arguments.path,
+        default=Path("bench.json"),
+        metavar="FILE",
+        help="where figures go (default: %(default)s)",
     )
 
 

@@ -47,7 +47,9 @@ def _add_up(does: Any) -> None:
     up.add_argument("--on-demand", action="store_true", help="buy what the spot market cannot replace on demand (aws)")
     up.add_argument("--cpus", type=float, metavar="C", help="processor limit of each node (docker)")
     up.add_argument("--memory-mb", type=int, metavar="M", help="memory limit of each node (docker)")
-    up.add_argument("--inventory", type=Path, metavar="FILE", help="Ansible inventory of your own machines (ssh)")
+    up.add_argument(
+        "--inventory", type=arguments.path, metavar="FILE", help="Ansible inventory of your own machines (ssh)"
+    )
 
 
 def _add_aws(does: Any) -> None:
@@ -110,7 +112,7 @@ def warn(args: argparse.Namespace) -> None:
 
     if getattr(args, "does", None) not in ("up", "down", "purge", "extend"):
         for line in home.warnings():
-            print(f"warning: {line}", file=sys.stderr)
+            console.warn(f"warning: {line}")
 
 
 def _up(args: argparse.Namespace) -> int:
@@ -219,9 +221,7 @@ def _status(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found, indent=1))
         return 0
-    from rich.console import Console
-
-    shown = Console(soft_wrap=True)
+    shown = console.results(None)
     shown.print(f"{cluster.name} ({cluster.backend}), up since {cluster.created}  {_room(cluster)}", highlight=False)
     shown.print(status.table(found))
     for line in status.note_lines(notes):
@@ -273,9 +273,7 @@ def _interrupt(args: argparse.Namespace) -> int:
     outcome = interrupt.interrupt(cluster, args.node, eviction, args.wait, said)
     if outcome is None:
         return 0
-    from rich.console import Console
-
-    shown = Console(width=None if sys.stdout.isatty() else console.WIDE)
+    shown = console.results(soft_wrap=False)
     shown.print(interrupt.table(outcome.rows), highlight=False)
     return 0 if outcome.outlived else ExitCode.LOST
 

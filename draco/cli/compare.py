@@ -34,7 +34,9 @@ def add(commands: Any) -> None:
         commands, "compare", compare_grid, "train every combination of some values of a job; tables and plots",
         "The same command again goes on with what is not finished. Ctrl-C stops every cell after its step.",
     )  # fmt: skip
-    parser.add_argument("grid", type=Path, metavar="GRID", help="grid file, such as jobs/compare/robustness.yaml")
+    parser.add_argument(
+        "grid", type=arguments.path, metavar="GRID", help="grid file, such as jobs/compare/robustness.yaml"
+    )
     parser.add_argument("--processes", type=arguments.count, metavar="N", help="cells at a time (default: what fits)")
     arguments.add_runs(parser)
     parser.add_argument("--dry-run", action="store_true", help="list the cells, and run nothing")
@@ -67,7 +69,7 @@ def read(path: Path) -> "tuple[Grid, list[Cell]]":
         base = _text(path.parent / grid.base, f"{path}: base must name a job file, from the grid's folder")
     else:
         base = json.dumps(grid.base, default=str)
-    return grid, expand(grid, base, str(path))
+    return grid, [cell._replace(job=jobs.here(cell.job)) for cell in expand(grid, base, str(path))]
 
 
 def _text(path: Path, what: str) -> str:
@@ -103,7 +105,7 @@ def compare(path: Path, options: Options, said: "Console", prepare: "Callable[[S
         for cell in cells:
             what = outcomes[cell.name]
             done = "" if what.state == "missing" else f"  {what.state} at step {what.step}"
-            print(f"{root / cell.name}{done}")
+            console.say(f"{root / cell.name}{done}")
         return 0
     with alone(root):
         outcomes = look(cells, root, new=options.new)

@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from draco.errors import RefusedError
+from draco.plain import lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,16 +14,26 @@ WIDE = 160  # columns of a table that goes into a file or a pipe
 
 def messages() -> "Console":
     """Return the console for what is said to the user, on stderr."""
-    from rich.console import Console
+    from draco.cli.screen import Screen
 
-    return Console(stderr=True, soft_wrap=True)
+    return Screen(stderr=True, soft_wrap=True)
 
 
-def results() -> "Console":
-    """Return the console for tables, on stdout."""
-    from rich.console import Console
+def results(width: int | None = WIDE, *, soft_wrap: bool = True) -> "Console":
+    """Return the console for tables, on stdout; `width`: of a table that goes into a file or a pipe, None: 80."""
+    from draco.cli.screen import Screen
 
-    return Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
+    return Screen(soft_wrap=soft_wrap, width=None if sys.stdout.isatty() else width)
+
+
+def say(text: str) -> None:
+    """Print a line on stdout that may have the name of a file in it, or what others wrote."""
+    print(lines(text), flush=True)
+
+
+def warn(text: str) -> None:
+    """Print such a line on stderr."""
+    print(lines(text), file=sys.stderr, flush=True)
 
 
 def confirm(what: str, yes: bool) -> None:

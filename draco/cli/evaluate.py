@@ -1,12 +1,11 @@
 """Evaluation: `draco eval` evaluates a run's checkpoints on the test samples."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from draco.cli import arguments
-from draco.errors import ExitCode
+from draco.cli import arguments, console
+from draco.errors import ExitCode, JobError, MissingError
 
 
 def add(commands: Any) -> None:
@@ -29,26 +28,30 @@ def evaluate(args: argparse.Namespace) -> int:
     from draco.training.evaluate import evaluate_run, passed_over
 
     run = named_or_newest(args.run, args.runs)
-    job = read_job(run)
-    test = data.load(job.data.name, Path(job.data.root), "test")
+    try:
+        job = read_job(run)
+    except JobError as error:
+        why = f"{len(error.faults)} faults, first: {error.faults[0]}"
+        raise MissingError(f"{run}: is of another version of Draco, or damaged: {why}") from error
+    test = data.load(job.data.name, Path(job.data.root), "test", own=job.data.own)
     count = 0
     refused: set[int] = set()
 
     def refuse(step: int, why: str) -> None:
         refused.add(step)
-        print(f"not evaluated: {why}", file=sys.stderr, flush=True)
+        console.warn(f"not evaluated: {why}")
 
     for step, result in evaluate_run(
         run, job, test, follow=args.follow, batch_size=args.batch_size, device=args.device, refuse=refuse
     ):
         count += 1
         refused.discard(step)
-        print(f"step {step}: top-1 {result.top1:.4f}  top-5 {result.top5:.4f}  loss {result.loss:.4f}", flush=True)
+        console.say(f"step {step}: top-1 {result.top1:.4f}  top-5 {result.top5:.4f}  loss {result.loss:.4f}")
     if gone := passed_over(run):
         which = f"step {gone[0]}" if len(gone) == 1 else f"{len(gone)} of the steps {gone[0]} to {gone[-1]}"
-        print(f"not there any more: {which}; checkpoint_keep: all keeps every checkpoint", file=sys.stderr)
+        console.warn(f"not there any more: {which}; checkpoint_keep: all keeps every checkpoint")
     if refused:
         return ExitCode.FAILED
     if not count:
-        print(f"{run}: every checkpoint is evaluated already; see {run / 'evaluations.jsonl'}")
+        console.say(f"{run}: every checkpoint is evaluated already; see {run / 'evaluations.jsonl'}")
     return 0

@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
         commands, "validate", validate, "check job files and list every fault",
         "Nothing is trained or written. docs/jobs.md is the reference of every key; --reference prints it.",
     )  # fmt: skip
-    checks.add_argument("jobs", nargs="*", type=Path, metavar="JOB", help="job files")
+    checks.add_argument("jobs", nargs="*", type=arguments.path, metavar="JOB", help="job files")
     arguments.add_set(checks)
     checks.add_argument("--schema", action="store_true", help="print the JSON Schema of a job instead")
     checks.add_argument(
@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
         commands, "data", data, "download or convert the data sets of jobs, and check them",
         "`draco train` prepares a job's data by itself; this does it beforehand.",
     )  # fmt: skip
-    prepares.add_argument("jobs", nargs="+", type=Path, metavar="JOB", help="job files")
+    prepares.add_argument("jobs", nargs="+", type=arguments.path, metavar="JOB", help="job files")
     arguments.add_where(prepares)
 
 
@@ -50,6 +50,18 @@ def read_job(path: Path, overrides: Sequence[str] = (), *, checked: bool = False
     except (OSError, UnicodeDecodeError) as error:
         raise JobError([f"{path}: cannot be read ({error}); name a job file such as jobs/quickstart.yaml"]) from error
     return parse(text, str(path), overrides, checked=checked)
+
+
+def here(job: "Job") -> "Job":
+    """Return a job that is to train on this machine, with `~` and variables in its paths replaced.
+
+    Raises:
+        MissingError: a variable is not set.
+    """
+    from draco.files import expanded
+
+    paths = {key: str(expanded(path)) for key in ("root", "source") if (path := getattr(job.data, key)) is not None}
+    return job.model_copy(update={"data": job.data.model_copy(update=paths)})
 
 
 def require_device(path: Path, device: str) -> None:
@@ -72,7 +84,7 @@ def prepare_data(job: "Job", said: "Console") -> None:
 
     source = Path(job.data.source) if job.data.source else None
     with said.status(f"preparing {job.data.name}"):
-        data.prepare(job.data.name, Path(job.data.root), source)
+        data.prepare(job.data.name, Path(job.data.root), source, own=job.data.own)
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -96,7 +108,7 @@ def validate(args: argparse.Namespace) -> int:
         except JobError as error:
             faults += error.faults
         else:
-            print(f"{path}: valid")
+            console.say(f"{path}: valid")
     if faults:
         raise JobError(faults)
     return 0
@@ -109,10 +121,10 @@ def data(args: argparse.Namespace) -> int:
     if cluster := where.target(args):
         return _data_on_cluster(cluster, [read_job(path) for path in args.jobs])
     for path in args.jobs:
-        job = read_job(path)
+        job = here(read_job(path))
         prepare_data(job, console.messages())
-        verify(job.data.name, Path(job.data.root))
-        print(f"{job.data.name}: complete and unchanged in {Path(job.data.root) / job.data.name}")
+        verify(job.data.name, Path(job.data.root), own=job.data.own)
+        console.say(f"{job.data.name}: complete and unchanged in {Path(job.data.root) / job.data.name}")
     return 0
 
 

@@ -1,37 +1,58 @@
 """The entry point: parses the arguments, runs one command and turns what happened into an exit code."""
 
-import os
 import sys
 from collections.abc import Sequence
 
 from draco import files
-from draco.cli import cluster, where
+from draco.cli import cluster, streams, where
 from draco.cli.parser import build_parser
 from draco.errors import DracoError, ExitCode
+from draco.plain import lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    An error of another kind than DracoError is a bug and shows its traceback. Ctrl-C that nobody handles further down
-    (draco/launch/interrupts.py says who does) ended a command that only watched or waited.
+    An error of another kind than DracoError is a bug and shows its traceback, but for those of files (draco/files.py)
+    and of the standard streams (streams.py). Ctrl-C that nobody handles further down (draco/launch/interrupts.py says
+    who does) ended a command that only watched or waited.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser().parse_args(arguments)
-    if args.command == "rank":  # its launcher reads the traceback
-        return int(args.do(args))
-    cluster.warn(args)
+    streams.make_ready()
     try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+    except SystemExit:  # of the parser, which has said what it had to say
+        if failed := streams.finish():
+            raise SystemExit(failed) from None
+        raise
+    return streams.finish() or code
+
+
+def _run(words: Sequence[str]) -> int:
+    if words[:1] == ["rank"]:  # its launcher reads the traceback
+        args = build_parser().parse_args(words)
+        return int(args.do(args))
+    try:
+        args = build_parser().parse_args(words)
+        cluster.warn(args)
         if args.command in where.SAME_ON_A_HEAD and (found := where.target(args)):
-            return where.same(found, args, arguments)
+            return where.same(found, args, words)
         return int(args.do(args))
     except DracoError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+        return _end(str(error), error.exit_code)
     except OSError as error:
-        if not (error.filename and error.errno in files.NOT_WRITABLE):
+        if code := streams.fault(error):
+            return code
+        if not (why := files.fault(error)):
             raise
-        print(f"{error.filename}: cannot be written or read: {os.strerror(error.errno)}", file=sys.stderr)
-        return ExitCode.FAILED
+        return _end(why, ExitCode.MISSING)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+
+
+def _end(why: str, code: ExitCode) -> int:
+    """Say why a command ends."""
+    try:
+        print(lines(why), file=sys.stderr, flush=True)
+    except OSError as error:
+        streams.fault(error)
+    return code

@@ -2,10 +2,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from draco.cli import arguments
+from draco.cli import arguments, console
 
 
 def add(commands: Any) -> None:
@@ -14,15 +13,17 @@ def add(commands: Any) -> None:
         commands, "report", report, "show what happened in one run, or in several side by side",
         "Prints a table, and writes a page of HTML with figures.",
     )  # fmt: skip
-    parser.add_argument("run", nargs="*", type=Path, metavar="RUN", help="run directories (default: the newest run)")
+    parser.add_argument(
+        "run", nargs="*", type=arguments.path, metavar="RUN", help="run directories (default: the newest run)"
+    )
     arguments.add_runs(parser)
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     parser.add_argument(
-        "--html", type=Path, metavar="DIR",
+        "--html", type=arguments.path, metavar="DIR",
         help="where the page and its figures go (default: RUN/report, of several runs a folder beside the first)",
     )  # fmt: skip
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="also draw test accuracy by step into this SVG or PNG"
+        "--plot", type=arguments.path, metavar="FILE", help="also draw test accuracy by step into this SVG or PNG"
     )
     arguments.add_where(parser)
 
@@ -37,14 +38,12 @@ def report(args: argparse.Namespace) -> int:
     if args.markdown:
         print(markdown(summaries))
     else:
-        from rich.console import Console
-
-        Console().print(table(summaries))
+        console.results(None, soft_wrap=False).print(table(summaries))
     sys.stdout.flush()  # the numbers first: drawing takes a while
     from draco.report import page
 
     if args.plot:
         page.plot(found, args.plot)
     # A Markdown table is redirected into a file, where the path has no place.
-    print(page.write(found, args.html), file=sys.stderr if args.markdown else sys.stdout)
+    (console.warn if args.markdown else console.say)(str(page.write(found, args.html)))
     return 0

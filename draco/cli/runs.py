@@ -1,10 +1,9 @@
 """A run that goes on or has ended: `draco logs` shows what it printed, `draco stop` ends it."""
 
 import argparse
-import sys
 from typing import Any
 
-from draco.cli import arguments
+from draco.cli import arguments, console
 
 
 def add(commands: Any) -> None:
@@ -33,7 +32,7 @@ def logs(args: argparse.Namespace) -> int:
     run = named_or_newest(args.run, args.runs)
     if not logs.show(run, args.rank, args.follow):
         who = "its processes" if args.rank is None else f"rank {args.rank}"
-        print(f"{run}: {who} printed nothing", file=sys.stderr)
+        console.warn(f"{run}: {who} printed nothing")
     return 0
 
 
@@ -47,5 +46,5 @@ def stop(args: argparse.Namespace) -> int:
         stop.stop(run, kill=args.kill)
     if args.lost or not args.no_wait:
         status = settle.give_up(run) if args.lost else stop.wait(run, roster.read())
-        print(f"{run}: {status.state} at step {status.step}{': ' + status.message if status.message else ''}")
+        console.say(f"{run}: {status.state} at step {status.step}{': ' + status.message if status.message else ''}")
     return 0

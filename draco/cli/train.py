@@ -2,13 +2,12 @@
 
 import argparse
 import shlex
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from draco.cli import arguments, console, where
-from draco.cli.jobs import prepare_data, read_job, require_device
+from draco.cli.jobs import here, prepare_data, read_job, require_device
 from draco.errors import ExitCode, MissingError, RefusedError
 
 if TYPE_CHECKING:
@@ -29,13 +28,17 @@ def add(commands: Any) -> None:
         commands, "train", train, "train one job",
         "Ctrl-C stops the run after its step, with a checkpoint; a second one kills it. --resume goes on with it.",
     )  # fmt: skip
-    parser.add_argument("job", type=Path, metavar="JOB", help="job file, such as jobs/quickstart.yaml; -: from stdin")
+    parser.add_argument(
+        "job", type=arguments.path, metavar="JOB", help="job file, such as jobs/quickstart.yaml; -: from stdin"
+    )
     arguments.add_set(parser)
     parser.add_argument("--simulate", action="store_true", help="server and workers in one process: launcher=simulate")
     parser.add_argument("--resume", action="store_true", help="go on with the newest unfinished run of this job")
     parser.add_argument("--new", action="store_true", help="start anew beside an unfinished run of this job")
     arguments.add_runs(parser)
-    parser.add_argument("--secret", type=Path, metavar="FILE", help="use this file as the run's secret, to replay it")
+    parser.add_argument(
+        "--secret", type=arguments.path, metavar="FILE", help="use this file as the run's secret, to replay it"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be run, and run nothing")
     parser.add_argument("--checked", action="store_true", help=argparse.SUPPRESS)  # by the operator that sends it
     parser.add_argument("--detach", action="store_true", help="return once it has started; it outlives the terminal")
@@ -53,7 +56,7 @@ def train(args: argparse.Namespace) -> int:
         said.print(f"warning: {args.job}: {warning}", style="yellow", highlight=False)
     if cluster := where.target(args):
         return _on_cluster(cluster, args, job, said)
-    return _here(args, job, said)
+    return _here(args, here(job), said)
 
 
 # On this machine, which may be a cluster's head
@@ -98,14 +101,15 @@ def _prepare(args: argparse.Namespace, job: "Job", nodes: "Roster | None", said:
     from draco.launch.resume import new_run, unfinished
     from draco.runs import directory as run_directory
 
+    secret = _secret(args.secret) if args.secret else b""
     taken = unfinished(args.runs, job, resume=args.resume, new=args.new)
     try:
         said.print(space.require(args.runs, [(job, taken and taken.run)]), highlight=False)
         _see_to(args, job, nodes, said)
         if taken is None:
             taken = new_run(args.runs, job)
-            if args.secret:
-                files.replace(taken.run / "secret", args.secret.read_bytes(), mode=0o600)
+            if secret:
+                files.replace(taken.run / "secret", secret, mode=0o600)
         run_directory.forget_stop(taken.run)
     except BaseException:
         if taken:
@@ -128,16 +132,30 @@ def _see_to(args: argparse.Namespace, job: "Job", nodes: "Roster | None", said: 
             worker_data.provide(nodes, job)
 
 
+def _secret(path: Path) -> bytes:
+    """Return a run's secret from a file.
+
+    Raises:
+        MissingError: it holds something else.
+    """
+    content = path.read_bytes()
+    try:
+        whole = len(bytes.fromhex(content.decode())) > 0
+    except ValueError:
+        whole = False
+    if not whole:
+        raise MissingError(f"{path}: is no run's secret, which is a line of hexadecimal digits as in runs/*/secret")
+    return content
+
+
 def _finish(args: argparse.Namespace, directory: Path, status: "Status", output: str) -> int:
     if status.state == "succeeded":
-        from rich.console import Console
-
         from draco import report
 
-        Console().print(report.table([report.read_summary(directory)]))
+        console.results(None, soft_wrap=False).print(report.table([report.read_summary(directory)]))
         return 0
     if output:
-        print(output, file=sys.stderr)
+        console.warn(output)
     return ended(args, str(directory), status)
 
 
@@ -177,12 +195,12 @@ def _on_cluster(cluster: "Cluster", args: argparse.Namespace, job: "Job", said: 
 def ended(args: argparse.Namespace, run: str, status: "Status") -> int:
     """Say how a run ended that did not succeed and how to go on; return the exit code."""
     if status.state == "interrupted":
-        print(f"{run}: interrupted at step {status.step}; go on with: {_again(args)}", file=sys.stderr)
+        console.warn(f"{run}: interrupted at step {status.step}; go on with: {_again(args)}")
         return ExitCode.INTERRUPTED
-    print(f"{run}: {status.state} at step {status.step}: {status.message}", file=sys.stderr)
+    console.warn(f"{run}: {status.state} at step {status.step}: {status.message}")
     if status.state != "lost":
         return ExitCode.FAILED
-    print(f"go on with: {_repair(args)}{_again(args)}", file=sys.stderr)
+    console.warn(f"go on with: {_repair(args)}{_again(args)}")
     return ExitCode.LOST
 
 
@@ -193,7 +211,7 @@ def _repair(args: argparse.Namespace) -> str:
 
 def _again(args: argparse.Namespace) -> str:
     """Return the make command that goes on with a run."""
-    words = ["make train", f"JOB={args.job}"]
+    words = ["make train", f"JOB={shlex.quote(str(args.job))}"]
     words += [f"SET={shlex.quote(' '.join(args.set))}"] if args.set else []
     words += [f"NAME={args.on}"] if args.on else []
     words += ["LOCAL=1"] if args.here else []

@@ -1,12 +1,13 @@
 """The place where a command runs: this machine, or the head of a cluster that is up."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from draco.cli import console
 from draco.errors import RefusedError
+from draco.files import expanded
 
 if TYPE_CHECKING:
     from draco.cluster.backend import Cluster
@@ -46,5 +47,11 @@ def same(cluster: "Cluster", args: argparse.Namespace, arguments: Sequence[str])
     if "--on" in words:
         at = words.index("--on")
         del words[at : at + 2]
-    print(f"on {cluster.name} ({cluster.backend})", file=sys.stderr)
-    return remote.same(cluster, [word for word in words if not word.startswith("--on=")])
+    console.warn(f"on {cluster.name} ({cluster.backend})")
+    return remote.same(cluster, [_as_typed(word) for word in words if not word.startswith("--on=")])
+
+
+def _as_typed(word: str) -> str:
+    """Return a word with `~` and variables replaced by this user's, as a shell would have it done here."""
+    option, equals, text = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{expanded(text)}" if "~" in text or "$" in text else word

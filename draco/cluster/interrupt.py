@@ -15,6 +15,7 @@ from draco.cluster.backend import BACKENDS, HEAD, Cluster
 from draco.cluster.eviction import Eviction
 from draco.cluster.timeline import Event, Row
 from draco.errors import MissingError, RefusedError
+from draco.runs import door
 
 _LOOK_EVERY_S = 0.5
 _PATIENCE_S = 20.0  # with a head that is asked something
@@ -154,7 +155,7 @@ class _Watched:
         assert self._process
         assert self._process.stdout
         for line in self._process.stdout:
-            event = remote.event(line)
+            event = door.heard(line)
             if event is None or event["event"] == "alive":
                 continue
             with self._lock:

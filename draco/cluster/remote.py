@@ -4,7 +4,6 @@ A run belongs to its supervisor on the head. The operator only watches. A closed
 nothing; Ctrl-C asks the run to stop.
 """
 
-import contextlib
 import json
 import os
 import selectors
@@ -21,6 +20,8 @@ from draco.cluster.repair import Repair
 from draco.errors import NotConfiguredError
 from draco.launch.interrupts import Interrupts
 from draco.launch.progress import Progress
+from draco.plain import value
+from draco.runs import door
 from draco.runs.directory import Status
 
 _CONNECTIONS = 3  # attempts in a row to reach a head that seems well
@@ -122,7 +123,7 @@ def _watched(
             heard = time.monotonic()
             chunk = os.read(stream.fileno(), 1 << 16)
             *lines, rest = (rest + chunk).split(b"\n")
-            for each in filter(None, map(event, lines)):
+            for each in filter(None, map(door.heard, lines)):
                 if each["event"] == "state":
                     return Status(**{key: value for key, value in each.items() if key != "event"})
                 progress.show(each)
@@ -130,15 +131,6 @@ def _watched(
                     note(each)
             if not chunk:
                 return None
-
-
-def event(line: bytes) -> dict[str, Any] | None:
-    """Return the event in a line of the head's stream, or None where the line is something else."""
-    with contextlib.suppress(ValueError):
-        found = json.loads(line)
-        if isinstance(found, dict) and "event" in found:
-            return found
-    return None
 
 
 def _head(cluster: Cluster) -> str:
@@ -157,7 +149,7 @@ def _without_head(cluster: Cluster, run: str, again: str) -> Status:
     if found in ("stopped", "missing") and command:
         made = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if not made.returncode:
-            return Status(**json.loads(made.stdout))
+            return Status(**door.state(made.stdout))
     goes_on = "" if found in ("stopped", "missing") else "; the run may still be going on: make cluster-status"
     raise NotConfiguredError(
         f"{cluster.name}: {why}{goes_on}. make cluster-up NAME={cluster.name} brings the head back, then: {again}"
@@ -175,10 +167,10 @@ def snapshot(cluster: Cluster) -> dict[str, Any] | None:
             check=False,
             timeout=20,
         )
-        found: dict[str, Any] = json.loads(made.stdout)
+        found = json.loads(made.stdout)
     except (subprocess.TimeoutExpired, ValueError):
         return None
-    return found
+    return value(found) if isinstance(found, dict) else None
 
 
 def enter(cluster: Cluster, node: str) -> list[str]:

@@ -20,11 +20,13 @@ from draco.cluster import docker
 from draco.cluster.backend import HEAD, Cluster, Node, Request, Runtime, Say, State, quietly
 from draco.cluster.eviction import Eviction
 from draco.errors import MissingError, RefusedError
+from draco.files import expanded
 from draco.launch.notices import PATH, Notice
 
 WORK = "/srv/draco"
 CONTAINER = "draco"  # name of the trainer's container on a host with an engine
 _PROBE_S = 5
+_PATHS = ("ansible_ssh_private_key_file", "draco_known_hosts")  # which ssh would not expand in full
 
 _CLIENT = """\
 Host *
@@ -107,7 +109,7 @@ def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
         given = variables.get(host, {})
         reached = str(given.get("ansible_host", host))
         entries[name] = {
-            keyword: str(given[key])
+            keyword: str(expanded(str(given[key]))) if key in _PATHS else str(given[key])
             for keyword, key in (
                 ("User", "ansible_user"), ("Port", "ansible_port"), ("IdentityFile", "ansible_ssh_private_key_file"),
                 ("UserKnownHostsFile", "draco_known_hosts"),

@@ -43,9 +43,12 @@ def load(name: str, root: Path = ROOT) -> Cluster | None:
     path = path_of(name, root) / "cluster.json"
     if not path.exists():
         return None
-    values = json.loads(path.read_text())
-    nodes = tuple(Node(**node) for node in values.pop("nodes"))
-    return Cluster(nodes=nodes, **values)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        nodes = tuple(Node(**node) for node in values.pop("nodes"))
+        return Cluster(nodes=nodes, **values)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise MissingError(f"{path}: is damaged; move it away, then make cluster-up NAME={name} again") from error
 
 
 def kinds(name: str, root: Path = ROOT) -> list[str]:

@@ -12,6 +12,7 @@ from rich.progress import Progress as Bar
 
 from draco.compare.cells import Cell
 from draco.compare.outcome import Outcome
+from draco.plain import lines
 from draco.runs import events
 
 
@@ -87,8 +88,9 @@ class Progress:
         self._tails: dict[str, events.Tail] = {}
         self._began: dict[str, tuple[float, int]] = {}  # when this call started it, and its steps left then
         self._bar = Bar(
-            TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"), console=console, transient=True, disable=not console.is_terminal,
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}", markup=False),
+            console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
         ended = len(self._cells) - len(self._left)
         self._whole = self._bar.add_task("cells", total=len(self._cells), completed=ended, numbers="")
@@ -105,7 +107,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line above the progress."""
-        self._bar.console.print(text, highlight=False, markup=False)
+        self._bar.console.print(lines(text), highlight=False, markup=False, emoji=False)
 
     def began(self, name: str) -> None:
         """Show a cell that has been started."""
@@ -143,7 +145,7 @@ class Progress:
         self._bar.remove_task(self._bars.pop(name))
         ended = len(self._cells) - len(self._left)
         self._bar.update(self._whole, completed=ended, numbers=f"about {in_words(self.left())} left")
-        accuracy = [e["top1"] for e in events.read(self._root / name / "evaluations.jsonl") if "top1" in e]
+        accuracy = [e["top1"] for e in events.evaluations(self._root / name / "evaluations.jsonl")]
         how = f"{accuracy[-1]:.1%}" if what.state == "succeeded" and accuracy else f"{what.state} at step {what.step}"
         why = f": {what.reason}" if what.reason and what.state != "succeeded" else ""
         self.say(f"[{ended}/{len(self._cells)}] {name}: {how}{why}; about {in_words(self.left())} left")

@@ -43,8 +43,8 @@ def _read(cell: Cell, what: Outcome, run: Path) -> Result:
     if what.state == "missing":
         return Result(cell, what, None, (), {})
     # A resumed run repeats steps: the later line counts.
-    by_step = {e["step"]: e for e in events.read(run / "evaluations.jsonl") if "step" in e}
-    losses = {e["step"]: e["loss"] for e in events.read(run / "events.jsonl") if e["event"] == "step"}
+    by_step = {e["step"]: e for e in events.evaluations(run / "evaluations.jsonl")}
+    losses = {e["step"]: e["loss"] for e in events.read(run / "events.jsonl") if e["event"] == "step" and "loss" in e}
     return Result(cell, what, read_summary(run), [by_step[step] for step in sorted(by_step)], losses)
 
 

@@ -2,13 +2,17 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from draco.compare.results import Ranking, Row
 from draco.files import replace
+from draco.plain import plain
 
+_NUMBER = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?")
 FAILS, UNFINISHED, NO_CELL = "fails", "not finished", ""
 
 
@@ -17,8 +21,16 @@ def write_csv(rows: Sequence[Row], target: Path) -> None:
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _field(value) for key, value in row.items()} for row in rows)
     replace(target, out.getvalue().encode())
+
+
+def _field(value: Any) -> Any:
+    """Return a value as a spreadsheet takes it for what it is: text that begins as a formula does gets a ' before."""
+    if not isinstance(value, str):
+        return value
+    text = plain(value)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and not _NUMBER.fullmatch(text) else text
 
 
 def write_parquet(rows: Sequence[Row], target: Path) -> bool:
@@ -46,7 +58,7 @@ def markdown(ranking: Ranking) -> str:
                 _median(rows, "step_seconds_mean", 1e3, ".0f"), _median(rows, "bytes_per_step_mean", 1e-6, ".1f"),
             ]
         )  # fmt: skip
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def in_words(row: Row | None) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from draco import files
 from draco.data.datasets import DATASETS, dataset_info
 from draco.data.info import PARTS, Arrays, DatasetInfo, Request
-from draco.data.originals import find_originals
+from draco.data.originals import find_originals, idx_digest, is_kmnist
 from draco.errors import MissingError
 from draco.lazy import Tensor
 
@@ -39,7 +39,7 @@ class Split(NamedTuple):
     info: DatasetInfo
 
 
-def prepare(name: str, root: Path, source: Path | None = None, download: bool = True) -> Path:
+def prepare(name: str, root: Path, source: Path | None = None, download: bool = True, *, own: bool = False) -> Path:
     """Return `root/name`, converting the data set first if it is not there yet.
 
     The original files are taken from `source`, else from `root/raw/name`, else from where a system package puts
@@ -50,6 +50,7 @@ def prepare(name: str, root: Path, source: Path | None = None, download: bool = 
         root: the folder of all data sets; made if need be.
         source: a folder with the original files; when given, no other place is tried.
         download: whether the network may be used.
+        own: the files in `source` are the user's own, in the format and the sizes of this data set.
 
     Raises:
         ValueError: no such data set.
@@ -58,7 +59,7 @@ def prepare(name: str, root: Path, source: Path | None = None, download: bool = 
     info = dataset_info(name)
     folder = root / name
     if folder.exists():
-        _require_complete(name, folder)
+        _require_complete(name, folder, own=own)
         return folder
     origin = find_originals(name, info, root, source, download)
     root.mkdir(parents=True, exist_ok=True)
@@ -67,27 +68,31 @@ def prepare(name: str, root: Path, source: Path | None = None, download: bool = 
         (scratch / "raw").mkdir()
         arrays = info.convert(Request(name, info, root, origin, scratch / "raw"))
         _check(name, arrays, origin)
-        _write(scratch / "done", name, arrays)
+        if not own:
+            _check_content(name, arrays, origin)
+        _write(scratch / "done", name, arrays, own)
         _publish(scratch / "done", folder)
-    _require_complete(name, folder)
+    _require_complete(name, folder, own=own)
     return folder
 
 
-def verify(name: str, root: Path) -> None:
-    """Read the prepared data set again and compare it with the sha256 sums of its manifest.
+def verify(name: str, root: Path, *, own: bool = False) -> None:
+    """Read the prepared data set again and compare it with the sha256 sums of its manifest and of the original.
 
     Raises:
         MissingError: it is not prepared, or a file is damaged.
     """
     folder = root / name
-    _require_complete(name, folder)
+    _require_complete(name, folder, own=own)
     for file, entry in _read_manifest(folder)["files"].items():
         if _sha256(folder / file) != entry["sha256"]:
             raise MissingError(_damaged(folder, f"{file} does not have the sha256 that the manifest gives"))
+    if not own:  # an earlier version may have taken another data set's files
+        _check_content(name, {part: np.load(folder / f"{part}.npy", mmap_mode="r") for part in PARTS}, folder)
 
 
-def load(name: str, root: Path, split: str) -> Split:
-    """Return the "train" or the "test" split of a prepared data set.
+def load(name: str, root: Path, split: str, *, own: bool = False) -> Split:
+    """Return the "train" or the "test" split of a prepared data set; `own`: of the user's own files.
 
     Raises:
         ValueError: no such data set or split.
@@ -99,7 +104,7 @@ def load(name: str, root: Path, split: str) -> Split:
     if split not in info.counts:
         raise ValueError(f"a data set has the splits train and test, not {split!r}")
     folder = root / name
-    _require_complete(name, folder)
+    _require_complete(name, folder, own=own)
     # "c", copy on write, maps the same shared pages as "r"; but torch warns of memory that it must not write.
     images = np.load(folder / f"{split}_images.npy", mmap_mode="c")
     labels = np.load(folder / f"{split}_labels.npy")
@@ -126,18 +131,45 @@ def _check(name: str, arrays: Arrays, origin: Path | None) -> None:
         raise MissingError(f"data set {name}: {origin or info.source} is not the original: {'; '.join(faults)}")
 
 
-def _write(folder: Path, name: str, arrays: Arrays) -> None:
+def _check_content(name: str, arrays: Arrays, origin: Path | None) -> None:
+    """Refuse arrays that have the shapes of the data set but another content.
+
+    Raises:
+        MissingError: says whose content it is, as far as that is known.
+    """
+    info = DATASETS[name]
+    found = {part: idx_digest(arrays[part]) for part in info.digests}
+    wrong = [part for part, digest in found.items() if digest != info.digests[part]]
+    if not wrong:
+        return
+    others = {
+        other
+        for other, its in DATASETS.items()
+        if its.digests and all(found[part] == its.digests.get(part) for part in wrong)
+    }
+    whose = others.pop() if others else "KMNIST" if is_kmnist(origin) else ""
+    what = ", ".join(part.replace("_", " ") for part in wrong)
+    are = f"are those of {whose}: say data={whose}" if whose in DATASETS else f"are those of {whose}" if whose else ""
+    raise MissingError(
+        f"data set {name}: {origin or info.source} has another content: its {what} "
+        f"{are or 'are of no data set that Draco knows'}; where they are meant, data.own=true takes them all the same"
+    )
+
+
+def _write(folder: Path, name: str, arrays: Arrays, own: bool) -> None:
     """Write the arrays and the manifest into a new folder, down to the disk."""
     folder.mkdir()
     written = {}
     for part in PARTS:
         path = folder / f"{part}.npy"
-        with path.open("wb") as file:
-            np.save(file, arrays[part])
+        with files.named(path), path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(arrays[part]))
+            file.write(arrays[part].reshape(-1).view(np.uint8).data)  # np.save does not say why a disk took no more
             _sync(file)
         written[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-    with (folder / "manifest.json").open("w") as manifest:
-        json.dump({"name": name, "source": DATASETS[name].source, "files": written}, manifest, indent=2)
+    about = {"name": name, "source": DATASETS[name].source, "files": written, **({"own": True} if own else {})}
+    with files.named(folder / "manifest.json"), (folder / "manifest.json").open("w") as manifest:
+        json.dump(about, manifest, indent=2)
         _sync(manifest)
     files.sync_folder(folder)
 
@@ -154,17 +186,24 @@ def _publish(done: Path, folder: Path) -> None:
         files.sync_folder(folder.parent)
 
 
-def _require_complete(name: str, folder: Path) -> None:
+def _require_complete(name: str, folder: Path, *, own: bool) -> None:
     """Check that the prepared folder has every file in the size that its manifest gives.
 
     Raises:
-        MissingError: it is not there, or not whole.
+        MissingError: it is not there, or not whole, or holds the user's own files and the original is meant.
     """
     if not folder.exists():
         raise MissingError(
             f"data set {name} is not prepared in {folder.parent}: run `make data`, or call draco.data.prepare"
         )
-    sizes = {file: entry["bytes"] for file, entry in _read_manifest(folder)["files"].items()}
+    manifest = _read_manifest(folder)
+    if bool(manifest.get("own")) != own:
+        held, said = ("own files", "false") if manifest.get("own") else ("the original", "true")
+        raise MissingError(
+            f"prepared data set {folder} was made of {held} and data.own is {said}: change that, or name another "
+            "data.root"
+        )
+    sizes = {file: entry["bytes"] for file, entry in manifest["files"].items()}
     for file in [f"{part}.npy" for part in PARTS]:
         found = (folder / file).stat().st_size if (folder / file).exists() else None
         if found is None or found != sizes.get(file):

@@ -1,7 +1,7 @@
 """The facts of a data set, and the values handed from its original files to its prepared folder."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ class DatasetInfo:
     convert: Callable[["Request"], Arrays]  # makes the arrays from the original files
     originals: tuple[tuple[str, ...], ...] = ()  # the files that make a full set: any one of these groups
     installed: Path | None = None  # where a system package puts the originals
+    digests: Mapping[str, str] = field(default_factory=dict)  # part -> sha256 of its file, unpacked, in the format IDX
 
     @property
     def counts(self) -> dict[str, int]:

@@ -4,9 +4,11 @@ torchvision reads them, and downloads them where they are not on this machine. I
 """
 
 import gzip
+import hashlib
 import importlib.util
 import io
 import shutil
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from draco.data.info import Arrays, DatasetInfo, Request, name_parts
 from draco.errors import MissingError
@@ -97,6 +100,22 @@ def convert_idx(request: Request) -> Arrays:
                 _unpack(request.source / file, raw / Path(file).stem)
         splits = [dataset(request.scratch, train=train, download=request.source is None) for train in (True, False)]
         return name_parts([(each.data[:, None].numpy(), each.targets.numpy()) for each in splits])
+
+
+def idx_digest(array: npt.NDArray[Any]) -> str:
+    """Return the sha256 of the IDX file that holds these images (N, 1, h, w) or labels (N,), unpacked."""
+    shape = [size for axis, size in enumerate(array.shape) if axis != 1]
+    header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+    return hashlib.sha256(header + array.astype(np.uint8).tobytes()).hexdigest()
+
+
+def is_kmnist(folder: Path | None) -> bool:
+    """Say whether a folder holds the files of Kuzushiji-MNIST, by the md5 that torchvision has of the packed images."""
+    path = folder / IDX_FILES[0] if folder else None
+    if path is None or not path.is_file():
+        return False
+    known = dict(torchvision().datasets.KMNIST.resources)
+    return bool(hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == known[IDX_FILES[0]])
 
 
 def _unpack(packed: Path, target: Path) -> None:

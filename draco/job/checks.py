@@ -184,6 +184,8 @@ def _check_data(job: Job) -> Iterator[Fault]:
         yield Fault("data.augment", f"{job.data.name} has no augmentation: must be false or left out", ("data.name",))
     if job.data.source is not None and not info.originals:
         yield Fault("data.source", f"{job.data.name} has no original files to take: leave it out", ("data.name",))
+    if job.data.own and job.data.source is None:
+        yield Fault("data.own", "needs data.source, the folder of your files; or leave it out", ("data.source",))
     fault = model_fault(job.model, info.shape)
     if fault is not None:
         yield Fault("model", f"{fault} ({job.data.name})", ("data.name",))

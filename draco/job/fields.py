@@ -42,6 +42,11 @@ class DataSection(Section):
     source: str | None = described(
         None, "Folder that already holds the original files; null: download where they are missing.", min_length=1
     )
+    own: bool = described(
+        False,
+        "The files in data.source are your own, in the format and the sizes of this data set; else their content must "
+        "be the original's.",
+    )
     split: Literal["iid", "dirichlet", "by_class"] = described(
         "iid",
         "iid: each batch is dealt out to all; else each worker owns as many samples, and the scheme must be "

@@ -37,21 +37,21 @@ def runs(root: Path) -> dict[str, Any]:
     steps = [e for e in events if e["event"] == "step"][-_RECENT:]
     launches = [e for e in events if e["event"] == "relaunch"]
     gaps = [b["time"] - a["time"] for a, b in pairwise(steps) if b["step"] > a["step"]]
-    suspects = Counter(rank for e in steps for rank in e["suspects"])
+    suspects = Counter(rank for e in steps for rank in e.get("suspects", ()))
     return {
         "run": str(newest),
         # The state is that of one launch; while its supervisor lives the run may be launched again.
         "state": "running" if supervised and status.state in ("interrupted", "failed", "lost") else status.state,
         "message": status.message,
         "step": steps[-1]["step"] if steps else status.step,
-        "steps": next((e["steps"] for e in reversed(events) if e["event"] == "start"), None),
+        "steps": next((e.get("steps") for e in reversed(events) if e["event"] == "start"), None),
         "steps_per_s": round(1 / statistics.median(gaps), 3) if gaps and statistics.median(gaps) > 0 else None,
         "suspects": sorted(suspects),
         "lost": steps[-1].get("lost", []) if steps else [],
         "straggling": steps[-1].get("straggling", []) if steps else [],
         "supervised": supervised,
         "interruptions": sum(e["event"] == "interruption" for e in events),
-        "without": dict(launches[-1]["without"]) if launches and supervised else {},
+        "without": dict(launches[-1].get("without", {})) if launches and supervised else {},
         "others": len(found) - 1,
     }
 

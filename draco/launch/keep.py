@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from draco.errors import RefusedError
+from draco.errors import JobError, MissingError, RefusedError
 from draco.launch import every_node
 from draco.launch.decide import FRUITLESS, WITHIN_S
 from draco.launch.roster import Roster
@@ -60,7 +60,10 @@ def is_due(run: Path) -> bool:
         return False
     if not run_directory.read_status(run).goes_on or (run / "stop-asked").exists():
         return False
-    on_loss = run_directory.read_job(run).on_loss
+    try:
+        on_loss = run_directory.read_job(run).on_loss
+    except (JobError, MissingError):  # of another version, or damaged: for its user to see to
+        return False
     told = [e for e in events.read(run / "events.jsonl") if e["event"] in ("interruption", "step")]
     recent = [e for e in told if e["event"] == "interruption" and time.time() - e["time"] < WITHIN_S]
     fruitless = len(told) >= FRUITLESS and all(e.get("cause") == GONE for e in told[-FRUITLESS:])

@@ -5,9 +5,11 @@ import time
 from pathlib import Path
 
 from draco.launch.settle import verdict
+from draco.plain import lines, plain
 from draco.runs.alive import Waiting
 
 _POLL_S = 0.3
+_LONGEST = 10_000  # characters of a line
 
 
 def show(run: Path, rank: int | None, follow: bool) -> bool:
@@ -39,7 +41,7 @@ def _print(path: Path, positions: dict[Path, int]) -> None:
     text = path.read_bytes()
     new = text[positions.get(path, 0) :]
     if new and path not in positions:
-        sys.stdout.write(f"==> {path.name} <==\n")
+        sys.stdout.write(f"==> {plain(path.name)} <==\n")
     if new:
-        sys.stdout.write(new.decode(errors="replace"))
+        sys.stdout.write(lines(new.decode(errors="replace"), _LONGEST))
         positions[path] = len(text)

@@ -16,6 +16,8 @@ from rich.progress import Progress as Bar
 from rich.table import Column
 
 from draco.launch.notices import Notice
+from draco.plain import lines
+from draco.runs.door import Event
 from draco.runs.events import Tail
 
 _PLAIN_EVERY_S = 5.0
@@ -28,10 +30,11 @@ class Progress:
     def __init__(self, events: Path | None, console: Console, starting: str) -> None:
         self._console = console
         self._tail = Tail(events) if events else None
+        self._odd = 0
         self._bar = Bar(
-            TextColumn("{task.description}"), BarColumn(bar_width=10),
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=10),
             MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
-            TextColumn("{task.fields[numbers]}"), TextColumn("left"), TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[numbers]}", markup=False), TextColumn("left"), TimeRemainingColumn(compact=True),
             console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task(starting, total=None, numbers="")
@@ -53,25 +56,31 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line above the progress."""
-        self._bar.console.print(text, highlight=False)
+        self._bar.console.print(lines(text), highlight=False, markup=False, emoji=False)
 
     def update(self) -> None:
         """Show what has happened since the last call."""
-        for event in self._tail.read() if self._tail else ():
+        if self._tail is None:
+            return
+        for event in self._tail.read():
             self.show(event)
+        if self._tail.odd > self._odd:
+            self._odd = self._tail.odd
+            self.say(f"events.jsonl: {self._odd:,} new lines of it were not understood and left out")
 
-    def show(self, event: dict[str, Any]) -> None:
-        """Show one event."""
+    def show(self, event: Event) -> None:
+        """Show one event, which draco/runs/door.py has let in."""
         if event["event"] == "start":
-            self._steps, self._times = event["steps"], []  # the pace is that of one launch
+            self._steps, self._times = event.get("steps", 0), []  # the pace is that of one launch
             self._bar.update(self._task, total=self._steps, description="training")
-            self.say(event["summary"])
+            if "summary" in event:
+                self.say(event["summary"])
             if "vote_reason" in event:
-                self.say(f"vote: {event['vote']} ({event['vote_reason']})")
+                self.say(f"vote: {event.get('vote', '?')} ({event['vote_reason']})")
         elif event["event"] == "refused_checkpoint":
-            self.say(f"not used: {event['file']}: {event['why']}")
+            self.say(f"not used: {event.get('file', '?')}: {event.get('why', '?')}")
         elif event["event"] == "resume":
-            self.say(f"resumed after step {event['step']} from {event['file']}")
+            self.say(f"resumed after step {event['step']} from {event.get('file', '?')}")
             self._bar.update(self._task, completed=event["step"])
         elif event["event"] == "step":
             self._step(event)
@@ -79,12 +88,13 @@ class Progress:
             for line in _SENTENCES[event["event"]](event):
                 self.say(line)
 
-    def _step(self, event: dict[str, Any]) -> None:
+    def _step(self, event: Event) -> None:
         self._times = [*self._times[-_RECENT:], event["time"]]
         elapsed = self._times[-1] - self._times[0]
         rate = (len(self._times) - 1) / elapsed if elapsed > 0 else 0.0
-        suspects = ", ".join(map(str, event["suspects"])) or "none"
-        numbers = f"loss {event['loss']:.4f}  {rate:.1f} steps/s  suspects: {suspects}{absent(event)}"
+        suspects = ", ".join(map(str, event.get("suspects", ()))) or "none"
+        loss = f"{event['loss']:.4f}" if "loss" in event else "-"
+        numbers = f"loss {loss}  {rate:.1f} steps/s  suspects: {suspects}{absent(event)}"
         self._bar.update(self._task, completed=event["step"], numbers=numbers)
         if self._console.is_terminal or time.monotonic() - self._said < _PLAIN_EVERY_S:
             return
@@ -103,18 +113,20 @@ def absent(event: Mapping[str, Any]) -> str:
     return "".join(f"  {kind}: {', '.join(map(str, held))}" for kind, held in ranks.items() if held)
 
 
-def _notice(event: dict[str, Any]) -> list[str]:
+def _notice(event: Event) -> list[str]:
     return [f"{event['node']}: {Notice(event['kind'], event['at']).sentence()}"]
 
 
-def _interruption(event: dict[str, Any]) -> list[str]:
+def _interruption(event: Event) -> list[str]:
     return [f"interrupted: {event['cause']}"]
 
 
-def _relaunch(event: dict[str, Any]) -> list[str]:
-    out = f" without {', '.join(event['without'])}" if event["without"] else ""
-    hosts = f" on {', '.join(dict.fromkeys(event['nodes']))}" if event["nodes"] else ""
-    return [f"launch {event['launch']}{hosts}{out}", *(f"warning: {warning}" for warning in event["warnings"])]
+def _relaunch(event: Event) -> list[str]:
+    without, nodes = event.get("without"), event.get("nodes")
+    out = f" without {', '.join(without)}" if without else ""
+    hosts = f" on {', '.join(dict.fromkeys(nodes))}" if nodes else ""
+    warnings = [f"warning: {warning}" for warning in event.get("warnings", ())]
+    return [f"launch {event.get('launch', '?')}{hosts}{out}", *warnings]
 
 
 # What is said of the supervisor's events: a line, and one more for each warning.

@@ -77,7 +77,7 @@ def _is_of(run: Path, job: Job) -> bool:
         return False
     try:
         return run_directory.read_job(run) == job
-    except JobError:  # of a version with other options
+    except (JobError, MissingError):  # of a version with other options, or damaged
         return False
 
 

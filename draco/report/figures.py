@@ -16,6 +16,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from draco.report.series import CLASSES, PARTS, Floats, Series, heat, maxima, means
@@ -45,6 +46,9 @@ def encoded(figure: Figure, kind: str) -> bytes:
     """Return the figure as a file of that kind: png, svg, ..."""
     buffer = io.BytesIO()
     metadata: dict[str, Any] = {"svg": {"Date": None}, "png": {"Software": None}}.get(kind, {})
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and "$" in text.get_text():  # a name; matplotlib's own are only written as it draws
+            text.set_parse_math(False)
     with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "draco"}):
         warnings.filterwarnings("ignore", message="Glyph")  # a letter that the font lacks is drawn as a box
         figure.savefig(buffer, format=kind, metadata=metadata)
@@ -58,9 +62,7 @@ def accuracy(runs: Sequence[Curves]) -> Figure:
     lines = [_evaluations(axes, run, index, column=0) for index, run in enumerate(runs)]
     axes.set(xlabel="step", ylabel="test accuracy, %")
     axes.grid(alpha=0.3)
-    legend = axes.legend(lines, _labels(runs), fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    axes.legend(lines, _labels(runs), fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -226,9 +228,7 @@ def _labels(runs: Sequence[Curves]) -> list[str]:
 
 
 def _legend(figure: Figure, keys: Sequence[Line2D | Patch], labels: Sequence[str], columns: int) -> None:
-    """Put a legend below; names are shown as they are, even with a $ in them."""
-    legend = figure.legend(
+    """Put a legend below."""
+    figure.legend(
         keys, labels, loc="outside lower center", ncols=min(columns, max(len(keys), 1)), fontsize="small", frameon=False
     )
-    for text in legend.get_texts():
-        text.set_parse_math(False)

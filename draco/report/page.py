@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from draco import files
 from draco.errors import MissingError
+from draco.plain import plain
 from draco.report import figures
 from draco.report.elements import Run
 from draco.report.overview import curves, summary
@@ -41,7 +42,9 @@ def write(lefts: Sequence[Left], folder: Path | None = None) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         for file, content in contents.items():
             files.replace(target.parent / file, content)
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
+        if not files.fault(error):
+            raise
         why = f"the report cannot be written there ({error.strerror}); name another folder with --html"
         raise MissingError(f"{target.parent}: {why}") from error
     return target
@@ -52,7 +55,11 @@ def plot(lefts: Sequence[Left], target: Path) -> None:
     runs = gather(lefts)
     ends = ["" if run.left.summary.state == "succeeded" else f" ({run.left.summary.state})" for run in runs]
     some = [figures.Curves(run.label + end, run.series) for run, end in zip(runs, ends, strict=True)]
-    target.write_bytes(figures.encoded(figures.accuracy(some), target.suffix.removeprefix(".")))
+    try:
+        content = figures.encoded(figures.accuracy(some), target.suffix.removeprefix("."))
+    except ValueError as error:  # no such format
+        raise MissingError(f"{target}: the figure cannot be drawn ({error}); name a file that ends in .svg") from error
+    files.replace(target, content)
 
 
 def gather(lefts: Sequence[Left]) -> list[Run]:
@@ -73,7 +80,7 @@ def place(runs: Sequence[Path]) -> Path:
 
 def name(summaries: Sequence[Summary]) -> list[str]:
     """Return the runs' labels: job names, directory names where those repeat, with numbers where those repeat too."""
-    jobs, folders = [s.name for s in summaries], [s.run.resolve().name for s in summaries]
+    jobs, folders = [plain(s.name) for s in summaries], [plain(s.run.resolve().name) for s in summaries]
     found = [job if jobs.count(job) == 1 else folder for job, folder in zip(jobs, folders, strict=True)]
     return [label if found.count(label) == 1 else f"{label} ({at})" for at, label in enumerate(found, start=1)]
 

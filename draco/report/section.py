@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from draco.plain import plain
 from draco.report import figures
 from draco.report.elements import Picture, Run, Table, number
 from draco.report.series import CLASSES, PARTS, SUSPECT, Floats, Record, Series, means, tally
@@ -39,7 +40,7 @@ def section(run: Run, at: int, pictures: Mapping[str, bytes]) -> dict[str, Any]:
         "well": summary.state == "succeeded" and not message,
         "notes": [note for note in summary.notes if note != message],
         "setting": summary.setting,
-        "directory": summary.run,
+        "directory": plain(str(summary.run)),
         "steps": _steps(run.series, at, pictures) if len(run.series.steps) else None,
         "marks": Table(("seconds", "after step", "event", "about"), marks, ("event", "about")),
         "job": run.left.job,

@@ -121,7 +121,7 @@ def series(events: Sequence[Record], evaluations: Iterable[Record] = ()) -> Seri
         steps=steps,
         seconds=when,
         loss=_floats(e.get("loss") for e in kept),
-        parts=np.array([[e["seconds"].get(part, 0.0) for part in PARTS] for e in kept]).reshape(-1, len(PARTS)),
+        parts=np.array([[e.get("seconds", {}).get(part, 0.0) for part in PARTS] for e in kept]).reshape(-1, len(PARTS)),
         received=_floats(e.get("bytes_received") for e in kept),
         errors=_floats(e.get("decoding_error") for e in kept),
         evaluations=np.array(rows, np.float64).reshape(-1, 5),
@@ -142,11 +142,11 @@ def _floats(values: Iterable[Any]) -> Floats:
 
 def _workers(events: Iterable[Record], kept: Iterable[Record]) -> int:
     """Return n, as the job says; without a start on record, the highest rank that the steps name."""
-    jobs = [e["job"] for e in events if e["event"] == "start" and "job" in e]
-    if jobs:
-        return int(jobs[-1]["workers"])
+    said = [e["job"]["workers"] for e in events if e["event"] == "start" and "workers" in e.get("job", {})]
+    if said:
+        return int(said[-1])
     keys = ("suspects", "byzantine", "liars", "lost", "straggling")
-    return max((rank for e in kept for key in keys for rank in e.get(key, ())), default=0)
+    return max((rank for e in kept for key in keys for rank in e.get(key) or ()), default=0)
 
 
 def _marks(events: Iterable[Record], seconds: Floats) -> Iterator[Mark]:

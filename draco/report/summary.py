@@ -4,7 +4,6 @@
 and a pause of the machine do not count.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,12 @@ from statistics import median
 from typing import NamedTuple
 
 from draco.errors import MissingError
+from draco.plain import lines
 from draco.report.series import PARTS, Record, taken
 from draco.runs import directory as run_directory
+from draco.runs import door
 from draco.runs.alive import life
+from draco.runs.events import found
 
 _CAUSES = 3  # of interruptions that are named, the commonest
 
@@ -48,8 +50,8 @@ class Left(NamedTuple):
     """What a run left behind, and its numbers."""
 
     summary: Summary
-    events: list[Record]
-    evaluations: list[Record]
+    events: Sequence[Record]
+    evaluations: Sequence[Record]
     message: str  # of its state, in one line; empty while all is well
     job: str  # job.yaml
 
@@ -67,39 +69,19 @@ def read(run: Path) -> Left:
     """
     if not (run / "state.json").is_file():
         raise MissingError(f"{run}: not a run directory (it has no state.json); name one such as runs/quickstart-...")
-    events, damage = _read_lines(run / "events.jsonl")
-    evaluations, more = _read_lines(run / "evaluations.jsonl")
+    events, evaluations = found(run / "events.jsonl"), found(run / "evaluations.jsonl", door.evaluation)
     status = run_directory.read_status(run)
-    notes = [*damage, *more, *([status.message] if status.message else [])]
-    found = life(run)
-    if status.goes_on and not found.by:
-        notes.append(found.why or "its process is gone")
+    odd = [*events.notes("events.jsonl"), *evaluations.notes("evaluations.jsonl")]
+    notes = [*odd, *([status.message] if status.message else [])]
+    alive = life(run)
+    if status.goes_on and not alive.by:
+        notes.append(alive.why or "its process is gone")
     job = run / "job.yaml"
     return Left(
-        summarise(run, status.state, events, evaluations, notes), events, evaluations, status.message,
-        job.read_text(errors="replace") if job.is_file() else "",
+        summarise(run, status.state, events.records, evaluations.records, notes),
+        events.records, evaluations.records, status.message,
+        lines(job.read_text(encoding="utf-8", errors="replace")) if job.is_file() else "",
     )  # fmt: skip
-
-
-def _read_lines(path: Path) -> tuple[list[Record], list[str]]:
-    """Return the whole lines of a JSON Lines file, and a sentence about those that are not."""
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    records: list[Record] = []
-    bad: list[int] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if isinstance(record, dict):
-            records.append(record)
-        elif line.strip():
-            bad.append(number)
-    if bad == [len(lines)]:
-        return records, [f"{path.name}: its last line is cut off, as by a killed run, and is left out"]
-    if bad:
-        return records, [f"{path.name}: unreadable and left out: line {', '.join(map(str, bad))}"]
-    return records, []
 
 
 def summarise(
@@ -120,7 +102,8 @@ def summarise(
     if redrawn := sum("redrawn" in step for step in steps):
         said.append(f"drew the rows of {redrawn} steps anew, whose replies could not be decoded")
     evaluation = max(evaluations, key=lambda e: int(e["step"]), default={})
-    times = [e["seconds"] for e in steps]
+    times = [e["seconds"] for e in steps if "seconds" in e]
+    sizes = [e["bytes_received"] for e in steps if "bytes_received" in e]
     return Summary(
         run=run,
         name=start.get("job", {}).get("name", run.name),
@@ -138,6 +121,6 @@ def summarise(
         falsely_accused=end.get("falsely_accused"),
         seconds={part: median(time.get(part, 0.0) for time in times) for part in PARTS} if times else {},
         step_seconds=median(sum(time.get(part, 0.0) for part in PARTS) for time in times) if times else None,
-        bytes_per_step=median(e["bytes_received"] for e in steps) if steps else None,
+        bytes_per_step=median(sizes) if sizes else None,
         notes=(*notes, *said),
     )

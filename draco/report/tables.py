@@ -1,10 +1,12 @@
 """Summaries as tables: for a terminal, as Markdown, and as the rows of cells that the page shows, too."""
 
+import re
 from collections.abc import Sequence
 
 from rich.table import Table
 from rich.text import Text
 
+from draco.plain import plain
 from draco.report.series import PARTS
 from draco.report.summary import Summary
 
@@ -34,11 +36,12 @@ def table(summaries: Sequence[Summary]) -> Table:
 def markdown(summaries: Sequence[Summary]) -> str:
     """Return the runs as a Markdown table, one row each."""
     rule = [":--" if header in WORDS else "--:" for header in COLUMNS]
-    lines = [COLUMNS, rule, *map(cells, summaries)]
-    grid = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join([*grid, *(f"\n{note.replace('*', chr(92) + '*', 1)}" for note in footnotes(summaries))])
+    lines = [COLUMNS, rule, *([_MARKS.sub(r"\\\g<0>", cell) for cell in cells(summary)] for summary in summaries)]
+    grid = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join([*grid, *("\n" + _MARKS.sub(r"\\\g<0>", note) for note in footnotes(summaries))])
 
 
+_MARKS = re.compile(r"[\\`*<>|$~\[\]]")  # of Markdown, in text that is none; _ within words is none either
 WORDS = ("run", "setting", "state")
 _LIES = ("caught", "missed", "accused")
 _TIMES = tuple(f"{part} ms" for part in PARTS)
@@ -49,13 +52,13 @@ _STACKS = (WORDS[:2], ("state", "steps", "accuracy"), _LIES, _TIMES[:3], _TIMES[
 
 def footnotes(summaries: Sequence[Summary]) -> list[str]:
     """Return what a reader should know before believing the rest, a line for each run of which there is such."""
-    return [f"* {s.run.name}: {'; '.join(s.notes)}" for s in summaries if s.notes]
+    return [f"* {plain(s.run.name)}: {'; '.join(map(plain, s.notes))}" for s in summaries if s.notes]
 
 
 def cells(s: Summary) -> list[str]:
     """Return one run's values, one for each of `COLUMNS`."""
     return [
-        s.run.name,
+        plain(s.run.name),
         s.setting,
         s.state + ("*" if s.notes else ""),
         _of(s.step, s.steps),
@@ -86,7 +89,7 @@ def facts(s: Summary) -> list[tuple[str, str]]:
         ("step", f"{_milliseconds(s.step_seconds)} ms, {_rate(s.step_seconds)} steps/s (medians)"),
         ("of which ms", ", ".join(f"{part} {_milliseconds(s.seconds.get(part))}" for part in PARTS)),
         ("received", f"{_megabytes(s.bytes_per_step)} MB per step"),
-        ("directory", str(s.run)),
+        ("directory", plain(str(s.run))),
         *(("note", note) for note in s.notes),
     ]
 

@@ -73,7 +73,13 @@ def supervisor(run: Path) -> int | None:
     try:
         values: dict[str, Any] = json.loads((run / "launch" / "supervisor.json").read_text())
         pid, started, boot = int(values["pid"]), str(values["started"]), values.get("boot", hold.boot())
-    except (OSError, ValueError, TypeError, KeyError):  # there was none, or its folder was copied in part
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        OverflowError,
+    ):  # there was none, or its folder was copied in part
         return None
     return pid if boot == hold.boot() and exists(pid, started) else None
 

@@ -19,20 +19,26 @@ launch/             who looks after the run, serves it, evaluates it: *.lock (ho
 
 import contextlib
 import errno
+import functools
 import json
+import logging
 import os
 import secrets
 import socket
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from draco import files
+from draco.errors import MissingError
 from draco.job import Job, parse
+from draco.plain import plain
+from draco.runs import door
 
 State = Literal["pending", "running", "interrupted", "succeeded", "failed", "lost"]
 _RESERVE_BYTES = 1 << 16
+logger = logging.getLogger(__name__)
 
 
 class Status(NamedTuple):
@@ -88,7 +94,7 @@ def unrecorded(run: Path, error: OSError) -> str:
     why = "is read-only" if error.errno == errno.EROFS else f"cannot be written ({error.strerror})"
     try:
         said = f"says `{read_status(run).state}` though the run has ended"
-    except (OSError, ValueError, TypeError):
+    except (OSError, MissingError):
         said = "cannot be read either"
     remedy = "remount it for writing" if error.errno == errno.EROFS else "mend that"
     return f"{run}: {why}: nothing more can be recorded; what is on disk {said}: {remedy}, then resume"
@@ -110,9 +116,17 @@ def write_status(run: Path, state: State, step: int = 0, message: str = "") -> N
 
 
 def read_status(run: Path) -> Status:
-    """Read state.json."""
-    fields: dict[str, Any] = json.loads((run / "state.json").read_text())
-    return Status(**fields)
+    """Read state.json.
+
+    Raises:
+        MissingError: it is empty or damaged.
+    """
+    try:
+        return Status(**door.state((run / "state.json").read_bytes()))
+    except ValueError as error:
+        raise MissingError(
+            f"{run}: its state.json is empty or damaged ({error}); copy the run again, or move it away"
+        ) from error
 
 
 def ask_to_stop(run: Path) -> None:
@@ -133,6 +147,8 @@ def forget_stop(run: Path) -> None:
 
 def exists(pid: int, started: str = "") -> bool:
     """Say whether a process of this machine still exists that began at `started` (where that is known)."""
+    if not 0 < pid < 2**31:  # to the system 0 and less are groups of processes, or all there are
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -167,9 +183,19 @@ def secret(run: Path) -> bytes:
 
 
 def read_job(run: Path) -> Job:
-    """Return the job of a run directory."""
+    """Return the job of a run directory.
+
+    Raises:
+        MissingError: it has none, or one that is no text.
+        JobError: it is of another version of Draco, or damaged.
+    """
     path = run / "job.yaml"
-    return parse(path.read_text(), str(path), checked=True)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        why = "no text" if isinstance(error, ValueError) else "missing"
+        raise MissingError(f"{run}: its job.yaml is {why}; copy the run again, or name another") from error
+    return parse(text, str(path), checked=True)
 
 
 def job_says(run: Path, key: str) -> bool:
@@ -184,10 +210,27 @@ def nodes(run: Path) -> list[str] | None:
 
 
 def runs(root: Path) -> list[Path]:
-    """Return every run directory under `root`, oldest first."""
+    """Return every whole run directory under `root`, oldest first; those that are damaged are named in a warning."""
+    found = []
+    try:
+        folders = sorted(root.iterdir())
+    except FileNotFoundError:  # none has been made yet
+        return []
+    for run in folders:
+        try:
+            if not (run / "state.json").exists():
+                continue
+            read_status(run)
+            # File times tick every few milliseconds: of two runs made within a tick the later has the higher number.
+            found.append(((run / "job.yaml").stat().st_mtime_ns, len(run.name), run.name, run))
+        except MissingError as error:
+            _pass_over(str(error))
+        except OSError as error:
+            _pass_over(files.fault(error) or str(error))
+    return [run for *_, run in sorted(found)]
 
-    def age(run: Path) -> tuple[int, int, str]:
-        # File times tick every few milliseconds: of two runs made within a tick the later has the higher number.
-        return (run / "job.yaml").stat().st_mtime_ns, len(run.name), run.name
 
-    return sorted((p.parent for p in root.glob("*/state.json")), key=age)
+@functools.cache
+def _pass_over(why: str) -> None:
+    """Warn of a run, once in a process: some look every few seconds."""
+    logger.warning("passed over: %s", plain(why))

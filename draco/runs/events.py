@@ -2,20 +2,20 @@
 
 Every event has `event` and `time` (seconds since the epoch). A line is appended in one write: the two do not
 mix, and a reader sees whole lines. A killed server or a full disk may leave half a line. It is ended before the next
-one is written, and readers pass over it.
+one is written. Readers pass over it, and over every line that is not what door.py asks of an event.
 """
 
 import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from draco.files import write_all
-
-Event = dict[str, Any]
+from draco.runs import door
+from draco.runs.door import Event
 
 
 class Lines:
@@ -81,6 +81,7 @@ class Tail:
         self._path = path
         self._position = path.stat().st_size if path.exists() else 0
         self._part = b""
+        self.odd = 0  # lines that were not understood
 
     def read(self) -> list[Event]:
         """Return the events that were added since the last call."""
@@ -91,22 +92,55 @@ class Tail:
             new = file.read()
         self._position += len(new)
         *lines, self._part = (self._part + new).split(b"\n")
-        found = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                found.append(json.loads(line))
-        return found
+        found = _understood(lines, door.event)
+        self.odd += len(found.odd)
+        return found.records
+
+
+class Found(NamedTuple):
+    """What the lines of a file hold."""
+
+    records: list[Event]
+    odd: list[tuple[int, str]]  # numbers of the lines that were not understood, and why
+    cut: bool = False  # the last of them has no end
+
+    def notes(self, name: str) -> list[str]:
+        """Return what a reader should know of the lines left out, for a file of that name."""
+        if not self.odd:
+            return []
+        if self.cut and len(self.odd) == 1:
+            return [f"{name}: its last line is cut off, as by a killed run, and is left out"]
+        (first, why), count = self.odd[0], len(self.odd)
+        was = "line of it was" if count == 1 else "lines of it were"
+        return [f"{name}: {count:,} {was} not understood and left out; first: line {first} ({why})"]
 
 
 def read(path: Path) -> Iterator[Event]:
-    """Yield the events of a file, without lines that are not whole."""
-    if not path.exists():
-        return
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                yield event
+    """Yield the events of a file, without lines that are not understood."""
+    yield from found(path).records
+
+
+def evaluations(path: Path) -> Iterator[Event]:
+    """Yield the evaluations of a file in the same way."""
+    yield from found(path, door.evaluation).records
+
+
+def found(path: Path, check: Callable[[bytes], Event] = door.event) -> Found:
+    """Return what a file holds; nothing where it is not there. `check` is of draco/runs/door.py."""
+    if not path.is_file():
+        return Found([], [])
+    *lines, rest = path.read_bytes().split(b"\n")
+    whole = _understood([*lines, rest], check)
+    return whole._replace(cut=bool(rest.strip()) and whole.odd[-1:] != [] and whole.odd[-1][0] == len(lines) + 1)
+
+
+def _understood(lines: Iterable[bytes], check: Callable[[bytes], Event]) -> Found:
+    whole = Found([], [])
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            whole.records.append(check(line))
+        except ValueError as error:
+            whole.odd.append((number, str(error)))
+    return whole

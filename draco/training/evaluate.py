@@ -3,7 +3,6 @@
 It reads only checkpoints that their manifest confirms, does none twice, and can run beside the training.
 """
 
-import contextlib
 import copy
 import os
 import time
@@ -18,7 +17,7 @@ from torch import nn
 from draco import data
 from draco.data import batches
 from draco.job import Job
-from draco.runs import hold
+from draco.runs import events, hold
 from draco.runs.alive import Waiting, life
 from draco.runs.events import Lines, read
 from draco.training import build, checkpoint, checkpoint_check
@@ -77,17 +76,13 @@ def append(run: Path, step: int, result: Evaluation) -> None:
 
 def evaluations(run: Path) -> dict[int, Evaluation]:
     """Return the evaluations that are recorded, by step; of one that was made twice the later."""
-    found = {}
-    for line in read(run / "evaluations.jsonl"):
-        with contextlib.suppress(KeyError, TypeError, ValueError):
-            top1, top5, loss = (float(line[key]) for key in ("top1", "top5", "loss"))
-            found[int(line["step"])] = Evaluation(top1, top5, loss, int(line["samples"]))
-    return found
+    recorded = events.evaluations(run / "evaluations.jsonl")
+    return {e["step"]: Evaluation(e["top1"], e["top5"], e["loss"], e["samples"]) for e in recorded}
 
 
 def done_steps(run: Path) -> set[int]:
     """Return the steps whose evaluation is recorded."""
-    return {line["step"] for line in read(run / "evaluations.jsonl") if "step" in line}
+    return {*evaluations(run)}
 
 
 def passed_over(run: Path) -> list[int]:

@@ -57,7 +57,10 @@ def _serve(run: Path, size: int) -> bool:
     server_side = transport.MpiServer()
     server_side.announce(to_yaml(job))
     root = Path(job.data.root)
-    train, test = data.load(job.data.name, root, "train"), data.load(job.data.name, root, "test")
+    train, test = (
+        data.load(job.data.name, root, "train", own=job.data.own),
+        data.load(job.data.name, root, "test", own=job.data.own),
+    )
     server.train(job, run, train, test, server_side)
     return server_side.whole
 
@@ -65,7 +68,7 @@ def _serve(run: Path, size: int) -> bool:
 def _work(rank: int, worker_side: transport.MpiWorker) -> bool:
     job = parse(worker_side.job(), "the server's job", checked=True)
     torch.set_num_threads(job.threads)
-    train = data.load(job.data.name, Path(job.data.root), "train")
+    train = data.load(job.data.name, Path(job.data.root), "train", own=job.data.own)
     serve(Built(job, train), rank, worker_side)
     return worker_side.whole
 
@@ -92,7 +95,10 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
 
 def serve_all(job: Job, run: Path, root: Path) -> None:
     """Run server and workers in this process."""
-    train, test = data.load(job.data.name, root, "train"), data.load(job.data.name, root, "test")
+    train, test = (
+        data.load(job.data.name, root, "train", own=job.data.own),
+        data.load(job.data.name, root, "test", own=job.data.own),
+    )
     workers = simulated_workers(Built(job, train))
     greetings = [fingerprint(job)] * job.workers
     replies, momenta = [w.reply for w in workers], [w.momenta for w in workers]

@@ -25,6 +25,7 @@ from draco.aggregators.rows import is_finite
 from draco.data import shards
 from draco.errors import DecodeError, TrainingError, WorkerError
 from draco.job import Job, aggregator_f, attack, keeps_rows, sizes, to_dict, to_words
+from draco.plain import plain
 from draco.runs import directory as run_directory
 from draco.runs import hold, machine
 from draco.runs.events import EventLog
@@ -203,7 +204,7 @@ def choose_vote(job: Job, greetings: Sequence[bytes]) -> tuple[str, str]:
     kinds = sorted(set(filter(None, greetings)))
     if len(kinds) == 1:
         return "exact", "all workers report the same torch, instruction set, threads and device"
-    texts = "; ".join(kind.decode(errors="replace")[:200] for kind in kinds[:3])
+    texts = "; ".join(plain(kind.decode(errors="replace"), 200) for kind in kinds[:3])
     return "tolerance", f"workers report {len(kinds)} different platforms: {texts}"
 
 

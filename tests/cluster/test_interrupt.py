@@ -165,8 +165,9 @@ def test_what_has_to_be_agreed_to_is_asked_first(
 def test_a_run_that_ends_is_not_waited_for(kind: Kind, capsys: pytest.CaptureFixture[str]) -> None:
     kind.happens(step(7))
     kind.then = lambda: kind.happens(
-        {"event": "state", "state": "lost", "step": 6, "message": "worker-02 is lost", "updated": time.time()}
-    )
+        {"event": "state", "state": "lost", "step": 6, "message": "worker-02 is lost", "updated": time.time(),
+         "pid": 1, "host": "head"}
+    )  # fmt: skip
     began = time.monotonic()
     assert main([*COMMAND, "--notice", "0", "--wait", "60"]) == 8
     assert time.monotonic() - began < 30

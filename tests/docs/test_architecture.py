@@ -10,19 +10,30 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "draco"
-LIBRARY = {"schemes", "aggregators", "attacks", "optimizers", "sampling", "declaration", "lazy", "errors", "files"}
+LIBRARY = {
+    "schemes",
+    "aggregators",
+    "attacks",
+    "optimizers",
+    "sampling",
+    "declaration",
+    "lazy",
+    "errors",
+    "files",
+    "plain",
+}
 LAYERS = {  # a part of draco -> the others that it may import
     **dict.fromkeys(LIBRARY, LIBRARY),
     "job": {*LIBRARY, "models", "data"},
     "models": {"sampling", "errors", "lazy"},
     "data": {"sampling", "errors", "files", "lazy", "models"},  # models.vision, which imports torchvision for both
-    "runs": {"job", "errors", "files"},
+    "runs": {"job", "errors", "files", "plain"},
     "training": {*LIBRARY, "job", "data", "models", "runs"},
     # It meets the trainer in a command line and a run directory.
-    "launch": {"schemes", "job", "errors", "files", "runs"},
-    "cluster": {"launch", "job", "errors", "files", "runs"},  # it meets a run only through the head
-    "report": {"runs", "errors", "files"},
-    "compare": {"launch", "job", "errors", "files", "report", "runs", "data", "models"},
+    "launch": {"schemes", "job", "errors", "files", "plain", "runs"},
+    "cluster": {"launch", "job", "errors", "files", "plain", "runs"},  # it meets a run only through the head
+    "report": {"runs", "errors", "files", "plain"},
+    "compare": {"launch", "job", "errors", "files", "plain", "report", "runs", "data", "models"},
     "__main__": {"cli"},
 }
 IMPURE = {"mpi4py", "subprocess", "logging", "time", "os", "pathlib", "random", "socket", "threading", "shutil"}

@@ -91,7 +91,7 @@ def test_progress_tells_what_the_supervisor_does_a_line_each(directory: Path) ->
 def test_an_event_is_appended_after_what_a_killed_server_left(directory: Path) -> None:
     log = directory / "events.jsonl"
     tail = events.Tail(log)
-    log.write_text('{"event": "start"}\n{"event": "st')
+    log.write_text('{"event": "start", "time": 1}\n{"event": "st')
     assert [event["event"] for event in tail.read()] == ["start"]
     events.append(log, "relaunch", launch=2)
     assert [event["event"] for event in tail.read()] == ["relaunch"]

@@ -79,7 +79,7 @@ class Watched:
     def beat(self, *events: str, behind: float = 0.0) -> None:
         """Let the server write something; `behind`: the clock of whoever stores the file."""
         with open(self.events, "a") as file:
-            file.writelines(json.dumps({"event": event, "time": self.now}) + "\n" for event in events)
+            file.writelines(json.dumps({"event": event, "time": self.now, "step": 1}) + "\n" for event in events)
         os.utime(self.events, (self.now - behind, self.now - behind))
         self.watch()  # which is called often
 

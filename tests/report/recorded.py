@@ -59,7 +59,9 @@ def timed(events: Sequence[dict[str, Any]], first: float = 1_700_000_000.0) -> l
 
 
 def lines(events: Sequence[dict[str, Any]]) -> str:
-    return "".join(json.dumps(event) + "\n" for event in events)
+    """Return the lines of a file; every event has a time, if only 0."""
+    timed = [{"time": 0, **event} if "event" in event else event for event in events]
+    return "".join(json.dumps(event) + "\n" for event in timed)
 
 
 def write_run(

@@ -81,7 +81,7 @@ def test_unreadable_lines_in_the_middle_are_named(tmp_path: Path) -> None:
     first, *rest = whole_run()
     text = lines([first]) + '{"event": "st\n' + lines(rest) + "[1]\n" + lines(rest[-1:])
     got = report.read_summary(write_run(tmp_path, text))
-    assert got.notes == ("events.jsonl: unreadable and left out: line 2, 8",)
+    assert got.notes == ("events.jsonl: 2 lines of it were not understood and left out; first: line 2 (it is no JSON)",)
     assert got.step == 3
 
 

@@ -272,8 +272,8 @@ def test_a_run_whose_disk_turns_read_only_ends_with_one_line_and_resumes_once_it
         f"{run}: is read-only: nothing more can be recorded; what is on disk says `running` though the run has ended: "
         "remount it for writing, then resume"
     )
-    assert lines[2] == "resume 7"
-    assert lines[3].endswith("Read-only file system")
+    assert lines[2] == "resume 3"
+    assert lines[3].endswith("cannot be written: its disk is read-only; remount it, or name another path")
     assert lines[4] == "stop 4"
     assert "cannot be asked to stop (Read-only file system)" in lines[5]
     assert json.loads((place / "state").read_text())["state"] == "running"

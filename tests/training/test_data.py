@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from draco.data import DATASETS, Split, batches, folder, load, prepare, verify
 from draco.data.batches import batch
 from draco.data.info import PARTS, Arrays, Request
+from draco.data.originals import IDX_FILES
 from draco.data.synthetic import convert_synthetic
 from draco.errors import MissingError
 from draco.models.vision import torchvision
@@ -41,7 +42,7 @@ FASHION = DATASETS["fashion_mnist"].installed
 
 def tiny(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
     """Let `name` be a data set of TRAIN and TEST samples that no system package provides."""
-    changes = {"train": TRAIN, "test": TEST, "installed": None, **changes}
+    changes = {"train": TRAIN, "test": TEST, "installed": None, "digests": {}, **changes}
     monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS[name], **changes))
 
 
@@ -311,6 +312,88 @@ def test_files_of_another_data_set_are_refused(tmp_path: Path, monkeypatch: pyte
         "train labels have shape (30,), not (31,); train labels are not the classes 0..10, each at least once; "
         "test labels are not the classes 0..10, each at least once"
     )
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Return the digests of the files in a folder, unpacked, as datasets.py has them of the originals."""
+    files = dict(zip(PARTS, IDX_FILES, strict=True))
+    return {
+        part: hashlib.sha256(gzip.decompress((folder / file).read_bytes())).hexdigest() for part, file in files.items()
+    }
+
+
+@pytest.fixture
+def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files that are a tiny Fashion-MNIST's by their digests, and have the names and shapes of MNIST's."""
+    source = idx_folder(tmp_path / "fashion")
+    tiny(monkeypatch, "fashion_mnist", digests=digests(source))
+    tiny(monkeypatch, "mnist", digests=dict.fromkeys(PARTS, "another"))
+    return source
+
+
+def test_files_of_another_data_set_with_the_same_names_and_shapes_are_refused_by_name(
+    fashion: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(MissingError) as caught:
+        prepare("mnist", tmp_path / "data", source=fashion)
+    assert str(caught.value) == (
+        f"data set mnist: {fashion} has another content: its train images, train labels, test images, test labels are "
+        "those of fashion_mnist: say data=fashion_mnist; where they are meant, data.own=true takes them all the same"
+    )
+    assert list((tmp_path / "data").iterdir()) == []
+    prepare("fashion_mnist", tmp_path / "data", source=fashion)
+
+
+def test_labels_of_one_data_set_beside_images_of_another_are_refused(
+    fashion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = digests(fashion)
+    tiny(monkeypatch, "mnist", digests={**right, "train_labels": "another"})
+    with pytest.raises(MissingError, match="its train labels are those of fashion_mnist"):
+        prepare("mnist", tmp_path / "data", source=fashion)
+
+
+def test_a_content_that_nobody_knows_is_refused_and_kmnist_is_known_by_its_packed_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny(monkeypatch, "mnist", digests=dict.fromkeys(PARTS, "another"))
+    source = idx_folder(tmp_path / "given")
+    with pytest.raises(MissingError, match="are of no data set that Draco knows; where they are meant"):
+        prepare("mnist", tmp_path / "data", source=source)
+    monkeypatch.setattr(torchvision().datasets.KMNIST, "resources", [(IDX_FILES[0], md5(source / IDX_FILES[0]))])
+    with pytest.raises(MissingError, match="are those of KMNIST; where they are meant"):
+        prepare("mnist", tmp_path / "data", source=source)
+
+
+def test_files_of_ones_own_are_taken_where_that_is_said_and_never_pass_for_the_original(
+    fashion: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    prepare("mnist", root, source=fashion, own=True)
+    verify("mnist", root, own=True)
+    assert len(load("mnist", root, "train", own=True).labels) == TRAIN
+    for use in (prepare, verify, lambda *given: load(*given, "train")):
+        with pytest.raises(MissingError, match=r"was made of own files and data\.own is false"):
+            use("mnist", root)
+    prepare("fashion_mnist", root, source=fashion)
+    with pytest.raises(MissingError, match=r"was made of the original and data\.own is true"):
+        prepare("fashion_mnist", root, own=True)
+
+
+def test_what_an_earlier_version_prepared_of_another_data_set_is_found_when_it_is_verified(
+    fashion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny(monkeypatch, "mnist")  # which knew no digests
+    prepare("mnist", tmp_path, source=fashion)
+    verify("mnist", tmp_path)
+    tiny(monkeypatch, "mnist", digests=dict.fromkeys(PARTS, "another"))
+    with pytest.raises(MissingError, match="are those of fashion_mnist"):
+        verify("mnist", tmp_path)
+
+
+def test_the_digests_of_two_data_sets_have_nothing_in_common() -> None:
+    known = [digest for info in DATASETS.values() for digest in info.digests.values()]
+    assert len(known) == len(set(known)) == 8
 
 
 # Without the data

@@ -152,7 +152,9 @@ def test_the_command_says_what_it_could_not_evaluate_and_that_not_all_is_done(fi
 
 
 def test_an_evaluation_that_half_fitted_on_the_disk_spoils_only_itself(tmp_path: Path) -> None:
-    (tmp_path / "evaluations.jsonl").write_text('{"step": 1}\n{"step": 2, "ti')
+    (tmp_path / "evaluations.jsonl").write_text(
+        '{"step": 1, "top1": 0.5, "top5": 0.6, "loss": 0.7, "samples": 10}\n{"step": 2, "ti'
+    )
     evaluate.append(tmp_path, 3, evaluate.Evaluation(0.5, 0.6, 0.7, 10))
     assert evaluate.done_steps(tmp_path) == {1, 3}
 
