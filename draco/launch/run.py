@@ -6,6 +6,7 @@ loss of a node. What follows from the verdict is not said here: see decide.py an
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from draco.launch import every_node
+from draco.launch.environment import launch_environment
 from draco.launch.interrupts import Interrupts
 from draco.launch.judge import Observed, judge, killed_ranks, lost_daemons
 from draco.launch.plan import Plan
@@ -107,10 +109,12 @@ def run(
     run_directory.reserve(directory)
     logs = directory / "logs"
     lengths = _lengths(logs)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # mpirun holds several files for every rank
     with open(logs / "output.log", "ab") as output:
         process = subprocess.Popen(
-            plan.argv, env={**os.environ, **dict(plan.environment)}, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, start_new_session=True,
+            plan.argv, env=launch_environment(os.environ, dict(plan.environment)), stdin=subprocess.DEVNULL,
+            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     stops.process, stops.ours = process, False
     ended_because, final_polls = "", 0

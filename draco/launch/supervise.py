@@ -25,6 +25,7 @@ from draco.job import Job
 from draco.launch import every_node, keep, preflight, rank_placement
 from draco.launch.changes import Changes, Notifications
 from draco.launch.decide import End, Relaunch, Seen, decide
+from draco.launch.environment import launch_environment
 from draco.launch.notices import Notice, Notices
 from draco.launch.plan import plan
 from draco.launch.progress import Progress
@@ -191,7 +192,10 @@ def detach(directory: Path, here: bool, *, again: bool = False) -> subprocess.Po
     options = [option for option, given in (("--here", here), ("--again", again)) if given]
     argv = [sys.executable, "-m", "draco", "supervise", str(directory), *options]
     with open(directory / "logs" / "supervisor.log", "ab") as log:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            argv, env=launch_environment(os.environ, {}), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
     _write(directory, process.pid)  # at once, so that a run is never found without one
     return process
 
