@@ -178,7 +178,7 @@ def _repair(args: argparse.Namespace) -> str:
 
 def _again(args: argparse.Namespace) -> str:
     """Return the make command that goes on with a run."""
-    words = ["make train", f"JOB={args.job}"]
+    words = ["make train", f"JOB={shlex.quote(str(args.job))}"]
     words += [f"SET={shlex.quote(' '.join(args.set))}"] if args.set else []
     words += [f"NAME={args.on}"] if args.on else []
     words += ["LOCAL=1"] if args.here else []
