@@ -39,6 +39,9 @@ def add(commands: Any) -> None:
 def rank(args: argparse.Namespace) -> int:
     """Be one rank of a run."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # mpirun forwards it to ranks that are still importing; it would kill
+    from draco.runs import stages
+
+    stages.say("up")
     from draco.training import process
 
     process.main(args.run, args.simulate)

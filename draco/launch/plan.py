@@ -22,6 +22,11 @@ class Plan(NamedTuple):
     files: tuple[tuple[Path, str], ...] = ()  # what it reads, to be written first
     roster: Roster | None = None  # the nodes it uses; None: this machine
 
+    @property
+    def is_mpi(self) -> bool:
+        """Whether mpirun starts it."""
+        return Path(self.argv[0]).name == "mpirun"
+
     def __str__(self) -> str:
         settings = "".join(f"{name}={shlex.quote(value)} " for name, value in self.environment)
         files = "\n".join(f"{path}\n{text.rstrip()}" for path, text in self.files).splitlines()

@@ -31,6 +31,7 @@ from draco.launch.plan import plan
 from draco.launch.progress import Progress
 from draco.launch.roster import Roster
 from draco.launch.run import Ended, Stops, ranks_by_node, run
+from draco.launch.starting import Starting, pulses
 from draco.launch.watch import Watch
 from draco.runs import directory as run_directory
 from draco.runs import events
@@ -89,7 +90,10 @@ def _supervise(
         notifications = Notifications(directory, read)
         while True:
             here = without(roster, out)
-            watch = Watch(directory, job, partial(every_node.unreachable, here) if here else dict)
+            watch = Watch(
+                directory, job, partial(every_node.unreachable, here) if here else dict,
+                starting=_starting(job, directory, here),
+            )  # fmt: skip
             changes = Changes(notifications, out, _returning(job, directory, roster))
             look = _looking(watch, changes, stops)
             ended = run(plan(job, directory, here), directory, progress, stops, look, watch.gone)
@@ -146,6 +150,12 @@ def _looking(watch: Watch, changes: Changes, stops: Stops) -> Callable[[], str]:
         return watch()
 
     return look
+
+
+def _starting(job: Job, directory: Path, here: Roster | None) -> Starting:
+    """Return what watches over the launch that is about to be made."""
+    nodes = rank_placement.nodes_of_workers(rank_placement.place(here, job.workers)) if here else None
+    return Starting(directory / "logs", job.workers + 1, pulses(directory, here, nodes), nodes)
 
 
 def _end(directory: Path, ended: Ended, action: End) -> Outcome:

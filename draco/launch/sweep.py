@@ -35,6 +35,11 @@ def going_on() -> list[str]:
     return sorted({run for _, words in _processes() if (run := _run(words))})
 
 
+def ranks(run: str) -> list[int]:
+    """Return the processes on this machine that are ranks of a run, started or starting; not its mpirun."""
+    return [pid for pid, words in _processes() if _run(words) == run and "python" in Path(words[0]).name]
+
+
 def _run(words: Sequence[str]) -> str | None:
     """Return the run that a command line is of: a rank's, or that of the mpirun that starts it."""
     return words[words.index("rank") + 1] if "draco" in words and "rank" in words[:-1] else None
