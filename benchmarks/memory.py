@@ -14,8 +14,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.contests import CONTESTS, gradients_of, ours, tolerated
+from draco.launch.environment import launch_environment
 
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "THP_MEM_ALLOC_ENABLE": "0", "NUMPY_MADVISE_HUGEPAGE": "0"}
+CHECKOUT = {"PYTHONPATH": str(Path(__file__).parents[1])}  # a new process does not look into the working folder
 RESET = Path("/proc/self/clear_refs")
 
 
@@ -24,7 +26,9 @@ def measured(n: int, d: int, f: int) -> dict[str, int]:
     if not RESET.exists():
         return {}
     argv = [sys.executable, "-c", f"from benchmarks.memory import main; main({n}, {d}, {f})"]
-    result = subprocess.run(argv, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.PIPE, text=True, check=True)
+    result = subprocess.run(
+        argv, env=launch_environment(os.environ, ENVIRONMENT | CHECKOUT), stdout=subprocess.PIPE, text=True, check=True
+    )
     found: dict[str, int] = json.loads(result.stdout.splitlines()[-1])
     return found
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.memory import CHECKOUT
 from benchmarks.timing import Row
 from draco.data import prepare
 from draco.job import parse, to_yaml
+from draco.launch.environment import launch_environment
 from draco.launch.plan import plan
 from draco.runs import events
 from draco.runs.directory import create
@@ -82,6 +84,10 @@ def _steps(folder: Path, name: str, steps: int, launcher: str) -> list[Event]:
 def _run(argv: "tuple[str, ...] | list[str]", environment: tuple[tuple[str, str], ...]) -> str:
     """Run a command to its end and return what it printed; what it complained of goes to the terminal."""
     result = subprocess.run(
-        argv, env={**os.environ, **dict(environment)}, check=True, stdout=subprocess.PIPE, text=True
+        argv,
+        env=launch_environment(os.environ, {**CHECKOUT, **dict(environment)}),
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     return result.stdout

@@ -126,5 +126,23 @@ def copied(folder: Path) -> Path:
     for name in (*folders, "Makefile", "bootstrap.py", "pyproject.toml", "constraints.txt"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         copy(ROOT / name, folder / name)
-    (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
+    _link_environment(Path(sys.executable).parents[1], folder / ".venv", folder)
     return folder
+
+
+def _link_environment(whole: Path, here: Path, checkout: Path) -> None:
+    """Make a virtual environment that is `whole` by links, but has the draco of another checkout."""
+    here.mkdir()
+    for entry in whole.iterdir():
+        if entry.name != "lib":
+            (here / entry.name).symlink_to(entry)
+    (libraries,) = (whole / "lib").glob("python*")
+    packages = here / "lib" / libraries.name / "site-packages"
+    packages.mkdir(parents=True)
+    for entry in (whole / "lib").iterdir():
+        if entry != libraries:
+            (here / "lib" / entry.name).symlink_to(entry)
+    for entry in (libraries / "site-packages").iterdir():
+        if not entry.name.startswith("__editable__"):
+            (packages / entry.name).symlink_to(entry)
+    (packages / "draco.pth").write_text(f"{checkout.resolve()}\n")

@@ -1,6 +1,7 @@
 """Arguments that several commands share, and how a command is added to the parser."""
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,13 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_set(parser: argparse.ArgumentParser, text: str = "override one value of the job, such as steps=100") -> None:
-    """Add --set, which may be given several times."""
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+    """Add --set, which may be given several times, and with several values at once, as `make SET=...` gives them."""
+    parser.add_argument("--set", action="extend", type=_assignments, default=[], metavar="KEY=VALUE", help=text)
+
+
+def _assignments(text: str) -> list[str]:
+    """Return the assignments in a text: one begins where a key and = follow a space, so values may hold spaces."""
+    return re.split(r"\s+(?=[\w.-]+=)", text.strip())
 
 
 def path(text: str) -> Path:

@@ -34,6 +34,7 @@ def bench(args: argparse.Namespace) -> int:
     for pool in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[pool] = "1"  # read when torch and numpy are first imported, which is now
     os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as in a run
+    sys.path.append(str(Path(__file__).parents[2]))  # the checkout, wherever this is called from
     try:
         import benchmarks
     except ModuleNotFoundError:

@@ -40,7 +40,9 @@ def add(commands: Any) -> None:
 def rank(args: argparse.Namespace) -> int:
     """Be one rank of a run."""
     from draco.launch.fork_client import run_forked
+    from draco.runs import stages
 
+    stages.say("up")
     run_forked(args.run, args.simulate)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # mpirun forwards it to ranks that are still importing; it would kill
     from draco.training import process

@@ -64,7 +64,7 @@ def train(args: argparse.Namespace) -> int:
 
 def _here(args: argparse.Namespace, job: "Job", said: "Console") -> int:
     """Start the job on this machine and watch it, unless it is to run by itself."""
-    from draco.launch import rank_placement, roster, supervise
+    from draco.launch import not_started, rank_placement, roster, supervise
     from draco.launch.plan import plan
     from draco.launch.progress import Progress
 
@@ -75,6 +75,8 @@ def _here(args: argparse.Namespace, job: "Job", said: "Console") -> int:
     if nodes:
         for warning in rank_placement.warnings(job, nodes, rank_placement.place(nodes, job.workers)):
             said.print(f"warning: {warning}", style="yellow", highlight=False)
+    if fault := not_started.shared_memory_fault(job):
+        raise MissingError(fault)
     if args.dry_run:
         print(plan(job, args.runs / f"{job.name}-ID", nodes))
         return 0

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from draco.errors import MissingError, NotConfiguredError
+from draco.launch.environment import launch_environment
 
 PLAYS = Path(__file__).parents[2] / "ansible"
+_LONGEST_TMPDIR = 30
 _TASK = re.compile(r"^(?:TASK|RUNNING HANDLER) \[(.*?)\]")
 _RECAP = re.compile(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)")
 _FATAL = re.compile(r"^(?:fatal|failed): \[([^\]]+)\].*?(?:=> (.*))?$")
@@ -44,15 +46,14 @@ def play(name: str, inventory: Path, log: Path, say: Callable[[str], None], vari
     Raises:
         NotConfiguredError: a task failed or a node was out of reach; names node and reason.
     """
-    # A socket's path must be short. A new folder each time: a new node must not get the old one's connection.
-    sockets = tempfile.mkdtemp(prefix="draco-")
+    sockets = _sockets()
     argv = [str(_tool("ansible-playbook")), "--inventory", str(inventory), str(PLAYS / name)]
     argv += ["--extra-vars", json.dumps(dict(variables))]
-    environment = {
-        **os.environ, "ANSIBLE_CONFIG": str(PLAYS / "ansible.cfg"), "ANSIBLE_SSH_CONTROL_PATH_DIR": sockets,
+    environment = launch_environment(os.environ, {
+        "ANSIBLE_CONFIG": str(PLAYS / "ansible.cfg"), "ANSIBLE_SSH_CONTROL_PATH_DIR": sockets,
         "ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
-    }  # fmt: skip
+    })  # fmt: skip
     lines: list[str] = []
     try:
         with (
@@ -77,6 +78,15 @@ def play(name: str, inventory: Path, log: Path, say: Callable[[str], None], vari
     if process.returncode:
         raise NotConfiguredError(f"{_faults(lines)}\nall of it: {log}; make cluster-up again is safe")
     return sum(int(recap[2]) for line in lines if (recap := _RECAP.match(line)))
+
+
+def _sockets() -> str:
+    """Make a folder for connections; a new one each time: a new node must not get the old one's connection.
+
+    A socket's path has 108 characters, of which ssh takes up to 60: a long TMPDIR is of no use.
+    """
+    folder = tempfile.gettempdir()
+    return tempfile.mkdtemp(prefix="draco-", dir=folder if len(folder) <= _LONGEST_TMPDIR else "/tmp")
 
 
 def _tool(name: str) -> Path:

@@ -5,6 +5,7 @@ operator, a run goes on with the remaining nodes until somebody runs `make clust
 """
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from draco.cluster import state
+from draco.launch.environment import launch_environment
 
 _LIMIT_S = 60.0  # for an unwanted `cluster up` to end by itself, so that Terraform saves its state
 # A cloud lists a node that was taken away as running for a while; until then `cluster up` would start nothing.
@@ -77,8 +79,9 @@ class Repair:
         self._say(f"make cluster-up NAME={self._name}: started, so that the run gets its nodes back; see {self._log}")
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+                self._command, env=launch_environment(os.environ, {}), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
 
     def _ended(self) -> bool:
         """Return whether `cluster up` has ended, and say how."""

@@ -7,6 +7,7 @@ caller's own known_hosts. Also how the operator reaches any node with an sshd (n
 
 import ipaddress
 import json
+import os
 import shlex
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from draco.cluster.backend import HEAD, Cluster, Node, Request, Runtime, Say, St
 from draco.cluster.eviction import Eviction
 from draco.errors import MissingError, RefusedError
 from draco.files import expanded
+from draco.launch.environment import launch_environment
 from draco.launch.notices import PATH, Notice
 
 WORK = "/srv/draco"
@@ -160,8 +162,9 @@ def _listed(inventory: Path) -> dict[str, Any]:
         raise MissingError(f"INVENTORY={inventory}: no such file")
     tool = Path(sys.executable).parent / "ansible-inventory"
     made = subprocess.run(
-        [str(tool), "--inventory", str(inventory), "--list"], capture_output=True, text=True, check=False
-    )
+        [str(tool), "--inventory", str(inventory), "--list"], capture_output=True, text=True, check=False,
+        env=launch_environment(os.environ, {"ANSIBLE_CONFIG": os.devnull}),
+    )  # fmt: skip
     if made.returncode:
         reason = made.stderr.strip().splitlines()[-1:] or [f"exit code {made.returncode}"]
         raise RefusedError(f"{inventory}: is not an Ansible inventory: {reason[0]}")

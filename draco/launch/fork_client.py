@@ -20,6 +20,7 @@ from typing import NoReturn
 
 MODULE = "draco.training.process"  # what ranks are made of
 NAME = "DRACO_FORK_SERVER"  # the environment variable that tells ranks of their server; without it they start plainly
+SERVES = "draco-forks"  # what the system calls a server that has imported all, and what is forked from it
 MESSAGE_BYTES = 1 << 20
 _BACKLOG = 1024  # ranks that may ask before it has imported torch
 _UP_WITHIN_S, _DOWN_WITHIN_S = 5.0, 1.0
@@ -57,7 +58,7 @@ def start(
         door.bind(address(name))
         door.listen(_BACKLOG)
         return subprocess.Popen(
-            [python, "-m", "draco.launch.fork_server", str(door.fileno()), MODULE], env=dict(environment),
+            [python, "-m", "draco.launch.fork_server", str(door.fileno()), MODULE, name], env=dict(environment),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
             pass_fds=[door.fileno()],
         )  # fmt: skip

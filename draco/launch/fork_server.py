@@ -1,9 +1,9 @@
 """The fork server of a node: it has imported torch once, and the ranks of the node are forked from it.
 
-python -m draco.launch.fork_server SOCKET MODULE
+python -m draco.launch.fork_server SOCKET MODULE NAME
 
-SOCKET is the descriptor of the socket that it listens at, and MODULE what the ranks are made of: its `load` is called
-once, before the first fork, and its `main` in every rank.
+SOCKET is the descriptor of the socket that it listens at, MODULE what the ranks are made of: its `load` is called once,
+before the first fork, and its `main` in every rank. NAME is for whoever looks for it among the processes.
 
 Importing torch costs about a second of a core, and ten ranks on two cores waited five seconds for it. What mpirun
 starts as a rank (`draco rank`, see fork_client.py) asks the server for a child instead, and hands it its own
@@ -39,7 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from draco.launch.fork_client import MESSAGE_BYTES, same_user
+from draco.launch.fork_client import MESSAGE_BYTES, SERVES, same_user
 
 _LINGER_S = 30.0
 _STOPS_S = 0.25  # between looks at whether a representative was stopped
@@ -83,6 +83,7 @@ def main(door: socket.socket, module: str) -> None:
     imported.load()
     gc.collect()
     gc.freeze()  # the ranks share these pages as long as nothing writes to them
+    Path("/proc/self/comm").write_text(SERVES)  # who waits for it looks there (pulse.py)
     request = _serve(door, started_by)
     if request is not None:
         _be(imported.main, request)

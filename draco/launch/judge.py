@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from draco.launch import not_started
 from draco.runs.directory import State, Status
 
 _ERROR = re.compile(r"[\w.]+(Error|Exception|Interrupt)\b.*:")  # the last line of a traceback
@@ -29,6 +30,7 @@ class Observed(NamedTuple):
     printed: Sequence[str] = ()  # what its processes and mpirun printed
     stop_asked: bool = False  # the user or the supervisor asked for the end
     kill_asked: bool = False  # and the user would not wait for it
+    by_mpirun: bool = False  # it was started by mpirun, and its ranks say how far they come
 
 
 def judge(seen: Observed) -> tuple[State, str]:
@@ -39,7 +41,8 @@ def judge(seen: Observed) -> tuple[State, str]:
     - A node that is gone explains whatever else the run says.
     - Then the server's own word counts. One exception: it says that it was told to stop, and nobody told it to. Then a
       rank that was killed explains that, or a connection that broke.
-    - For a run that ended without a word, what is known of its end counts: a Python error where it had not begun.
+    - For a run that ended without a word, what is known of its end counts: a Python error where it had not begun, and
+      mpirun's words where it could not be started, which another launch would not mend.
     """
     status = seen.status
     if status.state == "succeeded":
@@ -61,6 +64,9 @@ def judge(seen: Observed) -> tuple[State, str]:
     if seen.ended_because:
         return "lost", seen.ended_because
     errors = [line.strip() for line in seen.printed if _ERROR.match(line.strip()) and not _BROKEN.match(line.strip())]
+    if seen.by_mpirun and status.state == "pending" and not errors and not_started.never_joined(seen.printed):
+        state: State = "lost" if not_started.may_pass(seen.printed, status.step) else "failed"
+        return state, not_started.sentence(seen.printed, seen.exit_code)
     code = "" if seen.exit_code is None else f" (exit code {seen.exit_code})"
     if errors and status.state == "pending":  # once it runs the server records its own end, and a worker's is no reason
         return "failed", f"its processes ended{code}: {errors[-1]}"

@@ -1,6 +1,7 @@
 """The plan of a launch: the command line, environment and files of a job, as values."""
 
 import json
+import os
 import shlex
 import sys
 import zlib
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from draco.job import Job
 from draco.launch import fork_client
 from draco.launch import rank_placement as placing
+from draco.launch.environment import ALWAYS
 from draco.launch.roster import Roster
 
 
@@ -20,6 +22,11 @@ class Plan(NamedTuple):
     environment: tuple[tuple[str, str], ...]  # what is added to the caller's
     files: tuple[tuple[Path, str], ...] = ()  # what it reads, to be written first
     roster: Roster | None = None  # the nodes it uses; None: this machine
+
+    @property
+    def is_mpi(self) -> bool:
+        """Whether mpirun starts it."""
+        return Path(self.argv[0]).name == "mpirun"
 
     def __str__(self) -> str:
         settings = "".join(f"{name}={shlex.quote(value)} " for name, value in self.environment)
@@ -38,17 +45,33 @@ _YIELD = {
 AS_ROOT = {f"{prefix}_ALLOW_RUN_AS_ROOT{suffix}": "1" for prefix in ("OMPI", "PRTE") for suffix in ("", "_CONFIRM")}
 
 
+# mpirun has no home on this machine: it would take the parameters of ~/.openmpi, ~/.prte and ~/.pmix, which no setting
+# keeps it from. Ranks get the user's.
+NO_HOME = "/nonexistent"
+
+
 def plan(
-    job: Job, run: Path, roster: Roster | None = None, python: str = sys.executable, forks: str | None = None
+    job: Job,
+    run: Path,
+    roster: Roster | None = None,
+    python: str = sys.executable,
+    home: str | None = None,
+    forks: str | None = None,
 ) -> Plan:
     """Return how `job` is run in the directory `run`: on the roster's nodes, or on this machine where it is None.
 
-    `forks` is the name of the fork server that ranks are forked by (fork_client.py); without it each starts by itself.
+    `home` is the user's, by default that of the user database where HOME is not set. `forks` is the name of the fork
+    server that ranks are forked by (fork_client.py); without it each starts by itself.
     """
     ranks = {**process_environment(job), **({fork_client.NAME: forks} if forks else {})}
     if job.launcher == "simulate":
         return _simulate(ranks, run, python)
-    return _cluster_mpi(job, ranks, run, roster) if roster else _local_mpi(job, ranks, run, python)
+    return _cluster_mpi(job, ranks, run, roster) if roster else _local_mpi(job, ranks, run, python, home or _home())
+
+
+def _home() -> str:
+    found = os.path.expanduser("~")
+    return found if found != "~" else "/"  # a user whom no database knows, as in containers
 
 
 def process_environment(job: Job) -> dict[str, str]:
@@ -69,15 +92,17 @@ def _simulate(ranks: dict[str, str], run: Path, python: str) -> Plan:
 _FAULT_TOLERANT = ("--with-ft", "ulfm")
 
 
-def _local_mpi(job: Job, ranks: dict[str, str], run: Path, python: str) -> Plan:
+def _local_mpi(job: Job, ranks: dict[str, str], run: Path, python: str, home: str) -> Plan:
     """One rank for the server and one per worker on this machine, by the Open MPI of the virtual environment.
 
     Ranks are not bound to cores. One machine needs only shared memory; TCP is left out, so that nothing listens on
     the network.
     """
-    environment = {**ranks, "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm", **_YIELD, **AS_ROOT}
+    mpi = {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm", **_YIELD}
+    environment = {**ranks, **mpi, **AS_ROOT, "HOME": NO_HOME}
     argv = (
-        _mpirun(python), *_FAULT_TOLERANT, "-n", str(job.workers + 1), "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none"
+        _mpirun(python), *_FAULT_TOLERANT, "-x", f"HOME={home}", "-n", str(job.workers + 1),
+        "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none",
     )  # fmt: skip
     return Plan((*argv, *_rank(python, run)), tuple(environment.items()))
 
@@ -126,7 +151,7 @@ def mpirun(roster: Roster, environment: dict[str, str], purpose: str) -> tuple[s
         "oob_tcp_dynamic_ipv4_ports": f"{first}-{first + _PORTS_OF_A_DAEMON - 1}", "oob_tcp_disable_ipv6_family": "1",
     }  # fmt: skip
     ranks = {
-        **environment, **_YIELD, "OMPI_MCA_mpi_abort_delay": "3", "OMPI_MCA_btl_tcp_disable_family": "6",
+        **ALWAYS, **environment, **_YIELD, "OMPI_MCA_mpi_abort_delay": "3", "OMPI_MCA_btl_tcp_disable_family": "6",
         "OMPI_MCA_btl_tcp_port_min_v4": str(RANK_PORTS.start), "OMPI_MCA_btl_tcp_port_range_v4": str(len(RANK_PORTS)),
     }  # fmt: skip
     return (

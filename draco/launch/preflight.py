@@ -12,6 +12,7 @@ from pathlib import Path
 from draco.errors import MissingError, NotConfiguredError
 from draco.job import Job
 from draco.launch import every_node, rank_placement, sweep, worker_data
+from draco.launch.environment import launch_environment
 from draco.launch.facts import facts, faults
 from draco.launch.plan import AS_ROOT, mpirun
 from draco.launch.roster import Roster
@@ -94,7 +95,7 @@ def _round(roster: Roster) -> list[str]:
             "-n", str(len(everywhere)), "--hostfile", str(hostfile), "--map-by", "seq:OVERSUBSCRIBE",
             roster.python, "-m", "mpi4py", "-m", "draco.launch.round_trip",
         ]  # fmt: skip
-        environment = {**os.environ, **AS_ROOT}
+        environment = launch_environment(os.environ, AS_ROOT)
         try:
             made = subprocess.run(
                 argv, capture_output=True, text=True, check=False, env=environment, timeout=_ROUND_LIMIT_S

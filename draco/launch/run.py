@@ -6,6 +6,7 @@ loss of a node. What follows from the verdict is not said here: see decide.py an
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +14,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from draco.launch import every_node
+from draco.launch.environment import launch_environment
 from draco.launch.interrupts import Interrupts
 from draco.launch.judge import Observed, judge, killed_ranks, lost_daemons
 from draco.launch.plan import Plan
 from draco.launch.progress import Progress
+from draco.launch.starting import printed_since
 from draco.launch.sweep import sweep
 from draco.runs import directory as run_directory
+from draco.runs import stages
 from draco.runs.directory import State
 
 _POLL_S = 0.1
@@ -106,11 +110,13 @@ def run(
         run_directory.write_status(directory, "pending", before.step)  # what follows is told of this launch
     run_directory.reserve(directory)
     logs = directory / "logs"
-    lengths = _lengths(logs)
+    lengths = {path.name: path.stat().st_size for path in logs.iterdir()}
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # mpirun holds several files for every rank
     with open(logs / "output.log", "ab") as output:
         process = subprocess.Popen(
-            plan.argv, env={**os.environ, **dict(plan.environment)}, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, start_new_session=True,
+            plan.argv, env=launch_environment(os.environ, dict(plan.environment)), stdin=subprocess.DEVNULL,
+            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     stops.process, stops.ours = process, False
     ended_because, final_polls = "", 0
@@ -126,7 +132,7 @@ def run(
     finally:
         _kill(process)
     progress.update()
-    printed = _printed(logs, lengths)
+    printed = printed_since(logs, lengths)
     silent = _end_leftovers(plan, directory, gone, lost_daemons(printed))
     status = run_directory.read_status(directory)
     # mpirun that has lost a node stops the server politely: nobody asked for such an interruption.
@@ -134,9 +140,9 @@ def run(
     settled = status.state == "succeeded" or (status.state == "interrupted" and asked)
     lost = dict(gone) if settled else {**silent, **gone}
     ranks = ranks_by_node(directory)
-    seen = Observed(status, process.returncode, ended_because, lost, ranks, printed, asked, stops.kill)
+    seen = Observed(status, process.returncode, ended_because, lost, ranks, printed, asked, stops.kill, plan.is_mpi)
     state, message = judge(seen)
-    words = "\n".join(printed[-_LAST_WORDS_LINES:])
+    words = "\n".join([line for line in printed if not stages.is_stage(line)][-_LAST_WORDS_LINES:])
     if state != "lost":
         return Ended(state, message, output=words)
     return Ended(state, message, lost, tuple(killed_ranks(printed)), words)
@@ -171,20 +177,6 @@ def _end_leftovers(plan: Plan, directory: Path, gone: Mapping[str, str], cut: Se
         answers = every_node.ask(plan.roster, command, limit_s=limit_s, only=names) if names else {}
         silent |= {name: answer.fault for name, answer in answers.items() if answer.fault}
     return silent
-
-
-def _lengths(logs: Path) -> dict[str, int]:
-    """Return how much there is in each log file, by earlier launches."""
-    return {path.name: path.stat().st_size for path in logs.iterdir()}
-
-
-def _printed(logs: Path, lengths: Mapping[str, int]) -> list[str]:
-    """Return the lines that this launch's processes printed: each rank's own where it has a file, then mpirun's."""
-    lines: list[str] = []
-    for path in [*sorted(logs.glob("rank.*.out")), logs / "output.log"]:
-        new = path.read_bytes()[lengths.get(path.name, 0) :]
-        lines += new.decode(errors="replace").splitlines()
-    return lines
 
 
 def ranks_by_node(directory: Path) -> dict[str, list[int]]:

@@ -25,11 +25,13 @@ from draco.job import Job
 from draco.launch import every_node, fork_client, keep, preflight, rank_placement
 from draco.launch.changes import Changes, Notifications
 from draco.launch.decide import End, Relaunch, Seen, decide
+from draco.launch.environment import launch_environment
 from draco.launch.notices import Notice, Notices
 from draco.launch.plan import plan, process_environment
 from draco.launch.progress import Progress
 from draco.launch.roster import Roster
 from draco.launch.run import Ended, Stops, ranks_by_node, run
+from draco.launch.starting import Starting, pulses
 from draco.launch.watch import Watch
 from draco.runs import directory as run_directory
 from draco.runs import events, hold
@@ -95,7 +97,10 @@ def _supervise(
         notifications = Notifications(directory, read)
         while True:
             here = without(roster, out)
-            watch = Watch(directory, job, partial(every_node.unreachable, here) if here else dict)
+            watch = Watch(
+                directory, job, partial(every_node.unreachable, here) if here else dict,
+                starting=_starting(job, directory, here),
+            )  # fmt: skip
             changes = Changes(notifications, out, _returning(job, directory, roster))
             look = _looking(watch, changes, stops)
             ended = run(plan(job, directory, here, forks=forks), directory, progress, stops, look, watch.gone)
@@ -127,7 +132,7 @@ def fork_server(job: Job) -> Iterator[str | None]:
         yield name
         return
     try:
-        server = fork_client.ForkServer({**os.environ, **process_environment(job)})
+        server = fork_client.ForkServer(launch_environment(os.environ, process_environment(job)))
     except OSError as error:
         sys.stderr.write(f"no fork server can be had here ({error.strerror}): every rank imports torch anew\n")
         yield None
@@ -171,6 +176,12 @@ def _looking(watch: Watch, changes: Changes, stops: Stops) -> Callable[[], str]:
         return watch()
 
     return look
+
+
+def _starting(job: Job, directory: Path, here: Roster | None) -> Starting:
+    """Return what watches over the launch that is about to be made."""
+    nodes = rank_placement.nodes_of_workers(rank_placement.place(here, job.workers)) if here else None
+    return Starting(directory / "logs", job.workers + 1, pulses(directory, here, nodes), nodes)
 
 
 def _end(directory: Path, ended: Ended, action: End) -> Outcome:
@@ -225,8 +236,8 @@ def detach(
     argv = [sys.executable, "-m", "draco", "supervise", str(directory), "--lock", str(held.descriptor), *options]
     with open(directory / "logs" / "supervisor.log", "ab") as log:
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            pass_fds=[held.descriptor], env={**os.environ, **({fork_client.NAME: forks} if forks else {})},
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=[held.descriptor],
+            env=launch_environment(os.environ, {fork_client.NAME: forks} if forks else {}),
         )  # fmt: skip
     _write(directory, process.pid)  # at once, so that a run is never found without one
     held.leave()  # the child has it too

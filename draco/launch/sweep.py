@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from draco.launch import fork_client
+
 
 def sweep(ends: Callable[[str], bool]) -> list[int]:
     """Kill every rank on this machine whose run `ends`, and the MPI daemon above it; return their process ids.
@@ -33,6 +35,31 @@ def sweep(ends: Callable[[str], bool]) -> list[int]:
 def going_on() -> list[str]:
     """Return the runs that have a process on this machine: on the head all that go on have one."""
     return sorted({run for _, words in _processes() if (run := _run(words))})
+
+
+def ranks(run: str) -> list[int]:
+    """Return the processes on this machine that are ranks of a run, started or starting; not its mpirun."""
+    return [pid for pid, words in _processes() if _run(words) == run and "python" in Path(words[0]).name]
+
+
+def fork_servers_at_work(ranks: Sequence[int]) -> list[int]:
+    """Return the fork servers, of these processes that wait to be ranks, that do not serve yet."""
+    names = {name for pid in ranks if (name := _environment(pid).get(fork_client.NAME))}
+    found = [pid for pid, words in _processes() if "draco.launch.fork_server" in words and names & {*words}]
+    return [pid for pid in found if _name(pid) != fork_client.SERVES]
+
+
+def _environment(pid: int) -> dict[str, str]:
+    with contextlib.suppress(OSError):
+        pairs = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+        return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+    return {}
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().rstrip()
+    return ""
 
 
 def _run(words: Sequence[str]) -> str | None:

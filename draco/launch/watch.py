@@ -36,8 +36,11 @@ class Watch:
         job: Job,
         lost: Callable[[], Mapping[str, str]],
         clock: Callable[[], float] = time.monotonic,
+        starting: Callable[[float], str] = lambda now: "",
     ) -> None:
+        """`starting` is called with the time until the server has begun, and says why the launch must be ended."""
         self._events, self._job, self._lost, self._clock = directory / "events.jsonl", job, lost, clock
+        self._starting = starting
         self._tail = Tail(self._events)
         self._beat, self._heard = (
             self._last_beat(),
@@ -68,6 +71,8 @@ class Watch:
         if len(self._times) >= PACE_STEPS:
             pace = median(later - earlier for earlier, later in pairwise(self._times))
             return f"no step for {quiet:.0f} s" if quiet > max(PACE_LEAST_S, PACE_FACTOR * pace) else ""
+        if not self._started and (why := self._starting(self._clock())):
+            return why
         limit = SLACK_S + (self._job.reply_timeout_s if self._started else self._job.start_timeout_s)
         return f"nothing was heard from the server for {quiet:.0f} s" if quiet > limit else ""
 

@@ -5,10 +5,12 @@ any kind of colour vision tell apart. Names of runs are never taken for mathemat
 """
 
 import io
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+os.environ.pop("MPLBACKEND", None)  # a notebook's: where it is unknown matplotlib cannot be imported
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,6 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from draco.report.series import CLASSES, PARTS, Floats, Series, heat, maxima, means
 
+mpl.rcdefaults()  # the same figures whatever matplotlibrc is in the working folder or the user's home
 DPI = 120
 MOST = 400  # columns in a figure: two pixels each
 COLOURS = {

@@ -11,6 +11,7 @@ import torch
 from draco import data
 from draco.errors import MissingError
 from draco.job import Job, attack, parse, to_yaml
+from draco.runs import stages
 from draco.runs.directory import read_job
 from draco.training import adversary, server, transport
 from draco.training.build import Built
@@ -34,7 +35,9 @@ def main(run: Path, simulate: bool) -> None:
         torch.set_num_threads(job.threads)
         serve_all(job, run, Path(job.data.root))
         return
+    stages.say("imported")
     rank, size = transport.rank_and_size()
+    stages.say("joined")
     try:
         if rank:
             whole = _work(rank, transport.MpiWorker())
@@ -56,17 +59,20 @@ def _serve(run: Path, size: int) -> bool:
     torch.set_num_threads(job.threads)
     server_side = transport.MpiServer()
     server_side.announce(to_yaml(job))
+    stages.say("told")
     root = Path(job.data.root)
     train, test = (
         data.load(job.data.name, root, "train", own=job.data.own),
         data.load(job.data.name, root, "test", own=job.data.own),
     )
+    stages.say("ready")
     server.train(job, run, train, test, server_side)
     return server_side.whole
 
 
 def _work(rank: int, worker_side: transport.MpiWorker) -> bool:
     job = parse(worker_side.job(), "the server's job", checked=True)
+    stages.say("told")
     torch.set_num_threads(job.threads)
     train = data.load(job.data.name, Path(job.data.root), "train", own=job.data.own)
     serve(Built(job, train), rank, worker_side)
@@ -85,6 +91,7 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
     room = worker.wire.frame_bytes + Attached(job, vectors.parameters).room
     frame = torch.zeros(room, dtype=torch.uint8)
     side.greet(fingerprint(job))
+    stages.say("ready")
     if job.local.momentum:
         side.take_momenta(worker.momenta)
     for task in side.tasks(model):

@@ -129,7 +129,7 @@ def test_the_schema_is_json(capsys) -> None:
 
 def test_a_dry_run_prints_the_command_and_runs_nothing(job: Path, capsys) -> None:
     assert main(["train", str(job), "--dry-run"]) == 0
-    assert "mpirun --with-ft ulfm -n 4" in capsys.readouterr().out
+    assert "mpirun --with-ft ulfm -x HOME=" in capsys.readouterr().out
     assert not (job.parent / "runs").exists()
 
 

@@ -151,6 +151,7 @@ def test_no_rank_outlives_its_server(
 ) -> None:
     rank = Rank(folder, environment, "works")
     pid = rank.pid()
+    assert [rank.line() for _ in range(10)] == ["works"] * 10  # by then its representative knows of it
     server.kill()
     code, _, err = rank.end()
     assert (code, err) == (-signal.SIGKILL, "the fork server has ended, and with it this rank\n")

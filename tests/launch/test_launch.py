@@ -26,9 +26,10 @@ def test_every_launcher_that_a_job_can_name_has_a_plan(launcher: str) -> None:
 
 
 def test_local_mpi_starts_a_server_and_n_workers_that_yield() -> None:
-    made = plan(parse(JOB, "test"), Path("runs/a-1"), python="/venv/bin/python")
+    made = plan(parse(JOB, "test"), Path("runs/a-1"), python="/venv/bin/python", home="/home/me")
     assert made.argv == (
-        "/venv/bin/mpirun", "--with-ft", "ulfm", "-n", "5", "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none",
+        "/venv/bin/mpirun", "--with-ft", "ulfm", "-x", "HOME=/home/me", "-n", "5",
+        "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none",
         "/venv/bin/python", "-m", "draco", "rank", "runs/a-1",
     )  # fmt: skip
     environment = dict(made.environment)

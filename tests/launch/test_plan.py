@@ -41,6 +41,8 @@ def test_a_cluster_is_run_by_one_mpirun_on_the_head() -> None:
             "--prtemca", "oob_tcp_keepalive_probes", "3",
             "--prtemca", "oob_tcp_dynamic_ipv4_ports", "20824-20827",
             "--prtemca", "oob_tcp_disable_ipv6_family", "1",
+            "-x", "PYTHONSAFEPATH=1",
+            "-x", "PYTHONUTF8=1",
             "-x", "OMP_NUM_THREADS=2",
             "-x", "MKL_NUM_THREADS=2",
             "-x", "OPENBLAS_NUM_THREADS=2",

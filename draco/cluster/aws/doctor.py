@@ -21,6 +21,7 @@ from draco.cluster.aws.cost import quotas, quote
 from draco.cluster.aws.cost.quotas import Quota
 from draco.cluster.aws.settings import Settings
 from draco.errors import DracoError, MissingError
+from draco.launch.environment import launch_environment
 
 LEAST_TERRAFORM = (1, 10)  # the first that locks state in S3 without a table beside it
 _PATIENCE_S = 30
@@ -130,7 +131,9 @@ def _untold(name: str, why: str) -> Check:
 
 def _said(*argv: str) -> str:
     """Return what a command prints."""
-    environment = {**os.environ, "CHECKPOINT_DISABLE": "1"}  # Terraform would ask for a newer version of itself
+    environment = launch_environment(
+        os.environ, {"CHECKPOINT_DISABLE": "1"}
+    )  # Terraform would ask for a newer version of itself
     try:
         made = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=_PATIENCE_S,

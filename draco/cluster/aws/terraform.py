@@ -21,6 +21,7 @@ from draco import files
 from draco.cluster.aws import account
 from draco.cluster.aws.settings import Bucket
 from draco.errors import DracoError, MissingError, NoCapacityError, NotConfiguredError, RefusedError
+from draco.launch.environment import launch_environment
 
 Say = Callable[[str], None]
 
@@ -136,7 +137,7 @@ def _write(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
+    return launch_environment(os.environ, {"TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"})
 
 
 def _init(folder: Path, say: Say) -> None:

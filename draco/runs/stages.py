@@ -1,0 +1,44 @@
+"""How far each rank of a launch has come, as lines that it prints, for the supervisor until the server has begun."""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterable
+from typing import NamedTuple
+
+# up: its Python runs. imported: so is torch, and MPI is about to be joined. joined: MPI_Init has returned.
+# told: it has the job. ready: data is loaded, and the server and it have found each other.
+STAGES = ("up", "imported", "joined", "told", "ready")
+_LINE = re.compile(rf"draco: rank (\d+), process (\d+): ({'|'.join(STAGES)})$")
+
+
+class Reached(NamedTuple):
+    """The last stage of one rank."""
+
+    stage: str
+    pid: int  # on its own node
+
+
+def say(stage: str) -> None:
+    """Print that this process has reached a stage, where it is a rank of MPI."""
+    assert stage in STAGES
+    rank = os.environ.get("OMPI_COMM_WORLD_RANK")
+    if rank is not None and sys.stdout is not None:
+        with contextlib.suppress(OSError):
+            sys.stdout.write(f"draco: rank {rank}, process {os.getpid()}: {stage}\n")
+            sys.stdout.flush()
+
+
+def reached(lines: Iterable[str]) -> dict[int, Reached]:
+    """Return the last stage of every rank that has said one."""
+    found = {}
+    for line in lines:
+        if match := _LINE.search(line):
+            found[int(match[1])] = Reached(match[3], int(match[2]))
+    return found
+
+
+def is_stage(line: str) -> bool:
+    """Say whether a line tells a stage."""
+    return _LINE.search(line) is not None
