@@ -161,9 +161,12 @@ def _decoder(design: Design, s: int = 0, within: float | None = None) -> Decoder
             return Decoded(_mean(replies, first, k)[None], tuple(sorted(suspects)), error_of(design, weights))
         weights = weights_for(design, rows)  # (n,) for the sum over the k partitions; over k for the mean
         used = torch.from_numpy(weights / k).to(replies.device)
-        used = used if amplification(design, weights) > PRECISE else used.to(replies.dtype)
-        unread = np.flatnonzero(weights == 0).tolist()
-        mean = combine(replies, runs_of(mask_without(n, unread)), used)
+        kept = runs_of(mask_without(n, np.flatnonzero(weights == 0).tolist()))
+        precise = amplification(design, weights) > PRECISE
+        mean = combine(replies, kept, used if precise else used.to(replies.dtype))
+        if not bool(torch.isfinite(mean.sum())):
+            mean = combine(replies, kept, used)
+            _require_finite(mean)
         return Decoded(mean[None], (), error_of(design, weights))
 
     return decode
@@ -178,7 +181,15 @@ def _mean(replies: Tensor, rows: npt.NDArray[np.intp], k: int) -> Tensor:
     for block, target in zip(torch.split(replies, width, 1), torch.split(out, width), strict=True):
         torch.sum(block[index], 0, out=target)
         target /= k
+        if not bool(torch.isfinite(target.sum())):  # perhaps the sum alone is beyond float32, and the mean is not
+            target.copy_(block[index].sum(0, dtype=torch.float64) / k)
+            _require_finite(target)
     return out
+
+
+def _require_finite(mean: Tensor) -> None:
+    if not bool(torch.isfinite(mean).all()):
+        raise DecodeError("approximate: the replies add up to numbers that are not finite in float32")
 
 
 def _winners(

@@ -30,6 +30,7 @@ from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
 from draco.schemes.locate import locate, locate_clearly
 from draco.schemes.optimistic import optimistic
 from draco.schemes.projection import (
+    HUGE,
     Sketch,
     combine,
     dense,
@@ -153,11 +154,10 @@ def sketch_of(replies: Tensor, here: Mask, seed: int, inspection: Inspection | N
         inspection = Projections(replies, seed)
         for row in np.flatnonzero(here):
             inspection.add(int(row))
-    return finish(inspection.inner, inspection.secret)
+    return finish(inspection.inner, replies, inspection.secret)
 
 
 def _decoder(code: Code, s: int, tolerance: float) -> Decoder:
-    n = len(code.clean)
     basis = real_basis(code.parity)
 
     def decode(replies: Tensor, here: Mask, seed: int, inspection: Inspection | None) -> Decoded:
@@ -174,12 +174,26 @@ def _decoder(code: Code, s: int, tolerance: float) -> Decoder:
         sketch = sketch_of(replies, here, seed, inspection)
         rows = _conditioned(code, s, wrong_rows("cyclic", code.parity, s, tolerance, replies, here, sketch))
         weights = torch.from_numpy(recombination(code.parity, code.clean, rows).real.copy()).to(replies.device)
-        precise = amplifications(code, np.asarray([rows], dtype=np.intp))[0] > PRECISE
-        weights = weights if precise else weights.to(replies.dtype)
-        mean = combine(replies, runs_of(mask_without(n, rows)), weights)
+        amplified = float(amplifications(code, np.asarray([rows], dtype=np.intp))[0])
+        mean = recombined("cyclic", replies, rows, weights, amplified, sketch)
         return Decoded(mean[None], tuple(i for i in rows if here[i]))
 
     return decode
+
+
+def recombined(name: str, replies: Tensor, rows: Rows, weights: Tensor, amplified: float, sketch: Sketch) -> Tensor:
+    """Return weights (n,) @ replies without `rows`, summed in float64 where float32 would not do.
+
+    Raises:
+        DecodeError: the result is beyond float32.
+    """
+    kept = mask_without(len(replies), rows)
+    huge = bool(sketch.squares[kept].max(initial=0) > HUGE**2)
+    used = weights if huge or amplified > PRECISE else weights.to(replies.dtype)
+    result = combine(replies, runs_of(kept), used)
+    if huge and not bool(torch.isfinite(result).all()):
+        raise DecodeError(f"{name}: the replies that are right decode to numbers that are beyond float32")
+    return result
 
 
 def wrong_rows(
@@ -198,13 +212,13 @@ def wrong_rows(
     """
     with np.errstate(invalid="ignore"):
         known = ~here | ~np.isfinite(sketch.values).all(1) | ~np.isfinite(sketch.squares)
-    found = evidence(parity, sketch.values, sketch.squares, known, tolerance)
+    found = evidence(parity, sketch.values, sketch.squares, known, tolerance, replies.shape[1])
     if certified(found, found.known, slack=CLEAR):
         return found.known
     rows = locate_clearly(found)
     if rows is None:  # where it is not clear, exact norms decide, not their estimates
         exact = squared_norms(replies, runs_of(~known))
-        rows = locate(evidence(parity, sketch.values, exact, known, tolerance))
+        rows = locate(evidence(parity, sketch.values, exact, known, tolerance, replies.shape[1]))
     if rows is None:
         where = f"rows {list(found.known)} are missing or not finite, and " if found.known else ""
         raise DecodeError(

@@ -33,6 +33,7 @@ from draco.schemes.cyclic import (
     ROUNDING,
     TOLERANCE,
     Projections,
+    recombined,
     require_tolerance,
     sketch_of,
     tolerance_option,
@@ -40,7 +41,6 @@ from draco.schemes.cyclic import (
 )
 from draco.schemes.cyclic_code import EXHAUSTIVE, PRECISE, RANDOM_PLACEMENTS, real_basis, real_code
 from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
-from draco.schemes.projection import combine, mask_without, runs_of
 from draco.schemes.scheme import Decoded, Decoder, Encoder, Inspection, Mask, Scheme
 from draco.schemes.syndrome import Complex, Rows, recombination
 
@@ -187,8 +187,6 @@ def _encoder(code: Code, worst: float) -> Encoder:
 
 
 def _decoder(code: Code, s: int, tolerance: float) -> Decoder:
-    n = len(code.matrix)
-
     def decode(replies: Tensor, here: Mask, seed: int, inspection: Inspection | None) -> Decoded:
         sketch = sketch_of(replies, here, seed, inspection)
         rows = wrong_rows("solon", code.parity, s, tolerance, replies, here, sketch)
@@ -196,9 +194,7 @@ def _decoder(code: Code, s: int, tolerance: float) -> Decoder:
         if len(rows) > s and not amplified * ROUNDING <= PROMISE:
             raise DecodeError(f"solon: without rows {list(rows)} rounding alone would cost more than {PROMISE:g}")
         weights = torch.from_numpy(weights_without(code, rows)).to(replies.device)
-        weights = weights if amplified > PRECISE else weights.to(replies.dtype)
-        kept = runs_of(mask_without(n, rows))
-        mean = torch.cat([combine(replies, kept, reading) for reading in weights])
+        mean = torch.cat([recombined("solon", replies, rows, each, amplified, sketch) for each in weights])
         return Decoded(mean[None], tuple(i for i in rows if here[i]))
 
     return decode
