@@ -191,9 +191,15 @@ def recombined(name: str, replies: Tensor, rows: Rows, weights: Tensor, amplifie
     huge = bool(sketch.squares[kept].max(initial=0) > HUGE**2)
     used = weights if huge or amplified > PRECISE else weights.to(replies.dtype)
     result = combine(replies, runs_of(kept), used)
-    if huge and not bool(torch.isfinite(result).all()):
-        raise DecodeError(f"{name}: the replies that are right decode to numbers that are beyond float32")
+    if huge:
+        require_finite(name, result)
     return result
+
+
+def require_finite(name: str, result: Tensor) -> None:
+    """Raise a DecodeError unless all numbers are finite."""
+    if not bool(torch.isfinite(result).all()):
+        raise DecodeError(f"{name}: the replies that are right decode to numbers that are beyond float32")
 
 
 def wrong_rows(

@@ -23,7 +23,7 @@ import numpy as np
 
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
-from draco.schemes.cyclic import require_tolerance, tolerance_option
+from draco.schemes.cyclic import require_finite, require_tolerance, tolerance_option
 from draco.schemes.cyclic_code import Code, worst_amplification
 from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
 from draco.schemes.locate import locate
@@ -123,8 +123,8 @@ def _decoder(code: Code, s: int, tolerance: float) -> Decoder:
         weights = torch.from_numpy(recombination(code.parity, code.clean, rows)).to(replies.device)
         good = replies[kept] if rows else replies
         mean = torch.mv(good.t(), weights[kept]).real.float()
-        if found.squares.max() > HUGE**2 and not bool(torch.isfinite(mean).all()):
-            raise DecodeError("cyclic_dft: the replies that are right decode to numbers that are beyond float32")
+        if found.squares.max() > HUGE**2:
+            require_finite("cyclic_dft", mean)
         return Decoded(mean[None], tuple(i for i in rows if here[i]))
 
     return decode
