@@ -80,8 +80,8 @@ def aggregate(
             raise ValueError(f"pre-aggregator {name!r} is not one of {', '.join(PRE_AGGREGATORS)}")
     declared, steps = AGGREGATORS[rule], [(PRE_AGGREGATORS[name], its) for name, its in pre]
     gradients, f = declared.taken(gradients, f, options)
-    for step, its in steps:
-        step.taken(gradients, f, its)
+    for before, given in steps:
+        before.taken(gradients, f, given)
     if steps and (result := mix_and_reduce(gradients, declared, f, steps, generator, options)) is not None:
         return result
     for place, step in enumerate(steps):

@@ -86,7 +86,7 @@ def _mean_of_nearest(declared: RuleDeclaration, gradients: Tensor, f: int, centr
 
 def point(declared: RuleDeclaration, option: str, gradients: Tensor, vector: Any) -> Tensor:
     """Return a vector (d,) in the dtype and on the device of `gradients`; ValueError where it has another shape."""
-    vector = as_tensor(declared.name, option, vector)
-    if vector.shape != gradients.shape[1:]:
-        raise ValueError(f"{declared.name}: {option} is {tuple(vector.shape)}; it must be ({gradients.shape[1]},)")
-    return vector.to(gradients)
+    moved = as_tensor(declared.name, option, vector).to(gradients)
+    if moved.shape != gradients.shape[1:]:
+        raise ValueError(f"{declared.name}: {option} is {tuple(moved.shape)}; it must be ({gradients.shape[1]},)")
+    return moved

@@ -34,6 +34,7 @@ from draco.schemes.scheme import Decoded, Decoder, Inspection, Mask, Scheme
 from draco.schemes.vote import OPTIONS, TOLERANCE, Ballot, checked_vote, winner
 
 CODES = ("fractional", "bernoulli", "stochastic_block")
+DRAWN = 1024  # workers of a drawn code at most: least squares over them take a second
 INSIDE = 0.8  # probability of a partition of the own group: about one in five of a worker's partitions is of another
 CUTOFF = 1e-6  # relative size of singular values of A that count as zero, so that no weight amplifies rounding
 EXACT = 1e-9  # an error that is only rounding of the weights
@@ -65,6 +66,11 @@ def _sizes(
         raise OptionError("approximate", "redundancy", f"must be from 2s+1 = {least} to {workers} workers, got {r}")
     if not 0 <= stragglers < workers:
         raise OptionError("approximate", "stragglers", f"must be from 0 to {workers - 1}, got {stragglers}")
+    if code != "fractional" and workers > DRAWN:
+        message = (
+            f"must be fractional for more than {DRAWN} workers, got {code}: its weights are solved for at each step"
+        )
+        raise OptionError("approximate", "code", message)
     if not 0 < inside <= 1:
         raise OptionError("approximate", "inside", f"must be above 0 and at most 1, got {inside}")
     return Sizes(partitions=workers, gradients=1)
@@ -100,7 +106,8 @@ def approximate(
         "stochastic_block": lambda: stochastic_block(workers, r, inside, seed),
     }
     design = designs[code]()
-    everybody = weights_for(design, np.arange(workers))
+    alone = 1 / design.sum(1)  # the least weights where the workers of a group send the same
+    everybody = alone if code == "fractional" else weights_for(design, np.arange(workers))
     error = error_of(design, everybody)
     load = int(design.sum(1).max())
     return Scheme(

@@ -17,6 +17,7 @@ of 1.2 million sets).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import cache
 from typing import Literal
 
@@ -25,7 +26,17 @@ import numpy as np
 from draco.declaration import Option, OptionError
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
-from draco.schemes.cyclic_code import PRECISE, Code, amplifications, real_basis, real_code, worst_amplification
+from draco.schemes.cyclic_code import (
+    PRECISE,
+    REDUNDANCY,
+    Code,
+    amplifications,
+    neighbours_amplification,
+    real_basis,
+    real_code,
+    require_size,
+    worst_amplification,
+)
 from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
 from draco.schemes.locate import locate, locate_clearly
 from draco.schemes.optimistic import optimistic
@@ -104,18 +115,22 @@ def _code(n: int, s: int, redundancy: int | None) -> tuple[Code, float]:
     if redundancy is not None and n % 2 and redundancy % 2 == 0:
         message = f"must be odd where the number of workers ({n}) is odd, got {redundancy}"
         raise OptionError("cyclic", "redundancy", message)
+    require_size("cyclic", n, redundancy or 2 * s + 1)
     last = 2 * s + 1 if n % 2 == 0 else 2 * s  # parities that are tried at most; redundancy is one more
     tries = range(2 * s, min(last, n - 1) + 1) if redundancy is None else (redundancy - 1,)
+    most = PROMISE / ROUNDING
     for p in tries:
         code = real_code(n, p)
-        if (worst := worst_amplification(code, s)) * ROUNDING <= PROMISE:
+        if (worst := worst_amplification(code, s, most)) <= most:
             return code, worst
-    # None keeps the promise: name the least redundancy that would.
-    odd = (p for p in range(tries[-1] + 1, n) if (n - p) % 2)
-    enough = (p for p in odd if worst_amplification(real_code(n, p), s) * ROUNDING <= PROMISE)
+    # None keeps the promise: name a redundancy that would, found by halving, as more of it makes rounding matter less.
+    odd = [p for p in range(tries[-1] + 1, min(n, REDUNDANCY)) if (n - p) % 2]
+    place = bisect_left(odd, True, key=lambda p: neighbours_amplification(real_code(n, p), s) <= most)
+    enough = place < len(odd) and worst_amplification(real_code(n, odd[place]), s, most) <= most
     raise ValueError(
         f"cyclic: {s} adversaries among {n} workers with redundancy {tries[-1] + 1} amplify float32 rounding beyond "
-        f"{PROMISE:g} of the result; redundancy {next(enough) + 1} would do, or fewer adversaries"
+        f"{PROMISE:g} of the result; {f'redundancy {odd[place] + 1} would do, or ' if enough else ''}fewer adversaries"
+        f"{'' if enough else ' would do'}"
     )
 
 

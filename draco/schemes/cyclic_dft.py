@@ -24,7 +24,7 @@ import numpy as np
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
 from draco.schemes.cyclic import require_finite, require_tolerance, tolerance_option
-from draco.schemes.cyclic_code import Code, worst_amplification
+from draco.schemes.cyclic_code import Code, require_size, worst_amplification
 from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
 from draco.schemes.locate import locate
 from draco.schemes.projection import HUGE, runs_of
@@ -68,8 +68,10 @@ def _sizes(workers: int, adversaries: int, **_: object) -> Sizes:
 def _code(n: int, s: int) -> tuple[Code, float]:
     """Return the code and its worst amplification; ValueError where there is none that keeps the promise."""
     require_workers("cyclic_dft", n, s)
-    code = dft_code(n, s)
-    worst = worst_amplification(code, s)
+    require_size("cyclic_dft", n, 2 * s + 1)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        code = dft_code(n, s)
+        worst = worst_amplification(code, s, PROMISE / ROUNDING)
     if not worst * ROUNDING <= PROMISE:
         raise ValueError(
             f"cyclic_dft: {s} adversaries among {n} workers amplify rounding {worst:.0e} times; use cyclic"

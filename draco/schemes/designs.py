@@ -91,8 +91,13 @@ def ramanujan(n: int, r: int) -> Assignment:
 
 def subset(n: int, r: int) -> Assignment:
     """Place one partition on every r of the n workers: k = C(n, r)."""
-    chosen = np.array(list(itertools.combinations(range(n), r)))
-    assignment: Assignment = (chosen[:, :, None] == np.arange(n)).any(1).T.copy()
+    assignment: Assignment = np.zeros((n, math.comb(n, r)), np.bool_)
+    if 2 * r > n:  # the workers that are left out are fewer, and come in the opposite order
+        for j, others in enumerate(itertools.combinations(range(n), n - r), start=1):
+            assignment[list(others), -j] = True
+        return ~assignment
+    for j, chosen in enumerate(itertools.combinations(range(n), r)):
+        assignment[list(chosen), j] = True
     return assignment
 
 
