@@ -20,6 +20,7 @@ from draco.declaration import OptionError
 
 Assignment = npt.NDArray[np.bool_]
 PARTITIONS = 4096  # the most that a design may have: each is a gradient on the server
+WORKERS = 512  # the most, among whom the worst placed Byzantine ones are searched for within seconds
 
 
 def mols(n: int, r: int) -> Assignment:
@@ -128,7 +129,9 @@ def partitions(design: str, n: int, r: int) -> int:
 
 def exists(design: str, n: int, r: int) -> bool:
     """Say whether there is such a design for n workers and r of them on each partition."""
-    return r >= 3 and r % 2 == 1 and DESIGNS[design][1](n, r) and partitions(design, n, r) <= PARTITIONS
+    return (
+        r >= 3 and r % 2 == 1 and n <= WORKERS and DESIGNS[design][1](n, r) and partitions(design, n, r) <= PARTITIONS
+    )
 
 
 def place(design: str, n: int, r: int) -> Assignment:
@@ -147,8 +150,8 @@ def place(design: str, n: int, r: int) -> Assignment:
     near = sorted(itertools.islice(_nearest(design, n, r), 3))
     others = [str(o) for o in range(3, n + 1, 2) if exists(design, n, o)]
     raise ValueError(
-        f"placement: {design} has {DESIGNS[design][2]} and at most {PARTITIONS} partitions; there is none for {n} "
-        f"workers and redundancy {r}. Nearest for redundancy {r}: {', '.join(map(str, near)) or 'no'} workers; "
+        f"placement: {design} has {DESIGNS[design][2]}, at most {WORKERS} of them and {PARTITIONS} partitions; there is "
+        f"none for {n} workers and redundancy {r}. Nearest for redundancy {r}: {', '.join(map(str, near)) or 'no'} workers; "
         f"for {n} workers: redundancy {', '.join(others) or '(none)'}"
     )
 

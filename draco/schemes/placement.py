@@ -17,8 +17,8 @@ while it aggregates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from bisect import bisect_left
+from collections.abc import Sequence
 from functools import cache
 from typing import Literal
 
@@ -57,7 +57,7 @@ def _design(n: int, s: int, design: str, redundancy: int) -> tuple[Assignment, W
     about = f"{design}, {n} workers, {k} partitions, {redundancy} workers on each and {load} of them on each worker"
     if 2 * worst.lost >= k:
         # The more adversaries, the more is lost: the most that it tolerates is found by halving, with less effort each.
-        first = bisect_left(range(s), True, key=lambda q: 2 * worst_case(assignment, q, net=net, effort=0.1).lost >= k)
+        first = bisect_left(range(s), True, key=lambda q: 2 * worst_case(assignment, q, net=net, effort=0.05).lost >= k)
         bound = "" if worst.exact else "at most "
         raise ValueError(
             f"placement: {about}: {s} adversaries may win or spoil {bound}{worst.lost} partitions, which must be less "

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 Counts = npt.NDArray[np.integer]
-NODES = 20_000  # of the search tree that are visited at most: one or two seconds
-WORK = 20_000_000  # numbers that all nodes and the greedy start look at, each at most: so that large ones are fewer
+NODES = 15_000  # of the search tree that are visited at most: one or two seconds
+WORK = 15_000_000  # numbers that all nodes and the greedy start look at, each at most: so that large ones are fewer
 
 
 class WorstCase(NamedTuple):
@@ -28,9 +28,7 @@ class _GivenUpError(Exception):
     """The search has visited its nodes."""
 
 
-def worst_case(
-    assignment: npt.NDArray[np.bool_], q: int, *, net: bool = False, effort: float = 1.0
-) -> WorstCase:
+def worst_case(assignment: npt.NDArray[np.bool_], q: int, *, net: bool = False, effort: float = 1.0) -> WorstCase:
     """Return the most partitions that q of the n rows of an assignment (n, k) can lose.
 
     Exact where the search ends within its limit of nodes, `effort` times the usual one, else an upper bound.
@@ -105,13 +103,13 @@ class _Search:
         """
         if left == 0:
             return int((counts >= self.need).sum()) >= target
-        self.nodes += 1
-        if self.nodes > self.limit:
-            raise _GivenUpError
         if left == 1:  # all last rows at once
             return bool(((counts + self.rows[first:]) >= self.need).sum(1).max(initial=0) >= target)
         if self._bound(first, counts, classes, left, target) < target:
             return False
+        self.nodes += 1
+        if self.nodes > self.limit:
+            raise _GivenUpError
         for row in range(first, len(self.rows) - left + 1):
             at = row // self.size
             if len(set(classes)) < 2 and at not in classes and row % self.size:
