@@ -185,12 +185,16 @@ def _mean(replies: Tensor, rows: npt.NDArray[np.intp], k: int) -> Tensor:
     index = torch.from_numpy(rows).to(replies.device)
     out = torch.empty(d, device=replies.device)
     width = block_width(n, d, replies.device)
-    for block, target in zip(torch.split(replies, width, 1), torch.split(out, width), strict=True):
-        torch.sum(block[index], 0, out=target)
-        target /= k
-        if not bool(torch.isfinite(target.sum())):  # perhaps the sum alone is beyond float32, and the mean is not
-            target.copy_(block[index].sum(0, dtype=torch.float64) / k)
-            _require_finite(target)
+    for dtype in (torch.float32, torch.float64):  # the sum may be beyond float32 where the mean is not
+        for block, target in zip(torch.split(replies, width, 1), torch.split(out, width), strict=True):
+            if dtype == torch.float32:
+                torch.sum(block[index], 0, out=target)
+                target /= k
+            else:
+                target.copy_(block[index].sum(0, dtype=dtype) / k)
+        if bool(torch.isfinite(out.sum())):
+            return out
+    _require_finite(out)
     return out
 
 

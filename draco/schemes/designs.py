@@ -150,9 +150,9 @@ def place(design: str, n: int, r: int) -> Assignment:
     near = sorted(itertools.islice(_nearest(design, n, r), 3))
     others = [str(o) for o in range(3, n + 1, 2) if exists(design, n, o)]
     raise ValueError(
-        f"placement: {design} has {DESIGNS[design][2]}, at most {WORKERS} of them and {PARTITIONS} partitions; there is "
-        f"none for {n} workers and redundancy {r}. Nearest for redundancy {r}: {', '.join(map(str, near)) or 'no'} workers; "
-        f"for {n} workers: redundancy {', '.join(others) or '(none)'}"
+        f"placement: {design} has {DESIGNS[design][2]}, at most {WORKERS} of them and {PARTITIONS} partitions; there "
+        f"is none for {n} workers and redundancy {r}. Nearest for redundancy {r}: "
+        f"{', '.join(map(str, near)) or 'no'} workers; for {n} workers: redundancy {', '.join(others) or '(none)'}"
     )
 
 
