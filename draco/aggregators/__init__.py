@@ -35,6 +35,7 @@ from draco.aggregators.nearest import CGE, MONNA
 from draco.aggregators.rule import PreAggregatorDeclaration, RuleDeclaration
 from draco.aggregators.smea import SMEA
 from draco.declaration import table
+from draco.given import as_tensor
 from draco.lazy import Tensor, torch
 
 __all__ = ["AGGREGATORS", "PRE_AGGREGATORS", "PreAggregatorDeclaration", "RuleDeclaration", "aggregate", "per_layer"]
@@ -62,7 +63,7 @@ def aggregate(
     pre-aggregator makes a new matrix, which the others overwrite.
 
     Args:
-        gradients: (n, d).
+        gradients: (n, d): a tensor, an array or a list of rows.
         rule: its name in `AGGREGATORS`.
         f: declared Byzantine rows of the gradients; how it changes on the way is said in mixing.py.
         pre: names in `PRE_AGGREGATORS` with their options, first come first.
@@ -78,6 +79,9 @@ def aggregate(
         if name not in PRE_AGGREGATORS:
             raise ValueError(f"pre-aggregator {name!r} is not one of {', '.join(PRE_AGGREGATORS)}")
     declared, steps = AGGREGATORS[rule], [(PRE_AGGREGATORS[name], its) for name, its in pre]
+    gradients, f = declared.taken(gradients, f, options)
+    for before, given in steps:
+        before.taken(gradients, f, given)
     if steps and (result := mix_and_reduce(gradients, declared, f, steps, generator, options)) is not None:
         return result
     for place, step in enumerate(steps):
@@ -99,6 +103,7 @@ def per_layer(rule: Callable[..., Tensor], bounds: Sequence[tuple[int, int]]) ->
         raise ValueError(f"per_layer: the bounds {list(bounds)} are not contiguous non-empty slices from column 0")
 
     def layered(gradients: Tensor, *, f: int = 0, **options: Any) -> Tensor:
+        gradients = as_tensor("per_layer", "gradients", gradients)
         if gradients.dim() != 2 or gradients.shape[1] != stops[-1]:
             raise ValueError(f"per_layer: gradients {tuple(gradients.shape)} do not have {stops[-1]} columns")
         return torch.cat([rule(gradients[:, start:stop], f=f, **options) for start, stop in bounds])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from draco.aggregators.gram import equal_weights, least, weighted_sum
@@ -9,6 +11,7 @@ from draco.aggregators.norms import finite_norms, squared_norms
 from draco.aggregators.rows import check, is_finite
 from draco.aggregators.rule import RuleDeclaration, majority
 from draco.declaration import Option
+from draco.given import as_count, as_tensor
 from draco.lazy import Tensor
 
 
@@ -28,7 +31,8 @@ def monna(gradients: Tensor, *, f: int = 0, reference: int | Tensor = 0) -> Tens
         ValueError: n < 2f + 1, more than f rows hold NaN or Inf, or the reference is none, or is not finite.
     """
     check(MONNA, gradients, f)
-    if isinstance(reference, int):
+    if isinstance(reference, int) or not hasattr(reference, "__len__"):
+        reference = as_count("monna", "reference", reference)
         if not 0 <= reference < len(gradients):
             raise ValueError(f"monna: reference = {reference}; it must be a row, 0 to {len(gradients) - 1}")
         trusted = gradients.detach()[reference]
@@ -80,8 +84,9 @@ def _mean_of_nearest(declared: RuleDeclaration, gradients: Tensor, f: int, centr
     return weighted_sum(gradients.detach(), rows, equal_weights(len(rows), chosen))
 
 
-def point(declared: RuleDeclaration, option: str, gradients: Tensor, vector: Tensor) -> Tensor:
+def point(declared: RuleDeclaration, option: str, gradients: Tensor, vector: Any) -> Tensor:
     """Return a vector (d,) in the dtype and on the device of `gradients`; ValueError where it has another shape."""
-    if vector.shape != gradients.shape[1:]:
-        raise ValueError(f"{declared.name}: {option} is {tuple(vector.shape)}; it must be ({gradients.shape[1]},)")
-    return vector.detach().to(gradients)
+    moved = as_tensor(declared.name, option, vector).to(gradients)
+    if moved.shape != gradients.shape[1:]:
+        raise ValueError(f"{declared.name}: {option} is {tuple(moved.shape)}; it must be ({gradients.shape[1]},)")
+    return moved

@@ -23,10 +23,7 @@ def check_count(declared: RowsDeclaration, n: int, f: int) -> None:
 
 def check(declared: RowsDeclaration, gradients: Tensor, f: int) -> None:
     """Raise ValueError unless `gradients` is (n, d), float32 or float64, with enough rows for f."""
-    if gradients.dim() != 2 or gradients.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"{declared.name}: gradients are {tuple(gradients.shape)} {gradients.dtype}; need (n, d) float32"
-        )
+    declared.require_rows(gradients)
     check_count(declared, len(gradients), f)
 
 

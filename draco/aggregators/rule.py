@@ -9,13 +9,16 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from numbers import Integral, Real
+from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import numpy.typing as npt
 
 from draco.declaration import Declaration, Option, OptionError
-from draco.lazy import Tensor
+from draco.given import as_count, as_tensor
+from draco.lazy import Tensor, torch
 
 Matrix = npt.NDArray[np.float64]
 # (gram (n, n), f, precise) -> the weights (n,) of the rows in the result, and whether float32 products settle them.
@@ -46,6 +49,36 @@ class RowsDeclaration(Declaration):
     least: Callable[[int], int]  # f -> least n
     faults: Callable[[int, int, Mapping[str, Any]], Faults] = _none  # (n, f, options): what does not go together
 
+    def __call__(self, gradients: Tensor, **arguments: Any) -> Tensor:
+        """Apply the function to gradients (n, d): a tensor, an array or a list of rows; what comes out is a tensor.
+
+        Raises:
+            ValueError: the gradients are nothing of the kind, f is no whole number, or what the function raises.
+        """
+        gradients, f = self.taken(gradients, arguments.pop("f", 0), arguments)
+        made: Tensor = self.function(gradients, f=f, **arguments)
+        return made
+
+    def taken(self, gradients: Any, f: Any, options: Mapping[str, Any]) -> tuple[Tensor, int]:
+        """Return the gradients as a tensor and f, as every call gets them, once the options are of their kinds.
+
+        Raises:
+            ValueError: one of them is of no such kind.
+        """
+        for name, value in options.items():
+            option = self.options.get(name)
+            if option is not None and option.argument and (words := _other_kind(option.kind, value)):
+                raise OptionError(self.name, name, f"{words}, got {value!r}")
+        rows = as_tensor(self.name, "gradients", gradients)
+        self.require_rows(rows)
+        return rows, as_count(self.name, "f", f)
+
+    def require_rows(self, gradients: Tensor) -> None:
+        """Raise ValueError unless `gradients` is (n, d >= 1), float32 or float64."""
+        if gradients.dim() != 2 or not gradients.shape[1] or gradients.dtype not in (torch.float32, torch.float64):
+            found = f"gradients are {tuple(gradients.shape)} {gradients.dtype}"
+            raise ValueError(f"{self.name}: {found}; they must be (n, d), float32 or float64")
+
     def check_options(self, n: int, f: int, **given: Any) -> None:
         """Raise OptionError where an option is out of its bounds or does not go with n rows of which f are Byzantine.
 
@@ -57,6 +90,19 @@ class RowsDeclaration(Declaration):
             if option in self.options:
                 raise OptionError(self.name, option, message)
             raise ValueError(message)
+
+
+def _other_kind(kind: Any, value: Any) -> str | None:
+    """Return what a value must be, where it is not of its option's kind; choices are judged with the bounds."""
+    kinds = get_args(kind) if get_origin(kind) is UnionType else (kind,)
+    if value is None and NoneType in kinds:
+        return None
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if int in kinds and not whole:
+        return "must be a whole number"
+    if float in kinds and not (whole or (isinstance(value, Real) and not isinstance(value, bool))):
+        return "must be a number"
+    return None
 
 
 def _out_of_bounds(options: Mapping[str, Option], given: Mapping[str, Any]) -> Faults:
@@ -91,11 +137,6 @@ class RuleDeclaration(RowsDeclaration):
     # (n, f, **options) -> the weights of rows by their inner products; for options it does not take, rows are needed.
     weighing: Callable[..., Weighing] | None = None
 
-    def __call__(self, gradients: Tensor, **arguments: Any) -> Tensor:
-        """Reduce the gradients (n, d) to one (d,)."""
-        reduced: Tensor = self.function(gradients, **arguments)
-        return reduced
-
 
 def _all(n: int, given: Mapping[str, Any]) -> int:
     return n
@@ -111,6 +152,7 @@ class PreAggregatorDeclaration(RowsDeclaration):
     compares: bool = False  # its mixing depends on the rows' inner products
 
     def __call__(self, gradients: Tensor, **arguments: Any) -> Tensor:
-        """Mix or clip the gradients (n, d)."""
-        mixed: Tensor = self.function(gradients, **arguments)
-        return mixed
+        """Mix or clip the gradients (n, d); see `RowsDeclaration`."""
+        if self.draws and arguments.get("generator") is None:
+            raise ValueError(f"{self.name}: draws at random and needs a generator")
+        return super().__call__(gradients, **arguments)

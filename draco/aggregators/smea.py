@@ -41,7 +41,8 @@ def smea_weighing(n: int, f: int) -> Weighing:
 
 def _faults(n: int, f: int, given: Mapping[str, Any]) -> Faults:
     if comb(n, f) > SUBSETS:
-        yield "name", f"smea with f = {f} looks at {comb(n, f)} subsets of {n} gradients; the most is {SUBSETS}"
+        count = str(comb(n, f)) if comb(n, f) < 10**15 else "more than 10^15"
+        yield "name", f"smea with f = {f} looks at {count} subsets of {n} gradients; the most is {SUBSETS}"
 
 
 SMEA = RuleDeclaration(

@@ -34,6 +34,7 @@ from draco.schemes.scheme import Decoded, Decoder, Inspection, Mask, Scheme
 from draco.schemes.vote import OPTIONS, TOLERANCE, Ballot, checked_vote, winner
 
 CODES = ("fractional", "bernoulli", "stochastic_block")
+DRAWN = 1024  # workers of a drawn code at most: least squares over them take a second
 INSIDE = 0.8  # probability of a partition of the own group: about one in five of a worker's partitions is of another
 CUTOFF = 1e-6  # relative size of singular values of A that count as zero, so that no weight amplifies rounding
 EXACT = 1e-9  # an error that is only rounding of the weights
@@ -65,6 +66,11 @@ def _sizes(
         raise OptionError("approximate", "redundancy", f"must be from 2s+1 = {least} to {workers} workers, got {r}")
     if not 0 <= stragglers < workers:
         raise OptionError("approximate", "stragglers", f"must be from 0 to {workers - 1}, got {stragglers}")
+    if code != "fractional" and workers > DRAWN:
+        message = (
+            f"must be fractional for more than {DRAWN} workers, got {code}: its weights are solved for at each step"
+        )
+        raise OptionError("approximate", "code", message)
     if not 0 < inside <= 1:
         raise OptionError("approximate", "inside", f"must be above 0 and at most 1, got {inside}")
     return Sizes(partitions=workers, gradients=1)
@@ -100,7 +106,8 @@ def approximate(
         "stochastic_block": lambda: stochastic_block(workers, r, inside, seed),
     }
     design = designs[code]()
-    everybody = weights_for(design, np.arange(workers))
+    alone = 1 / design.sum(1)  # the least weights where the workers of a group send the same
+    everybody = alone if code == "fractional" else weights_for(design, np.arange(workers))
     error = error_of(design, everybody)
     load = int(design.sum(1).max())
     return Scheme(
@@ -161,9 +168,12 @@ def _decoder(design: Design, s: int = 0, within: float | None = None) -> Decoder
             return Decoded(_mean(replies, first, k)[None], tuple(sorted(suspects)), error_of(design, weights))
         weights = weights_for(design, rows)  # (n,) for the sum over the k partitions; over k for the mean
         used = torch.from_numpy(weights / k).to(replies.device)
-        used = used if amplification(design, weights) > PRECISE else used.to(replies.dtype)
-        unread = np.flatnonzero(weights == 0).tolist()
-        mean = combine(replies, runs_of(mask_without(n, unread)), used)
+        kept = runs_of(mask_without(n, np.flatnonzero(weights == 0).tolist()))
+        precise = amplification(design, weights) > PRECISE
+        mean = combine(replies, kept, used if precise else used.to(replies.dtype))
+        if not bool(torch.isfinite(mean.sum())):
+            mean = combine(replies, kept, used)
+            _require_finite(mean)
         return Decoded(mean[None], (), error_of(design, weights))
 
     return decode
@@ -175,10 +185,22 @@ def _mean(replies: Tensor, rows: npt.NDArray[np.intp], k: int) -> Tensor:
     index = torch.from_numpy(rows).to(replies.device)
     out = torch.empty(d, device=replies.device)
     width = block_width(n, d, replies.device)
-    for block, target in zip(torch.split(replies, width, 1), torch.split(out, width), strict=True):
-        torch.sum(block[index], 0, out=target)
-        target /= k
+    for dtype in (torch.float32, torch.float64):  # the sum may be beyond float32 where the mean is not
+        for block, target in zip(torch.split(replies, width, 1), torch.split(out, width), strict=True):
+            if dtype == torch.float32:
+                torch.sum(block[index], 0, out=target)
+                target /= k
+            else:
+                target.copy_(block[index].sum(0, dtype=dtype) / k)
+        if bool(torch.isfinite(out.sum())):
+            return out
+    _require_finite(out)
     return out
+
+
+def _require_finite(mean: Tensor) -> None:
+    if not bool(torch.isfinite(mean).all()):
+        raise DecodeError("approximate: the replies add up to numbers that are not finite in float32")
 
 
 def _winners(

@@ -17,6 +17,7 @@ of 1.2 million sets).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import cache
 from typing import Literal
 
@@ -25,11 +26,22 @@ import numpy as np
 from draco.declaration import Option, OptionError
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
-from draco.schemes.cyclic_code import PRECISE, Code, amplifications, real_basis, real_code, worst_amplification
+from draco.schemes.cyclic_code import (
+    PRECISE,
+    REDUNDANCY,
+    Code,
+    amplifications,
+    neighbours_amplification,
+    real_basis,
+    real_code,
+    require_size,
+    worst_amplification,
+)
 from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
 from draco.schemes.locate import locate, locate_clearly
 from draco.schemes.optimistic import optimistic
 from draco.schemes.projection import (
+    HUGE,
     Sketch,
     combine,
     dense,
@@ -103,18 +115,22 @@ def _code(n: int, s: int, redundancy: int | None) -> tuple[Code, float]:
     if redundancy is not None and n % 2 and redundancy % 2 == 0:
         message = f"must be odd where the number of workers ({n}) is odd, got {redundancy}"
         raise OptionError("cyclic", "redundancy", message)
+    require_size("cyclic", n, redundancy or 2 * s + 1)
     last = 2 * s + 1 if n % 2 == 0 else 2 * s  # parities that are tried at most; redundancy is one more
     tries = range(2 * s, min(last, n - 1) + 1) if redundancy is None else (redundancy - 1,)
+    most = PROMISE / ROUNDING
     for p in tries:
         code = real_code(n, p)
-        if (worst := worst_amplification(code, s)) * ROUNDING <= PROMISE:
+        if (worst := worst_amplification(code, s, most)) <= most:
             return code, worst
-    # None keeps the promise: name the least redundancy that would.
-    odd = (p for p in range(tries[-1] + 1, n) if (n - p) % 2)
-    enough = (p for p in odd if worst_amplification(real_code(n, p), s) * ROUNDING <= PROMISE)
+    # None keeps the promise: name a redundancy that would, found by halving, as more of it makes rounding matter less.
+    odd = [p for p in range(tries[-1] + 1, min(n, REDUNDANCY)) if (n - p) % 2]
+    place = bisect_left(odd, True, key=lambda p: neighbours_amplification(real_code(n, p), s) <= most)
+    enough = place < len(odd) and worst_amplification(real_code(n, odd[place]), s, most) <= most
     raise ValueError(
         f"cyclic: {s} adversaries among {n} workers with redundancy {tries[-1] + 1} amplify float32 rounding beyond "
-        f"{PROMISE:g} of the result; redundancy {next(enough) + 1} would do, or fewer adversaries"
+        f"{PROMISE:g} of the result; {f'redundancy {odd[place] + 1} would do, or ' if enough else ''}fewer adversaries"
+        f"{'' if enough else ' would do'}"
     )
 
 
@@ -153,11 +169,10 @@ def sketch_of(replies: Tensor, here: Mask, seed: int, inspection: Inspection | N
         inspection = Projections(replies, seed)
         for row in np.flatnonzero(here):
             inspection.add(int(row))
-    return finish(inspection.inner, inspection.secret)
+    return finish(inspection.inner, replies, inspection.secret)
 
 
 def _decoder(code: Code, s: int, tolerance: float) -> Decoder:
-    n = len(code.clean)
     basis = real_basis(code.parity)
 
     def decode(replies: Tensor, here: Mask, seed: int, inspection: Inspection | None) -> Decoded:
@@ -174,12 +189,32 @@ def _decoder(code: Code, s: int, tolerance: float) -> Decoder:
         sketch = sketch_of(replies, here, seed, inspection)
         rows = _conditioned(code, s, wrong_rows("cyclic", code.parity, s, tolerance, replies, here, sketch))
         weights = torch.from_numpy(recombination(code.parity, code.clean, rows).real.copy()).to(replies.device)
-        precise = amplifications(code, np.asarray([rows], dtype=np.intp))[0] > PRECISE
-        weights = weights if precise else weights.to(replies.dtype)
-        mean = combine(replies, runs_of(mask_without(n, rows)), weights)
+        amplified = float(amplifications(code, np.asarray([rows], dtype=np.intp))[0])
+        mean = recombined("cyclic", replies, rows, weights, amplified, sketch)
         return Decoded(mean[None], tuple(i for i in rows if here[i]))
 
     return decode
+
+
+def recombined(name: str, replies: Tensor, rows: Rows, weights: Tensor, amplified: float, sketch: Sketch) -> Tensor:
+    """Return weights (n,) @ replies without `rows`, summed in float64 where float32 would not do.
+
+    Raises:
+        DecodeError: the result is beyond float32.
+    """
+    kept = mask_without(len(replies), rows)
+    huge = bool(sketch.squares[kept].max(initial=0) > HUGE**2)
+    used = weights if huge or amplified > PRECISE else weights.to(replies.dtype)
+    result = combine(replies, runs_of(kept), used)
+    if huge:
+        require_finite(name, result)
+    return result
+
+
+def require_finite(name: str, result: Tensor) -> None:
+    """Raise a DecodeError unless all numbers are finite."""
+    if not bool(torch.isfinite(result).all()):
+        raise DecodeError(f"{name}: the replies that are right decode to numbers that are beyond float32")
 
 
 def wrong_rows(
@@ -198,13 +233,13 @@ def wrong_rows(
     """
     with np.errstate(invalid="ignore"):
         known = ~here | ~np.isfinite(sketch.values).all(1) | ~np.isfinite(sketch.squares)
-    found = evidence(parity, sketch.values, sketch.squares, known, tolerance)
+    found = evidence(parity, sketch.values, sketch.squares, known, tolerance, replies.shape[1])
     if certified(found, found.known, slack=CLEAR):
         return found.known
     rows = locate_clearly(found)
     if rows is None:  # where it is not clear, exact norms decide, not their estimates
         exact = squared_norms(replies, runs_of(~known))
-        rows = locate(evidence(parity, sketch.values, exact, known, tolerance))
+        rows = locate(evidence(parity, sketch.values, exact, known, tolerance, replies.shape[1]))
     if rows is None:
         where = f"rows {list(found.known)} are missing or not finite, and " if found.known else ""
         raise DecodeError(

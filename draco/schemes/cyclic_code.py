@@ -19,7 +19,7 @@ Shapes: n workers = n partitions, p parities, redundancy r = p + 1, t rows in a 
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ Floats = npt.NDArray[np.float64]
 
 EXHAUSTIVE = 1_000  # placements that are all tried; of more, runs of neighbours (the worst known) and a random sample
 RANDOM_PLACEMENTS = 200  # of the sample
+WORKERS = 512  # the most that a code may have: its matrix and the check of its placements grow as their square
+REDUNDANCY = 65  # the most partitions of a worker, 2s + 1 for s = 32: a placement costs its cube
+EFFORT = 5_000_000  # of the random placements: a second at most
 PRECISE = 8.0  # amplification from which sums are taken in float64, so that only the replies' own rounding counts
 HARMONICS = (*range(1, 17), 20, 24, 32, 48, 64)  # numbers of half-harmonics that are tried
 
@@ -43,17 +46,32 @@ class Code(NamedTuple):
     clean: Complex | Floats  # (n,): clean @ matrix = 1/n everywhere
 
 
+def require_size(name: str, n: int, r: int) -> None:
+    """Raise a ValueError where a code of n workers and redundancy r cannot be checked within seconds."""
+    if n > WORKERS or r > REDUNDANCY:
+        raise ValueError(
+            f"{name}: {n} workers with redundancy {r} are more than can be checked: it takes up to {WORKERS} workers "
+            f"and redundancy {REDUNDANCY}, which is {REDUNDANCY // 2} adversaries"
+        )
+
+
 def real_code(n: int, p: int) -> Code:
     """Return the real code of n rows and p parities; p is even where n is odd."""
-    frequencies = (n - p + 1) / 2 + np.arange(p)  # (p,) consecutive, with n/2 in the middle
-    angles = -2 * np.pi * np.outer(frequencies, np.arange(n)) / n  # (p, n)
-    parity = (np.cos(angles) + 1j * np.sin(angles)) / math.sqrt(n)
+    parity = real_parity(n, p)
     window = (np.arange(n)[:, None] - np.arange(n)) % n <= p  # column j: rows j to j + p, around the circle
     negacyclic = n % 2 == 0 and p % 2 == 0 and p > 0
     shifts = _shifts(_coefficients(n, p), n, sign=-1 if negacyclic else 1)
     if not negacyclic:
         return Code(shifts / shifts.sum(0), window, parity, np.full(n, 1 / n))
     return _rescaled(shifts, window, parity)
+
+
+def real_parity(n: int, p: int) -> Complex:
+    """Return the parity matrix (p, n) of the real code."""
+    frequencies = (n - p + 1) / 2 + np.arange(p)  # (p,) consecutive, with n/2 in the middle
+    angles = -2 * np.pi * np.outer(frequencies, np.arange(n)) / n  # (p, n)
+    parity: Complex = (np.cos(angles) + 1j * np.sin(angles)) / math.sqrt(n)
+    return parity
 
 
 def real_basis(parity: Complex) -> Floats:
@@ -78,8 +96,9 @@ def _coefficients(n: int, p: int) -> Floats:
 def _shifts(c: Floats, n: int, *, sign: int) -> Floats:
     """Return the (n, n) matrix whose column j is c shifted down by j, wrapped entries multiplied by `sign`."""
     matrix = np.zeros((n, n))
-    for j, (m, value) in itertools.product(range(n), enumerate(c)):
-        matrix[(j + m) % n, j] = value if j + m < n else sign * value
+    j = np.arange(n)
+    for m, value in enumerate(c):
+        matrix[(j + m) % n, j] = np.where(j + m < n, value, sign * value)
     return matrix
 
 
@@ -91,7 +110,7 @@ def _rescaled(shifts: Floats, window: npt.NDArray[np.bool_], parity: Complex) ->
     """
     n, p = len(shifts), len(parity)
     runs = (np.arange(n)[:, None] + np.arange(p // 2)) % n  # (n, p/2) rows: every run of neighbours
-    inverses = _inverses(parity, runs)
+    inverses = run_inverses(parity, p // 2)
     best, least = None, math.inf
     for count in HARMONICS:
         if count > (n - p) // 2:
@@ -115,6 +134,21 @@ def _inverses(parity: Complex, sets: npt.NDArray[np.intp]) -> Complex:
     return np.linalg.pinv(parity[:, sets].transpose(1, 2, 0), rcond=1e-15).astype(np.complex128)
 
 
+def run_inverses(parity: Complex, t: int) -> Complex:
+    """Return what `_inverses` does, (n, p, t), for the n runs of t neighbours, of which it takes only the first.
+
+    A run further on has the columns of the first, turned: F[l, i + m] = F[l, i] / F[l, 0] * F[l, m]. For half-integer
+    frequencies the sign changes on the way round.
+    """
+    n = parity.shape[1]
+    turns = (parity / parity[:, :1]).T  # (n, p)
+    first = _inverses(parity, np.arange(t)[None])[0]  # (p, t)
+    around = float(np.sign((parity[:1, -1] * parity[:1, 1] / parity[:1, 0] ** 2).real.sum() or 1.0))
+    signs = np.where(np.arange(n)[:, None] + np.arange(t) < n, 1.0, around)  # (n, t)
+    inverses: Complex = turns.conj()[:, :, None] * first * signs[:, None]
+    return inverses
+
+
 def _amplifications(code: Code, sets: npt.NDArray[np.intp], inverses: Complex) -> Floats:
     # The weights clean - F^T y that are zero on the set, as in `recombination`.
     y = (inverses @ code.clean[sets][..., None])[..., 0]  # (N, p)
@@ -133,16 +167,30 @@ def amplifications(code: Code, sets: npt.NDArray[np.intp]) -> Floats:
     return _amplifications(code, sets, _inverses(code.parity, sets))
 
 
-def worst_amplification(code: Code, adversaries: int) -> float:
-    """Return the largest amplification over placements of s excluded rows: all of them, or runs and a sample."""
+def neighbours_amplification(code: Code, adversaries: int) -> float:
+    """Return the largest amplification over the runs of s excluded neighbours, the worst placements known."""
+    runs = (np.arange(len(code.clean))[:, None] + np.arange(adversaries)) % len(code.clean)  # (n, s)
+    return float(_amplifications(code, runs, run_inverses(code.parity, adversaries)).max())
+
+
+def worst_amplification(code: Code, adversaries: int, most: float = math.inf) -> float:
+    """Return the largest amplification over placements of s excluded rows: all of them, or runs and a sample.
+
+    Where the runs exceed `most`, what they give is returned, and no other placement is tried.
+    """
     n, s = len(code.clean), adversaries
     if s == 0:
-        sets = np.empty((1, 0), dtype=np.intp)
-    elif math.comb(n, s) <= EXHAUSTIVE:
-        sets = np.asarray(list(itertools.combinations(range(n), s)), dtype=np.intp)
-    else:
-        runs = (np.arange(n)[:, None] + np.arange(s)) % n  # (n, s) neighbours
-        generator = np.random.default_rng(0)
-        drawn = [generator.choice(n, s, replace=False) for _ in range(RANDOM_PLACEMENTS)]
-        sets = np.concatenate([runs, np.asarray(drawn, dtype=np.intp)])
-    return float(amplifications(code, sets).max())
+        return float(amplifications(code, np.empty((1, 0), dtype=np.intp))[0])
+    if math.comb(n, s) <= EXHAUSTIVE:
+        return float(amplifications(code, np.asarray(list(itertools.combinations(range(n), s)), dtype=np.intp)).max())
+    worst = neighbours_amplification(code, s)
+    if not worst <= most:
+        return worst
+    return max(worst, float(amplifications(code, np.asarray(drawn_placements(n, s), dtype=np.intp)).max()))
+
+
+def drawn_placements(n: int, s: int) -> list[Any]:
+    """Return random sets of s rows: fewer where each costs more, as its inverse does."""
+    generator = np.random.default_rng(0)
+    count = max(1, min(RANDOM_PLACEMENTS, EFFORT // (2 * s**3)))
+    return [generator.choice(n, s, replace=False) for _ in range(count)]

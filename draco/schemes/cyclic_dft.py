@@ -23,17 +23,18 @@ import numpy as np
 
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
-from draco.schemes.cyclic import require_tolerance, tolerance_option
-from draco.schemes.cyclic_code import Code, worst_amplification
+from draco.schemes.cyclic import require_finite, require_tolerance, tolerance_option
+from draco.schemes.cyclic_code import Code, require_size, worst_amplification
 from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
 from draco.schemes.locate import locate
-from draco.schemes.projection import runs_of
+from draco.schemes.projection import HUGE, runs_of
 from draco.schemes.scheme import Decoded, Decoder, Encoder, Inspection, Mask, Scheme
 from draco.schemes.syndrome import Evidence, Rows, certified, evidence, recombination
 
 TOLERANCE = 1e-11  # relative; honest workers differ by complex128 rounding alone, 2e-12 at most where measured
 ROUNDING = 2.0**-53  # of a float64
 PROMISE = 1e-3  # as in `cyclic`, of float64 rounding
+MOST = 1e130  # squared norm of a reply that float32 gradients may have; what is larger counts as not finite
 
 
 def cyclic_dft(*, workers: int, adversaries: int, tolerance: float = TOLERANCE) -> Scheme:
@@ -67,8 +68,10 @@ def _sizes(workers: int, adversaries: int, **_: object) -> Sizes:
 def _code(n: int, s: int) -> tuple[Code, float]:
     """Return the code and its worst amplification; ValueError where there is none that keeps the promise."""
     require_workers("cyclic_dft", n, s)
-    code = dft_code(n, s)
-    worst = worst_amplification(code, s)
+    require_size("cyclic_dft", n, 2 * s + 1)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        code = dft_code(n, s)
+        worst = worst_amplification(code, s, PROMISE / ROUNDING)
     if not worst * ROUNDING <= PROMISE:
         raise ValueError(
             f"cyclic_dft: {s} adversaries among {n} workers amplify rounding {worst:.0e} times; use cyclic"
@@ -122,6 +125,8 @@ def _decoder(code: Code, s: int, tolerance: float) -> Decoder:
         weights = torch.from_numpy(recombination(code.parity, code.clean, rows)).to(replies.device)
         good = replies[kept] if rows else replies
         mean = torch.mv(good.t(), weights[kept]).real.float()
+        if found.squares.max() > HUGE**2:
+            require_finite("cyclic_dft", mean)
         return Decoded(mean[None], tuple(i for i in rows if here[i]))
 
     return decode
@@ -142,8 +147,8 @@ def _projected(code: Code, tolerance: float, replies: Tensor, here: Mask, seed: 
         rows = replies[start:stop]
         values[start:stop, 0] = torch.mv(rows, f).cpu().numpy()
         squares[start:stop] = torch.linalg.vector_norm(rows, dim=1).square().cpu().numpy()
-    known = ~here | ~np.isfinite(values).all(1) | ~np.isfinite(squares)
-    return evidence(code.parity, values, squares, known, tolerance)
+    known = ~here | ~np.isfinite(values).all(1) | ~(squares <= MOST)
+    return evidence(code.parity, values, squares, known, tolerance, elements=0)
 
 
 def _prony(found: Evidence, s: int) -> Rows | None:

@@ -20,6 +20,7 @@ from draco.declaration import OptionError
 
 Assignment = npt.NDArray[np.bool_]
 PARTITIONS = 4096  # the most that a design may have: each is a gradient on the server
+WORKERS = 512  # the most, among whom the worst placed Byzantine ones are searched for within seconds
 
 
 def mols(n: int, r: int) -> Assignment:
@@ -91,8 +92,13 @@ def ramanujan(n: int, r: int) -> Assignment:
 
 def subset(n: int, r: int) -> Assignment:
     """Place one partition on every r of the n workers: k = C(n, r)."""
-    chosen = np.array(list(itertools.combinations(range(n), r)))
-    assignment: Assignment = (chosen[:, :, None] == np.arange(n)).any(1).T.copy()
+    assignment: Assignment = np.zeros((n, math.comb(n, r)), np.bool_)
+    if 2 * r > n:  # the workers that are left out are fewer, and come in the opposite order
+        for j, others in enumerate(itertools.combinations(range(n), n - r), start=1):
+            assignment[list(others), -j] = True
+        return ~assignment
+    for j, chosen in enumerate(itertools.combinations(range(n), r)):
+        assignment[list(chosen), j] = True
     return assignment
 
 
@@ -123,7 +129,9 @@ def partitions(design: str, n: int, r: int) -> int:
 
 def exists(design: str, n: int, r: int) -> bool:
     """Say whether there is such a design for n workers and r of them on each partition."""
-    return r >= 3 and r % 2 == 1 and DESIGNS[design][1](n, r) and partitions(design, n, r) <= PARTITIONS
+    return (
+        r >= 3 and r % 2 == 1 and n <= WORKERS and DESIGNS[design][1](n, r) and partitions(design, n, r) <= PARTITIONS
+    )
 
 
 def place(design: str, n: int, r: int) -> Assignment:
@@ -142,9 +150,9 @@ def place(design: str, n: int, r: int) -> Assignment:
     near = sorted(itertools.islice(_nearest(design, n, r), 3))
     others = [str(o) for o in range(3, n + 1, 2) if exists(design, n, o)]
     raise ValueError(
-        f"placement: {design} has {DESIGNS[design][2]} and at most {PARTITIONS} partitions; there is none for {n} "
-        f"workers and redundancy {r}. Nearest for redundancy {r}: {', '.join(map(str, near)) or 'no'} workers; "
-        f"for {n} workers: redundancy {', '.join(others) or '(none)'}"
+        f"placement: {design} has {DESIGNS[design][2]}, at most {WORKERS} of them and {PARTITIONS} partitions; there "
+        f"is none for {n} workers and redundancy {r}. Nearest for redundancy {r}: "
+        f"{', '.join(map(str, near)) or 'no'} workers; for {n} workers: redundancy {', '.join(others) or '(none)'}"
     )
 
 

@@ -108,6 +108,8 @@ def _encoder(tail: int) -> Encoder:
         bits = torch.where(votes == 0, coin, votes > 0)
         ended = np.append(bits.cpu().numpy(), True)
         rest = gradients[:, p:].float().mean(0).cpu()
+        if not bool(torch.isfinite(rest).all()):  # perhaps the sum alone is beyond float32, and the mean is not
+            rest = gradients[:, p:].double().mean(0).float().cpu()
         return torch.cat([rest.view(torch.uint8), torch.from_numpy(np.packbits(ended))])
 
     return encode
@@ -123,7 +125,7 @@ def _decoder(n: int, tail: int) -> Decoder:
         rest = np.ascontiguousarray(received[rows, : 4 * tail]).view(np.float32).reshape(len(rows), tail)
         length, good = _agreed(received[rows, -1], np.asarray(np.isfinite(rest).all(axis=1)))
         signs = _majority(received[:, 4 * tail :], rows[good])[: 8 * (replies.shape[1] - 4 * tail - 1) + length]
-        middle = np.median(rest[good], axis=0).astype(np.float32)
+        middle = np.median(rest[good].astype(np.float64), axis=0).astype(np.float32)  # the middle two may add up to Inf
         result = torch.from_numpy(np.concatenate([signs, middle])).to(replies.device)
         return Decoded(result[None], tuple(int(row) for row in rows[~good]))
 

@@ -24,7 +24,6 @@ import numpy.typing as npt
 
 from draco.schemes.syndrome import (
     CLEAR,
-    TINY,
     Complex,
     Evidence,
     Rows,
@@ -93,7 +92,7 @@ def _without_giants(found: Evidence) -> Iterator[Evidence]:
     if giant.any() and int(giant.sum()) <= _most(found):
         known = giant.copy()
         known[list(found.known)] = True
-        yield evidence(found.parity, found.values, found.squares, known, found.tolerance)
+        yield evidence(found.parity, found.values, found.squares, known, found.tolerance, found.elements)
 
 
 def _most(found: Evidence) -> int:
@@ -188,7 +187,7 @@ def _settled(found: Evidence, rows: Rows) -> Rows | None:
         if not shares[best] < least * (1 - 1e-9):
             break
         sets = rivals[best : best + 1]
-    close = rivals[shares <= min(1.0, DISTINCT * max(least, TINY))]  # these explain the syndrome about as well
+    close = rivals[shares <= min(1.0, DISTINCT * least)]  # these explain the syndrome about as well
     chosen = tuple(int(i) for i in sets[0])
     mean = _decoded(found, chosen)
     differences = [np.linalg.norm(_decoded(found, tuple(int(i) for i in other)) - mean) for other in close]

@@ -22,7 +22,15 @@ import numpy.typing as npt
 from draco.lazy import Tensor, torch
 from draco.schemes.cyclic_code import PRECISE, Code, amplifications
 from draco.schemes.locate import locate
-from draco.schemes.projection import add_up, block_width, mask_without, runs_of, sampled_squares, squared_norms
+from draco.schemes.projection import (
+    HUGE,
+    add_up,
+    block_width,
+    mask_without,
+    runs_of,
+    sampled_squares,
+    squared_norms,
+)
 from draco.schemes.syndrome import CLEAR, Rows, evidence, recombination
 
 TRIGGER = 8.0  # a block whose residual is so many times the whole row's tolerance is searched for wrong rows
@@ -31,6 +39,8 @@ PROJECTIONS = 8  # random combinations of these columns that the search sees
 # Draws of each h. The one whose smallest entry is largest is taken: no single row can hide behind a small entry.
 DRAWS = 4
 # (size, checks): up to so many numbers n d, so many checks h of a block cost little. Beyond the last there is one.
+UNDERFLOW = 2.0**-126  # what a float32 square that underflows loses at most
+SURE = 1e3  # times all that squares may lose by underflow: the least residual that is to be noticed
 CHEAP = ((1 << 22, 64), (1 << 24, 2))
 
 
@@ -56,6 +66,9 @@ def optimistic(
     blocks = -(-d // width)
     phase = _phase(code, basis, missing, missing, replies, generator, blocks)
     size = float(np.median(sampled_squares(replies, phase.runs[1], generator)))  # of a usual row, squared norm
+    lost = UNDERFLOW * d * (len(phase.weights[0]) - 1)  # by the squares of all checks, at most
+    if not (SURE * lost < (CLEAR * tolerance) ** 2 * size / n and size < HUGE**2):
+        return None  # float32 squares of what is to be noticed under- or overflow
     out = torch.empty(d, dtype=replies.dtype, device=replies.device)
     spare = torch.empty(len(phase.weights[0]) - 1, width, dtype=replies.dtype, device=replies.device)  # (c, w)
     residual, inverse = 0.0, phase.inverse  # squared norm of h^T R over all blocks; the least 1 / |v|^2 so far
@@ -162,7 +175,7 @@ def _learn(
     for a, b in runs_of(kept):
         values[a:b] = (segment[a:b].double() @ projections).cpu().numpy()
     known = ~kept | ~np.isfinite(values).all(1) | ~np.isfinite(squares)
-    return locate(evidence(code.parity, values, squares, known, tolerance))
+    return locate(evidence(code.parity, values, squares, known, tolerance, segment.shape[1]))
 
 
 def _accepted(n: int, residual: float, energy: float, tolerance: float, replies: Tensor, phase: Phase) -> bool:

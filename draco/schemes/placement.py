@@ -17,6 +17,7 @@ while it aggregates.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache
 from typing import Literal
@@ -55,10 +56,12 @@ def _design(n: int, s: int, design: str, redundancy: int) -> tuple[Assignment, W
     worst = worst_case(assignment, s, net=net)
     about = f"{design}, {n} workers, {k} partitions, {redundancy} workers on each and {load} of them on each worker"
     if 2 * worst.lost >= k:
-        most = next(q for q in range(s, -1, -1) if 2 * worst_case(assignment, q, net=net).lost < k)
+        # The more adversaries, the more is lost: the most that it tolerates is found by halving, with less effort each.
+        first = bisect_left(range(s), True, key=lambda q: 2 * worst_case(assignment, q, net=net, effort=0.05).lost >= k)
+        bound = "" if worst.exact else "at most "
         raise ValueError(
-            f"placement: {about}: {s} adversaries may win or spoil {worst.lost} partitions, which must be less than "
-            f"half of them; it tolerates {most}"
+            f"placement: {about}: {s} adversaries may win or spoil {bound}{worst.lost} partitions, which must be less "
+            f"than half of them for certain; it tolerates {first - 1}"
         )
     return assignment, worst, about
 

@@ -33,6 +33,8 @@ BLOCK_BYTES = 6 << 20  # of replies per block; flat between 3 and 8 MiB where me
 BLOCK_BYTES_CUDA = 256 << 20
 WIDEST = 1 << 16  # columns of a block on a CPU
 SMALLEST = 1e-30  # a float32 sum of squares below it may have lost terms that underflowed
+SCALE = 2.0**-64  # of rows near the largest float32: a power of two, so that nothing is rounded
+HUGE = 1e30  # norm from which float32 sums of rows may overflow
 SAMPLES, SAMPLE = 16, 128  # segments that norms are estimated from, and columns of each
 
 
@@ -93,9 +95,15 @@ def project_row(row: Tensor, secret: Draw) -> Tensor:
     return inner.t()
 
 
-def finish(inner: Tensor, secret: Draw) -> Sketch:
-    """Return the projections and squared norms that the inner products (n, b, q) amount to, in float64."""
+def finish(inner: Tensor, replies: Tensor, secret: Draw) -> Sketch:
+    """Return the projections and squared norms that the inner products (n, b, q) amount to, in float64.
+
+    Rows of the replies (n, d) whose inner products overflowed are projected once more, scaled by a power of two. What
+    is not finite then was not finite before.
+    """
     parts = inner.to("cpu", torch.float64).numpy()
+    for row in np.flatnonzero(~np.isfinite(parts).all(axis=(1, 2))).tolist():
+        parts[row] = project_row(replies[row] * SCALE, secret).to("cpu", torch.float64).numpy() / SCALE
     which = np.arange(PROJECTIONS) % parts.shape[2]  # (k,) the direction of each projection
     with np.errstate(invalid="ignore", over="ignore"):
         values = np.stack([parts[:, :, q] @ secret.coefficients[:, k] for k, q in enumerate(which)], axis=1)

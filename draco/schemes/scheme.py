@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from draco.given import as_tensor
 from draco.lazy import Tensor, torch
 
 Mask = npt.NDArray[np.bool_]
@@ -74,6 +75,10 @@ class Scheme(NamedTuple):
         Raises:
             ValueError: the gradients have another shape.
         """
+        given, gradients = gradients, as_tensor(self.name, "gradients", gradients)
+        if not gradients.is_floating_point():
+            raise ValueError(f"{self.name}: gradients are {gradients.dtype}, must be float32 or float64")
+        gradients = gradients if isinstance(given, torch.Tensor) else gradients.float()
         load = int(self.assignment[row].sum())
         if gradients.ndim != 2 or gradients.shape[0] != load:
             raise ValueError(
@@ -97,6 +102,9 @@ class Scheme(NamedTuple):
             ValueError: the shape or the dtype of `replies` or `arrived` is wrong.
         """
         n = self.workers
+        given, replies = replies, as_tensor(self.name, "replies", replies)
+        if not isinstance(given, torch.Tensor) and torch.can_cast(replies.dtype, self.dtype):
+            replies = replies.to(self.dtype)
         if replies.ndim != 2 or replies.shape[0] != n or replies.shape[1] < 1:
             raise ValueError(f"{self.name}: replies have shape {tuple(replies.shape)}, must be ({n}, d) with d >= 1")
         if replies.dtype != self.dtype:

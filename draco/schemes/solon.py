@@ -33,18 +33,20 @@ from draco.schemes.cyclic import (
     ROUNDING,
     TOLERANCE,
     Projections,
+    recombined,
     require_tolerance,
     sketch_of,
     tolerance_option,
     wrong_rows,
 )
-from draco.schemes.cyclic_code import EXHAUSTIVE, PRECISE, RANDOM_PLACEMENTS, real_basis, real_code
+from draco.schemes.cyclic_code import EXHAUSTIVE, PRECISE, drawn_placements, real_basis, real_parity, require_size
 from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
-from draco.schemes.projection import combine, mask_without, runs_of
 from draco.schemes.scheme import Decoded, Decoder, Encoder, Inspection, Mask, Scheme
 from draco.schemes.syndrome import Complex, Rows, recombination
 
 PARTS = 2
+ENTRIES = 1 << 24  # of the matrix: 128 MiB
+EFFORT = 50_000_000  # of comparing strides: about a second
 SINGULAR = 1e8  # condition number beyond which a window's equations have no usable solution
 
 Floats = npt.NDArray[np.float64]
@@ -106,12 +108,14 @@ def _code(n: int, s: int, c: int) -> tuple[Code, float, int]:
     p = 2 * s + (n % 2 == 0 and c % 2 == 1)  # then frequencies of parities and readings are both whole
     if n < p + c:
         raise ValueError(f"solon: {s} adversaries and {c} parts need at least {p + c} workers, got {n}")
-    strides = range(1, n // 2 + 1) if p + c < n else [1]
-    codes = [code for stride in strides if (code := build_code(n, p, c, stride)) is not None]
+    require_size("solon", n, p + c)
+    if n * n * c > ENTRIES:
+        raise OptionError("solon", "parts", f"must be at most {ENTRIES // n**2} with {n} workers, got {c}")
+    codes = [code for stride in _strides(n, p, c) if (code := build_code(n, p, c, stride)) is not None]
     # Strides are compared by one run of s neighbours: all runs are alike. The best is measured on all placements.
     first = tuple(range(s))
     best = min(codes, key=lambda code: amplification(code, first), default=None)
-    worst = math.inf if best is None else max(amplification(best, rows) for rows in _placements(n, s))
+    worst = math.inf if best is None else _worst(best, s)
     if best is None or worst * ROUNDING > PROMISE:
         raise ValueError(
             f"solon: {s} adversaries among {n} workers with {c} parts amplify float32 rounding {worst:.2g} times, "
@@ -120,17 +124,34 @@ def _code(n: int, s: int, c: int) -> tuple[Code, float, int]:
     return best, worst, p
 
 
+def _strides(n: int, p: int, c: int) -> list[int]:
+    """Return the strides of which one is the best, from the equations of the first partition alone.
+
+    The equations of another partition are the first's, turned: they have the same condition number, and their solutions
+    the same norm. And only this norm differs between strides in what `amplification` gives.
+    """
+    most = max(1, EFFORT // (p + c) ** 3) if p + c < n else 1
+    system = np.concatenate([real_basis(real_parity(n, p)), _readings(n, c)])
+    norms: dict[int, float] = {}
+    for stride in range(1, max(1, min(n // 2, most)) + 1):
+        rows = stride * np.arange(p + c) % n
+        if len({*rows.tolist()}) == p + c and np.linalg.cond(equations := system[:, rows]) <= SINGULAR:
+            norms[stride] = float(np.linalg.norm(np.linalg.solve(equations, np.eye(p + c)[:, p:])))
+    least = min(norms.values(), default=0.0)
+    return [stride for stride, norm in norms.items() if norm <= least * (1 + 1e-6)]
+
+
 def build_code(n: int, p: int, c: int, stride: int) -> Code | None:
     """Return the code in which rows j, j + stride, ... compute partition j, None where its equations are singular."""
-    parity = real_code(n, p).parity
-    basis = real_basis(parity)
+    parity = real_parity(n, p)
     readings = _readings(n, c)
+    system = np.concatenate([real_basis(parity), readings])
     matrix, window = np.zeros((n, n, c)), np.zeros((n, n), dtype=np.bool_)
     for j in range(n):
         rows = (j + stride * np.arange(p + c)) % n
         window[rows, j] = True
-        equations = np.concatenate([basis, readings])[:, rows]  # (p + c, p + c)
-        if window[:, j].sum() < p + c or np.linalg.cond(equations) > SINGULAR:
+        equations = system[:, rows]  # (p + c, p + c)
+        if window[:, j].sum() < p + c or (j == 0 and np.linalg.cond(equations) > SINGULAR):
             return None
         # Part by part: parities zero, its own reading one, the others zero.
         matrix[rows, j] = np.linalg.solve(equations, np.eye(p + c)[:, p:])
@@ -161,13 +182,21 @@ def amplification(code: Code, rows: Rows) -> float:
     return float(math.sqrt(n / c) * np.linalg.norm(weights_without(code, rows) * sizes))
 
 
-def _placements(n: int, s: int) -> list[Rows]:
-    """Return all sets of s rows, or neighbours and a sample where there are too many."""
-    if math.comb(n, s) <= EXHAUSTIVE:
-        return list(itertools.combinations(range(n), s))
-    generator = np.random.default_rng(0)
-    drawn = [tuple(sorted(generator.choice(n, s, replace=False).tolist())) for _ in range(RANDOM_PLACEMENTS)]
-    return [tuple(range(s)), *drawn]
+def _worst(code: Code, s: int) -> float:
+    """Return the largest amplification over all sets of s rows, or neighbours and a sample where there are too many.
+
+    All rows are alike: of all sets those with row 0 stand for the others.
+    """
+    n, _, c = code.matrix.shape
+    sizes = np.linalg.norm(code.matrix, axis=(1, 2))
+    every = math.comb(n, s) <= EXHAUSTIVE
+    with_first = ((0, *rest) for rest in itertools.combinations(range(1, n), max(s - 1, 0))) if s else [()]
+    sets = with_first if every else [tuple(range(s)), *drawn_placements(n, s)]
+    norms = []
+    for rows in map(list, sets):
+        y = code.readings[:, rows] @ np.linalg.pinv(code.parity[:, rows], rcond=1e-15)  # (c, p), as in `recombination`
+        norms.append(np.linalg.norm((code.readings - (y @ code.parity).real) * sizes))
+    return math.sqrt(n / c) * float(max(norms))
 
 
 def _encoder(code: Code, worst: float) -> Encoder:
@@ -187,8 +216,6 @@ def _encoder(code: Code, worst: float) -> Encoder:
 
 
 def _decoder(code: Code, s: int, tolerance: float) -> Decoder:
-    n = len(code.matrix)
-
     def decode(replies: Tensor, here: Mask, seed: int, inspection: Inspection | None) -> Decoded:
         sketch = sketch_of(replies, here, seed, inspection)
         rows = wrong_rows("solon", code.parity, s, tolerance, replies, here, sketch)
@@ -196,9 +223,7 @@ def _decoder(code: Code, s: int, tolerance: float) -> Decoder:
         if len(rows) > s and not amplified * ROUNDING <= PROMISE:
             raise DecodeError(f"solon: without rows {list(rows)} rounding alone would cost more than {PROMISE:g}")
         weights = torch.from_numpy(weights_without(code, rows)).to(replies.device)
-        weights = weights if amplified > PRECISE else weights.to(replies.dtype)
-        kept = runs_of(mask_without(n, rows))
-        mean = torch.cat([combine(replies, kept, reading) for reading in weights])
+        mean = torch.cat([recombined("solon", replies, rows, each, amplified, sketch) for each in weights])
         return Decoded(mean[None], tuple(i for i in rows if here[i]))
 
     return decode

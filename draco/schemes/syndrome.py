@@ -21,7 +21,8 @@ Floats = npt.NDArray[np.float64]
 Sets = npt.NDArray[np.intp]  # (N, t) rows
 Rows = tuple[int, ...]
 
-TINY = 1e-37  # smaller differences are float32's own underflow
+SPACING = 2.0**-149  # of float32 numbers below 2^-126, relative to which they are not rounded any more
+ROUNDED = 4 * SPACING  # by which each number of an honest float32 row may be off there, from a few roundings
 CLEAR = 1 / 3  # of the threshold: what leaves less is clearly noise, which was measured below a quarter
 CHUNK = 1_000  # sets whose residuals are computed at once
 
@@ -35,17 +36,24 @@ class Evidence(NamedTuple):
     squares: Floats  # (n,) squared norm of each row, 0 at the known rows
     known: Rows  # rows that did not arrive or are not finite
     tolerance: float  # relative size of honest differences in a row
+    elements: int  # numbers of a row that were rounded to float32
 
 
 def evidence(
-    parity: Complex, values: Complex | Floats, squares: Floats, known: npt.NDArray[np.bool_], tolerance: float
+    parity: Complex,
+    values: Complex | Floats,
+    squares: Floats,
+    known: npt.NDArray[np.bool_],
+    tolerance: float,
+    elements: int,
 ) -> Evidence:
     """Return the evidence with zeros in the known rows."""
     n = len(known)
     # x_i = F[1, i] / F[0, i]. With fewer than two parities nothing is located, and no nodes are needed.
     nodes = parity[1] / parity[0] if len(parity) > 1 else np.ones(n, dtype=np.complex128)
     rows = tuple(int(i) for i in np.flatnonzero(known))
-    return Evidence(parity, nodes, np.where(known[:, None], 0, values), np.where(known, 0, squares), rows, tolerance)
+    values, squares = np.where(known[:, None], 0, values), np.where(known, 0, squares)
+    return Evidence(parity, nodes, values, squares, rows, tolerance, elements)
 
 
 def admissible(parity: Complex, known: Rows) -> bool:
@@ -71,8 +79,9 @@ def leftover(found: Evidence, rows: Rows) -> float:
 
 
 def shares_of(found: Evidence, sets: Sets) -> Floats:
-    """Return, for N sets, their residuals as shares of their thresholds."""
-    shares: Floats = residuals(found, sets) / np.maximum(thresholds(found, sets), TINY)
+    """Return, for N sets, their residuals as shares of their thresholds; of a threshold of zero, zero or infinity."""
+    rest, limits = residuals(found, sets), thresholds(found, sets)
+    shares: Floats = np.divide(rest, limits, out=np.where(rest > 0, np.inf, 0.0), where=limits > 0)
     return shares
 
 
@@ -107,7 +116,8 @@ def thresholds(found: Evidence, sets: Sets) -> Floats:
     np.put_along_axis(kept, sets, values=False, axis=1)
     total = np.where(kept, found.squares, 0.0).sum(1)  # (N,) squared norms of the other rows, added up
     share = max(0, p - sets.shape[1]) * found.values.shape[1] / n  # (p - t)/n of it in each of k projections
-    limits: Floats = np.sqrt(share * (found.tolerance**2 * total + TINY**2))
+    rounded = n * found.elements * ROUNDED**2  # what no tolerance that is relative allows
+    limits: Floats = np.sqrt(share * (found.tolerance**2 * total + rounded))
     return limits
 
 

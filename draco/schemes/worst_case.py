@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Counts = npt.NDArray[np.int64]
-NODES = 3_000  # of the search tree that are visited at most: about a second
+Counts = npt.NDArray[np.integer]
+NODES = 15_000  # of the search tree that are visited at most: one or two seconds
+WORK = 15_000_000  # numbers that all nodes and the greedy start look at, each at most: so that large ones are fewer
 
 
 class WorstCase(NamedTuple):
@@ -23,10 +24,14 @@ class WorstCase(NamedTuple):
     exact: bool  # False: a bound
 
 
-def worst_case(assignment: npt.NDArray[np.bool_], q: int, *, net: bool = False) -> WorstCase:
+class _GivenUpError(Exception):
+    """The search has visited its nodes."""
+
+
+def worst_case(assignment: npt.NDArray[np.bool_], q: int, *, net: bool = False, effort: float = 1.0) -> WorstCase:
     """Return the most partitions that q of the n rows of an assignment (n, k) can lose.
 
-    Exact where the search ends within its limit of nodes, else an upper bound.
+    Exact where the search ends within its limit of nodes, `effort` times the usual one, else an upper bound.
 
     `net` promises two things of the assignment. Rows fall into consecutive classes of n / r that share no partition.
     And a symmetry takes any two rows of different classes to the first rows of their classes. Then only sets with
@@ -38,18 +43,18 @@ def worst_case(assignment: npt.NDArray[np.bool_], q: int, *, net: bool = False) 
     n, k = assignment.shape
     if not 0 <= q <= n:
         raise ValueError(f"{q} Byzantine workers among {n} workers; there must be 0 to {n}")
-    return _worst_case(np.packbits(assignment).tobytes(), n, k, q, net)
+    return _worst_case(np.packbits(assignment).tobytes(), n, k, q, net, effort)
 
 
 @lru_cache(maxsize=64)
-def _worst_case(bits: bytes, n: int, k: int, q: int, net: bool) -> WorstCase:
+def _worst_case(bits: bytes, n: int, k: int, q: int, net: bool, effort: float) -> WorstCase:
     assignment = np.unpackbits(np.frombuffer(bits, np.uint8))[: n * k].reshape(n, k).astype(np.bool_)
     sizes = assignment.sum(0)  # (k,) workers of each partition
     r = int(sizes[0])
-    if (sizes == r).all() and k == math.comb(n, r) == len(np.unique(assignment.T, axis=0)):
+    if (sizes == r).all() and k == math.comb(n, r) == len({row.tobytes() for row in np.packbits(assignment, 0).T}):
         # Every r of the n rows have a partition, so all sets of q rows are alike. Count the partitions that are lost.
         return WorstCase(sum(math.comb(q, i) * math.comb(n - q, r - i) for i in range((r + 1) // 2, r + 1)), True)
-    return _Search(assignment, q, n // r if net else 1).run()
+    return _Search(assignment, q, n // r if net else 1).run(effort)
 
 
 class _Search:
@@ -59,39 +64,69 @@ class _Search:
     """
 
     def __init__(self, assignment: npt.NDArray[np.bool_], q: int, size: int) -> None:
-        self.rows = assignment.astype(np.int64)  # (n, k)
+        n, k = assignment.shape
+        self.rows = assignment.astype(np.int32)  # (n, k)
         self.need: Counts = (self.rows.sum(0) + 1) // 2  # (k,) Byzantine rows with which a partition is lost
-        shared = self.rows @ self.rows.T
+        some = assignment.astype(np.float32)
+        shared = some @ (some[:1] if size > 1 else some).T  # in a net the first row shares as much as any other
         np.fill_diagonal(shared, 0)
         self.shared = int(shared.max())  # partitions that two rows have in common, at most
         self.later = self.rows[::-1].cumsum(0)[::-1]  # (n, k): how many rows from i on compute partition j
+        # (n, load) the partitions of each row; rows with fewer than others have partition k beside, which nobody has.
+        load = int(assignment.sum(1).max())
+        self.own = np.sort(np.where(assignment, np.arange(k), k), axis=1)[:, :load]
         self.size, self.q, self.nodes = size, q, 0  # size: rows of a class
-        self.best = self._greedy()  # the most that any set was found to lose
-        self.open = self.best  # the largest bound of what was not searched
+        self.small = q * n * load <= WORK // 40  # so that every node can be bounded by its rows
 
-    def run(self) -> WorstCase:
-        """Return the worst case, or a bound on it where the limit of nodes ended the search."""
-        self._visit(0, np.zeros_like(self.need), [], self.q)
-        return WorstCase(max(self.best, self.open), self.open <= self.best)
+    def run(self, effort: float = 1.0) -> WorstCase:
+        """Return the worst case, or a bound on it where the limit of nodes ended the search.
 
-    def _visit(self, first: int, counts: Counts, classes: list[int], left: int) -> None:
-        """Try all sets of `left` more rows from `first` on; `classes` are those of the rows counted in `counts`."""
-        self.nodes += 1
-        lost = int((counts >= self.need).sum())
+        Is there a set that loses as many as the bound says? If not, is there one that loses one fewer, and so on: the
+        higher the number that is asked for, the fewer sets come near to it.
+        """
+        n, k = self.rows.shape
+        self.limit = int(effort * min(NODES, WORK // (self.q * self.own.size + k + 1)))
+        nobody: Counts = np.zeros_like(self.need)
+        best = self._greedy() if self.q * n * k <= WORK else int((self.need <= 0).sum())
+        most = max(best, self._bound(0, nobody, [], self.q, 0))
+        try:
+            while most > best and not self._reaches(most, 0, nobody, [], self.q):
+                most -= 1
+        except _GivenUpError:
+            return WorstCase(most, False)
+        return WorstCase(most, True)
+
+    def _reaches(self, target: int, first: int, counts: Counts, classes: list[int], left: int) -> bool:
+        """Say whether some set of `left` more rows from `first` on loses `target` partitions.
+
+        `classes` are those of the rows counted in `counts`.
+        """
         if left == 0:
-            self.best = max(self.best, lost)
-            return
-        bound = lost + min(self._by_pairs(first, counts, classes, left), self._by_rows(first, counts, left))
-        if bound <= self.best:
-            return
-        if self.nodes > NODES:
-            self.open = max(self.open, bound)
-            return
+            return int((counts >= self.need).sum()) >= target
+        if left == 1:  # all last rows at once
+            return bool(((counts + self.rows[first:]) >= self.need).sum(1).max(initial=0) >= target)
+        if self._bound(first, counts, classes, left, target) < target:
+            return False
+        self.nodes += 1
+        if self.nodes > self.limit:
+            raise _GivenUpError
         for row in range(first, len(self.rows) - left + 1):
             at = row // self.size
             if len(set(classes)) < 2 and at not in classes and row % self.size:
                 continue  # a symmetry takes it to the first of its class
-            self._visit(row + 1, counts + self.rows[row], [*classes, at], left - 1)
+            if self._reaches(target, row + 1, counts + self.rows[row], [*classes, at], left - 1):
+                return True
+        return False
+
+    def _bound(self, first: int, counts: Counts, classes: list[int], left: int, target: int) -> int:
+        """Return how many partitions sets with these first rows lose at most; less exactly where below `target`."""
+        if left == 0 or first >= len(self.rows):
+            return int((counts >= self.need).sum())
+        lost = int((counts >= self.need).sum())
+        bound = lost + self._by_pairs(first, counts, classes, left)
+        if bound < target or not self.small:
+            return bound
+        return min(bound, lost + self._by_rows(first, counts, left))
 
     def _by_pairs(self, first: int, counts: Counts, classes: list[int], left: int) -> int:
         """Return how many more partitions can be lost at most, by counting pairs of rows that share a partition.
@@ -118,30 +153,41 @@ class _Search:
         It completes a partition where the i rows before it have left only one row to be missing. These i rows share
         i * shared partitions with it at most, counted once for each row.
         """
-        rows = self.rows[first:]  # those that may still be taken
-        missing = self.need - counts  # (k,)
-        # For each row, how many others each of its partitions needs first, the fewest first. Partitions that do not
-        # count get a number that is out of reach.
-        lacking = np.sort(np.where((rows > 0) & (missing > 0), missing - 1, len(self.need) * left), axis=1)
+        missing = np.append(self.need - counts, 0)  # (k + 1,), the last for what nobody has
+        # For each row that may still be taken, how many others each of its partitions needs first, the fewest first.
+        # Partitions that do not count get a number that is out of reach.
+        lacking = missing[self.own[first:]]  # (rows, load)
+        lacking = np.sort(np.where(lacking > 0, lacking - 1, len(missing) * left), axis=1)
         hits = np.arange(left) * self.shared  # (left,)
-        # (left, rows, k) -> how many partitions each row completes in each place -> of the best row -> of all places.
+        # (left, rows, load) -> how many partitions each row completes in each place -> of the best row -> of all.
         return int((lacking.cumsum(1)[None] <= hits[:, None, None]).sum(2).max(1).sum())
 
     def _greedy(self) -> int:
         """Return what a set lost that was built row by row and then improved by swapping rows."""
         chosen: list[int] = []
+        counts: Counts = np.zeros_like(self.need)
         for _ in range(self.q):
-            rest = [row for row in range(len(self.rows)) if row not in chosen]
-            chosen = max(([*chosen, row] for row in rest), key=self._score)
-        while True:
-            rest = [row for row in range(len(self.rows)) if row not in chosen]
-            swaps = ([*chosen[:i], row, *chosen[i + 1 :]] for i in range(self.q) for row in rest)
-            better = max(swaps, key=self._score, default=chosen)
-            if self._score(better) <= self._score(chosen):
-                return self._score(chosen)[0]
-            chosen = better
+            chosen.append(self._best(counts, chosen)[1])
+            counts = counts + self.rows[chosen[-1]]
+        score = self._scores(counts[None])[0]
+        for _ in range(max(1, WORK // (self.q * self.rows.size + 1))):  # rounds of swaps
+            swaps = [(*self._best(counts - self.rows[row], chosen), place) for place, row in enumerate(chosen)]
+            better, row, place = max(swaps, default=(score, 0, 0))
+            if better <= score:
+                break
+            counts, score = counts - self.rows[chosen[place]] + self.rows[row], better
+            chosen[place] = row
+        return int((counts >= self.need).sum())
 
-    def _score(self, chosen: list[int]) -> tuple[int, int]:
-        """Return what a set loses and, to tell equal ones apart, how near it is to losing more."""
-        counts = self.rows[chosen].sum(0)
-        return int((counts >= self.need).sum()), int((np.minimum(counts, self.need) ** 2).sum())
+    def _best(self, counts: Counts, chosen: list[int]) -> tuple[int, int]:
+        """Return the best score with one row more that is not chosen, and this row."""
+        scores = self._scores(counts + self.rows)
+        scores[chosen] = -1
+        row = int(scores.argmax())
+        return int(scores[row]), row
+
+    def _scores(self, counts: Counts) -> Counts:
+        """Return of N sets (N, k) what each loses and, to tell equal ones apart, how near it is to losing more."""
+        near: Counts = (np.minimum(counts, self.need) ** 2).sum(1)
+        scores: Counts = (counts >= self.need).sum(1).astype(np.int64) * int((self.need**2).sum() + 1) + near
+        return scores

@@ -10,18 +10,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "draco"
-LIBRARY = {
-    "schemes",
-    "aggregators",
-    "attacks",
-    "optimizers",
-    "sampling",
-    "declaration",
-    "lazy",
-    "errors",
-    "files",
-    "plain",
-}
+LIBRARY = {"schemes", "aggregators", "attacks", "optimizers", "sampling", "declaration", "given", "lazy", "errors"}
+LIBRARY |= {"files", "plain"}
 LAYERS = {  # a part of draco -> the others that it may import
     **dict.fromkeys(LIBRARY, LIBRARY),
     "job": {*LIBRARY, "models", "data"},

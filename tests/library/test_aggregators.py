@@ -94,9 +94,9 @@ def test_equal_rows_are_returned_as_they_are(name: str) -> None:
 def test_a_negative_f_and_what_are_no_gradients_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="it must be 0 or more"):
         AGGREGATORS[name](rows_of(9, 4), f=-1)
-    with pytest.raises(ValueError, match=r"need \(n, d\) float32"):
+    with pytest.raises(ValueError, match=r"must be \(n, d\), float32 or float64"):
         AGGREGATORS[name](rows_of(9, 4)[0])
-    with pytest.raises(ValueError, match=r"need \(n, d\) float32"):
+    with pytest.raises(ValueError, match=r"must be \(n, d\), float32 or float64"):
         AGGREGATORS[name](rows_of(9, 4).to(torch.complex64))
 
 

@@ -375,7 +375,7 @@ def test_adjacent_workers_choose_the_factors_that_look_most_like_their_neighbour
 def test_the_projections_that_byzantine_workers_know_are_those_that_the_decoder_takes() -> None:
     row = torch.randn(5000, generator=generator(2))
     secret = draw(11, 5000, row.device)
-    sketch = finish(project_row(row, secret)[None], secret)
+    sketch = finish(project_row(row, secret)[None], row[None], secret)
     known = SCHEMES["cyclic"].project(11, 5000)
     np.testing.assert_allclose((known @ row.double()).numpy(), sketch.values[0], rtol=1e-4, atol=1e-3)
 

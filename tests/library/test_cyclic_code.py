@@ -67,7 +67,7 @@ def test_projections_are_those_of_the_vectors_they_stand_for(d: int) -> None:
     g, c = secret.directions.double().numpy(), secret.coefficients
     width = g.shape[1]
     row = torch.randn(d, generator=torch.Generator().manual_seed(0))
-    sketch = finish(project_row(row, secret)[None], secret)
+    sketch = finish(project_row(row, secret)[None], row[None], secret)
     for k in range(c.shape[1]):
         f = np.concatenate([c[b, k] * g[k % len(g)] for b in range(len(c))])[:d]
         assert len(c) == -(-d // width)
