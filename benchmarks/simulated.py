@@ -165,8 +165,10 @@ def their_step(split: data.Split, rule: str, attack: str) -> Step:
     aggregator, *before = [{"name": name, "parameters": dict(given)} for name, given in RULES[rule]]
     common = {"model_name": "lenet", "device": "cpu", "learning_rate": RATE, "weight_decay": 0.0, "milestones": []}
     common |= {"learning_rate_decay": 1.0, "optimizer_name": "SGD"}
-    dataset = TensorDataset(*batches.batch(split, torch.arange(len(split.labels)), None))
-    dataset.targets = split.labels  # type: ignore[attr-defined]
+    whole = len(split.labels) // (HONEST * SAMPLES) * HONEST * SAMPLES  # no share ends with a smaller batch
+    images, labels = batches.batch(split, torch.arange(whole), None)
+    dataset = TensorDataset(images, labels)
+    dataset.targets = labels  # type: ignore[attr-defined]
     shares = peer.DataDistributor({
         "data_distribution_name": "iid", "nb_honest": HONEST, "data_loader": DataLoader(dataset), "batch_size": SAMPLES,
     }).split_data()  # fmt: skip

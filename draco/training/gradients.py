@@ -52,6 +52,7 @@ class StepVectors:
         self._parameters = list(self.model.parameters())
         self._drops = any(isinstance(module, SeededDropout) for module in self.model.modules())
         self._split, self._plan, self._device = split, plan, device
+        self._loaded = 0  # the step whose parameters the model has
         self._batch = 0, torch.empty(0)  # step -> its samples, (B,)
         self._bounds = partition_bounds(plan.batch_size, plan.partitions)
         self._statistics = batch_norm.statistics_size(model)
@@ -62,9 +63,11 @@ class StepVectors:
         self._staging = None if device == "cpu" else torch.empty(self.elements, device=device)
         self.local: LocalSteps | None = None  # clipping and momentum of partition j, which worker j + 1 computes
 
-    def load(self, parameters: Tensor) -> None:
-        """Take the server's parameters (p,)."""
-        self._flat.copy_(parameters)
+    def load(self, step: int, parameters: Tensor) -> None:
+        """Take the server's parameters (p,) of a step, once where several workers share this."""
+        if self._loaded != step:
+            self._flat.copy_(parameters)
+            self._loaded = step
 
     def partition(self, step: int, partition: int, out: Tensor) -> None:
         """Write the step vector of one partition into `out` (d,)."""
@@ -105,7 +108,8 @@ class StepVectors:
         if self._drops:
             seeds = [generator(self._plan.seed, "dropout", step, j) for j in partitions]
             set_dropout(self.model, list(zip(sizes, seeds, strict=True)))
-        per_sample = torch.repeat_interleave(torch.tensor(weights), torch.tensor(sizes)).to(self._device) * self._scale
+        repeated = [weight for weight, size in zip(weights, sizes, strict=True) for _ in range(size)]
+        per_sample = torch.tensor(repeated).to(self._device) * self._scale
         loss = F.cross_entropy(self.model(inputs), labels, reduction="none") @ per_sample
         gradients = torch.autograd.grad(loss, self._parameters)
         views = torch.split(out[: self.parameters], [p.numel() for p in self._parameters])
@@ -128,9 +132,8 @@ class StepVectors:
         for j in partitions:
             augment = generator(plan.seed, "augmentation", step, j) if plan.augment else None
             parts.append(batches.batch(self._split, self.indices(step, j), augment))
-        inputs = torch.cat([x for x, _ in parts]).to(self._device)
-        labels = torch.cat([y for _, y in parts]).to(self._device)
-        return inputs, labels, [len(y) for _, y in parts]
+        inputs, labels = parts[0] if len(parts) == 1 else (torch.cat(each) for each in zip(*parts, strict=True))
+        return inputs.to(self._device), labels.to(self._device), [len(y) for _, y in parts]
 
 
 class Remembered:
@@ -143,11 +146,6 @@ class Remembered:
     @cached_property
     def _kept(self) -> Tensor:  # no memory before it is needed
         return torch.empty(len(self._steps), self._vectors.elements)
-
-    def partition(self, step: int, partition: int, out: Tensor) -> None:
-        """Write the step vector of one partition into `out` (d,)."""
-        self._compute(step, partition)
-        out.copy_(self._kept[partition])
 
     def every(self, step: int) -> Tensor:
         """Return those of all partitions (k, d), valid until the next step; they may not be changed."""

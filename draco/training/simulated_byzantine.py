@@ -149,10 +149,10 @@ class ByzantineWorker:
         """Compute what is sent into `frame`; return its length in bytes, or None to send nothing."""
         lies = adversary.is_byzantine(self._job, task.step, self.rank, task.row, self._knowledge.groups)
         if lies and self._lies_blindly:
-            self.vectors.load(model)  # for what the attack may ask for
+            self.vectors.load(task.step, model)  # for what the attack may ask for
             vector, timing = self._knowledge.unseen(), Timing(compute=0.0, encode=0.0)
         else:
-            vector, timing = self._honest.compute(task, model)
+            vector, timing = self._honest.compute(task, model, self._knowledge.unpacked if lies else None)
         if self._follows:
             self._knowledge.follow(task.step)
         if not lies:
@@ -165,9 +165,6 @@ class ByzantineWorker:
 
     def _false(self, task: Task, reply: Tensor) -> Tensor:
         """Return what takes the place of the honest reply, before it is packed into bytes."""
-        if reply.dtype == torch.uint8:
-            load = int(self._honest.scheme.assignment[task.row].sum())
-            reply = self._knowledge.unpacked(task.row, self._honest.scratch[:load])
         source = generator(self._job.seed, "attack", task.step, self.rank)
         scene = self._knowledge.scene(self.rank, task)
         return self._attack(reply, magnitude=self._magnitude, generator=source, scene=scene)
