@@ -9,6 +9,7 @@ Shapes: n workers, f of them Byzantine.
 """
 
 import math
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -92,7 +93,7 @@ class Pair(NamedTuple):
         """Return the pair's line of the table."""
         against = f"byzfl, {self.why or f'{(self.theirs or 0) * 1e3:.0f} ms'}"
         target = None if self.theirs is None else SLOWEST
-        return Row(f"{_short(self.rule)}, {_short(self.attack)}", SIZE, self.ours, against, self.ratio, target)
+        return Row(f"{_short(self.rule)} / {_short(self.attack)}", SIZE, self.ours, against, self.ratio, target)
 
 
 SIZE = f"lenet n={HONEST + BYZANTINE} f={BYZANTINE}, {SAMPLES} each"
@@ -160,7 +161,7 @@ def our_step(split: data.Split, rule: str, attack: str) -> Step:
 def their_step(split: data.Split, rule: str, attack: str) -> Step:
     """Return a function that takes the next step as byzfl's `start_training` does, with our LeNet as its model."""
     peer, known = load("byzfl.fed_framework"), load("byzfl.fed_framework.models")
-    known.lenet = lambda: _plain(models.build_model("lenet", split.info.shape, split.info.classes, 1))
+    known.lenet = lambda: with_torchs_pooling(models.build_model("lenet", split.info.shape, split.info.classes, 1))
     name, parameters = ATTACKS[attack]
     aggregator, *before = [{"name": name, "parameters": dict(given)} for name, given in RULES[rule]]
     common = {"model_name": "lenet", "device": "cpu", "learning_rate": RATE, "weight_decay": 0.0, "milestones": []}
@@ -198,8 +199,8 @@ def their_step(split: data.Split, rule: str, attack: str) -> Step:
     return step
 
 
-def _plain(model: nn.Module) -> nn.Module:
-    """Give a model torch's own pooling back."""
+def with_torchs_pooling(model: nn.Module) -> nn.Module:
+    """Give a model of ours torch's own pooling back, and return it."""
     for name, child in model.named_children():
         if isinstance(child, nn.MaxPool2d):
             setattr(model, name, nn.MaxPool2d(2))
@@ -209,7 +210,8 @@ def _plain(model: nn.Module) -> nn.Module:
 def _short(text: str) -> str:
     """Return a rule or an attack as a table has room for.
 
-    >>> _short("{name: trimmed_mean, pre: [nnm]}")
-    'trimmed_mean pre=[nnm]'
+    >>> _short("{name: trimmed_mean, pre: [{name: clipping, c: 2.0}, nnm]}")
+    'trimmed_mean after clipping c 2.0, nnm'
     """
-    return text.removeprefix("{name: ").removesuffix("}").replace(", ", " ", 1).replace(": ", "=")
+    words = re.sub(r"[{}\[\]]|name: ", "", text).replace(", pre: ", " after ")
+    return re.sub(r",? (\w+): ", r" \1 ", words)
