@@ -20,7 +20,8 @@ def mean_and_spread(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean (e,) of the rows (h, e) and their standard deviation (e,) about it, divided by h, not h - 1."""
     flat = _coordinates(rows)
     mean, spread = flat.mean(0), flat.new_empty(flat.shape[1])
-    for columns, centred, _ in _centred(flat):
+    for columns, block in _centred(flat):
+        centred = block[:-1]
         spread[columns] = centred.mul_(centred).mean(0).sqrt_()
     return _like(mean, rows), _like(spread, rows)
 
@@ -35,25 +36,26 @@ def furthest(rows: Tensor) -> int:
         IndexError: there is no row.
     """
     flat = _coordinates(rows)
-    gram = torch.zeros(len(flat), len(flat), dtype=torch.float64, device=flat.device)
-    common = gram.new_zeros(len(flat))  # C m
-    for _, centred, mean in _centred(flat):
-        gram += centred @ centred.T
-        common += centred @ mean
+    products = torch.zeros(len(flat), len(flat) + 1, dtype=torch.float64, device=flat.device)
+    for _, block in _centred(flat):
+        products += block[:-1] @ block.T
+    gram, common = products[:, :-1], products[:, -1]  # C C^T, C m
     _, vectors = torch.linalg.eigh(gram)
     first = vectors[:, -1]
     return int((gram @ first + common @ first).abs().argmax())
 
 
-def _centred(flat: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield blocks of columns: which they are, the rows' deviations from the mean (h, block), and the mean (block,)."""
+def _centred(flat: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield blocks of columns: which they are, and the rows' deviations from the mean, and last the mean itself."""
     width = max(_BLOCK // max(len(flat), 1), 1)
-    buffer = torch.empty(len(flat), min(width, flat.shape[1]), dtype=torch.float64, device=flat.device)
+    buffer = torch.empty(len(flat) + 1, min(width, flat.shape[1]), dtype=torch.float64, device=flat.device)
     for start in range(0, flat.shape[1], width):
         columns = slice(start, min(start + width, flat.shape[1]))
-        centred = buffer[:, : columns.stop - start].copy_(flat[:, columns])
-        mean = centred.mean(0)
-        yield columns, centred.sub_(mean), mean
+        block = buffer[:, : columns.stop - start]
+        centred, mean = block[:-1].copy_(flat[:, columns]), block[-1]
+        torch.mean(centred, 0, out=mean)
+        centred.sub_(mean)
+        yield columns, block
 
 
 def _coordinates(rows: Tensor) -> Tensor:
