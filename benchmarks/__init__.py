@@ -10,10 +10,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import kernels, rules, start, steps, wires
+from benchmarks import kernels, plain, rules, simulated, start, steps, wires
 from benchmarks.timing import Row
 
-SECTIONS = ("kernels", "aggregators", "wires", "receive", "steps", "start")
+SECTIONS = ("kernels", "aggregators", "wires", "receive", "steps", "simulated", "plain", "start")
 
 
 def main(target: Path, *, quick: bool, only: Collection[str] = SECTIONS) -> None:
@@ -50,6 +50,8 @@ def _all(quick: bool, only: Collection[str]) -> "Iterator[Row | rules.Figure]":
         "wires": lambda: wires.rows(repeats=1 if quick else 15),
         "receive": lambda: steps.receive_rows(quick),
         "steps": lambda: steps.rows(quick),
+        "simulated": lambda: simulated.rows(quick),
+        "plain": lambda: plain.rows(quick),
         "start": lambda: start.rows(quick),
     }
     for name in SECTIONS:

@@ -36,20 +36,22 @@ def rows(quick: bool) -> Iterator[Row]:
     """Yield the step of each scheme against the uncoded one, the schemes taking turns, and the cyclic step's parts."""
     steps, turns = (WARM_UP + 3, 1) if quick else (40, 3)
     taken: dict[str, list[Event]] = {name: [] for name in SCHEMES}
-    lasted: dict[str, list[float]] = {name: [] for name in SCHEMES}
+    times: dict[str, list[float]] = {name: [] for name in SCHEMES}
     with tempfile.TemporaryDirectory() as folder:
         prepare("synthetic", Path(folder))
         for _ in range(turns):
             for name in SCHEMES:
-                found = _steps(Path(folder), name, steps, "simulate" if quick else "mpi")
+                scheme, batch_size = SCHEMES[name]
+                job = f"model: fc, data: synthetic, steps: {steps}, scheme: {scheme}, batch_size: {batch_size}"
+                found = steps_of(Path(folder), name, job, "simulate" if quick else "mpi")
                 taken[name] += found[1:]
-                lasted[name] += [b["time"] - a["time"] for a, b in pairwise(found)]
+                times[name] += lasted(found)
     size = f"fc n={WORKERS}, {SAMPLES} samples each"
-    base = median(lasted["uncoded"])
-    for name, seconds in lasted.items():
+    base = median(times["uncoded"])
+    for name, seconds in times.items():
         target = None if name == "uncoded" else 1.1
         yield Row(f"training step, {name}", size, median(seconds), "uncoded step", median(seconds) / base, target)
-    whole = median(lasted["cyclic"])
+    whole = median(times["cyclic"])
     for part in taken["cyclic"][0]["seconds"]:
         seconds_of_part = median(e["seconds"][part] for e in taken["cyclic"])
         yield Row(f"of which {part}", size, seconds_of_part, "cyclic step", seconds_of_part / whole, None)
@@ -64,24 +66,27 @@ def receive_rows(quick: bool) -> Iterator[Row]:
         made = plan(parse(any_job, "bench", [f"workers={n}"]), Path("unused"))
         head = made.argv[: made.argv.index("-m")]
         argv = [*head, "-m", "mpi4py", "-m", "benchmarks.receive", str(d), "3" if quick else "7"]
-        figures = json.loads(_run(argv, made.environment).splitlines()[-1])
+        figures = json.loads(run(argv, made.environment).splitlines()[-1])
         ratio = figures["received"] / figures["copied"]
         yield Row("receive over MPI", f"n={n} d={d:,}", figures["received"], "a copy of n*d floats", ratio, 1.3)
 
 
-def _steps(folder: Path, name: str, steps: int, launcher: str) -> list[Event]:
-    """Run one job and return its steps after the warm-up."""
-    scheme, batch_size = SCHEMES[name]
-    text = f"{{name: {name}, workers: {WORKERS}, model: fc, data: {{name: synthetic, root: {folder}}}, steps: {steps}, "
-    text += f"scheme: {scheme}, batch_size: {batch_size}, eval_every: 0, launcher: {launcher}}}"
-    job = parse(text, "bench")
-    run = create(folder / "runs", name, to_yaml(job))
-    made = plan(job, run, python=sys.executable)
-    _run(made.argv, made.environment)
-    return [e for e in events.read(run / "events.jsonl") if e["event"] == "step"][WARM_UP:]
+def steps_of(folder: Path, name: str, job: str, launcher: str, warm_up: int = WARM_UP) -> list[Event]:
+    """Run the job with those keys and return its steps after the warm-up; `folder` has its data set."""
+    data = f"data.root={folder}"
+    parsed = parse(f"{{name: {name}, workers: {WORKERS}, {job}, eval_every: 0, launcher: {launcher}}}", "bench", [data])
+    directory = create(folder / "runs", name, to_yaml(parsed))
+    made = plan(parsed, directory, python=sys.executable)
+    run(made.argv, made.environment)
+    return [e for e in events.read(directory / "events.jsonl") if e["event"] == "step"][warm_up:]
 
 
-def _run(argv: "tuple[str, ...] | list[str]", environment: tuple[tuple[str, str], ...]) -> str:
+def lasted(found: list[Event]) -> list[float]:
+    """Return the seconds from each step to the next."""
+    return [b["time"] - a["time"] for a, b in pairwise(found)]
+
+
+def run(argv: "tuple[str, ...] | list[str]", environment: tuple[tuple[str, str], ...]) -> str:
     """Run a command to its end and return what it printed; what it complained of goes to the terminal."""
     result = subprocess.run(
         argv,

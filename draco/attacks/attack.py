@@ -30,6 +30,9 @@ class AttackDeclaration(Declaration):
     # (workers, Byzantine ones) -> the strength where the option is null; a ValueError says why there is none.
     usual_strength: Callable[[int, int], float] | None = None
     informed: bool = False  # Byzantine workers know all rows and the last step's seed: the server tells every worker
+    # It is made of the numbers that its worker would honestly send. Where not, nobody computes them: the function gets
+    # NaN in their place, of the same shape, dtype and device.
+    own: bool = True
     needs_honest: bool = False  # it is made of what honest workers send, so at least one must be honest
     truthful: bool = False  # what arrives is true, so that a server that suspects nobody has missed nothing
     # Which rows Byzantine workers take unless the job says otherwise: None any, "neighbours" or whole groups, or just

@@ -44,10 +44,13 @@ def rank_one_collusion(reply: Tensor, *, magnitude: float, generator: torch.Gene
     The factor is the row's. The error matrix has rank one, so that several projections of it say no more than one does.
     Factors are between `magnitude` and twice that, times the size of honest replies.
     """
-    shared = scene.shared()
-    common = noise(reply, shared)
-    factors = 1 + torch.rand(scene.scheme.workers, generator=shared)
-    return reply + common * (magnitude * float(factors[scene.row]) * size(scene.honest()))
+
+    def agreed() -> tuple[Tensor, Tensor, float]:
+        shared = scene.shared()
+        return noise(reply, shared), 1 + torch.rand(scene.scheme.workers, generator=shared), size(scene.honest())
+
+    common, factors, usual = scene.once("agreed", agreed)
+    return reply + common * (magnitude * float(factors[scene.row]) * usual)
 
 
 RANK_ONE_COLLUSION = AttackDeclaration(
@@ -67,9 +70,13 @@ def adjacent(reply: Tensor, *, magnitude: float, generator: torch.Generator, sce
     factors for which the syndrome is nearest to one that as many rows beside them could have caused. The largest error
     is `magnitude` times as large as honest replies; the smaller, the harder to tell whose it is.
     """
-    factors = torch.from_numpy(confusing(scene.scheme, scene.byzantine))
+
+    def agreed() -> tuple[Tensor, float, Matrix]:
+        return noise(reply, scene.shared()), size(scene.honest()), confusing(scene.scheme, scene.byzantine)
+
+    drawn, usual, factors = scene.once("agreed", agreed)
+    common = drawn * (magnitude * usual)
     factor = complex(factors[scene.byzantine.index(scene.row)])
-    common = noise(reply, scene.shared()) * (magnitude * size(scene.honest()))
     return reply + common * (factor if reply.is_complex() else factor.real)
 
 
@@ -90,8 +97,13 @@ def orthogonal_to_projection(reply: Tensor, *, magnitude: float, generator: torc
     A server that drew them once for all could not see it. The noise is `magnitude` times as large as the reply. The
     projections are taken whole, so this needs memory for some ten vectors of doubles.
     """
-    found = scene.projections(reply.numel())
-    known, _ = torch.linalg.qr(found.to(found.dtype if found.is_complex() else torch.float64).T)
+
+    def basis() -> Tensor:
+        found = scene.projections(reply.numel())
+        columns: Tensor = torch.linalg.qr(found.to(found.dtype if found.is_complex() else torch.float64).T)[0]
+        return columns
+
+    known = scene.once("basis", basis)
     error = noise(reply, generator).to(known.dtype)
     error -= known @ (known.mH @ error)
     error -= known @ (known.mH @ error)  # once more, for what rounding left
@@ -133,6 +145,7 @@ SPLIT_VOTE = AttackDeclaration(
     options=magnitude(100.0, "-magnitude times the reply is sent."),
     strength="magnitude",
     informed=True,
+    own=False,
     placed="majorities",
 )
 

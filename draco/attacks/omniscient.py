@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import NormalDist
 
+from draco.attacks import moments
 from draco.attacks.attack import AttackDeclaration
 from draco.attacks.scene import Scene
 from draco.declaration import Option
@@ -17,12 +18,6 @@ from draco.lazy import Tensor, torch
 
 GRID = [2.0**i for i in range(-4, 8)]  # of factors that a line search starts from
 REFINEMENTS = 8
-
-
-def honest_rows(scene: Scene) -> Tensor:
-    """Return (n - f, e), the replies of the honest rows."""
-    others = [row for row in range(scene.scheme.workers) if row not in scene.byzantine]
-    return scene.honest()[others]
 
 
 def alie_z(workers: int, byzantine: int) -> float:
@@ -69,6 +64,7 @@ ALIE = AttackDeclaration(
     strength="z",
     usual_strength=alie_z,
     informed=True,
+    own=False,
     needs_honest=True,
 )
 
@@ -89,6 +85,7 @@ IPM = AttackDeclaration(
     options={"epsilon": Option(float, 0.1, "-epsilon times the mean of the honest replies is sent.", gt=0.0, le=1e30)},
     strength="epsilon",
     informed=True,
+    own=False,
     needs_honest=True,
 )
 
@@ -96,7 +93,7 @@ IPM = AttackDeclaration(
 def alie_optimised(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene: Scene) -> Tensor:
     """Return `alie` with the z that moves the job's own server furthest; see `strongest`."""
     sent = _beside(scene)
-    return sent(strongest(scene, sent)).to(reply.device)
+    return sent(scene.once("strongest", lambda: strongest(scene, sent))).to(reply.device)
 
 
 ALIE_OPTIMISED = AttackDeclaration(
@@ -104,6 +101,7 @@ ALIE_OPTIMISED = AttackDeclaration(
     function=alie_optimised,
     text="alie with the z that moves the job's own server furthest",
     informed=True,
+    own=False,
     needs_honest=True,
 )
 
@@ -111,7 +109,7 @@ ALIE_OPTIMISED = AttackDeclaration(
 def ipm_optimised(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene: Scene) -> Tensor:
     """Return `ipm` with the epsilon that moves the job's own server furthest; see `strongest`."""
     sent = _against(scene)
-    return sent(strongest(scene, sent)).to(reply.device)
+    return sent(scene.once("strongest", lambda: strongest(scene, sent))).to(reply.device)
 
 
 IPM_OPTIMISED = AttackDeclaration(
@@ -119,6 +117,7 @@ IPM_OPTIMISED = AttackDeclaration(
     function=ipm_optimised,
     text="ipm with the epsilon that moves the job's own server furthest",
     informed=True,
+    own=False,
     needs_honest=True,
 )
 
@@ -130,30 +129,22 @@ def mimic(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene:
     the direction in which honest workers differ most. They choose it once, over some steps; here rows are handed out
     anew at every step, so the choice is the step's own.
     """
-    honest = honest_rows(scene)
-    flat = (torch.view_as_real(honest).flatten(1) if honest.is_complex() else honest).double()
-    centred = flat - flat.mean(0)
-    _, vectors = torch.linalg.eigh(centred @ centred.T)
-    direction = vectors[:, -1] @ centred  # the first principal axis, up to a factor
-    return honest[int((flat @ direction).abs().argmax())].to(reply.device)
+    chosen = scene.once("chosen", lambda: moments.furthest(scene.others()))
+    return scene.others()[chosen].clone().to(reply.device)
 
 
 MIMIC = AttackDeclaration(
-    name="mimic", function=mimic, text="a copy of one honest reply", informed=True, needs_honest=True
+    name="mimic", function=mimic, text="a copy of one honest reply", informed=True, own=False, needs_honest=True
 )
 
 
 def _beside(scene: Scene) -> Callable[[float], Tensor]:
-    honest = honest_rows(scene)
-    flat = torch.view_as_real(honest) if honest.is_complex() else honest
-    mean, std = flat.mean(0), flat.std(0, correction=0)
-    if honest.is_complex():
-        mean, std = torch.view_as_complex(mean), torch.view_as_complex(std)
-    return lambda z: mean - z * std
+    mean, spread = scene.once("moments", lambda: moments.mean_and_spread(scene.others()))
+    return lambda z: mean - z * spread
 
 
 def _against(scene: Scene) -> Callable[[float], Tensor]:
-    mean = honest_rows(scene).mean(0)
+    mean = scene.once("mean", lambda: scene.others().mean(0))
     return lambda epsilon: -epsilon * mean
 
 

@@ -52,6 +52,7 @@ CONSTANT = AttackDeclaration(
     text="one number everywhere",
     options=magnitude(100.0, "-magnitude is sent everywhere."),
     strength="magnitude",
+    own=False,
 )
 
 
@@ -70,6 +71,7 @@ RANDOM = AttackDeclaration(
     text="Gaussian noise in place of the reply",
     options=magnitude(100.0, "Standard deviation of the noise."),
     strength="magnitude",
+    own=False,
 )
 
 
@@ -100,7 +102,7 @@ def zero(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene: 
     return torch.zeros_like(reply)
 
 
-ZERO = AttackDeclaration(name="zero", function=zero, text="zeros")
+ZERO = AttackDeclaration(name="zero", function=zero, text="zeros", own=False)
 
 
 def nan(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene: Scene) -> Tensor:
@@ -108,7 +110,7 @@ def nan(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene: S
     return torch.full_like(reply, math.nan)
 
 
-NAN = AttackDeclaration(name="nan", function=nan, text="NaN everywhere")
+NAN = AttackDeclaration(name="nan", function=nan, text="NaN everywhere", own=False)
 
 
 def inf(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene: Scene) -> Tensor:
@@ -116,7 +118,7 @@ def inf(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene: S
     return torch.full_like(reply, math.inf)
 
 
-INF = AttackDeclaration(name="inf", function=inf, text="infinity everywhere")
+INF = AttackDeclaration(name="inf", function=inf, text="infinity everywhere", own=False)
 
 
 def tiny(reply: Tensor, *, magnitude: float, generator: torch.Generator, scene: Scene) -> Tensor:
@@ -152,5 +154,8 @@ def label_flip(reply: Tensor, *, magnitude: float, generator: torch.Generator, s
 
 
 LABEL_FLIP = AttackDeclaration(
-    name="label_flip", function=label_flip, text="the honest reply for wrong labels: y -> C - 1 - y of C classes"
+    name="label_flip",
+    function=label_flip,
+    text="the honest reply for wrong labels: y -> C - 1 - y of C classes",
+    own=False,
 )

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from draco.lazy import Tensor, torch
 from draco.schemes import Scheme
+
+_T = TypeVar("_T")
 
 
 class Scene(NamedTuple):
     """The worst case: an adversary that knows everything but the step's own secret.
 
     What is a function costs nothing unless it is called; nothing that one returns may be changed. To attacks that are
-    not informed, `byzantine` is `row` alone, and they call none of `projections`, `gradients`, `honest` and `served`.
+    not informed, `byzantine` is `row` alone, and they call none of `projections`, `gradients`, `honest`, `others`,
+    `served` and `once`.
     """
 
     step: int
@@ -31,9 +34,22 @@ class Scene(NamedTuple):
     shared: Callable[[], torch.Generator]  # a fresh generator, the same for all Byzantine workers of the step
     gradients: Callable[[], Tensor]  # (k, d): every partition's honest step vector
     honest: Callable[[], Tensor]  # (n, e): every row's honest reply
+    others: Callable[[], Tensor]  # (n - f, e): the replies of the honest rows
     flipped: Callable[[], Tensor]  # (e,): the row's honest reply had every label y been C - 1 - y
     # What the server would make of the replies (n, e), (p,); None: it would refuse them. The secret is another one.
     served: Callable[[Tensor], Tensor | None]
+    known: dict[str, Any]  # what the Byzantine workers of the step have worked out together; see `once`
+
+    def once(self, what: str, compute: Callable[[], _T]) -> _T:
+        """Return what `compute` returns, which the first Byzantine worker of the step calls for all of them.
+
+        It must depend neither on whose scene this is nor on the attack's strength, and nobody may change what it
+        returned. `what` names it among all that the attack works out.
+        """
+        if what not in self.known:
+            self.known[what] = compute()
+        found: _T = self.known[what]
+        return found
 
 
 def size(vectors: Tensor) -> float:

@@ -18,7 +18,10 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="small vectors, few repetitions: checks that it runs")
     parser.add_argument(
-        "--only", nargs="+", metavar="SECTION", help="kernels, aggregators, wires, receive, steps, start"
+        "--only",
+        nargs="+",
+        metavar="SECTION",
+        help="some of kernels, aggregators, wires, receive, steps, simulated, plain, start",
     )
     parser.add_argument(
         "--json",

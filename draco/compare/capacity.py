@@ -16,11 +16,12 @@ from draco.models import build_model
 # and 1.6 to 2.9 times n * d * 4 bytes; the process that looks after the run takes 0.05 GB.
 _BASE_BYTES = 500_000_000
 _COPIES = 3.5
+_SHARE = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of processor time in so many; else not there
 
 
 def processes(jobs: Sequence[Job]) -> int:
     """Return how many of the jobs can go on at a time, 1 at least: a core for each thread, and memory for all."""
-    cores = len(os.sched_getaffinity(0)) // max(job.threads for job in jobs)
+    cores = _available_cores() // max(job.threads for job in jobs)
     room = _available_bytes() // max(map(needed_bytes, _distinct(jobs)))
     return max(min(cores, room, len(jobs)), 1)
 
@@ -35,6 +36,15 @@ def needed_bytes(job: Job) -> int:
 def _distinct(jobs: Sequence[Job]) -> list[Job]:
     """Return one job of each size."""
     return list({(job.model, job.data.name, job.workers): job for job in jobs}.values())
+
+
+def _available_cores() -> int:
+    """Return the cores that this process may use: those it may run on, or as many as its container's share allows."""
+    cores = len(os.sched_getaffinity(0))
+    if not _SHARE.exists():
+        return cores
+    quota, period = _SHARE.read_text().split()
+    return cores if quota == "max" else min(cores, max(int(quota) // int(period), 1))
 
 
 def _available_bytes() -> int:

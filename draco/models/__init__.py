@@ -1,6 +1,7 @@
 """Models by name: the table, and the way from a name to a model with its initial weights.
 
-    model (the value) <- lenet, fc, resnet, vgg <- MODELS;    dropout, flat, batch_norm: what training does with a model
+    model (the value) <- lenet, fc, resnet, vgg <- MODELS;    pooling: what building one puts in
+    dropout, flat, batch_norm: what training does with a model
 
 Each builder states how it differs from the original Draco's model (hwang595/Draco).
 Shapes: N samples, an image is (c, h, w), p parameters, b BatchNorm statistics (mean and variance of every channel).
@@ -54,6 +55,7 @@ def build_model(name: str, shape: Shape, classes: int, seed: int) -> nn.Module:
     import torch
 
     from draco.models.dropout import replace_dropout
+    from draco.models.pooling import replace_pooling
     from draco.sampling import derive_seed
 
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -61,6 +63,7 @@ def build_model(name: str, shape: Shape, classes: int, seed: int) -> nn.Module:
         torch.default_generator.manual_seed(derive_seed(seed, "weights"))
         model = MODELS[name].build(shape, classes).float()
     replace_dropout(model)
+    replace_pooling(model)
     return model.train()
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from draco import data
 from draco.data import batches
 from draco.models import batch_norm
-from draco.models.dropout import set_dropout
+from draco.models.dropout import SeededDropout, set_dropout
 from draco.models.flat import flatten
 from draco.sampling import batch_indices, generator, partition_bounds
 from draco.training.worker_momentum import LocalSteps
@@ -50,7 +50,10 @@ class StepVectors:
         self._flat = flatten(self.model)
         batch_norm.measure_batch_statistics(self.model)
         self._parameters = list(self.model.parameters())
+        self._drops = any(isinstance(module, SeededDropout) for module in self.model.modules())
         self._split, self._plan, self._device = split, plan, device
+        self._loaded = 0  # the step whose parameters the model has
+        self._batch = 0, torch.empty(0)  # step -> its samples, (B,)
         self._bounds = partition_bounds(plan.batch_size, plan.partitions)
         self._statistics = batch_norm.statistics_size(model)
         self._cleared = torch.zeros(self._statistics, device=device)
@@ -60,9 +63,11 @@ class StepVectors:
         self._staging = None if device == "cpu" else torch.empty(self.elements, device=device)
         self.local: LocalSteps | None = None  # clipping and momentum of partition j, which worker j + 1 computes
 
-    def load(self, parameters: Tensor) -> None:
-        """Take the server's parameters (p,)."""
-        self._flat.copy_(parameters)
+    def load(self, step: int, parameters: Tensor) -> None:
+        """Take the server's parameters (p,) of a step, once where several workers share this."""
+        if self._loaded != step:
+            self._flat.copy_(parameters)
+            self._loaded = step
 
     def partition(self, step: int, partition: int, out: Tensor) -> None:
         """Write the step vector of one partition into `out` (d,)."""
@@ -100,11 +105,11 @@ class StepVectors:
 
     def _backward(self, step: int, partitions: Sequence[int], weights: Sequence[float], out: Tensor) -> None:
         inputs, labels, sizes = self._samples(step, partitions)
-        set_dropout(
-            self.model,
-            [(size, generator(self._plan.seed, "dropout", step, j)) for size, j in zip(sizes, partitions, strict=True)],
-        )
-        per_sample = torch.repeat_interleave(torch.tensor(weights), torch.tensor(sizes)).to(self._device) * self._scale
+        if self._drops:
+            seeds = [generator(self._plan.seed, "dropout", step, j) for j in partitions]
+            set_dropout(self.model, list(zip(sizes, seeds, strict=True)))
+        repeated = [weight for weight, size in zip(weights, sizes, strict=True) for _ in range(size)]
+        per_sample = torch.tensor(repeated).to(self._device) * self._scale
         loss = F.cross_entropy(self.model(inputs), labels, reduction="none") @ per_sample
         gradients = torch.autograd.grad(loss, self._parameters)
         views = torch.split(out[: self.parameters], [p.numel() for p in self._parameters])
@@ -115,7 +120,9 @@ class StepVectors:
         """Return the samples of a partition: a slice of the step's batch, or as many of its shard's next ones."""
         plan, (start, stop) = self._plan, self._bounds[partition]
         if plan.shards is None:
-            return batch_indices(plan.seed, step, plan.batch_size, len(self._split.labels))[start:stop]
+            if self._batch[0] != step:  # all partitions are slices of one batch
+                self._batch = step, batch_indices(plan.seed, step, plan.batch_size, len(self._split.labels))
+            return self._batch[1][start:stop]
         shard = plan.shards[partition]
         return shard[batch_indices(plan.seed, step, stop - start, len(shard), partition)]
 
@@ -125,9 +132,8 @@ class StepVectors:
         for j in partitions:
             augment = generator(plan.seed, "augmentation", step, j) if plan.augment else None
             parts.append(batches.batch(self._split, self.indices(step, j), augment))
-        inputs = torch.cat([x for x, _ in parts]).to(self._device)
-        labels = torch.cat([y for _, y in parts]).to(self._device)
-        return inputs, labels, [len(y) for _, y in parts]
+        inputs, labels = parts[0] if len(parts) == 1 else (torch.cat(each) for each in zip(*parts, strict=True))
+        return inputs.to(self._device), labels.to(self._device), [len(y) for _, y in parts]
 
 
 class Remembered:
@@ -141,16 +147,18 @@ class Remembered:
     def _kept(self) -> Tensor:  # no memory before it is needed
         return torch.empty(len(self._steps), self._vectors.elements)
 
-    def partition(self, step: int, partition: int, out: Tensor) -> None:
-        """Write the step vector of one partition into `out` (d,)."""
-        self._compute(step, partition)
-        out.copy_(self._kept[partition])
-
     def every(self, step: int) -> Tensor:
         """Return those of all partitions (k, d), valid until the next step; they may not be changed."""
         for partition in range(len(self._steps)):
             self._compute(step, partition)
         return self._kept
+
+    def some(self, step: int, partitions: Sequence[int]) -> Tensor:
+        """Return those of some partitions (number, d), valid until the next step; they may not be changed."""
+        for partition in partitions:
+            self._compute(step, partition)
+        first = partitions[0]
+        return self._kept[first : first + 1] if len(partitions) == 1 else self._kept[list(partitions)]
 
     def _compute(self, step: int, partition: int) -> None:
         if self._steps[partition] != step:

@@ -118,7 +118,7 @@ def simulated_workers(built: Built) -> list[Worker | ByzantineWorker]:
     vectors = build_vectors(built, range(job.workers))
     shared = adversary.informed(job) or (assignment.sum(0).max() > 1 and not built.encodes_freely)
     remembered = Remembered(vectors, assignment.shape[1]) if shared else None
-    first = build_worker(built, 1, vectors, remembered.partition if remembered else None)
+    first = build_worker(built, 1, vectors, remembered)
     ranks = range(1, job.workers + 1)
     honest = [first._replace(rank=rank, momenta=momenta_of(job, rank, vectors)) for rank in ranks]
     if attack(job) is None:

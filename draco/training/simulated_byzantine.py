@@ -1,10 +1,13 @@
 """A simulated Byzantine worker: an honest worker inside, its knowledge, and its attack on the honest reply.
 
 A worker that knows everything needs no message but its task. Every partition's gradient follows from (seed, step,
-partition) and the model. So it computes them all itself, with the same bits wherever it runs.
+partition) and the model. So it computes them itself, with the same bits wherever it runs. Nothing is computed that the
+attack does not ask for, and nothing twice in a step by the Byzantine workers of one process.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +22,7 @@ from draco.training.adversary import Leak
 from draco.training.build import Built
 from draco.training.gradients import Remembered, StepVectors
 from draco.training.transport import Task
+from draco.training.wire import Timing
 from draco.training.worker import Worker
 from draco.training.worker_momentum import Attached, followed
 
@@ -32,9 +36,12 @@ class Knowledge:
         self._job, self._scheme, self._vectors = built.job, scheme, vectors
         self._remembered = remembered or Remembered(vectors, scheme.assignment.shape[1])
         self._aggregate = built.aggregate
-        self._relabelled = vectors.relabelled()
+        self._relabelled = Remembered(vectors.relabelled(), scheme.assignment.shape[1])
         self._packs = scheme.dtype == torch.uint8
-        self._honest: tuple[int, Tensor] | None = None  # of which step
+        self._dtype = torch.float32 if self._packs else scheme.dtype
+        self._elements = vectors.elements if self._packs else scheme.elements(vectors.elements)
+        # What the colluders know in common, by name; it holds for one step, and for one draw of their rows.
+        self._common: tuple[tuple[int, Sequence[int]], dict[str, Any]] = (0, ()), {}
         self.groups = scheme.groups()
 
     def follow(self, step: int) -> None:
@@ -46,20 +53,28 @@ class Knowledge:
         step, row = task.step, task.row
         leak = Leak.of(task.leak)
         ranks = adversary.byzantine(self._job, step, leak.rows, self.groups) if leak else ()
-        return Scene(
+        byzantine = tuple(sorted(leak.rows[rank - 1] for rank in ranks)) if leak else (row,)
+        if self._common[0] != (step, byzantine):
+            self._common = (step, byzantine), {}
+        known = self._common[1]
+        every = range(self._scheme.workers)
+        scene = Scene(
             step=step,
             rank=rank,
             row=row,
-            byzantine=tuple(sorted(leak.rows[rank - 1] for rank in ranks)) if leak else (row,),
+            byzantine=byzantine,
             scheme=self._scheme,
             tolerance=build.tolerance(self._job),
             projections=lambda elements: self._projections(leak, elements),
             shared=lambda: generator(self._job.seed, "attack", step),
             gradients=lambda: self._remembered.every(step),
-            honest=lambda: self._replies(step),
+            honest=lambda: scene.once("honest", lambda: self._replies(step, every)),
+            others=lambda: scene.once("others", lambda: self._replies(step, [i for i in every if i not in byzantine])),
             flipped=lambda: self._poisoned(step, row),
             served=lambda replies: self._served(step, leak, replies),
+            known=known,
         )
+        return scene
 
     def unpacked(self, row: int, gradients: Tensor) -> Tensor:
         """Return the honest reply (e,), or the mean gradient (d,) where replies are bytes, which have no reverse."""
@@ -72,26 +87,29 @@ class Knowledge:
         load = int(self._scheme.assignment[row].sum())
         return self._scheme.encode(row, vector.expand(load, -1))
 
+    def unseen(self) -> Tensor:
+        """Return what stands for an honest reply (e,) that nobody computes: NaN, in no memory of its own."""
+        return torch.full((1,), math.nan, dtype=self._dtype).expand(self._elements)
+
     def _projections(self, leak: Leak | None, elements: int) -> Tensor:
         project = SCHEMES[self._scheme.name].project
         if project is None or leak is None:
             raise ValueError(f"{self._scheme.name} has no projections that are known")
         return project(leak.past_seed, elements)
 
-    def _replies(self, step: int) -> Tensor:
-        if self._honest is None or self._honest[0] != step:
-            gradients = self._remembered.every(step)
-            loads = [torch.from_numpy(row) for row in self._scheme.assignment]
-            replies = [self.unpacked(row, gradients[load]) for row, load in enumerate(loads)]
-            self._honest = step, torch.stack(replies)
-        return self._honest[1]
+    def _replies(self, step: int, rows: Sequence[int]) -> Tensor:
+        """Return the honest replies (number of rows, e) of some rows."""
+        replies = torch.empty(len(rows), self._elements, dtype=self._dtype)
+        for out, row in zip(replies, rows, strict=True):
+            out.copy_(self.unpacked(row, self._remembered.some(step, self._partitions(row))))
+        return replies
 
     def _poisoned(self, step: int, row: int) -> Tensor:
-        mine = self._scheme.assignment[row].nonzero()[0].tolist()
-        gradients = torch.empty(len(mine), self._vectors.elements)
-        for out, partition in zip(gradients, mine, strict=True):
-            self._relabelled.partition(step, partition, out)
-        return self.unpacked(row, gradients)
+        return self.unpacked(row, self._relabelled.some(step, self._partitions(row)))
+
+    def _partitions(self, row: int) -> list[int]:
+        mine: list[int] = self._scheme.assignment[row].nonzero()[0].tolist()
+        return mine
 
     def _served(self, step: int, leak: Leak | None, replies: Tensor) -> Tensor | None:
         """Return what the server would make of these replies, without its state: centered clipping begins anew."""
@@ -121,16 +139,23 @@ class ByzantineWorker:
         assert declared is not None
         self._attack = declared
         self._magnitude = declared.magnitude(job.attack.given(), job.workers, byzantine_count(job))
+        # A momentum goes on beneath the lies.
+        self._lies_blindly = not declared.own and not job.local.momentum
         self._attached = Attached(job, honest.vectors.parameters)
         self._follows = len(followed(job, honest.rank)) > 1
         self.rank, self.momenta, self.vectors, self.wire = honest.rank, honest.momenta, honest.vectors, honest.wire
 
     def reply(self, task: Task, model: Tensor, frame: Tensor) -> int | None:
         """Compute what is sent into `frame`; return its length in bytes, or None to send nothing."""
-        vector, timing = self._honest.compute(task, model)
+        lies = adversary.is_byzantine(self._job, task.step, self.rank, task.row, self._knowledge.groups)
+        if lies and self._lies_blindly:
+            self.vectors.load(task.step, model)  # for what the attack may ask for
+            vector, timing = self._knowledge.unseen(), Timing(compute=0.0, encode=0.0)
+        else:
+            vector, timing = self._honest.compute(task, model, self._knowledge.unpacked if lies else None)
         if self._follows:
             self._knowledge.follow(task.step)
-        if not adversary.is_byzantine(self._job, task.step, self.rank, task.row, self._knowledge.groups):
+        if not lies:
             return wire.pack(vector, self.wire, task.step, timing, frame)
         false = self._knowledge.packed(task.row, self._false(task, vector))
         sent = self._sent(wire.pack(false, self.wire, task.step, timing, frame))
@@ -140,9 +165,6 @@ class ByzantineWorker:
 
     def _false(self, task: Task, reply: Tensor) -> Tensor:
         """Return what takes the place of the honest reply, before it is packed into bytes."""
-        if reply.dtype == torch.uint8:
-            load = int(self._honest.scheme.assignment[task.row].sum())
-            reply = self._knowledge.unpacked(task.row, self._honest.scratch[:load])
         source = generator(self._job.seed, "attack", task.step, self.rank)
         scene = self._knowledge.scene(self.rank, task)
         return self._attack(reply, magnitude=self._magnitude, generator=source, scene=scene)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,12 +15,12 @@ from draco.job import Job
 from draco.schemes import Scheme
 from draco.training import wire
 from draco.training.build import Built
-from draco.training.gradients import StepVectors
+from draco.training.gradients import Remembered, StepVectors
 from draco.training.transport import Task
 from draco.training.wire import Timing
 from draco.training.worker_momentum import LocalSteps, followed
 
-PartitionVector = Callable[[int, int, Tensor], None]  # (step, partition, out (d,)): write the step vector into out
+Encode = Callable[[int, Tensor], Tensor]  # (row, its step vectors (load, d)) -> what it sends (e,)
 
 
 class Worker(NamedTuple):
@@ -29,10 +29,10 @@ class Worker(NamedTuple):
     rank: int
     scheme: Scheme
     vectors: StepVectors
-    partition: PartitionVector  # vectors.partition, or a cache of it that simulated workers share
+    remembered: Remembered | None  # all step vectors of a step, where simulated workers share them
     fused: bool  # encode by one backward over the weighted losses
     wire: wire.Wire
-    scratch: Tensor  # (most partitions of a row, d) float32
+    scratch: Tensor  # (most partitions of a row, d) float32; fewer rows where they are not needed
     momenta: Tensor  # (rows, p): those that it keeps; the server hands it what to go on from
 
     def reply(self, task: Task, model: Tensor, frame: Tensor) -> int:
@@ -40,9 +40,9 @@ class Worker(NamedTuple):
         vector, timing = self.compute(task, model)
         return wire.pack(vector, self.wire, task.step, timing, frame)
 
-    def compute(self, task: Task, model: Tensor) -> tuple[Tensor, Timing]:
-        """Return the encoded reply (e,) and how long it took."""
-        self.vectors.load(model)
+    def compute(self, task: Task, model: Tensor, encode: Encode | None = None) -> tuple[Tensor, Timing]:
+        """Return the encoded reply (e,), not to be changed, and how long it took; `encode` replaces the scheme's."""
+        self.vectors.load(task.step, model)
         began = time.perf_counter()
         mine = self.scheme.assignment[task.row].nonzero()[0].tolist()
         if self.fused:
@@ -51,11 +51,17 @@ class Worker(NamedTuple):
             self.vectors.weighted(task.step, mine, self.scheme.weights[task.row, mine].tolist(), vector)
             computed = time.perf_counter()
         else:
-            for out, partition in zip(self.scratch, mine, strict=False):
-                self.partition(task.step, partition, out)
+            gradients = self._gradients(task.step, mine)
             computed = time.perf_counter()
-            vector = self.scheme.encode(task.row, self.scratch[: len(mine)])
+            vector = (encode or self.scheme.encode)(task.row, gradients)
         return vector, Timing(compute=computed - began, encode=time.perf_counter() - computed)
+
+    def _gradients(self, step: int, partitions: Sequence[int]) -> Tensor:
+        if self.remembered:
+            return self.remembered.some(step, partitions)
+        for out, partition in zip(self.scratch, partitions, strict=False):
+            self.vectors.partition(step, partition, out)
+        return self.scratch[: len(partitions)]
 
 
 def build_vectors(built: Built, kept: range = range(0)) -> StepVectors:
@@ -67,17 +73,18 @@ def build_vectors(built: Built, kept: range = range(0)) -> StepVectors:
     return vectors
 
 
-def build_worker(built: Built, rank: int, vectors: StepVectors, partition: PartitionVector | None = None) -> Worker:
+def build_worker(built: Built, rank: int, vectors: StepVectors, remembered: Remembered | None = None) -> Worker:
     """Return the honest worker of a rank, which computes with `vectors`."""
     fused = built.encodes_freely
+    rows = 1 if fused else 0 if remembered else built.load
     return Worker(
         rank=rank,
         scheme=built.scheme,
         vectors=vectors,
-        partition=partition or vectors.partition,
+        remembered=remembered,
         fused=fused,
         wire=built.format,
-        scratch=torch.zeros(1 if fused else built.load, vectors.elements),
+        scratch=torch.zeros(rows, vectors.elements),
         momenta=momenta_of(built.job, rank, vectors),
     )
 

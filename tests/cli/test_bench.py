@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 import benchmarks as bench
-from benchmarks import contests, memory, peers, rules, start
+from benchmarks import contests, memory, peers, rules, simulated, start
 from benchmarks.contests import CONTESTS, hopeless
 from benchmarks.timing import Row, alternate
 from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
@@ -37,10 +37,12 @@ def test_the_benchmark_prints_every_target_and_writes_its_figures(tmp_path: Path
         ("receive over MPI", 1.3),
         ("cyclic decode at constant n*d, 0 errors", 1.3),
         ("cyclic decode at constant n*d, 2 errors", 1.3),
+        ("median of 1 pairs: trimmed_mean after nnm / alie z 1.5", 0.5),
     } <= targets
     waits = {row["what"]: row["ratio"] for row in rows if row["against"] == "import torch"}
     assert waits.keys() == start.GOALS.keys() - {"whole quickstart"}
     assert all(ratio > 0 for ratio in waits.values())
+    assert ("plain PyTorch step, all cores", None) in {(row["what"], row["target"]) for row in rows}
     assert {"hdmedians geometric median", "the paper's complex decode, 2 errors"} <= {row["what"] for row in rows}
     assert {"bytes of float16", "pack and unpack float32 + blosc2"} <= {row["what"] for row in rows}
     assert all(row["seconds"] > 0 or row["what"].startswith("of which") for row in rows)
@@ -56,6 +58,24 @@ def test_the_aggregators_stand_beside_the_peers(tmp_path: Path, capsys) -> None:
     assert all(figure["seconds"] > 0 and (figure["memory"] is not None) == memory.RESET.exists() for figure in figures)
     assert all(figure["reasons"] == {} for figure in figures)  # every peer's call goes through
     assert {peer for figure in figures for peer in figure["peers"]} == set(peers.VERSIONS)
+
+
+def test_a_simulated_step_stands_beside_the_peers(tmp_path: Path) -> None:
+    bench.main(tmp_path / "bench.json", quick=True, only=["simulated"])
+    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert [row["target"] for row in rows] == [1.0, 1.0, 0.5]
+    assert rows[0]["what"] == "trimmed_mean after nnm / alie z 1.5"
+    assert all(row["seconds"] > 0 and row["against"].endswith(" ms") for row in rows)  # byzfl's loop goes through
+
+
+def test_the_slowest_and_the_median_pair_are_named_and_who_fails_does_not_count() -> None:
+    pairs = [simulated.Pair("mean", attack, ours, 1.0) for attack, ours in zip("abc", (0.2, 1.5, 0.4), strict=True)]
+    failed = simulated.Pair("mean", "d", 3.0, None, "ValueError: no")
+    slowest, middle = simulated.summary([*pairs, failed])
+    assert (slowest.what, slowest.ratio, slowest.verdict) == ("slowest of 3 pairs: mean / b", 1.5, "MISSED")
+    assert (middle.what, middle.ratio, middle.verdict) == ("median of 3 pairs: mean / c", 0.4, "met")
+    assert (failed.row.against, failed.row.verdict) == ("byzfl, ValueError: no", "")
+    assert list(simulated.summary([failed])) == []
 
 
 def test_every_aggregator_and_pre_aggregator_is_measured() -> None:

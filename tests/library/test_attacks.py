@@ -54,8 +54,10 @@ def scene_of(
         shared=lambda: generator(seed, "shared", step),
         gradients=lambda: gradients,
         honest=lambda: replies,
+        others=lambda: replies[[i for i in range(scheme.workers) if i not in byzantine]],
         flipped=lambda: replies[row] * 3,
         served=served,
+        known={},
     )
 
 
@@ -89,7 +91,7 @@ def test_an_attack_sends_a_new_tensor_and_depends_only_on_its_arguments(name: st
     sent = send(name, scene)
     torch.manual_seed(2)
     state = torch.random.get_rng_state()
-    again = send(name, scene)
+    again = send(name, scene._replace(known={}))
     assert sent.numpy().tobytes() == again.numpy().tobytes()  # NaN is not equal to itself
     assert torch.equal(torch.random.get_rng_state(), state)
     reply = scene.honest()[0]
@@ -109,8 +111,8 @@ def test_informed_attacks_use_what_they_are_told_and_the_others_have_no_need_to(
     def forbidden(*_: Tensor | int) -> Tensor:
         raise NotToldError
 
-    untold = dict.fromkeys(("projections", "honest", "gradients", "served"), forbidden)
-    blind = scene._replace(byzantine=(1,), **untold)
+    untold = dict.fromkeys(("projections", "honest", "others", "gradients", "served"), forbidden)
+    blind = scene._replace(byzantine=(1,), known={}, **untold)
     reply = scene.honest()[1]
 
     def sent(scene: Scene) -> bytes | None:
@@ -120,6 +122,26 @@ def test_informed_attacks_use_what_they_are_told_and_the_others_have_no_need_to(
             return None
 
     assert (sent(scene) != sent(blind)) == ATTACKS[name].informed
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_looks_at_the_numbers_of_its_own_reply_just_where_it_says_so(name: str) -> None:
+    scene = scene_of(build("cyclic", workers=7, adversaries=2), row=1)
+
+    def sent(reply: Tensor) -> bytes:
+        given = {"magnitude": 1.0, "generator": generator(1), "scene": scene._replace(known={})}
+        return ATTACKS[name](reply, **given).numpy().tobytes()
+
+    unseen = torch.full((1,), math.nan).expand(D)
+    assert (sent(unseen) != sent(scene.honest()[1])) == ATTACKS[name].own
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if ATTACKS[name].informed])
+def test_colluders_send_the_same_bits_whether_or_not_they_share_their_work(name: str) -> None:
+    scheme = build("cyclic", workers=7, adversaries=2)
+    together = scene_of(scheme, (2, 5))
+    alone = [scene_of(scheme, (2, 5), row=row) for row in (5, 2)]  # in another order
+    assert torch.equal(sent_by_all(name, together).flip(0), torch.stack([send(name, each) for each in alone]))
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -343,7 +365,7 @@ def test_the_errors_of_colluding_workers_are_multiples_of_one_vector(name: str, 
     assert len({round(abs(ratio), 3) for ratio in ratios}) > 1  # each row has a factor of its own
     largest = max(float(error.norm()) for error in errors) / math.sqrt(D)
     assert 0.9 < largest / float(scene.honest().norm() / math.sqrt(15 * D)) < 2.2
-    other = sent_by_all(name, scene._replace(shared=lambda: generator(9)))
+    other = sent_by_all(name, scene._replace(shared=lambda: generator(9), known={}))
     assert not torch.equal(other, scene.honest()[[4, 5, 6]] + errors)
 
 

@@ -463,6 +463,18 @@ def test_parquet_holds_what_the_csv_holds_where_it_can_be_written(found: list[re
 # --- estimates and processes -----------------------------------------------------------------------------------------
 
 
+def test_a_container_may_use_no_more_cores_than_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    share = tmp_path / "cpu.max"
+    monkeypatch.setattr(capacity, "_SHARE", share)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    jobs = [parse(JOB, "", [f"seed={seed}"]) for seed in range(9)]
+    monkeypatch.setattr(capacity, "_available_bytes", lambda: 10**12)
+    assert capacity.processes(jobs) == 8
+    for text, cores in (("max 100000", 8), ("350000 100000", 3), ("50000 100000", 1), ("1600000 100000", 8)):
+        share.write_text(text + "\n")
+        assert capacity.processes(jobs) == cores
+
+
 def test_the_time_left_is_that_of_like_cells_divided_among_processes() -> None:
     paces = [progress.Pace("a", 10, 20.0), progress.Pace("a", 10, 40.0), progress.Pace("b", 20, 20.0)]
     left = [("a", 10), ("b", 10), ("c", 10)]
@@ -477,6 +489,7 @@ def test_the_time_left_is_that_of_like_cells_divided_among_processes() -> None:
 def test_as_many_cells_at_a_time_as_cores_and_memory_hold(
     monkeypatch: pytest.MonkeyPatch, cores: int, free_gb: float, threads: int, count: int
 ) -> None:
+    monkeypatch.setattr(capacity, "_SHARE", Path("/none"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
     monkeypatch.setattr(capacity, "_available_bytes", lambda: int(free_gb * 1e9))
     jobs = [parse(JOB, "", [f"seed={seed}", f"threads={threads}"]) for seed in range(4)]

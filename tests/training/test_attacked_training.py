@@ -10,13 +10,14 @@ import torch
 from conftest import JOB, Trained
 
 from draco import data, files
-from draco.attacks import ATTACKS
+from draco.attacks import ATTACKS, moments
 from draco.job import Job, parse, to_yaml
 from draco.runs import directory as run_directory
 from draco.runs import events
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import SCHEMES
 from draco.training import adversary, build, process
+from draco.training.gradients import StepVectors
 from draco.training.process import simulated_workers
 from draco.training.transport import Task
 from draco.training.worker import Worker, build_vectors
@@ -164,6 +165,39 @@ def test_only_workers_that_may_be_byzantine_are_more_than_honest_ones(make_job: 
         job = make_job(*CODES["cyclic"], f"attack={attack}")
         workers = simulated_workers(build.Built(job, split))
         assert [worker.rank for worker in workers if not isinstance(worker, Worker)] == byzantine
+
+
+@pytest.mark.parametrize(
+    ("name", "gradients"),
+    # of 6 workers 2 lie: by their own gradient, by nothing, by the others', by those for other labels
+    [("sign_flip", 6), ("random", 4), ("alie", 4), ("mimic", 4), ("label_flip", 6), ("ipm_optimised", 6)],
+)
+def test_a_simulated_step_computes_no_gradient_twice_and_none_that_no_lie_is_made_of(
+    make_job: Make, train, name: str, gradients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[tuple[int, int]] = []
+    compute = StepVectors.partition
+
+    def counting(self: StepVectors, step: int, partition: int, out: torch.Tensor) -> None:
+        computed.append((step, partition))
+        compute(self, step, partition, out)
+
+    monkeypatch.setattr(StepVectors, "partition", counting)
+    strength = ", z: 1.5" if name == "alie" else ""
+    train(make_job(*SMALL, "aggregator={name: median, f: 2}", f"attack={{name: {name}, adversaries: 2{strength}}}"))
+    assert [sum(at == step for at, _ in computed) for step in (1, 2)] == [gradients] * 2
+    assert len(set(computed)) == len(computed)
+
+
+@pytest.mark.parametrize(("name", "function"), [("alie", "mean_and_spread"), ("mimic", "furthest")])
+def test_what_colluders_share_is_worked_out_once_a_step(
+    make_job: Make, train, name: str, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[torch.Tensor] = []
+    compute = getattr(moments, function)
+    monkeypatch.setattr(moments, function, lambda rows: (calls.append(rows), compute(rows))[1])
+    train(make_job(*SMALL, f"attack={{name: {name}, adversaries: 3{', z: 1.5' if name == 'alie' else ''}}}"))
+    assert [len(rows) for rows in calls] == [3, 3]
 
 
 # --- the attacks hurt where nothing defends --------------------------------------------------------------------------

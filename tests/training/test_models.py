@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from draco.models import MODELS, batch_norm, build_model, model_fault, model_size
 from draco.models.dropout import SeededDropout, set_dropout
 from draco.models.flat import flatten
+from draco.models.pooling import MaxPool2x2, replace_pooling
 from draco.sampling import generator
 
 IMAGE = (3, 32, 32)
@@ -185,6 +186,35 @@ def test_dropout_layers_of_torch_are_all_replaced() -> None:
     model = build_model("vgg11", IMAGE, 10, 7)
     assert not [m for m in model.modules() if isinstance(m, nn.Dropout)]
     assert [m.p for m in model.modules() if isinstance(m, SeededDropout)] == [0.5, 0.5]
+
+
+def test_pooling_layers_of_torch_are_replaced_where_they_pool_2x2_pixels() -> None:
+    assert [type(m) for m in build_model("lenet", (1, 28, 28), 10, 7).children()].count(MaxPool2x2) == 2
+    others = [nn.MaxPool2d(3), nn.MaxPool2d(2, stride=1), nn.MaxPool2d(2, padding=1), nn.MaxPool2d(2, ceil_mode=True)]
+    model = nn.Sequential(*others, nn.Sequential(nn.MaxPool2d(2, 2)))
+    replace_pooling(model)
+    assert [*model.children()][:4] == others
+    assert type(model[4][0]) is MaxPool2x2
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 9, 7), (2, 33, 4, 6), (1, 2, 2, 2), (4, 1, 6, 6)], ids=str)
+@pytest.mark.parametrize("kind", ["normal", "ties", "nan", "infinite"])
+def test_pooling_gives_the_bits_and_gradients_of_torchs(shape: tuple[int, ...], kind: str) -> None:
+    values = torch.randn(shape, generator=generator(1))
+    some = torch.rand(shape, generator=generator(2)) < 0.4
+    values = {"ties": values.round(), "nan": values.masked_fill(some, torch.nan)}.get(kind, values)
+    if kind == "infinite":
+        values = values.masked_fill(some, -torch.inf)
+
+    def pooled(layer: nn.Module) -> list[Tensor]:
+        x = values.clone().requires_grad_()
+        y = layer(x)
+        (slope,) = torch.autograd.grad(y, x, torch.arange(1.0, y.numel() + 1).view_as(y))
+        return [y.detach(), slope]
+
+    for ours, theirs in zip(pooled(MaxPool2x2()), pooled(nn.MaxPool2d(2)), strict=True):
+        assert ours.numpy().tobytes() == theirs.numpy().tobytes()
+        assert ours.stride() == theirs.stride()
 
 
 def test_partitions_in_one_batch_get_bit_for_bit_the_masks_they_get_alone() -> None:

@@ -238,11 +238,7 @@ def test_free_and_explicit_encoding_train_the_same_model(make_job: Make, train) 
     assert not torch.equal(free, explicit)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [REPETITION, (*CYCLIC, "scheme.encoding=explicit"), ("attack={name: mimic, adversaries: 2}",)],
-    ids=["repetition", "cyclic", "omniscient"],
-)
+@pytest.mark.parametrize("options", [REPETITION, (*CYCLIC, "scheme.encoding=explicit")], ids=["repetition", "cyclic"])
 def test_a_simulation_computes_each_partition_once(
     make_job: Make, options: tuple[str, ...], monkeypatch, train
 ) -> None:
