@@ -17,6 +17,7 @@ from draco.report.series import PARTS, Record, taken
 from draco.runs import directory as run_directory
 
 _CAUSES = 3  # of interruptions that are named, the commonest
+_OFTEN, _LEAST, _NAMED = 0.1, 3, 3  # share and number of steps in which a worker is late to be named; the most named
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def summarise(
         said.append(f"went on by itself after {causes.total()} interruptions: {'; '.join(most)}")
     if redrawn := sum("redrawn" in step for step in steps):
         said.append(f"drew the rows of {redrawn} steps anew, whose replies could not be decoded")
+    said += _late(steps)
     evaluation = max(evaluations, key=lambda e: int(e["step"]), default={})
     times = [e["seconds"] for e in steps]
     return Summary(
@@ -140,3 +142,20 @@ def summarise(
         bytes_per_step=median(e["bytes_received"] for e in steps) if steps else None,
         notes=(*notes, *said),
     )
+
+
+def _late(steps: Sequence[Record]) -> list[str]:
+    """Return a sentence for each of the workers that were late in many steps, those first that were waited for most."""
+    seconds: Counter[int] = Counter()
+    times: Counter[int] = Counter()
+    for step in steps:
+        waited = {int(rank): float(spent) for rank, spent in (step.get("waited") or {}).items()}
+        seconds.update(waited)
+        times.update({*waited, *(step.get("straggling") or ())})
+    often = [rank for rank, late in times.items() if late >= max(_OFTEN * len(steps), _LEAST)]
+    often.sort(key=lambda rank: (-seconds[rank], rank))
+    said = [
+        f"rank {rank} was late in {times[rank]} of {len(steps)} steps, and waited for {seconds[rank]:.1f} s in all"
+        for rank in often[:_NAMED]
+    ]
+    return said + ([f"{len(often) - _NAMED} more were late that often"] if len(often) > _NAMED else [])

@@ -101,8 +101,11 @@ class MpiServer:
 
     def exchange(self, tasks: Sequence[Task], model: Tensor, frames: Tensor) -> Generator[Arrival | None]:
         """See ServerTransport."""
-        self._settle()
         self._largest = frames.shape[1]
+        for peer in self._peers:
+            if peer.owes and not peer.gone:
+                self._look(peer, None, {})  # one whose late reply has come meanwhile takes part again
+        self._settle()
         numbers = [[task.step, task.row, *task.leak] for task in tasks]
         self._tasks = np.array(numbers, np.int64)  # kept: MPI reads it until it is sent
         buffers = {}
