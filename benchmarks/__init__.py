@@ -10,10 +10,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import kernels, rules, steps, wires
+from benchmarks import exchange, kernels, rules, steps, wires
 from benchmarks.timing import Row
 
-SECTIONS = ("kernels", "aggregators", "wires", "receive", "steps")
+SECTIONS = ("kernels", "aggregators", "wires", "receive", "exchange", "steps")
 
 
 def main(target: Path, *, quick: bool, only: Collection[str] = SECTIONS) -> None:
@@ -49,6 +49,7 @@ def _all(quick: bool, only: Collection[str]) -> "Iterator[Row | rules.Figure]":
         "aggregators": lambda: rules.figures(quick),
         "wires": lambda: wires.rows(repeats=1 if quick else 15),
         "receive": lambda: steps.receive_rows(quick),
+        "exchange": lambda: exchange.rows(quick),
         "steps": lambda: steps.rows(quick),
     }
     for name in SECTIONS:

@@ -17,7 +17,9 @@ def add(commands: Any) -> None:
         "The benchmarks are in the repository: run it in a checkout.",
     )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="small vectors, few repetitions: checks that it runs")
-    parser.add_argument("--only", nargs="+", metavar="SECTION", help="kernels, aggregators, wires, receive, steps")
+    parser.add_argument(
+        "--only", nargs="+", metavar="SECTION", help="kernels, aggregators, wires, receive, exchange, steps"
+    )
     parser.add_argument(
         "--json", type=Path, default=Path("bench.json"), metavar="FILE", help="where figures go (default: %(default)s)"
     )
