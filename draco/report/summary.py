@@ -5,7 +5,7 @@ and a pause of the machine do not count.
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,9 @@ from draco.report.series import PARTS, Record, taken
 from draco.runs import directory as run_directory
 
 _CAUSES = 3  # of interruptions that are named, the commonest
-_OFTEN, _LEAST, _NAMED = 0.1, 3, 3  # share and number of steps in which a worker is late to be named; the most named
+# A worker is named that was late in this share of the steps, and in so many, and either left out of that share or waited
+# for in this share of all the time. So many are named at most.
+_OFTEN, _LEAST, _LONG, _NAMED = 0.1, 3, 0.05, 3
 
 
 @dataclass(frozen=True)
@@ -146,13 +148,17 @@ def summarise(
 
 def _late(steps: Sequence[Record]) -> list[str]:
     """Return a sentence for each of the workers that were late in many steps, those first that were waited for most."""
-    seconds: Counter[int] = Counter()
+    seconds: dict[int, float] = defaultdict(float)
     times: Counter[int] = Counter()
+    out: Counter[int] = Counter()
     for step in steps:
         waited = {int(rank): float(spent) for rank, spent in (step.get("waited") or {}).items()}
-        seconds.update(waited)
+        for rank, spent in waited.items():
+            seconds[rank] += spent
+        out.update(step.get("straggling") or ())
         times.update({*waited, *(step.get("straggling") or ())})
-    often = [rank for rank, late in times.items() if late >= max(_OFTEN * len(steps), _LEAST)]
+    least, long = max(_OFTEN * len(steps), _LEAST), _LONG * sum(sum(e["seconds"].values()) for e in steps)
+    often = [rank for rank, late in times.items() if late >= least and (out[rank] >= least or seconds[rank] >= long)]
     often.sort(key=lambda rank: (-seconds[rank], rank))
     said = [
         f"rank {rank} was late in {times[rank]} of {len(steps)} steps, and waited for {seconds[rank]:.1f} s in all"

@@ -62,6 +62,8 @@ def test_workers_that_are_late_again_and_again_are_named_with_what_they_cost() -
         "rank 2 was late in 10 of 20 steps, and waited for 10.0 s in all",
         "rank 3 was late in 10 of 20 steps, and waited for 5.0 s in all",
     )
+    little = [{**one, "waited": {"3": 0.001}} for one in late]  # as workers are that share cores
+    assert report.summarise(Path("r"), "running", little, []).notes == ()
     many = [step(k, waited={str(rank): 1.0 * rank for rank in range(1, 6)}) for k in range(1, 4)]
     named = report.summarise(Path("r"), "running", many, []).notes
     assert [note.split(" was")[0] for note in named] == ["rank 5", "rank 4", "rank 3", "2 more were late that often"]
