@@ -17,8 +17,8 @@ from draco.report.series import PARTS, Record, taken
 from draco.runs import directory as run_directory
 
 _CAUSES = 3  # of interruptions that are named, the commonest
-# A worker is named that was late in this share of the steps, and in so many, and either left out of that share or waited
-# for in this share of all the time. So many are named at most.
+# A worker is named that was late in this share of the steps and in so many, and either left out of that share or waited
+# for in this share of all the time; so many at most.
 _OFTEN, _LEAST, _LONG, _NAMED = 0.1, 3, 0.05, 3
 
 
