@@ -10,10 +10,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import kernels, plain, rules, simulated, start, steps, wires
+from benchmarks import exchange, kernels, plain, rules, simulated, start, steps, wires
 from benchmarks.timing import Row
 
-SECTIONS = ("kernels", "aggregators", "wires", "receive", "steps", "simulated", "plain", "start")
+SECTIONS = ("kernels", "aggregators", "wires", "receive", "exchange", "steps", "simulated", "plain", "start")
 
 
 def main(target: Path, *, quick: bool, only: Collection[str] = SECTIONS) -> None:
@@ -49,6 +49,7 @@ def _all(quick: bool, only: Collection[str]) -> "Iterator[Row | rules.Figure]":
         "aggregators": lambda: rules.figures(quick),
         "wires": lambda: wires.rows(repeats=1 if quick else 15),
         "receive": lambda: steps.receive_rows(quick),
+        "exchange": lambda: exchange.rows(quick),
         "steps": lambda: steps.rows(quick),
         "simulated": lambda: simulated.rows(quick),
         "plain": lambda: plain.rows(quick),

@@ -1,6 +1,6 @@
-"""The time of receiving n * d floats from n processes against that of copying them; the benchmark runs it by mpirun.
+"""The time of an exchange with n processes against that of copying its bytes; benchmarks run it by mpirun.
 
-mpirun -n 16 python -m benchmarks.receive D REPEATS
+mpirun -n 16 python -m benchmarks.receive D REPEATS [P]      replies of D floats to a model of P, 1 by default
 """
 
 import json
@@ -13,10 +13,10 @@ import torch
 from draco.training.transport import MpiServer, MpiWorker, Task, new_frames, rank_and_size
 
 
-def main(d: int, repeats: int) -> None:
-    """Serve or answer `repeats` exchanges of frames of d floats; rank 0 prints the medians as JSON."""
+def main(d: int, repeats: int, p: int = 1) -> None:
+    """Serve or answer `repeats` exchanges of a model of p floats for frames of d; rank 0 prints the medians as JSON."""
     torch.set_num_threads(1)
-    model = torch.zeros(1)
+    model = torch.zeros(p)
     rank, size = rank_and_size()
     if rank:
         transport, frame = MpiWorker(), new_frames(1, 4 * d)[0]
@@ -24,7 +24,7 @@ def main(d: int, repeats: int) -> None:
             transport.reply(frame, 4 * d)
         return
     server = MpiServer()
-    frames, source = new_frames(size - 1, 4 * d), new_frames(size - 1, 4 * d)
+    frames, source, copies = new_frames(size - 1, 4 * d), new_frames(size - 1, 4 * d), torch.zeros(size - 1, p)
     received, copied = [], []
     for step in range(1, repeats + 2):
         time.sleep(0.05)  # let the workers come back to waiting
@@ -33,6 +33,7 @@ def main(d: int, repeats: int) -> None:
             pass
         received.append(time.perf_counter() - began)
         began = time.perf_counter()
+        copies.copy_(model)
         frames.copy_(source)
         copied.append(time.perf_counter() - began)
     server.stop()
@@ -40,4 +41,4 @@ def main(d: int, repeats: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:]))

@@ -39,7 +39,7 @@ class AttackDeclaration(Declaration):
     # the "majorities" of groups.
     placed: Literal["neighbours", "majorities"] | None = None
     sent: float = 1.0  # share of the frame's bytes that is sent; 0: nothing ever comes
-    delays: bool = False  # it sends after the seconds of its option `delay_s`
+    delays: bool = False  # it sends later, as its options `delay` and `delay_s` say
     lasting: bool = False  # it cannot end again, nor go from worker to worker
     fault: Callable[[SchemeDeclaration], str | None] = _suits_all  # why it makes no sense against a scheme
 

@@ -287,7 +287,8 @@ class Job(Section):
     )
     patience_s: float | None = described(
         None,
-        "Wait so long for a worker that the scheme can do without; null: ten times the usual, 2 s at least.",
+        "Wait no longer than this for a worker that the scheme can do without, and less for one that is often late; "
+        "null: by the pace of the others.",
         gt=0.0,
     )
     start_timeout_s: float = described(300.0, "Time for all workers to come up.", gt=0.0, le=86400.0)

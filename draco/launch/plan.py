@@ -34,13 +34,9 @@ class Plan(NamedTuple):
         return "".join(f"# {line}\n" for line in files) + settings + shlex.join(self.argv)
 
 
-# With more ranks than cores a rank that waits must give its core away: Open MPI's own waits sleep 0.1 ms between
-# polls, as ours do. Large messages are 30 times slower where it spins.
-_YIELD = {
-    "OMPI_MCA_mpi_yield_when_idle": "1",
-    "OMPI_MCA_threads_pthreads_yield_strategy": "nanosleep",
-    "OMPI_MCA_threads_pthreads_nanosleep_time": "100000",
-}
+# With more ranks than cores a rank that waits must give its core away: Open MPI then yields it in every probe and test
+# that finds nothing. Draco's polls sleep besides. Were Open MPI to sleep, a poll would take 0.1 ms a call.
+_YIELD = {"OMPI_MCA_mpi_yield_when_idle": "1", "OMPI_MCA_threads_pthreads_yield_strategy": "sched_yield"}
 # A container's only user is often root; mpirun gains nothing that its caller lacks.
 AS_ROOT = {f"{prefix}_ALLOW_RUN_AS_ROOT{suffix}": "1" for prefix in ("OMPI", "PRTE") for suffix in ("", "_CONFIRM")}
 

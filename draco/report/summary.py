@@ -4,7 +4,7 @@
 and a pause of the machine do not count.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,9 @@ from draco.runs.alive import life
 from draco.runs.events import found
 
 _CAUSES = 3  # of interruptions that are named, the commonest
+# A worker is named that was late in this share of the steps and in so many, and either left out of that share or waited
+# for in this share of all the time; so many at most.
+_OFTEN, _LEAST, _LONG, _NAMED = 0.1, 3, 0.05, 3
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def summarise(
         said.append(f"went on by itself after {causes.total()} interruptions: {'; '.join(most)}")
     if redrawn := sum("redrawn" in step for step in steps):
         said.append(f"drew the rows of {redrawn} steps anew, whose replies could not be decoded")
+    said += _late(steps)
     evaluation = max(evaluations, key=lambda e: int(e["step"]), default={})
     times = [e["seconds"] for e in steps if "seconds" in e]
     sizes = [e["bytes_received"] for e in steps if "bytes_received" in e]
@@ -124,3 +128,24 @@ def summarise(
         bytes_per_step=median(sizes) if sizes else None,
         notes=(*notes, *said),
     )
+
+
+def _late(steps: Sequence[Record]) -> list[str]:
+    """Return a sentence for each of the workers that were late in many steps, those first that were waited for most."""
+    seconds: dict[int, float] = defaultdict(float)
+    times: Counter[int] = Counter()
+    out: Counter[int] = Counter()
+    for step in steps:
+        waited = {int(rank): float(spent) for rank, spent in (step.get("waited") or {}).items()}
+        for rank, spent in waited.items():
+            seconds[rank] += spent
+        out.update(step.get("straggling") or ())
+        times.update({*waited, *(step.get("straggling") or ())})
+    least, long = max(_OFTEN * len(steps), _LEAST), _LONG * sum(sum(e.get("seconds", {}).values()) for e in steps)
+    often = [rank for rank, late in times.items() if late >= least and (out[rank] >= least or seconds[rank] >= long)]
+    often.sort(key=lambda rank: (-seconds[rank], rank))
+    said = [
+        f"rank {rank} was late in {times[rank]} of {len(steps)} steps, and waited for {seconds[rank]:.1f} s in all"
+        for rank in often[:_NAMED]
+    ]
+    return said + ([f"{len(often) - _NAMED} more were late that often"] if len(often) > _NAMED else [])

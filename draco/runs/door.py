@@ -69,6 +69,7 @@ class _Step(_Event):
     lost: Ranks = _maybe()
     straggling: Ranks = _maybe()
     refused: dict[RankText, str] | None = _maybe()
+    waited: dict[RankText, Seconds] | None = _maybe()
     redrawn: list[str] = _maybe()
     decoding_error: Number | None = _maybe()
 

@@ -154,3 +154,11 @@ class Scheme(NamedTuple):
         groups = self.groups() or [0] * self.workers
         wrong = Counter(groups[row] for row in {*absent, *suspects})
         return int(self.assignment.sum(0).min()) > 2 * self.adversaries and max(wrong.values()) <= self.adversaries
+
+    def spares(self, absent: Sequence[int]) -> bool:
+        """Say whether the rest would do without the rows `absent`, if nobody lies; more may be needed where some do."""
+        left = None
+        if self.bad and absent:
+            replicas = self.assignment.sum(0)
+            left = int((2 * self.assignment[list(absent)].sum(0) < replicas).sum())
+        return self.tolerates(absent, (), left)

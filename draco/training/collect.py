@@ -1,18 +1,16 @@
 """The server's side of an exchange: replies are received, checked, and decoded as soon as that can be done.
 
-A worker that is gone, or late beyond the server's patience, is an erasure where the scheme tolerates that
-(`Scheme.tolerates`). The step is then taken without it, with the same result. Where it does not, all who can answer are
-waited for up to a limit. A reply that is refused is an erasure too, of a worker that is known to be Byzantine. Some
-schemes say how many workers may straggle. Their step is taken once all others have answered and nothing has just come.
+A worker that is gone, or late beyond the server's patience (`patience.py`), is an erasure where the scheme tolerates
+that (`Scheme.tolerates`). The step is then taken without it, with the same result. Where it does not, all who can
+answer are waited for up to a limit. A reply that is refused is an erasure too, of a worker that is known to be
+Byzantine. Some schemes say how many workers may straggle. Their step is taken once all others have answered and nothing
+has just come.
 """
 
 import contextlib
-import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 
 import numpy as np
 from torch import Tensor
@@ -22,45 +20,13 @@ from draco.errors import DecodeError, TrainingError, WorkerError
 from draco.job import Job
 from draco.schemes import Decoded, Inspection, Scheme
 from draco.training import wire
+from draco.training.patience import Patience
 from draco.training.transport import ServerTransport, Task, new_frames, ranks
 from draco.training.worker_momentum import Attached
 
 NOT_FINITE = "it holds numbers that are not finite"
 DIVERGED = "training has diverged; is a defence missing, or optimizer.lr too high?"
-# Both are (times the median of recent steps, at least so many seconds).
-_LATE = (10.0, 2.0)  # for a worker that the scheme can do without
-_LOST = (20.0, 30.0)  # for a worker that is needed
-_FIRST, _RECENT = 5, 20  # steps from which on there is a median, and over which it is taken
-
 Lap = Callable[[str], None]  # charges the time since the last call to a part of the step
-
-
-class Patience:
-    """The time that a step's replies are waited for, from the time that recent steps took."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._taken: deque[float] = deque(maxlen=_RECENT)
-
-    def note(self, seconds: float) -> None:
-        """Count a step from which nobody was absent."""
-        self._taken.append(seconds)
-
-    @property
-    def limit_s(self) -> float:
-        """Seconds after which a worker that is needed is lost."""
-        return min(self._job.reply_timeout_s, self._usual(_LOST, default=math.inf))
-
-    @property
-    def spare_s(self) -> float:
-        """Seconds after which a worker is left out that can be done without."""
-        if self._job.patience_s is not None:
-            return self._job.patience_s
-        return self._usual(_LATE, default=self._job.reply_timeout_s)
-
-    def _usual(self, rule: tuple[float, float], default: float) -> float:
-        times, least = rule
-        return max(least, times * median(self._taken)) if len(self._taken) >= _FIRST else default
 
 
 @dataclass
@@ -73,6 +39,7 @@ class Replies:
     timings: list[wire.Timing]
     bytes_received: int  # without attached momenta
     momenta: dict[int, Tensor]  # rank -> (p,): the momentum of a worker that has one; until the next step
+    waited: dict[int, float]  # late ranks -> seconds for which only those were waited for who could be done without
 
 
 @dataclass
@@ -85,6 +52,8 @@ class _Arrived:
     timings: list[wire.Timing] = field(default_factory=list)
     bytes_received: int = 0
     attached: dict[int, Tensor] = field(default_factory=dict)  # rank -> momentum (p,)
+    pace_s: float | None = None  # seconds until the scheme could have done without the rest
+    waited: dict[int, float] = field(default_factory=dict)  # rank -> seconds beyond that until it came
 
     @property
     def absent(self) -> set[int]:
@@ -106,7 +75,7 @@ class Collector:
         self.attached = Attached(job, momentum)
         self.frames = new_frames(job.workers, format_.frame_bytes + self.attached.room)
         self.replies = wire.reply_matrix(self.frames, format_, scheme.dtype)
-        self.patience = Patience(job)
+        self.patience = Patience(job.workers, scheme.adversaries, job.reply_timeout_s, job.patience_s)
 
     def collect(self, tasks: Sequence[Task], model: Tensor, seed: int, lap: Lap) -> Replies:
         """Send every worker its task, all of one step; return what can be made of the replies.
@@ -120,6 +89,7 @@ class Collector:
         here = _Arrived(tasks, np.zeros(self.job.workers, np.bool_))
         step, rows = tasks[0].step, here.rows
         decoded = self._exchange(step, model, here, seed, inspection, lap)
+        late = self._late(here)
         lap("exchange")
         if len(here.refused) == self.job.workers and set(here.refused.values()) == {NOT_FINITE}:
             raise TrainingError(f"step {step}: no worker's reply is finite: {DIVERGED}")
@@ -128,7 +98,7 @@ class Collector:
         lap("decode")
         sent = {rank: self.replies[row, : self.momentum] for rank, row in enumerate(rows, 1) if here.mask[row]}
         momenta = {**sent, **here.attached} if self.momentum else {}
-        return Replies(decoded, here.absent, here.refused, here.timings, here.bytes_received, momenta)
+        return Replies(decoded, here.absent, here.refused, here.timings, here.bytes_received, momenta, late)
 
     def _exchange(
         self, step: int, model: Tensor, here: _Arrived, seed: int, inspection: Inspection | None, lap: Lap
@@ -138,23 +108,36 @@ class Collector:
         tried = -1
         with contextlib.closing(self.transport.exchange(here.tasks, model, self.frames)) as arrivals:
             for arrival in arrivals:
+                waited = time.monotonic() - began
                 if arrival is not None:
                     lap("exchange")
                     self._note(step, here, *arrival, inspection)
                     lap("decode")
+                    if here.pace_s is not None:
+                        here.waited[arrival[0]] = waited - here.pace_s
+                    elif self.scheme.spares([here.rows[rank - 1] for rank in here.absent]):
+                        here.pace_s = waited
                     continue
                 # Nothing has just come. Give up, or try what has come, once for every number of replies.
-                waited, count = time.monotonic() - began, int(here.mask.sum())
                 if waited > self.patience.limit_s:
-                    return None
-                enough = self.scheme.stragglers and len(here.absent) <= self.scheme.stragglers
-                if (enough or waited > self.patience.spare_s) and count != tried:
+                    break
+                if here.pace_s is None or (count := int(here.mask.sum())) == tried:
+                    continue
+                missing = here.absent - {*self.transport.gone()}
+                beyond = waited - here.pace_s
+                spared = self.scheme.stragglers and len(here.absent) <= self.scheme.stragglers
+                if spared or beyond > self.patience.spare_s(missing, here.pace_s):
+                    here.waited |= dict.fromkeys(missing, beyond)
                     tried = count
                     with contextlib.suppress(DecodeError):
                         return self._decode(here, seed, inspection)
-        if not here.absent:
-            self.patience.note(time.monotonic() - began)
         return None
+
+    def _late(self, here: _Arrived) -> dict[int, float]:
+        """Tell the patience how the exchange went; return the workers that were late, and by how much."""
+        if here.pace_s is None or not self.transport.concurrent:
+            return {}
+        return self.patience.note(here.pace_s, here.waited)
 
     def _note(self, step: int, here: _Arrived, rank: int, length: int | str, inspection: Inspection | None) -> None:
         """Check one reply."""

@@ -11,7 +11,7 @@ Shapes: n workers, d = p + b + 1 elements of a step vector (see gradients.py), m
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -125,9 +125,10 @@ class Server:
             "refused": {str(rank): why for rank, why in sorted(replies.refused.items())},
             "lost": sorted(lost),
             "straggling": sorted(replies.absent - lost),
-            "seconds": {part: round(seconds, 6) for part, seconds in clock.seconds.items()},
+            "seconds": _rounded(clock.seconds),
             "bytes_received": replies.bytes_received,
             **({} if error is None else {"decoding_error": error}),
+            **({"waited": _rounded(replies.waited)} if replies.waited else {}),
             **({"redrawn": redrawn} if redrawn else {}),
         }
 
@@ -192,6 +193,10 @@ class Server:
             )
         row = rows[trusted - 1]
         return row - sum(rows[rank - 1] < row for rank in missing)
+
+
+def _rounded(seconds: Mapping[Any, float]) -> dict[str, float]:
+    return {str(key): round(value, 6) for key, value in seconds.items()}
 
 
 def choose_vote(job: Job, greetings: Sequence[bytes]) -> tuple[str, str]:

@@ -21,10 +21,13 @@ from draco.training import adversary, build, wire
 from draco.training.adversary import Leak
 from draco.training.build import Built
 from draco.training.gradients import Remembered, StepVectors
+from draco.training.patience import Patience
 from draco.training.transport import Task
 from draco.training.wire import Timing
 from draco.training.worker import Worker
 from draco.training.worker_momentum import Attached, followed
+
+_JUST_LESS = 0.9  # of the time that the server would wait, as far as a worker can tell
 
 
 class Knowledge:
@@ -142,6 +145,7 @@ class ByzantineWorker:
         # A momentum goes on beneath the lies.
         self._lies_blindly = not declared.own and not job.local.momentum
         self._attached = Attached(job, honest.vectors.parameters)
+        self._patience = Patience(job.workers, byzantine_count(job), job.reply_timeout_s, job.patience_s)
         self._follows = len(followed(job, honest.rank)) > 1
         self.rank, self.momenta, self.vectors, self.wire = honest.rank, honest.momenta, honest.vectors, honest.wire
 
@@ -158,7 +162,7 @@ class ByzantineWorker:
         if not lies:
             return wire.pack(vector, self.wire, task.step, timing, frame)
         false = self._knowledge.packed(task.row, self._false(task, vector))
-        sent = self._sent(wire.pack(false, self.wire, task.step, timing, frame))
+        sent = self._sent(wire.pack(false, self.wire, task.step, timing, frame), timing)
         if sent is None:
             return None
         return sent + self._attached.write(task.step, self.rank, self.vectors.local, frame[sent:])
@@ -169,13 +173,25 @@ class ByzantineWorker:
         scene = self._knowledge.scene(self.rank, task)
         return self._attack(reply, magnitude=self._magnitude, generator=source, scene=scene)
 
-    def _sent(self, length: int) -> int | None:
+    def _sent(self, length: int, timing: wire.Timing) -> int | None:
         """Return how much of a frame is sent, when it is time; None: nothing comes in time, or ever."""
         if self._attack.delays:
-            job, delay = self._job, float(self._job.attack.get("delay_s"))
+            job, fixed = self._job, self._job.attack.get("delay") == "fixed"
             patience = job.reply_timeout_s if job.patience_s is None else job.patience_s
             if self._sleep is not None:
-                self._sleep(delay)
-            elif delay >= patience:
+                self._sleep(self._delay_s(timing))
+            elif fixed and self._job.attack.get("delay_s") >= patience:
                 return None
         return self._attack.sent_bytes(length)
+
+    def _delay_s(self, timing: wire.Timing) -> float:
+        """Return by how much an answer comes later.
+
+        A worker that knows the server's rule keeps the server's book of it. It takes its own time for the pace of all.
+        """
+        if self._job.attack.get("delay") == "fixed":
+            return float(self._job.attack.get("delay_s"))
+        pace = timing.compute + timing.encode
+        delay = _JUST_LESS * self._patience.spare_s([self.rank], pace)
+        self._patience.note(pace, {self.rank: delay})
+        return delay

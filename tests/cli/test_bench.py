@@ -35,6 +35,8 @@ def test_the_benchmark_prints_every_target_and_writes_its_figures(tmp_path: Path
         ("training step, repetition", 1.1),
         ("training step, cyclic", 1.1),
         ("receive over MPI", 1.3),
+        ("model out, replies in", 3.0),
+        ("steps with a slow worker", 1.3),
         ("cyclic decode at constant n*d, 0 errors", 1.3),
         ("cyclic decode at constant n*d, 2 errors", 1.3),
         ("median of 1 pairs: trimmed_mean after nnm / alie z 1.5", 0.5),

@@ -16,7 +16,8 @@ SHOWING = f"{sys.executable} -Sc 'import json, sys; print(json.dumps(sys.argv[1:
 def words(target: str, *values: str, limit_s: float = 30) -> list[str]:
     """Return the arguments that a target gives to draco."""
     made = subprocess.run(
-        ["make", "--no-print-directory", "-o", ".venv/ready", "-o", ".venv/ready-cluster", f"DRACO={SHOWING}", target, *values],
+        ["make", "--no-print-directory", "-o", ".venv/ready", "-o", ".venv/ready-cluster", f"DRACO={SHOWING}", target,
+         *values],
         cwd=ROOT, capture_output=True, text=True, timeout=limit_s, check=False,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr

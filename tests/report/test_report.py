@@ -53,6 +53,22 @@ def test_steps_whose_rows_were_drawn_anew_are_noted() -> None:
     assert got.notes == ("drew the rows of 1 steps anew, whose replies could not be decoded",)
 
 
+def test_workers_that_are_late_again_and_again_are_named_with_what_they_cost() -> None:
+    late = [
+        step(k, waited={"3": 0.5, "2": 1.0} if k % 2 else {}, straggling=[5] if k < 3 else []) for k in range(1, 21)
+    ]
+    got = report.summarise(Path("r"), "running", late, [])
+    assert got.notes == (
+        "rank 2 was late in 10 of 20 steps, and waited for 10.0 s in all",
+        "rank 3 was late in 10 of 20 steps, and waited for 5.0 s in all",
+    )
+    little = [{**one, "waited": {"3": 0.001}} for one in late]  # as workers are that share cores
+    assert report.summarise(Path("r"), "running", little, []).notes == ()
+    many = [step(k, waited={str(rank): 1.0 * rank for rank in range(1, 6)}) for k in range(1, 4)]
+    named = report.summarise(Path("r"), "running", many, []).notes
+    assert [note.split(" was")[0] for note in named] == ["rank 5", "rank 4", "rank 3", "2 more were late that often"]
+
+
 def test_counts_from_before_the_last_step_are_not_shown_as_if_they_covered_it() -> None:
     events = [*whole_run(), {"event": "resume", "step": 3, "file": "x"}, step(4)]
     got = report.summarise(Path("r"), "running", events, [])

@@ -14,7 +14,7 @@ from draco.job import Job, parse
 from draco.sampling import generator
 from draco.schemes import Scheme, build
 from draco.training import collect, wire
-from draco.training.collect import Collector, Patience
+from draco.training.collect import Collector
 from draco.training.transport import Task
 
 
@@ -107,21 +107,6 @@ def test_without_redundancy_nobody_can_be_done_without() -> None:
 def job(*overrides: str) -> Job:
     text = "{name: a, workers: 5, model: lenet, data: synthetic, batch_size: 5, steps: 2, scheme: {name: cyclic}}"
     return parse(text, "test", ["scheme.adversaries=1", "reply_timeout_s=60", *overrides])
-
-
-def test_patience_follows_the_usual_time_of_a_step_and_never_exceeds_the_jobs() -> None:
-    patience = Patience(job())
-    assert (patience.spare_s, patience.limit_s) == (60, 60)
-    for _ in range(5):
-        patience.note(0.1)
-    assert (patience.spare_s, patience.limit_s) == (2, 30)
-    for _ in range(20):
-        patience.note(1.0)
-    assert (patience.spare_s, patience.limit_s) == (10, 30)
-    for _ in range(20):
-        patience.note(50.0)
-    assert patience.limit_s == 60
-    assert Patience(job("patience_s=0.5")).spare_s == 0.5
 
 
 def collected(

@@ -101,8 +101,11 @@ class MpiServer:
 
     def exchange(self, tasks: Sequence[Task], model: Tensor, frames: Tensor) -> Generator[Arrival | None]:
         """See ServerTransport."""
-        self._settle()
         self._largest = frames.shape[1]
+        for peer in self._peers:
+            if peer.owes and not peer.gone:
+                self._look(peer, None, {})  # one whose late reply has come meanwhile takes part again
+        self._settle()
         numbers = [[task.step, task.row, *task.leak] for task in tasks]
         self._tasks = np.array(numbers, np.int64)  # kept: MPI reads it until it is sent
         buffers = {}
@@ -164,9 +167,12 @@ class MpiServer:
         try:
             while waiting or any(self._peers[rank - 1].open for rank in buffers):
                 arrivals: list[Arrival] = []
+                heard = self._heard()
                 for peer in (peer for peer in self._peers if not peer.gone):
                     rank = peer.rank
-                    found: int | str | None = self._look(peer, buffers[rank] if rank in waiting else None, coming)
+                    found: int | str | None = None
+                    if heard:
+                        found = self._look(peer, buffers[rank] if rank in waiting else None, coming)
                     if rank in coming and _done(peer, coming[rank], status):
                         del coming[rank]
                         found = status.Get_count(MPI.BYTE)
@@ -187,6 +193,15 @@ class MpiServer:
                 peer = self._peers[rank - 1]
                 peer.open.append(request)
                 peer.held = rows[rank - 1] if rows else None
+
+    def _heard(self) -> bool:
+        """Say whether a message may have come from anybody: one probe, where each worker's own would take n."""
+        from mpi4py import MPI
+
+        try:
+            return self._comm.Iprobe(source=MPI.ANY_SOURCE, tag=MPI.ANY_TAG)
+        except MPI.Exception:  # somebody's process has ended; probes of one worker say whose
+            return True
 
     def _look(
         self, peer: _Peer, buffer: "np.ndarray[tuple[int], np.dtype[np.uint8]] | None", coming: "dict[int, MPI.Request]"
