@@ -343,7 +343,7 @@ def test_an_option_is_refused_beside_every_name_to_which_it_does_not_apply(secti
         (["name=-a"], "name: must be lower-case words and numbers joined by hyphens, at most 80 characters, got '-a'"),
         (["attack=null"],
          f"attack: must be one of {', '.join(ATTACKS)}, or a mapping with the keys name, adversaries, "
-         "fraction, who, ranks, from_step, until_step, magnitude, z, epsilon, delay_s, got null"),
+         "fraction, who, ranks, from_step, until_step, magnitude, z, epsilon, delay, delay_s, got null"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
