@@ -24,7 +24,7 @@ from statistics import median
 
 # All allowances of s workers together are so many times the pace, and each is at least so many seconds.
 USUAL, LEAST_S = 10.0, 2.0
-SHARE = 0.2  # of the pace is what a step pays back to s workers together
+SHARE = 0.1  # of the pace is what a step pays back to s workers together
 _LOST, _LOST_LEAST_S = 20.0, 30.0  # the same for a worker that is needed
 _FIRST, _RECENT = 5, 20  # steps before which the usual pace is not known, and over which it is the median
 

@@ -166,13 +166,13 @@ def test_one_step_costs_no_more_than_an_allowance(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_honest_pause_is_waited_out_and_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker pauses for two seconds at every 100th step, and is a tenth slower at all others."""
+    """A worker pauses for two seconds at every 100th step."""
     pausing = Cluster(
-        monkeypatch, "cyclic", 7, 1, honest=lambda step, worker: PACE * (1 + 0.1 * (worker == 4)) + 2 * (
-            worker == 4 and step % 100 == 0))  # fmt: skip
+        monkeypatch, "cyclic", 7, 1, honest=lambda step, worker: PACE + 2 * (worker == 4 and step % 100 == 0)
+    )
     pausing.run(310)
     assert pausing.absent == [set()] * 310
-    assert set(pausing.late) == {4}
+    assert pausing.late.keys() == {4}
 
 
 def test_one_that_was_left_out_is_back_when_it_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
