@@ -19,6 +19,7 @@ from typing import Any
 
 from draco.cluster import docker
 from draco.cluster.backend import HEAD, Cluster, Node, Request, Runtime, Say, State, quietly
+from draco.cluster.configure import PLAYS
 from draco.cluster.eviction import Eviction
 from draco.errors import MissingError, RefusedError
 from draco.files import expanded
@@ -163,7 +164,7 @@ def _listed(inventory: Path) -> dict[str, Any]:
     tool = Path(sys.executable).parent / "ansible-inventory"
     made = subprocess.run(
         [str(tool), "--inventory", str(inventory), "--list"], capture_output=True, text=True, check=False,
-        env=launch_environment(os.environ, {"ANSIBLE_CONFIG": os.devnull}),
+        env=launch_environment(os.environ, {"ANSIBLE_CONFIG": str(PLAYS / "ansible.cfg")}),
     )  # fmt: skip
     if made.returncode:
         reason = made.stderr.strip().splitlines()[-1:] or [f"exit code {made.returncode}"]
