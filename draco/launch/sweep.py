@@ -1,6 +1,6 @@
 """The end of what is left of runs on this machine: ranks that lost their launcher, and their MPI daemons.
 
-python -m draco.launch.sweep RUN              the ranks of one run
+python -m draco.launch.sweep RUN              the ranks of one run, and mpirun's copy of what they printed
 python -m draco.launch.sweep --but RUN ...    those of all runs but these, which go on
 """
 
@@ -30,6 +30,20 @@ def sweep(ends: Callable[[str], bool]) -> list[int]:
                         os.kill(each, signal.SIGKILL)
                         ended.append(each)
     return ended
+
+
+def remove_copies(run: Path) -> None:
+    """Remove what mpirun has written on a worker node of its ranks' output, which the head has too.
+
+    A folder with a state is the run's own, and stays as it is: the nodes may share it with the head.
+    """
+    if (run / "state.json").exists():
+        return
+    for path in (run / "logs").glob("rank.*.out"):
+        path.unlink(missing_ok=True)
+    for folder in (run / "logs", run):
+        with contextlib.suppress(OSError):  # there is none, or it holds something else
+            folder.rmdir()
 
 
 def going_on() -> list[str]:
@@ -95,3 +109,5 @@ def _parent(pid: int) -> int:
 if __name__ == "__main__":
     kept = sys.argv[2:] if sys.argv[1] == "--but" else None
     sweep(lambda run: run == sys.argv[1] if kept is None else run not in kept)
+    if kept is None:
+        remove_copies(Path(sys.argv[1]))

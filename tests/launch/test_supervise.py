@@ -989,3 +989,15 @@ def test_after_a_run_nodes_end_its_ranks_whatever_it_is_called(node: tuple[Path,
     assert len(told) == 1
     assert mine.wait(10) == -signal.SIGKILL
     assert other.poll() is None
+
+
+def test_mpiruns_copies_on_a_worker_node_are_removed_and_no_run_is(tmp_path: Path, directory: Path) -> None:
+    copies = tmp_path / "runs" / "a-1"
+    (copies / "logs").mkdir(parents=True)
+    (directory / "logs").mkdir(exist_ok=True)
+    for run in (copies, directory):
+        (run / "logs" / "rank.prterun@1.1.out").write_text("up")
+        sweeping.remove_copies(run)
+    assert not copies.exists()
+    assert (directory / "logs" / "rank.prterun@1.1.out").exists()
+    sweeping.remove_copies(tmp_path / "never there")
