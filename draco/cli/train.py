@@ -1,6 +1,9 @@
 """Training: `draco train` runs one job on this machine, or on a cluster's head, and says how it ended."""
 
 import argparse
+import contextlib
+import importlib
+import os
 import shlex
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,10 +14,13 @@ from draco.cli.jobs import here, prepare_data, read_job, require_device
 from draco.errors import ExitCode, MissingError, RefusedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
     from draco.cluster.backend import Cluster
     from draco.job import Job
+    from draco.launch.fork_client import ForkServer
     from draco.launch.resume import Taken
     from draco.launch.roster import Roster
     from draco.runs.directory import Status
@@ -47,6 +53,31 @@ def add(commands: Any) -> None:
 
 def train(args: argparse.Namespace) -> int:
     """Run `draco train`."""
+    with _early(args) as early:
+        return _train(args, early)
+
+
+@contextlib.contextmanager
+def _early(args: argparse.Namespace) -> "Iterator[ForkServer | None]":
+    """Yield a fork server that imports torch while the job is checked, as most jobs want it; None where none will do.
+
+    Where none can be had the run's own says so (supervise.py).
+    """
+    from draco.launch import fork_client
+    from draco.launch.environment import launch_environment, process_environment
+
+    if args.dry_run or args.detach or fork_client.NAME in os.environ or where.target(args):
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        server = None
+        with contextlib.suppress(OSError):
+            server = fork_client.ForkServer(launch_environment(os.environ, process_environment(threads=1)))
+            stack.enter_context(server)
+        yield server
+
+
+def _train(args: argparse.Namespace, early: "ForkServer | None") -> int:
     from draco.job import warnings
 
     overrides = [*args.set, *(["launcher=simulate"] if args.simulate else [])]
@@ -56,13 +87,13 @@ def train(args: argparse.Namespace) -> int:
         said.print(f"warning: {args.job}: {warning}", style="yellow", highlight=False)
     if cluster := where.target(args):
         return _on_cluster(cluster, args, job, said)
-    return _here(args, here(job), said)
+    return _here(args, here(job), said, early)
 
 
 # On this machine, which may be a cluster's head
 
 
-def _here(args: argparse.Namespace, job: "Job", said: "Console") -> int:
+def _here(args: argparse.Namespace, job: "Job", said: "Console", early: "ForkServer | None") -> int:
     """Start the job on this machine and watch it, unless it is to run by itself."""
     from draco.launch import not_started, rank_placement, roster, supervise
     from draco.launch.plan import plan
@@ -87,11 +118,12 @@ def _here(args: argparse.Namespace, job: "Job", said: "Console") -> int:
             said.print(IN_THE_BACKGROUND, highlight=False)
         print(directory)
         return 0
-    with supervise.fork_server(job) as forks:  # it imports torch while the run is prepared
+    with supervise.fork_server(job, early) as forks:  # it imports torch while the run is prepared
         directory, held = _prepare(args, job, nodes, said)
         processes = "one process" if job.launcher == "simulate" else f"{job.workers} workers and a server"
         said.print(f"{job.name}: {directory}", highlight=False)
         progress = Progress(directory / "events.jsonl", said, f"starting {processes}")
+        importlib.import_module("draco.report")  # while its processes start: it is for their end
         outcome = supervise.supervise(job, directory, nodes, progress, held=held, forks=forks)
     return _finish(args, directory, outcome.status, outcome.output)
 

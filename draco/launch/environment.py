@@ -92,3 +92,12 @@ def launch_environment(user: Mapping[str, str], needed: Mapping[str, str]) -> di
 def passes(name: str) -> bool:
     """Say whether the user's variable of that name is passed on."""
     return next((kind.passed for kind in KINDS if any(fnmatchcase(name, each) for each in kind.names)), True)
+
+
+def process_environment(threads: int) -> dict[str, str]:
+    """Torch's threads and those of numpy's matrix products, on which bits depend; and large pages for large tensors.
+
+    With 2 MiB pages the kernel copies replies between processes about a seventh faster (`make bench`: receive).
+    """
+    pools = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    return {**pools, "THP_MEM_ALLOC_ENABLE": "1"}

@@ -34,7 +34,7 @@ class ForkServer:
 
     def __init__(self, environment: Mapping[str, str], python: str = sys.executable) -> None:
         """Start it: it imports torch while its user prepares the run. `environment` is that of its ranks."""
-        self.name = secrets.token_hex(16)
+        self.name, self.environment = secrets.token_hex(16), dict(environment)
         self._process = start(self.name, environment, python)
 
     def __enter__(self) -> str:

@@ -85,8 +85,9 @@ def main(door: socket.socket, module: str) -> None:
     gc.freeze()  # the ranks share these pages as long as nothing writes to them
     Path("/proc/self/comm").write_text(SERVES)  # who waits for it looks there (pulse.py)
     request = _serve(door, started_by)
-    if request is not None:
-        _be(imported.main, request)
+    if request is None:
+        os._exit(0)  # without the time that torch takes to clear up: whoever told it to end waits
+    _be(imported.main, request)
 
 
 def _serve(door: socket.socket, started_by: int) -> Request | None:

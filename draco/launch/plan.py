@@ -11,7 +11,7 @@ from typing import NamedTuple
 from draco.job import Job
 from draco.launch import fork_client
 from draco.launch import rank_placement as placing
-from draco.launch.environment import ALWAYS
+from draco.launch.environment import ALWAYS, process_environment
 from draco.launch.roster import Roster
 
 
@@ -59,7 +59,7 @@ def plan(
     `home` is the user's, by default that of the user database where HOME is not set. `forks` is the name of the fork
     server that ranks are forked by (fork_client.py); without it each starts by itself.
     """
-    ranks = {**process_environment(job), **({fork_client.NAME: forks} if forks else {})}
+    ranks = {**process_environment(job.threads), **({fork_client.NAME: forks} if forks else {})}
     if job.launcher == "simulate":
         return _simulate(ranks, run, python)
     return _cluster_mpi(job, ranks, run, roster) if roster else _local_mpi(job, ranks, run, python, home or _home())
@@ -68,15 +68,6 @@ def plan(
 def _home() -> str:
     found = os.path.expanduser("~")
     return found if found != "~" else "/"  # a user whom no database knows, as in containers
-
-
-def process_environment(job: Job) -> dict[str, str]:
-    """Torch's threads and those of numpy's matrix products, on which bits depend; and large pages for large tensors.
-
-    With 2 MiB pages the kernel copies replies between processes about a seventh faster (`make bench`: receive).
-    """
-    threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    return {**threads, "THP_MEM_ALLOC_ENABLE": "1"}
 
 
 def _simulate(ranks: dict[str, str], run: Path, python: str) -> Plan:

@@ -25,9 +25,10 @@ from draco.job import Job
 from draco.launch import every_node, fork_client, keep, preflight, rank_placement
 from draco.launch.changes import Changes, Notifications
 from draco.launch.decide import End, Relaunch, Seen, decide
-from draco.launch.environment import launch_environment
+from draco.launch.environment import launch_environment, process_environment
+from draco.launch.fork_client import ForkServer
 from draco.launch.notices import Notice, Notices
-from draco.launch.plan import plan, process_environment
+from draco.launch.plan import plan
 from draco.launch.progress import Progress
 from draco.launch.roster import Roster
 from draco.launch.run import Ended, Stops, ranks_by_node, run
@@ -123,16 +124,21 @@ def _supervise(
 
 
 @contextlib.contextmanager
-def fork_server(job: Job) -> Iterator[str | None]:
+def fork_server(job: Job, early: ForkServer | None = None) -> Iterator[str | None]:
     """Yield the name of a fork server for the job's launches: the one that this process was told of, or a new one.
 
-    None where there can be none: then each rank starts by itself, which is said.
+    `early` is one that was started before the job was known; it serves if the job's processes are what it was started
+    for. None is yielded where there can be none: then each rank starts by itself, which is said.
     """
     if name := os.environ.get(fork_client.NAME):
         yield name
         return
+    environment = launch_environment(os.environ, process_environment(job.threads))
+    if early and early.environment == environment:
+        yield early.name
+        return
     try:
-        server = fork_client.ForkServer(launch_environment(os.environ, process_environment(job)))
+        server = ForkServer(environment)
     except OSError as error:
         sys.stderr.write(f"no fork server can be had here ({error.strerror}): every rank imports torch anew\n")
         yield None
