@@ -154,7 +154,7 @@ def exists(pid: int, started: str = "") -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass
+        pass  # it is there, and another user's
     fields = _stat(pid)
     if fields and fields[0] == "Z":  # it has ended, and its parent has not asked how
         return False
