@@ -25,6 +25,7 @@ from benchmarks.peers import load
 from benchmarks.timing import Row
 from draco import data, models
 from draco.data import batches
+from draco.errors import TrainingError
 from draco.job import parse
 from draco.training import process, transport
 from draco.training.build import Built
@@ -135,6 +136,8 @@ def _pair(split: data.Split, rule: str, attack: str, steps: int) -> Pair:
             try:
                 step()
             except Exception as error:
+                if isinstance(error, TrainingError) and len(seconds[name]) > 1:
+                    break  # it has diverged, as the mean does under `inf`; what it took until then counts
                 if name == "ours":
                     raise
                 why = f"{type(error).__name__}: {error}".splitlines()[0]
