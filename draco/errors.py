@@ -2,6 +2,7 @@
 
 DracoError              one line says what, where, and what to do
 ├── JobError            the job is wrong: every fault at once, nothing was touched
+├── OwnCodeError        a job's own code is missing, does not import, or breaks its contract
 ├── MissingError        a tool, a data set or a credential is missing
 ├── RefusedError        it could be done, but only on an explicit word from the user
 ├── NoCapacityError     the cloud has no such machines now, or not at this price
@@ -55,6 +56,12 @@ class JobError(DracoError, ValueError):
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))
         self.faults = tuple(faults)
+
+
+class OwnCodeError(DracoError, ValueError):
+    """A job's own code is missing, does not import, or breaks its contract; says the file and the line."""
+
+    exit_code = ExitCode.USAGE
 
 
 class MissingError(DracoError):
