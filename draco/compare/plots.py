@@ -49,7 +49,7 @@ def curve(group: Sequence[Result], measure: Measure) -> list[tuple[int, float, f
 
 
 def curves(results: Sequence[Result], ranking: Ranking) -> Any:
-    """Return the figure of the measure by step: one panel an attack, one line a setting, one standard deviation around."""
+    """Return the figure of the measure by step: a panel for each attack, a line for each setting with its spread."""
     from matplotlib.figure import Figure
 
     count = len(ranking.attacks)

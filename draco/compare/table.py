@@ -93,8 +93,9 @@ def caption(rows: Sequence[Row], processes: int, measure: Measure) -> str:
     lowest = "lowest" if measure.mode == "max" else "highest"
     said = [
         f"{what} after the last step, mean ± standard deviation over {' or '.join(map(str, seeds))} "
-        f"{'seed' if seeds == [1] else 'seeds'}; worst: the {lowest} mean of the row. {FAILS}: the training "
-        f"ended before its last step, for its gradient was not finite or could not be decoded. Times with {processes} at a time."
+        f"{'seed' if seeds == [1] else 'seeds'}; worst: the {lowest} mean of the row. {FAILS}: the training ended "
+        "before its last step, for its gradient was not finite or could not be decoded. "
+        f"Times with {processes} at a time."
     ]
     if any(row["unfinished"] for row in rows):
         said.append(f"{sum(row['unfinished'] for row in rows)} cells are not finished; *: some of its seeds.")
