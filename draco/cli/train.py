@@ -99,7 +99,7 @@ def _here(args: argparse.Namespace, job: "Job", said: "Console", early: "ForkSer
     from draco.launch.plan import plan
     from draco.launch.progress import Progress
 
-    if job.tensorboard and find_spec("tensorboard") is None:
+    if any(logger.name == "tensorboard" for logger in job.loggers) and find_spec("tensorboard") is None:
         raise MissingError(f"{args.job}: tensorboard: the package is missing; make setup EXTRAS=tensorboard")
     require_device(args.job, job.device)
     nodes = None if args.here or job.launcher == "simulate" else roster.read()

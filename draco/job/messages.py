@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job
+from draco.job.fields import BUILT_IN_LOGGERS, PRE_AGGREGATOR, SECTIONS, Job
 from draco.job.unions import Part, Section
+from draco.metrics import NAME
 
 
 @cache
@@ -25,7 +26,7 @@ def field_message(keys: Sequence[str], tree: Mapping[str, Any]) -> str:
     legal = legal_values(key if len(keys) == 1 else "", properties(kind)[key])
     if key not in part:
         return f"is missing; must be {legal}"
-    names = _choices(properties(kind)[key])
+    names = choices(properties(kind)[key])
     return f"must be {legal}, got {show(part[key])}{_slip(part[key], names)}"
 
 
@@ -53,6 +54,9 @@ def legal_values(key: str, schema: Mapping[str, Any]) -> str:
         return _legal_section(SECTIONS[key])
     if "discriminator" in schema:
         return _legal_section(PRE_AGGREGATOR)
+    if "$ref" in schema:  # an item of `loggers`
+        names = ", ".join(BUILT_IN_LOGGERS)
+        return f"one of {names}, or a class of yours such as my_loggers.py:Wandb, or a mapping with name and options"
     if schema.get("type") == "object":
         return "a mapping of names to plain values"
     if "anyOf" in schema:
@@ -63,6 +67,8 @@ def legal_values(key: str, schema: Mapping[str, Any]) -> str:
         return f"a list of {len(schema['prefixItems'])}, each {legal_values('', schema['prefixItems'][0])}"
     if "items" in schema:
         return f"a list, each {legal_values('', schema['items'])}"
+    if schema.get("pattern") == NAME:
+        return "the name of a metric, such as loss"
     if "pattern" in schema and ":" in schema["pattern"]:
         return "a file or a module and a name in it, such as my_task.py:Digits"
     if "pattern" in schema:
@@ -71,14 +77,14 @@ def legal_values(key: str, schema: Mapping[str, Any]) -> str:
     return " ".join([_TYPES[schema["type"]], " and ".join(bounds)]).strip()
 
 
-def _choices(schema: Mapping[str, Any]) -> list[str]:
+def choices(schema: Mapping[str, Any]) -> list[str]:
     """Return the names that a field's JSON Schema allows, null not counted."""
     return [name for each in (schema, *schema.get("anyOf", ())) for name in each.get("enum", ())]
 
 
 def _legal_section(part: Part) -> str:
     keys = dict.fromkeys(key for kind in part.kinds.values() for key in kind.model_fields)
-    names = list(part.kinds) if "" not in part.kinds else _choices(properties(part.kinds[""])[part.short])
+    names = list(part.kinds) if "" not in part.kinds else choices(properties(part.kinds[""])[part.short])
     either = f"one of {', '.join(names)}, or " if names else ""
     return f"{either}a mapping with the keys {', '.join(keys)}"
 

@@ -1,11 +1,12 @@
 """The ways from a `Job` to YAML and to a line of words, and the JSON Schema of job files."""
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 from draco.aggregators import AGGREGATORS
-from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job
-from draco.job.messages import properties, show
+from draco.job.fields import OLD_WORD, PRE_AGGREGATOR, SECTIONS, Job, LoggerSection
+from draco.job.messages import choices, properties, show
 from draco.job.numbers import attack
 from draco.job.unions import Part, Section, only_with
 from draco.schemes import SCHEMES
@@ -90,12 +91,16 @@ def schema() -> dict[str, Any]:
         _shorten(out["properties"][key], part)
     for kind in SECTIONS["aggregator"].kinds.values():
         _shorten(out["$defs"][kind.__name__]["properties"]["pre"]["items"], PRE_AGGREGATOR)
+    loggers = out["properties"]["loggers"]["items"]
+    loggers["anyOf"] = [*_text(properties(LoggerSection)["name"]), {"$ref": loggers.pop("$ref")}]
     for values in (out, *out["$defs"].values()):
         for field in values["properties"].values():
             field.pop("title", None)
             field.pop("only_with", None)
     for key, part in {**SECTIONS, "aggregator.pre": PRE_AGGREGATOR}.items():
         _share(out["$defs"], key, [out["$defs"][kind.__name__]["properties"] for kind in part.kinds.values()])
+    old = "The old word for a logger of that name."
+    out["properties"][OLD_WORD] = {"type": "boolean", "deprecated": True, "description": old}
     out["oneOf"] = [{"required": ["steps"]}, {"required": ["epochs"]}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **out, "title": "Draco job"}
 
@@ -121,8 +126,15 @@ def _needs(kind: type[Section], other: str, values: tuple[str, ...]) -> dict[str
 
 def _shorten(whole: dict[str, Any], part: Part) -> None:
     """Let a section also be given by its name alone."""
-    names = list(part.kinds) if "" not in part.kinds else properties(part.kinds[""])[part.short].get("enum", [])
+    short = properties(part.kinds[""])[part.short] if "" in part.kinds else {"enum": list(part.kinds)}
     whole.pop("discriminator", None)
     whole.pop("default", None)
-    sections = whole.pop("oneOf", None) or [{"$ref": whole.pop("$ref")}]
-    whole["anyOf"] = [*([{"enum": names}] if names else []), *sections]
+    sections = whole.pop("oneOf", None) or whole.pop("anyOf", None) or [{"$ref": whole.pop("$ref")}]
+    whole["anyOf"] = [*_text(short), *sections]
+
+
+def _text(short: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the schema of an option as a short form has it: one of some names, or text of some form."""
+    if names := choices(short):
+        return [{"enum": names}]
+    return [{key: short[key] for key in ("type", "pattern", "maxLength") if key in short}] if "pattern" in short else []
