@@ -76,6 +76,8 @@ class Loggers:
         return {"log": round(taken, 6)} if self._told or taken else {}
 
     def _tell(self, call: Callable[[Logger], None]) -> None:
+        if not self._told:
+            return
         began = time.perf_counter()
         for name, logger in list(self._told.items()):
             try:

@@ -160,8 +160,8 @@ def test_a_cell_that_was_stopped_within_goes_on_to_the_bits_of_one_that_was_not(
 
     append = evaluate.append
 
-    def and_stop(run: Path, step: int, result: evaluate.Evaluation) -> None:
-        append(run, step, result)
+    def and_stop(run: Path, step: int, result: evaluate.Evaluation, by: str) -> None:
+        append(run, step, result, by)
         if step == 1 and not (run / "stop").exists():
             os.kill(os.getpid(), signal.SIGTERM)
             run_directory.ask_to_stop(run)

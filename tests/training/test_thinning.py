@@ -107,7 +107,7 @@ def test_all_of_them_stay_where_the_job_or_its_version_says_so(saved: Path) -> N
     thin(saved, CheckpointKeepSection(name="all"), 1)
     lines = (saved / "job.yaml").read_text().splitlines(keepends=True)
     start = lines.index("checkpoint_keep:\n")
-    (saved / "job.yaml").write_text("".join([*lines[:start], *lines[start + 5 :]]))
+    (saved / "job.yaml").write_text("".join([*lines[:start], *lines[start + 7 :]]))
     job = parse((saved / "job.yaml").read_text(), "", checked=True)
     assert job == run_directory.read_job(saved)
     thin(saved, job.checkpoint_keep, 1)  # an earlier version began it
