@@ -231,6 +231,7 @@ class StopEarlySection(Section):
 
 
 BUILT_IN_LOGGERS = ("tensorboard", "csv")
+LOGGER = rf"^({'|'.join(BUILT_IN_LOGGERS)}|[^:\s][^:]*:[A-Za-z_][A-Za-z0-9_]*)$"  # the name of one
 
 
 class LoggerSection(Section):
@@ -238,7 +239,7 @@ class LoggerSection(Section):
 
     name: str = described(
         ..., "tensorboard, csv, or a file or an importable module, and a class in it, such as my_loggers.py:Wandb.",
-        pattern=rf"^({'|'.join(BUILT_IN_LOGGERS)}|[^:\s][^:]*:[A-Za-z_][A-Za-z0-9_]*)$", max_length=4096,
+        pattern=LOGGER, max_length=4096,
     )  # fmt: skip
     options: PlainOptions = described(
         PlainOptions(), "For your own: what its constructor takes besides run and job, by name."

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from draco.job.fields import BUILT_IN_LOGGERS, PRE_AGGREGATOR, SECTIONS, Job
+from draco.job.fields import BUILT_IN_LOGGERS, LOGGER, PRE_AGGREGATOR, SECTIONS, Job
 from draco.job.unions import Part, Section
 from draco.metrics import NAME
 
@@ -69,6 +69,8 @@ def legal_values(key: str, schema: Mapping[str, Any]) -> str:
         return f"a list, each {legal_values('', schema['items'])}"
     if schema.get("pattern") == NAME:
         return "the name of a metric, such as loss"
+    if schema.get("pattern") == LOGGER:
+        return f"{', '.join(BUILT_IN_LOGGERS)}, or a file or a module and a class in it, such as my_loggers.py:Wandb"
     if "pattern" in schema and ":" in schema["pattern"]:
         return "a file or a module and a name in it, such as my_task.py:Digits"
     if "pattern" in schema:

@@ -61,7 +61,7 @@ def _key(key: str) -> list[str]:
         default = _MISSING if field.is_required() else _usual(key)
         return [f"`{key}`", f"[section](#{key})", default, field.description or ""]
     if key == "model":
-        return [f"`{key}`", "[name](#models)", _MISSING, Job.model_fields[key].description or ""]
+        return [f"`{key}`", "[name](#models)", "null", Job.model_fields[key].description or ""]
     if key == "loggers":
         return [f"`{key}`", "list of [sections](#loggers)", "none", Job.model_fields[key].description or ""]
     return _option(Job, key)
@@ -72,7 +72,7 @@ def _usual(key: str) -> str:
     if part.default:
         return f"`{part.default}`"
     if Job.model_fields[key].default is None:
-        return "`null`"
+        return "null"
     (kind,) = part.kinds.values()
     return f"`{part.short}: {_default(kind, part.short).strip('`')}`"
 

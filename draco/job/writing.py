@@ -1,7 +1,6 @@
 """The ways from a `Job` to YAML and to a line of words, and the JSON Schema of job files."""
 
 import io
-from collections.abc import Mapping
 from typing import Any
 
 from draco.aggregators import AGGREGATORS
@@ -92,7 +91,8 @@ def schema() -> dict[str, Any]:
     for kind in SECTIONS["aggregator"].kinds.values():
         _shorten(out["$defs"][kind.__name__]["properties"]["pre"]["items"], PRE_AGGREGATOR)
     loggers = out["properties"]["loggers"]["items"]
-    loggers["anyOf"] = [*_text(properties(LoggerSection)["name"]), {"$ref": loggers.pop("$ref")}]
+    path = {"type": "string", "pattern": properties(LoggerSection)["name"]["pattern"]}
+    loggers["anyOf"] = [path, {"$ref": loggers.pop("$ref")}]
     for values in (out, *out["$defs"].values()):
         for field in values["properties"].values():
             field.pop("title", None)
@@ -126,15 +126,12 @@ def _needs(kind: type[Section], other: str, values: tuple[str, ...]) -> dict[str
 
 def _shorten(whole: dict[str, Any], part: Part) -> None:
     """Let a section also be given by its name alone."""
-    short = properties(part.kinds[""])[part.short] if "" in part.kinds else {"enum": list(part.kinds)}
+    only = properties(part.kinds[""])[part.short] if "" in part.kinds else {}
+    names = choices(only) if only else list(part.kinds)
+    short: list[dict[str, Any]] = [{"enum": names}] if names else []
+    if "pattern" in only:
+        short = [{"type": "string", "pattern": only["pattern"]}]
     whole.pop("discriminator", None)
     whole.pop("default", None)
     sections = whole.pop("oneOf", None) or whole.pop("anyOf", None) or [{"$ref": whole.pop("$ref")}]
-    whole["anyOf"] = [*_text(short), *sections]
-
-
-def _text(short: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the schema of an option as a short form has it: one of some names, or text of some form."""
-    if names := choices(short):
-        return [{"enum": names}]
-    return [{key: short[key] for key in ("type", "pattern", "maxLength") if key in short}] if "pattern" in short else []
+    whole["anyOf"] = [*short, *sections]
