@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# The public names, and the only list of them. The imports below tell editors and type checkers what they are;
-# `_HOMES` is where they are found at their first use, so that `import draco` loads nothing else.
+# The public names, and the only list of them. The imports below tell editors and type checkers what they are. What runs
+# looks into `_HOMES` at the first use of a name, so that `import draco` loads nothing else; to a type checker such a
+# `__getattr__` would make every name one that is there.
 __all__ = [
     "ARC",
     "CAF",
@@ -79,25 +80,23 @@ if TYPE_CHECKING:
     )
     from draco.schemes import Decoded, Scheme, build_scheme
     from draco.tasks import Task
+else:
+    _HOMES = {
+        "draco.errors": ("DecodeError", "DracoError"),
+        "draco.schemes": ("Decoded", "Scheme", "build_scheme"),
+        "draco.tasks": ("Task",),
+    }
 
-_HOMES = {
-    "draco.errors": ("DecodeError", "DracoError"),
-    "draco.schemes": ("Decoded", "Scheme", "build_scheme"),
-    "draco.tasks": ("Task",),
-}
+    def __getattr__(name: str) -> Any:
+        """Return a public name, from its home, at its first use."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
 
+        home = next((home for home, names in _HOMES.items() if name in names), "draco.rules")
+        found = globals()[name] = getattr(import_module(home), name)
+        return found
 
-def __getattr__(name: str) -> Any:
-    """Return a public name, from its home, at its first use."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    home = next((home for home, names in _HOMES.items() if name in names), "draco.rules")
-    found = globals()[name] = getattr(import_module(home), name)
-    return found
-
-
-def __dir__() -> list[str]:
-    """Return the public names, and those that every module has."""
-    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+    def __dir__() -> list[str]:
+        """Return the public names, and those that every module has."""
+        return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
