@@ -12,7 +12,7 @@ every gradient computed by several workers, finds who lied, and recovers what an
 docs/library.md has each in three lines. `__all__` is what is public; CHANGELOG.md says how a name would go.
 """
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # True to type checkers, as that of `typing`, which would have to be loaded
 
 __version__ = "0.1.0"
 
@@ -87,7 +87,7 @@ else:
         "draco.tasks": ("Task",),
     }
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         """Return a public name, from its home, at its first use."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
