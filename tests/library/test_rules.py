@@ -104,9 +104,8 @@ def test_f_and_options_are_judged_before_any_gradient(kind: Any) -> None:
 @every
 def test_too_few_gradients_are_refused_in_the_words_of_the_rule(kind: Any) -> None:
     rule = made(kind, 3)
-    with pytest.raises(
-        ValueError, match=f"^{kind.declaration.name}: f = 3 needs at least {rule.least()} gradients|n >= 1|d"
-    ):
+    words = f"^{kind.declaration.name}: f = 3 needs at least {rule.least()} gradients, got "
+    with pytest.raises(ValueError, match=words):
         rule(rows_of(rule.least(), 6)[: rule.least() - 1])
     assert len(made(kind, 3)(rows_of(rule.least(), 6)))
 
@@ -205,9 +204,9 @@ def test_where_byzfls_results_differ_as_the_page_says() -> None:
     rows = tried[0]
     assert not np.allclose(theirs.GeometricMedian()(rows), draco.GeometricMedian(2, nu=0.1)(rows), atol=1e-5)
     assert theirs.Krum(2)(rows.double()).dtype == torch.float32
-    assert theirs.Krum(5)(rows).shape == (40,)
-    with pytest.raises(ValueError, match="krum: f = 5 needs at least 13 gradients, got 10"):
-        draco.Krum(5)(rows)
+    assert theirs.Krum(4)(rows).shape == (40,)
+    with pytest.raises(ValueError, match="krum: f = 4 needs at least 11 gradients, got 10"):
+        draco.Krum(4)(rows)
     with pytest.raises(TypeError):
         theirs.Krum(2)(rows.tolist())
     rows[0] = float("nan")
