@@ -94,7 +94,14 @@ else:
         from importlib import import_module
 
         home = next((home for home, names in _HOMES.items() if name in names), "draco.rules")
-        found = globals()[name] = getattr(import_module(home), name)
+        try:
+            found = globals()[name] = getattr(import_module(home), name)
+        except ModuleNotFoundError as error:
+            from draco import extras
+
+            if (needs := extras.missing(error)) is None:
+                raise
+            return extras.stand_in(name, needs)
         return found
 
     def __dir__() -> list[str]:

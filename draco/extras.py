@@ -4,19 +4,43 @@ Which extra brings which package is read from the installed package itself, so p
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, requires
+from typing import NamedTuple, NoReturn
+
+from draco.errors import MissingError
 
 _OPTIONAL = re.compile(r"([\w.-]+).*\bextra == ['\"]([\w-]+)['\"]")
 
 
-def missing(error: ModuleNotFoundError) -> str | None:
-    """Say which extra brings the package that was not found; None where no extra does, as it is a bug then."""
+class Missing(NamedTuple):
+    """An optional package that is not installed, and the extra that brings it."""
+
+    package: str
+    extra: str
+
+    def __str__(self) -> str:
+        return f"{self.package} is not installed; pip install 'draco[{self.extra}]', or in a checkout: make setup"
+
+
+def missing(error: ModuleNotFoundError) -> Missing | None:
+    """Return the package that was not found; None where no extra brings it, as it is a bug then."""
     package = (error.name or "").partition(".")[0]
-    for module, extra in _packages():
-        if module == package:
-            return f"{package} is not installed; pip install 'draco[{extra}]', or in a checkout: make setup"
-    return None
+    return next((Missing(package, extra) for module, extra in _packages() if module == package), None)
+
+
+def stand_in(name: str, needs: Missing) -> Callable[..., NoReturn]:
+    """Return what stands for a public name whose packages are missing, so that `help(draco)` works without them."""
+    package, extra = needs
+
+    def absent(*_: object, **__: object) -> NoReturn:
+        raise MissingError(
+            f"draco.{name}: {package} is not installed; pip install 'draco[{extra}]', or in a checkout: make setup"
+        )
+
+    absent.__name__ = absent.__qualname__ = name
+    absent.__doc__ = f"Not here: {needs}."
+    return absent
 
 
 def _packages() -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Packages that are optional: which extra has one that is missing, and that all of them are pinned for ourselves."""
 
 import re
+import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import draco
 from draco import extras
+from draco.errors import MissingError
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -30,11 +33,27 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
      ("boto3", "cluster"), ("tensorboard", "tensorboard"), ("pyarrow", "dev")],
 )  # fmt: skip
 def test_a_missing_package_is_named_with_its_extra(module: str, extra: str) -> None:
-    said = extras.missing(ModuleNotFoundError(f"No module named {module!r}", name=module))
+    said = str(extras.missing(ModuleNotFoundError(f"No module named {module!r}", name=module)))
     assert (
         said
         == f"{module.partition('.')[0]} is not installed; pip install 'draco[{extra}]', or in a checkout: make setup"
     )
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_public_name_whose_packages_are_missing_is_there_and_says_so_when_it_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(vars(draco), "Task", raising=False)
+    monkeypatch.setitem(sys.modules, "draco.tasks", None)  # type: ignore[arg-type] # so Python says that it is not there
+    with pytest.raises(ModuleNotFoundError, match=r"draco\.tasks"):  # a bug, and no extra's
+        draco.Task()
+    monkeypatch.setattr(extras, "requires", lambda name: ['draco>=0; extra == "train"'])
+    found = draco.Task
+    assert (found.__name__, found.__doc__) == ("Task", f"Not here: {extras.Missing('draco', 'train')}.")
+    with pytest.raises(MissingError, match=r"^draco.Task: draco is not installed; pip install 'draco\[train\]'"):
+        found()
+    assert "Task" not in vars(draco)
 
 
 @pytest.mark.usefixtures("installed")

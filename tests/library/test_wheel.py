@@ -112,6 +112,7 @@ def test_the_snippets_of_the_library_page_run_there(python: Path, tmp_path: Path
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) > 8
     assert all(len(block.splitlines()) <= 5 for block in blocks)
+    blocks.append('import pydoc\nassert "class Krum(" in pydoc.plain(pydoc.render_doc(draco))\n')
     (tmp_path / "snippets.py").write_text("\n".join(blocks))
     assert "cyclic: rows [4] are missing" in run(python, "snippets.py", folder=tmp_path)
 
