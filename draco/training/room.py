@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from draco.errors import MissingError
 from draco.job.space import space_of
 from draco.models import Size
@@ -20,6 +22,6 @@ def require(run: Path, training: Training) -> None:
     more, free = max(need.whole - there, 0), shutil.disk_usage(run).free
     if free < more:
         raise MissingError(
-            f"{run}: {more / 1e9:.3g} GB is needed for checkpoints and events, and {free / 1e9:.3g} GB is free: free "
+            f"{run}: {decimal(more)} is needed, and {decimal(free)} is free (checkpoints and events): free "
             "some, keep fewer checkpoints (checkpoint_keep), or keep runs on another disk with --runs DIR"
         )
