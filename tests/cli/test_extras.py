@@ -16,6 +16,7 @@ from draco.errors import MissingError
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXACT = ("dev", "examples")  # what nobody installs beside packages of their own
 OPTIONAL: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 
@@ -81,8 +82,8 @@ def test_a_library_asks_for_ranges_and_our_own_environments_are_exact() -> None:
     for extra, lines in asked.items():
         for wanted in map(Requirement, lines):
             kinds = {each.operator for each in wanted.specifier}
-            assert kinds == ({"=="} if extra == "dev" else {">="}), wanted
-            if extra != "dev":
+            assert kinds == ({"=="} if extra in EXACT else {">="}), wanted
+            if extra not in EXACT:
                 assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), wanted
 
 
