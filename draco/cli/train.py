@@ -5,13 +5,12 @@ import contextlib
 import importlib
 import os
 import shlex
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from draco.cli import arguments, console, where
-from draco.cli.jobs import here, prepare_data, read_job, require_device
-from draco.errors import ExitCode, MissingError, RefusedError
+from draco.cli.jobs import read_job
+from draco.errors import ExitCode, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +86,9 @@ def _train(args: argparse.Namespace, early: "ForkServer | None") -> int:
         said.print(f"warning: {args.job}: {warning}", style="yellow", highlight=False)
     if cluster := where.target(args):
         return _on_cluster(cluster, args, job, said)
-    return _here(args, here(job), said, early)
+    from draco.launch import ready
+
+    return _here(args, ready.here(job), said, early)
 
 
 # On this machine, which may be a cluster's head
@@ -95,19 +96,14 @@ def _train(args: argparse.Namespace, early: "ForkServer | None") -> int:
 
 def _here(args: argparse.Namespace, job: "Job", said: "Console", early: "ForkServer | None") -> int:
     """Start the job on this machine and watch it, unless it is to run by itself."""
-    from draco.launch import not_started, rank_placement, roster, supervise
+    from draco.launch import ready, roster, supervise
     from draco.launch.plan import plan
     from draco.launch.progress import Progress
 
-    if job.tensorboard and find_spec("tensorboard") is None:
-        raise MissingError(f"{args.job}: tensorboard: the package is missing; make setup EXTRAS=tensorboard")
-    require_device(args.job, job.device)
     nodes = None if args.here or job.launcher == "simulate" else roster.read()
     if nodes:
-        for warning in rank_placement.warnings(job, nodes, rank_placement.place(nodes, job.workers)):
-            said.print(f"warning: {warning}", style="yellow", highlight=False)
-    if fault := not_started.shared_memory_fault(job):
-        raise MissingError(fault)
+        ready.warn_of_nodes(job, nodes, said)
+    ready.require(args.job, job)
     if args.dry_run:
         print(plan(job, args.runs / f"{job.name}-ID", nodes))
         return 0
@@ -130,56 +126,12 @@ def _here(args: argparse.Namespace, job: "Job", said: "Console", early: "ForkSer
 
 def _prepare(args: argparse.Namespace, job: "Job", nodes: "Roster | None", said: "Console") -> "Taken":
     """See to the nodes and the data, and return the run directory, taken: a new one, or the one to go on with."""
-    from draco import files
-    from draco.launch import space
-    from draco.launch.resume import new_run, unfinished
-    from draco.runs import directory as run_directory
+    from draco.launch import ready
 
-    secret = _secret(args.secret) if args.secret else b""
-    taken = unfinished(args.runs, job, resume=args.resume, new=args.new)
-    try:
-        said.print(space.require(args.runs, [(job, taken and taken.run)]), highlight=False)
-        _see_to(args, job, nodes, said)
-        if taken is None:
-            taken = new_run(args.runs, job)
-            if secret:
-                files.replace(taken.run / "secret", secret, mode=0o600)
-        run_directory.forget_stop(taken.run)
-    except BaseException:
-        if taken:
-            taken.hold.release()
-        raise
-    return taken
+    def see_to() -> None:
+        ready.see_to(job, nodes, said, checked=args.checked)
 
-
-def _see_to(args: argparse.Namespace, job: "Job", nodes: "Roster | None", said: "Console") -> None:
-    """Check the nodes, and prepare the data here and there."""
-    from draco.launch import preflight, worker_data
-
-    if nodes:
-        with said.status(f"checking {len(nodes.nodes)} nodes"):
-            preflight.check(nodes)
-    if not (args.checked and Path(job.data.root, job.data.name).exists()):  # else the ranks look whether it is whole
-        prepare_data(job, said)
-    if nodes:
-        with said.status(f"preparing {job.data.name} on the workers"):
-            worker_data.provide(nodes, job)
-
-
-def _secret(path: Path) -> bytes:
-    """Return a run's secret from a file.
-
-    Raises:
-        MissingError: it holds something else.
-    """
-    content = path.read_bytes()
-    try:
-        whole = len(bytes.fromhex(content.decode())) > 0
-    except ValueError:
-        whole = False
-    if not whole:
-        raise MissingError(f"{path}: is no run's secret, which is a line of hexadecimal digits as in runs/*/secret")
-    return content
+    return ready.take(args.runs, job, said, see_to, resume=args.resume, new=args.new, secret=args.secret)
 
 
 def _finish(args: argparse.Namespace, directory: Path, status: "Status", output: str) -> int:

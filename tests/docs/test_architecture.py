@@ -20,7 +20,7 @@ LAYERS = {  # a part of draco -> the others that it may import
     "runs": {"job", "errors", "files", "plain"},
     "training": {*LIBRARY, "job", "data", "models", "runs"},
     # It meets the trainer in a command line and a run directory.
-    "launch": {"schemes", "job", "errors", "files", "plain", "runs"},
+    "launch": {"schemes", "job", "data", "errors", "files", "plain", "runs"},
     "cluster": {"launch", "job", "errors", "files", "plain", "runs"},  # it meets a run only through the head
     "report": {"runs", "errors", "files", "plain"},
     "compare": {"launch", "job", "errors", "files", "plain", "report", "runs", "data", "models"},
