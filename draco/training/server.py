@@ -247,6 +247,9 @@ def _train(job: Job, run: Path, split: data.Split, test: data.Split, transport: 
         server = Server(built, training, transport, run_directory.secret(run), run_directory.nodes(run))
         stopped = _steps(server, run, test, log)
         transport.stop()
+    except KeyboardInterrupt:  # in the midst of a step, maybe of an update: the newest checkpoint counts
+        _record_end(training, run, log, "interrupted", "killed by its user", save=False)
+        raise
     except BaseException as error:
         _record_end(training, run, log, "lost" if isinstance(error, WorkerError) else "failed", _reason(error, run))
         raise
@@ -309,8 +312,12 @@ def _save(training: Training, run: Path, log: EventLog) -> None:
     thin(run, training.job.checkpoint_keep, training.job.checkpoint_every)
 
 
-def _record_end(training: Training, run: Path, log: EventLog, state: run_directory.State, message: str) -> None:
+def _record_end(
+    training: Training, run: Path, log: EventLog, state: run_directory.State, message: str, *, save: bool = True
+) -> None:
     """Leave a checkpoint of the last whole step, the end event and the state, whatever brought the end about.
+
+    Without `save` no checkpoint is left: what the model holds may be half a step.
 
     On a full disk the state at least is written, from the space kept for it; it names the step that is really saved.
 
@@ -319,7 +326,7 @@ def _record_end(training: Training, run: Path, log: EventLog, state: run_directo
     """
     step = training.step
     try:
-        if step or not checkpoint.is_begun(run / "checkpoints"):
+        if save and (step or not checkpoint.is_begun(run / "checkpoints")):
             _save(training, run, log)
         else:  # none could be used: a checkpoint of step 0 beside them would pass for their state
             step = _newest_step(run)

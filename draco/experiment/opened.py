@@ -1,0 +1,178 @@
+"""A run, going on or ended, as its user sees it from Python: its state, its records, its model, its page.
+
+Everything is read from the run's directory when it is asked for, so a `Run` is as new as the run.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from draco import report
+from draco.errors import JobError, MissingError
+from draco.experiment import columns, naming
+from draco.experiment.columns import Columns
+from draco.report.tables import facts
+from draco.runs import directory as run_directory
+from draco.runs.alive import life
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from draco.job import Job
+    from draco.runs.directory import Status
+    from draco.training.build import Built
+
+
+class Run:
+    """One run directory. In a notebook it shows itself as a table of what happened."""
+
+    def __init__(self, path: str | os.PathLike[str], *, task: Any = None, given: Mapping[str, Any] | None = None):
+        """Open a run.
+
+        Args:
+            path: its directory, such as `runs/digits-20260102-030405`.
+            task: what it trains, where that was defined in a session and is in no file; a class or a task.
+            given: other objects of that kind, by the paths that the job has for them.
+
+        Raises:
+            MissingError: it is no run directory.
+        """
+        self.path = Path(path).absolute()
+        if not (self.path / "state.json").is_file():
+            raise MissingError(f"{path}: not a run directory (it has no state.json); name one such as runs/quickstart-...")
+        self._given = {**(given or {})}
+        if task is not None:
+            named = naming.named({"task": task})
+            self._given |= named.objects
+            if (trains := getattr(self.job, "task", None)) is not None:
+                self._given[trains.name] = task
+
+    @property
+    def status(self) -> Status:
+        """How far the run is: `.state`, `.step`, and `.message`, which says why it ended where it did not succeed.
+
+        The state is pending, running, interrupted, succeeded, failed or lost. A run whose processes are gone and whose
+        end nobody has recorded is lost.
+        """
+        found = life(self.path)
+        if found.status.goes_on and not found.by:
+            return found.status._replace(state="lost", message=found.why or "its process is gone")
+        return found.status
+
+    @property
+    def job(self) -> Job:
+        """The job that it runs.
+
+        Raises:
+            MissingError: it is of another version of Draco, or damaged.
+        """
+        with naming.given(self._given):
+            try:
+                return run_directory.read_job(self.path)
+            except JobError as error:
+                why = f"{len(error.faults)} faults, first: {error.faults[0]}"
+                raise MissingError(f"{self.path}: is of another version of Draco, or damaged: {why}") from error
+
+    @property
+    def events(self) -> Columns:
+        """Its steps as columns, `pandas.DataFrame(run.events)`; docs/python.md names them."""
+        return columns.events(report.read(self.path).events)
+
+    @property
+    def evaluations(self) -> Columns:
+        """Its evaluations as columns, `pandas.DataFrame(run.evaluations)`: step, time, the task's figures, samples."""
+        return columns.evaluations(report.read(self.path).evaluations)
+
+    def model(self, step: int | None = None) -> nn.Module:
+        """Return the model with the weights after `step`, the newest checkpoint's by default, in eval mode.
+
+        Raises:
+            MissingError: there is no checkpoint, or none of that step.
+            CheckpointError: it cannot be used.
+            OwnCodeError: the run's own code cannot be loaded.
+        """
+        from draco.training import checkpoint
+        from draco.training.evaluate import load_weights
+
+        there = dict(checkpoint.steps(self.path / "checkpoints"))
+        if not there:
+            raise MissingError(f"{self.path}: has no checkpoint yet")
+        at = max(there) if step is None else step
+        if at not in there:
+            raise MissingError(
+                f"{self.path}: has no checkpoint of step {at}; there are {', '.join(map(str, sorted(there)))}"
+            )
+        built = self._built()
+        with naming.given(self._given):
+            model = built.model
+            load_weights(model, built.job, at, there[at])
+        return model.eval()
+
+    def evaluate(self) -> Columns:
+        """Evaluate every checkpoint that is not evaluated yet, and return all evaluations as columns.
+
+        Raises:
+            RefusedError: another evaluator is at work on the run.
+            OwnCodeError: the run's own code cannot be loaded, or fails.
+        """
+        from draco.training.evaluate import evaluate_run
+
+        built = self._built()
+        with naming.given(self._given):
+            for _ in evaluate_run(self.path, built, follow=False):
+                pass
+        return self.evaluations
+
+    def report(self, folder: str | os.PathLike[str] | None = None) -> Path:
+        """Write the page of the run, with its figures, and return its path; by default into the run's directory.
+
+        Raises:
+            MissingError: the folder cannot be written.
+        """
+        from draco.report import page
+
+        return page.write([report.read(self.path)], None if folder is None else Path(folder))
+
+    def _built(self) -> Built:
+        from draco.training.build import Built
+
+        job = self.job
+        with naming.given(self._given):
+            _require_objects(self.path, job)
+        return Built(job)
+
+    def __repr__(self) -> str:
+        status = self.status
+        return f"Run({str(self.path)!r})  # {status.state} at step {status.step}"
+
+    def _repr_html_(self) -> str:
+        """Return the run as a table, which is what a notebook shows."""
+        summary = report.read_summary(self.path)
+        rows = "".join(
+            f"<tr><th style='text-align: left'>{html.escape(what)}</th>"
+            f"<td style='text-align: left'>{html.escape(told)}</td></tr>"
+            for what, told in facts(summary)
+        )
+        title = html.escape(f"{summary.name}: {self.status.state}")
+        return f"<table><caption>{title}</caption><tbody>{rows}</tbody></table>"
+
+
+def _require_objects(run: Path, job: Job) -> None:
+    """Make sure that objects of a session which the job names are here.
+
+    Raises:
+        MissingError: one is not.
+    """
+    from draco import own
+
+    task = getattr(job, "task", None)
+    if task is not None and naming.is_nowhere(task.name) and task.name not in own.GIVEN:
+        name = task.name.rpartition(":")[2]
+        raise MissingError(
+            f"{run}: its task {name} was defined in the session that trained it, and is in no file: "
+            f"Run({run.name!r}, task={name})"
+        )

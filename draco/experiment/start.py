@@ -1,0 +1,218 @@
+"""`run`: trains a job from a script or a notebook, and returns the run.
+
+A simulated run takes place in the caller's process, so it may train a class that a notebook's cell defines. Over MPI it
+is launched and looked after as `draco train` does it (draco/launch), and every process imports what it trains from a
+file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+
+from draco import own
+from draco.errors import JobError, OwnCodeError, RefusedError, TrainingError
+from draco.experiment import naming
+from draco.experiment import progress as shown
+from draco.experiment.opened import Run
+from draco.job import Job, parse, warnings
+from draco.launch import ready, roster, supervise
+from draco.launch.progress import Progress
+
+if TYPE_CHECKING:
+    from draco.runs.directory import Status
+
+Values = Mapping[str, Any]
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was stopped, by Ctrl-C or by `draco stop`. Nothing is lost: it can be resumed.
+
+    It is a KeyboardInterrupt, so that what would have followed the run in a script or a notebook is not done with half
+    of it. `run` is the run.
+    """
+
+    def __init__(self, stopped: Run) -> None:
+        super().__init__(
+            f"{stopped.path}: interrupted at step {stopped.status.step}; the same call with resume=True goes on with it"
+        )
+        self.run = stopped
+
+
+def run(
+    job: str | os.PathLike[str] | Values | None = None,
+    *,
+    task: Any = None,
+    runs: str | os.PathLike[str] = "runs",
+    launcher: Literal["mpi", "simulate"] | None = None,
+    progress: bool = True,
+    resume: bool = False,
+    new: bool = False,
+    **overrides: Any,
+) -> Run:
+    """Train a job to its end and return its run.
+
+    Args:
+        job: a job file, or a job's keys and values; None: they are all in `overrides`.
+        task: what is trained, in the place of the job's `task`: a subclass of `draco.Task`, one that was made already,
+            a `functools.partial` of one with its options, or a path such as "my_task.py:Digits".
+        runs: the folder in which runs are kept.
+        launcher: "simulate": server and workers in this very process, the caller's thread; "mpi": a process for each;
+            None: as the job says, and "mpi" where it says nothing. The bits are the same.
+        progress: show what happens meanwhile, on stderr or in the notebook's cell.
+        resume: go on with the newest unfinished run of this very job.
+        new: start anew beside an unfinished run of this job.
+        overrides: keys of the job that take the place of the given ones: `steps=10`, `optimizer={"name": "adam"}`. A
+            key of a section is `**{"optimizer.lr": 0.1}`. A class or a function in the place of a name is taken as
+            `task` is: `aggregator=my_rule`.
+
+    Returns:
+        The run, which has succeeded.
+
+    Raises:
+        JobError: everything that is wrong with the job; nothing was started.
+        RefusedError: there is an unfinished run of this job and neither `resume` nor `new` was said; or a class that is
+            in no file is to train over MPI.
+        OwnCodeError: code of the caller's cannot be imported or fails; says its file and line.
+        MissingError: a package, data or space on the disk is missing.
+        TrainingError: the run failed, or lost a process that it needed; its directory has what was done.
+        Interrupted: a KeyboardInterrupt; the run was stopped after a step and can be resumed. A second Ctrl-C ends it
+            at once.
+    """
+    if importing := own.importing():
+        raise OwnCodeError(
+            f"{importing}: calls draco.run while it is imported, as every process of a run imports it: put the call "
+            'below `if __name__ == "__main__":`'
+        )
+    given = {**({} if task is None else {"task": task}), **({} if launcher is None else {"launcher": launcher})}
+    said = shown.console(not progress)
+    values, what = _values(job)
+    base, over = naming.named(values), naming.named({**overrides, **given})
+    objects = {**base.objects, **over.objects}
+    if job is None:
+        base, over = naming.Named({**over.values}, {}), naming.Named({}, {})
+    with naming.given(objects):
+        checked = ready.here(_parsed(base.values, over.values, what))
+    for warning in warnings(checked):
+        said.print(f"warning: {what}: {warning}", style="yellow")
+    ready.require(what, checked)
+    folder = Path(runs)
+    if checked.launcher == "simulate":
+        with naming.given(objects):
+            return _simulated(checked, folder, said, objects, resume=resume, new=new)
+    _require_files(objects)
+    return _launched(checked, folder, said, objects, resume=resume, new=new)
+
+
+def _values(job: str | os.PathLike[str] | Values | None) -> tuple[Values, str]:
+    """Return the values of a job, and what it is called in messages."""
+    if job is None or isinstance(job, Mapping):
+        return {} if job is None else job, "job"
+    path = Path(job)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError([f"{path}: cannot be read ({error}); name a job file such as jobs/quickstart.yaml"]) from error
+    return {_FILE: text}, str(path)
+
+
+_FILE = "\0file"  # the key of a job file's text
+
+
+def _parsed(values: Values, overrides: Values, what: str) -> Job:
+    """Return the job; a job of Python's that has no name gets one."""
+    set_to = [f"{key}={_yaml(key, value)}" for key, value in overrides.items()]
+    if _FILE in values:
+        return parse(values[_FILE], what, set_to)
+    name = {} if "name" in overrides else {"name": _name({**values, **overrides})}
+    return parse(_yaml("", {**name, **values}), what, set_to)
+
+
+def _yaml(key: str, value: Any) -> str:
+    """Return a value as JSON, which is YAML."""
+
+    def refuse(thing: Any) -> Any:
+        raise JobError([f"{key or 'job'}: a {type(thing).__name__} is no value of a job: {thing!r}"])
+
+    return json.dumps(value, default=refuse, ensure_ascii=False)
+
+
+def _name(values: Values) -> str:
+    """Return the name of a job that has none: that of its task or its model, as names of jobs are written."""
+    task = values.get("task")
+    task = task.get("name") if isinstance(task, Mapping) else task
+    found = str(task).rpartition(":")[2] if task else str(values.get("model") or "run")
+    words = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in found.lower()).split("-")
+    return "-".join(filter(None, words))[:80].strip("-") or "run"
+
+
+def _simulated(job: Job, runs: Path, said: Console, objects: Values, *, resume: bool, new: bool) -> Run:
+    from draco.experiment import here
+
+    taken = ready.take(runs, job, said, partial(ready.see_to, job, None, said), resume=resume, new=new)
+    with taken.hold:
+        said.print(f"{job.name}: {taken.run}")
+        with shown.progress(taken.run / "events.jsonl", said, "starting one process") as bar:
+            try:
+                status = here.simulate(job, taken.run, bar.update, bar.say)
+            except Exception as error:
+                error.add_note(f"The run is {taken.run}: draco.Run({str(taken.run)!r}) reads it.")
+                raise
+            finally:
+                bar.update()
+    return _ended(Run(taken.run, given=objects), status)
+
+
+def _launched(job: Job, runs: Path, said: Console, objects: Values, *, resume: bool, new: bool) -> Run:
+    nodes = roster.read()
+    if nodes:
+        ready.warn_of_nodes(job, nodes, said)
+    with supervise.fork_server(job) as forks:  # it imports torch while the run is prepared
+        directory, held = ready.take(runs, job, said, partial(ready.see_to, job, nodes, said), resume=resume, new=new)
+        said.print(f"{job.name}: {directory}")
+        bar: Progress = shown.progress(
+            directory / "events.jsonl", said, f"starting {job.workers} workers and a server"
+        )
+        outcome = supervise.supervise(job, directory, nodes, bar, held=held, forks=forks)
+    return _ended(Run(directory, given=objects), outcome.status, outcome.output)
+
+
+def _ended(ended: Run, status: Status, output: str = "") -> Run:
+    """Return a run that has succeeded.
+
+    Raises:
+        Interrupted: it was asked to stop.
+        TrainingError: it ended otherwise.
+    """
+    if status.state == "succeeded":
+        return ended
+    if status.state == "interrupted":
+        raise Interrupted(ended)
+    again = "; the same call with resume=True goes on with it" if status.state == "lost" else ""
+    error = TrainingError(f"{ended.path}: {status.state} at step {status.step}: {status.message}{again}")
+    if output:
+        error.add_note(f"The last lines of its processes:\n{output}")
+    raise error
+
+
+def _require_files(objects: Values) -> None:
+    """Make sure that other processes can import what the caller gave; it is imported here as they will.
+
+    Raises:
+        RefusedError: it is in no file.
+        OwnCodeError: it cannot be imported, or its file calls `run` when it is.
+    """
+    for path in objects:
+        if naming.is_nowhere(path):
+            name = path.rpartition(":")[2]
+            raise RefusedError(
+                f"{name} is defined in this session or inside a function, and the processes of launcher='mpi' cannot "
+                "import it: put it at the top level of a file and import it from there, or take launcher='simulate'"
+            )
+        own.load(path)
