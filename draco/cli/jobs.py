@@ -86,6 +86,9 @@ def data(args: argparse.Namespace) -> int:
         return _data_on_cluster(cluster, [read_job(path) for path in args.jobs])
     for path in args.jobs:
         job = ready.here(read_job(path))
+        if job.data.name is None:
+            console.say(f"{path}: its task has its own data; nothing to prepare")
+            continue
         ready.prepare_data(job, console.messages())
         verify(job.data.name, Path(job.data.root), own=job.data.own)
         console.say(f"{job.data.name}: complete and unchanged in {Path(job.data.root) / job.data.name}")

@@ -64,9 +64,11 @@ def warn_of_nodes(job: Job, nodes: Roster, said: Console) -> None:
 
 
 def prepare_data(job: Job, said: Console) -> None:
-    """Download or convert a job's data set, unless it is there."""
+    """Download or convert a job's data set, unless it is there; a job's own task has no data of Draco's."""
     from draco import data
 
+    if job.data.name is None:
+        return
     source = Path(job.data.source) if job.data.source else None
     with said.status(f"preparing {job.data.name}"):
         data.prepare(job.data.name, Path(job.data.root), source, own=job.data.own)
@@ -77,6 +79,8 @@ def see_to(job: Job, nodes: Roster | None, said: Console, *, checked: bool = Fal
     if nodes:
         with said.status(f"checking {len(nodes.nodes)} nodes"):
             preflight.check(nodes)
+    if job.data.name is None:
+        return
     if not (checked and Path(job.data.root, job.data.name).exists()):  # else the ranks look whether it is whole
         prepare_data(job, said)
     if nodes:
