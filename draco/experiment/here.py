@@ -67,7 +67,7 @@ def alone() -> Iterator[None]:
 def as_a_process_begins(threads: int) -> Iterator[None]:
     """Give torch and numpy the state that they have in a new process; put the caller's back afterwards."""
     generators = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     threads_before, dtype, device = torch.get_num_threads(), torch.get_default_dtype(), torch.get_default_device()
     try:
         with threadpool_limits(threads), torch.inference_mode(False), torch.enable_grad():

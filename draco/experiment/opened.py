@@ -43,12 +43,12 @@ class Run:
         """
         self.path = Path(path).absolute()
         if not (self.path / "state.json").is_file():
-            raise MissingError(f"{path}: not a run directory (it has no state.json); name one such as runs/quickstart-...")
+            raise MissingError(f"{path}: not a run directory (it has no state.json); name one such as runs/digits-...")
         self._given = {**(given or {})}
         if task is not None:
             named = naming.named({"task": task})
             self._given |= named.objects
-            if (trains := getattr(self.job, "task", None)) is not None:
+            if (trains := self.job.task) is not None:
                 self._given[trains.name] = task
 
     @property
@@ -147,7 +147,7 @@ class Run:
 
     def __repr__(self) -> str:
         status = self.status
-        return f"Run({str(self.path)!r})  # {status.state} at step {status.step}"
+        return f"<Run {self.path}: {status.state} at step {status.step}>"
 
     def _repr_html_(self) -> str:
         """Return the run as a table, which is what a notebook shows."""
@@ -169,7 +169,7 @@ def _require_objects(run: Path, job: Job) -> None:
     """
     from draco import own
 
-    task = getattr(job, "task", None)
+    task = job.task
     if task is not None and naming.is_nowhere(task.name) and task.name not in own.GIVEN:
         name = task.name.rpartition(":")[2]
         raise MissingError(

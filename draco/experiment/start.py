@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,11 +24,13 @@ from draco.experiment.opened import Run
 from draco.job import Job, parse, warnings
 from draco.launch import ready, roster, supervise
 from draco.launch.progress import Progress
+from draco.launch.resume import Taken
 
 if TYPE_CHECKING:
     from draco.runs.directory import Status
 
 Values = Mapping[str, Any]
+Take = Callable[..., Taken]  # (runs, job, said, see_to): draco/launch/ready.py
 
 
 class Interrupted(KeyboardInterrupt):
@@ -54,6 +56,7 @@ def run(
     progress: bool = True,
     resume: bool = False,
     new: bool = False,
+    secret: str | os.PathLike[str] | None = None,
     **overrides: Any,
 ) -> Run:
     """Train a job to its end and return its run.
@@ -68,6 +71,8 @@ def run(
         progress: show what happens meanwhile, on stderr or in the notebook's cell.
         resume: go on with the newest unfinished run of this very job.
         new: start anew beside an unfinished run of this job.
+        secret: a file with the secret of another run, `runs/*/secret`, from which rows and projections follow: with it
+            a run is repeated to the bit whatever its scheme.
         overrides: keys of the job that take the place of the given ones: `steps=10`, `optimizer={"name": "adam"}`. A
             key of a section is `**{"optimizer.lr": 0.1}`. A class or a function in the place of a name is taken as
             `task` is: `aggregator=my_rule`.
@@ -103,11 +108,12 @@ def run(
         said.print(f"warning: {what}: {warning}", style="yellow")
     ready.require(what, checked)
     folder = Path(runs)
+    take = partial(ready.take, resume=resume, new=new, secret=None if secret is None else Path(secret))
     if checked.launcher == "simulate":
         with naming.given(objects):
-            return _simulated(checked, folder, said, objects, resume=resume, new=new)
+            return _simulated(checked, folder, said, objects, take)
     _require_files(objects)
-    return _launched(checked, folder, said, objects, resume=resume, new=new)
+    return _launched(checked, folder, said, objects, take)
 
 
 def _values(job: str | os.PathLike[str] | Values | None) -> tuple[Values, str]:
@@ -152,10 +158,10 @@ def _name(values: Values) -> str:
     return "-".join(filter(None, words))[:80].strip("-") or "run"
 
 
-def _simulated(job: Job, runs: Path, said: Console, objects: Values, *, resume: bool, new: bool) -> Run:
+def _simulated(job: Job, runs: Path, said: Console, objects: Values, take: Take) -> Run:
     from draco.experiment import here
 
-    taken = ready.take(runs, job, said, partial(ready.see_to, job, None, said), resume=resume, new=new)
+    taken = take(runs, job, said, partial(ready.see_to, job, None, said))
     with taken.hold:
         said.print(f"{job.name}: {taken.run}")
         with shown.progress(taken.run / "events.jsonl", said, "starting one process") as bar:
@@ -169,16 +175,14 @@ def _simulated(job: Job, runs: Path, said: Console, objects: Values, *, resume: 
     return _ended(Run(taken.run, given=objects), status)
 
 
-def _launched(job: Job, runs: Path, said: Console, objects: Values, *, resume: bool, new: bool) -> Run:
+def _launched(job: Job, runs: Path, said: Console, objects: Values, take: Take) -> Run:
     nodes = roster.read()
     if nodes:
         ready.warn_of_nodes(job, nodes, said)
     with supervise.fork_server(job) as forks:  # it imports torch while the run is prepared
-        directory, held = ready.take(runs, job, said, partial(ready.see_to, job, nodes, said), resume=resume, new=new)
+        directory, held = take(runs, job, said, partial(ready.see_to, job, nodes, said))
         said.print(f"{job.name}: {directory}")
-        bar: Progress = shown.progress(
-            directory / "events.jsonl", said, f"starting {job.workers} workers and a server"
-        )
+        bar: Progress = shown.progress(directory / "events.jsonl", said, f"starting {job.workers} workers and a server")
         outcome = supervise.supervise(job, directory, nodes, bar, held=held, forks=forks)
     return _ended(Run(directory, given=objects), outcome.status, outcome.output)
 

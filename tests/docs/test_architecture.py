@@ -24,6 +24,8 @@ LAYERS = {  # a part of draco -> the others that it may import
     "cluster": {"launch", "job", "errors", "files", "plain", "runs"},  # it meets a run only through the head
     "report": {"runs", "errors", "files", "plain"},
     "compare": {"launch", "job", "errors", "files", "plain", "report", "runs", "data", "models"},
+    # Beside the command line: a simulated run takes place in the caller's process, so it imports the trainer, too.
+    "experiment": {"launch", "training", "report", "runs", "job", "tasks", "own", "errors", "plain"},
     "__main__": {"cli"},
 }
 IMPURE = {"mpi4py", "subprocess", "logging", "time", "os", "pathlib", "random", "socket", "threading", "shutil"}
