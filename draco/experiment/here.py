@@ -17,7 +17,8 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from draco.errors import RefusedError
+from draco import own
+from draco.errors import DracoError, OwnCodeError, RefusedError
 from draco.job import Job
 from draco.launch.interrupts import Interrupts
 from draco.runs import directory as run_directory
@@ -114,6 +115,8 @@ def simulate(job: Job, run: Path, look: Callable[[], None], say: Say) -> Status:
             pass  # its end is recorded, and the state says it
         except BaseException as error:
             _record(run, "failed", str(error) or type(error).__name__)
+            if isinstance(error, Exception) and not isinstance(error, DracoError) and (where := own.place(error)):
+                raise OwnCodeError(f"{run.name}{where}: {type(error).__name__}: {error}") from error
             raise
         _record(run, "interrupted", "killed by its user")
     return run_directory.read_status(run)

@@ -42,12 +42,13 @@ def named(values: Mapping[str, Any]) -> Named:
 @contextlib.contextmanager
 def given(objects: Mapping[str, Any]) -> Iterator[None]:
     """Let paths name these objects in this process while it is entered (draco/own.py)."""
-    before = dict(own.GIVEN)
+    before = {path: own.GIVEN[path] for path in objects if path in own.GIVEN}
     own.GIVEN.update(objects)
     try:
         yield
     finally:
-        own.GIVEN.clear()
+        for path in objects:
+            own.GIVEN.pop(path, None)
         own.GIVEN.update(before)
 
 

@@ -117,14 +117,19 @@ class Run:
 
         Raises:
             RefusedError: another evaluator is at work on the run.
+            CheckpointError: some checkpoints cannot be used; the others are evaluated.
             OwnCodeError: the run's own code cannot be loaded, or fails.
         """
+        from draco.experiment.here import as_a_process_begins
+        from draco.training.checkpoint import CheckpointError
         from draco.training.evaluate import evaluate_run
 
-        built = self._built()
-        with naming.given(self._given):
-            for _ in evaluate_run(self.path, built, follow=False):
-                pass
+        built, refused = self._built(), dict[int, str]()
+        with naming.given(self._given), as_a_process_begins(built.job.threads):
+            for step, _ in evaluate_run(self.path, built, follow=False, refuse=refused.__setitem__):
+                refused.pop(step, None)
+        if refused:
+            raise CheckpointError("; ".join(refused.values()))
         return self.evaluations
 
     def report(self, folder: str | os.PathLike[str] | None = None) -> Path:
