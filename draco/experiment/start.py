@@ -8,7 +8,9 @@ file.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -41,9 +43,9 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, stopped: Run) -> None:
-        super().__init__(
-            f"{stopped.path}: interrupted at step {stopped.status.step}; the same call with resume=True goes on with it"
-        )
+        state, step, *_ = stopped.status
+        more = "" if state == "succeeded" else "; the same call with resume=True goes on with it"
+        super().__init__(f"{stopped.path}: {state} at step {step}{more}")
         self.run = stopped
 
 
@@ -90,7 +92,7 @@ def run(
         Interrupted: a KeyboardInterrupt; the run was stopped after a step and can be resumed. A second Ctrl-C ends it
             at once.
     """
-    if importing := own.importing():
+    if importing := own.importing() or _spawned():
         raise OwnCodeError(
             f"{importing}: calls draco.run while it is imported, as every process of a run imports it: put the call "
             'below `if __name__ == "__main__":`'
@@ -114,6 +116,13 @@ def run(
             return _simulated(checked, folder, said, objects, take)
     _require_files(objects)
     return _launched(checked, folder, said, objects, take)
+
+
+def _spawned() -> str:
+    """Return the script that a process of multiprocessing's is importing, empty where none is; Python asks likewise."""
+    if not getattr(multiprocessing.current_process(), "_inheriting", False):
+        return ""
+    return str(getattr(sys.modules["__main__"], "__file__", "the script"))
 
 
 def _values(job: str | os.PathLike[str] | Values | None) -> tuple[Values, str]:
@@ -191,13 +200,13 @@ def _ended(ended: Run, status: Status, output: str = "") -> Run:
     """Return a run that has succeeded.
 
     Raises:
-        Interrupted: it was asked to stop.
+        Interrupted: it was asked to stop, be it after its last step.
         TrainingError: it ended otherwise.
     """
+    if status.state == "interrupted" or (status.state == "succeeded" and (ended.path / "stop-asked").exists()):
+        raise Interrupted(ended)
     if status.state == "succeeded":
         return ended
-    if status.state == "interrupted":
-        raise Interrupted(ended)
     again = "; the same call with resume=True goes on with it" if status.state == "lost" else ""
     error = TrainingError(f"{ended.path}: {status.state} at step {status.step}: {status.message}{again}")
     if output:

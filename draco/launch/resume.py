@@ -53,8 +53,8 @@ def unfinished(runs: Path, job: Job, *, resume: bool, new: bool) -> Taken | None
             return _take(run)
         if status.step and not new:
             raise RefusedError(
-                f"{run}: this job {status.state} at step {status.step}; --resume (make: RESUME=1) goes on with it, "
-                "--new (make: NEW=1) starts anew"
+                f"{run}: this job {status.state} at step {status.step}; --resume (make: RESUME=1; Python: "
+                "resume=True) goes on with it, --new (make: NEW=1; Python: new=True) starts anew"
             )
     if resume:
         raise RefusedError(f"{runs}: no unfinished run of this very job; leave --resume out to start one")

@@ -178,7 +178,8 @@ def test_a_run_without_steps_has_the_columns_all_the_same() -> None:
 
 def test_of_two_evaluations_of_a_step_the_later_counts_and_old_and_own_figures_are_columns() -> None:
     found = columns.evaluations([
-        {"step": 4, "time": 1.0, "loss": 2.0, "top1": 0.5, "samples": 10}, {"step": 2, "time": 2.0, "loss": 3.0, "samples": 10},
+        {"step": 4, "time": 1.0, "loss": 2.0, "top1": 0.5, "samples": 10},
+        {"step": 2, "time": 2.0, "loss": 3.0, "samples": 10},
         {"step": 4, "time": 3.0, "loss": 1.0, "mae": 0.25, "samples": 10},
     ])  # fmt: skip
     assert found["step"].tolist() == [2, 4]

@@ -147,6 +147,16 @@ def test_ctrl_c_once_ends_after_the_step_and_twice_at_once_and_either_is_resumed
     assert digest(resumed) == digest(whole)
 
 
+def test_ctrl_c_in_the_last_step_ends_the_callers_work_though_the_run_has_succeeded(monkeypatch) -> None:
+    last = 5 * 6
+    monkeypatch.setattr(
+        Largest, "before", staticmethod(lambda count: os.kill(os.getpid(), signal.SIGINT) if count == last else None)
+    )
+    with pytest.raises(Interrupted, match="succeeded at step 6$") as caught:
+        simulated()
+    assert caught.value.run.model().weight.shape == (3, 4)
+
+
 def test_it_runs_in_another_thread_and_draco_stop_reaches_it_there(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[Any] = []
 
@@ -234,36 +244,20 @@ def test_a_missing_file_and_a_class_that_is_none_are_named() -> None:
 
 
 SCRIPT = """
-import sys
-
-sys.path.insert(0, {tests!r})  # so that a rank, too, finds what a user has installed
 from draco.experiment import run
 from own_task import Largest
 
 class Mine(Largest):
     pass
 
-def go():
-    found = run({job!r}, task=Mine, launcher="mpi", progress=False, steps=2)
-    print(found.job.task.name, found.status.state)
-
-{call}
+run({job!r}, task=Mine, launcher="mpi")
 """
 
 
-def script(call: str) -> subprocess.CompletedProcess[str]:
-    Path("script.py").write_text(SCRIPT.format(tests=str(HERE), job=JOB, call=call))
-    return subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False, timeout=120)
-
-
-def test_a_script_trains_its_own_class_over_mpi_below_its_guard() -> None:
-    made = script('if __name__ == "__main__":\n    go()')
-    assert made.stdout == "script.py:Mine succeeded\n", made.stderr
-    assert made.stderr == ""
-
-
 def test_a_script_that_calls_run_at_its_top_level_is_told_so_before_anything_starts() -> None:
-    made = script("go()")
+    """docs/python.md has one that calls it below its guard; tests/docs/test_python.py runs that."""
+    Path("script.py").write_text(SCRIPT.format(job=JOB))
+    made = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False, timeout=120)
     assert made.returncode == 1
     said = made.stderr.strip().splitlines()[-1]
     assert re.search(r"script\.py: calls draco\.run while it is imported.*if __name__ == .__main__.", said)
