@@ -84,7 +84,9 @@ class InCell(Progress):
     def show(self, event: Event) -> None:
         """Show one event."""
         super().show(event)
-        if event["event"] == "resume":
+        if event["event"] == "start":
+            self._now = "training"
+        elif event["event"] == "resume":
             self._done = event["step"]
 
     def _step(self, event: Event) -> None:

@@ -1,6 +1,7 @@
 """`draco.run` inside this process and over MPI: the bits, what it leaves of the caller's state, how it ends."""
 
 import hashlib
+import multiprocessing
 import os
 import random
 import re
@@ -152,7 +153,7 @@ def test_ctrl_c_in_the_last_step_ends_the_callers_work_though_the_run_has_succee
     monkeypatch.setattr(
         Largest, "before", staticmethod(lambda count: os.kill(os.getpid(), signal.SIGINT) if count == last else None)
     )
-    with pytest.raises(Interrupted, match="succeeded at step 6$") as caught:
+    with pytest.raises(Interrupted, match=r"succeeded at step 6$") as caught:
         simulated()
     assert caught.value.run.model().weight.shape == (3, 4)
 
@@ -184,6 +185,14 @@ def test_a_second_run_in_this_process_is_refused_while_one_goes_on() -> None:
     with here.alone(), pytest.raises(RefusedError, match="another simulated run is going on in this process"):
         simulated()
     assert simulated(new=True).status.state == "succeeded"
+
+
+def test_a_process_of_multiprocessing_that_imports_the_script_starts_no_run(monkeypatch) -> None:
+    """As Python itself refuses to start processes there: each of them would start a run in its turn."""
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(OwnCodeError, match=r"calls draco\.run while it is imported"):
+        simulated()
+    assert not Path("runs").exists()
 
 
 def test_what_fails_in_the_callers_code_keeps_its_traceback_and_names_file_line_and_run(monkeypatch) -> None:
