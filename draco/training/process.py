@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from draco import data
+from draco.code import recorded
 from draco.errors import MissingError
 from draco.job import Job, attack, parse, to_yaml
 from draco.runs import stages
@@ -31,6 +32,7 @@ def main(run: Path, simulate: bool) -> None:
     """Do this process's part in the run. Only the server, or the simulation, looks into the run directory."""
     if simulate:
         _obey_signals(run)
+        recorded.verify_here()
         job = read_job(run)
         torch.set_num_threads(job.threads)
         serve_all(job, run, Path(job.data.root))
@@ -39,6 +41,7 @@ def main(run: Path, simulate: bool) -> None:
     rank, size = transport.rank_and_size()
     stages.say("joined")
     try:
+        recorded.verify_here()
         if rank:
             whole = _work(rank, transport.MpiWorker())
         else:
