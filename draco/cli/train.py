@@ -199,12 +199,15 @@ def _see_to(args: argparse.Namespace, job: "Job", own: "Gathered", nodes: "Roste
     if nodes:
         with said.status(f"checking {len(nodes.nodes)} nodes"):
             preflight.check(nodes, own.found.needs)
+        with said.status("sending the job's own code"):
+            worker_code.provide(nodes, own.pack)
+    if job.data.name is None:
+        return
     if not (args.checked and Path(job.data.root, job.data.name).exists()):  # else the ranks look whether it is whole
         prepare_data(job, said)
     if nodes:
         with said.status(f"preparing {job.data.name} on the workers"):
             worker_data.provide(nodes, job)
-            worker_code.provide(nodes, own.pack)
 
 
 def _secret(path: Path) -> bytes:

@@ -81,6 +81,9 @@ def sources(job: Job) -> list[str]:
 
 def _paths(value: Any) -> Iterator[str]:
     match value:
+        case Mapping() if (given := value.get("options")) and "name" in value:
+            yield from _paths({key: inner for key, inner in value.items() if key != "options"})
+            yield from (path for path in _paths(given) if (own.root() / path.rpartition(":")[0]).is_file())
         case str() if own.is_path(value) and value not in own.GIVEN and value.rpartition(":")[2].isidentifier():
             yield value
         case Mapping():
