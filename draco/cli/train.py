@@ -87,8 +87,7 @@ def _train(args: argparse.Namespace, early: "ForkServer | None") -> int:
 
     if args.recorded_code and not args.resume:
         raise RefusedError("--recorded-code: only with --resume; it goes on with the code that a run has recorded")
-    if args.code:
-        _load_what_was_sent(args.code)
+    _load_recorded(args)
     overrides = [*args.set, *(["launcher=simulate"] if args.simulate else [])]
     job = read_job(args.job, overrides, checked=args.checked)
     said = console.messages()
@@ -100,12 +99,15 @@ def _train(args: argparse.Namespace, early: "ForkServer | None") -> int:
     return _here(args, here(job), own, said, early)
 
 
-def _load_what_was_sent(digest: str) -> None:
-    """Let this process load own code from where an operator has put it."""
-    from draco.code.recorded import Copy
+def _load_recorded(args: argparse.Namespace) -> None:
+    """Let own code be loaded from where an operator has put it, or that of a run's job.yaml from the run."""
+    from draco.code.recorded import Copy, copy
     from draco.code.store import STORE
 
-    os.environ.update(Copy(STORE / digest, digest).environment)
+    found = Copy(STORE / args.code, args.code) if args.code else None
+    if args.job.name == "job.yaml" and (args.job.parent / "state.json").exists():
+        found = copy(args.job.parent)
+    os.environ.update(found.environment if found else {})
 
 
 def _own_code(args: argparse.Namespace, job: "Job", said: "Console") -> "Gathered":

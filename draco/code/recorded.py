@@ -112,5 +112,5 @@ def _names(folder: Path) -> set[str]:
 
 def _loaded(names: set[str]) -> list[str]:
     """Return the loaded modules of these top-level names that are a user's own."""
-    own_ones = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
-    return [name for name, file in own_ones.items() if name.partition(".")[0] in names and file and own.is_own(file)]
+    found = [name for name in sys.modules if name.partition(".")[0] in names]
+    return [name for name in found if (file := getattr(sys.modules[name], "__file__", None)) and own.is_own(file)]
