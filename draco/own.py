@@ -22,6 +22,7 @@ from typing import Any
 from draco.errors import OwnCodeError
 
 FOLDER = "DRACO_CODE"  # the environment's name of the folder of a run's own files
+DIGEST = "DRACO_CODE_DIGEST"  # and of what that folder must hold; see draco/code/recorded.py
 
 # What a caller of `draco.run` hands over itself, by a path that no file can have: `<given>:Digits`.
 GIVEN: dict[str, Any] = {}
@@ -63,6 +64,11 @@ def importing() -> str:
     """Return the user's file or module that is being imported for its path; empty where none is."""
     files: list[str] = getattr(_IMPORTS, "files", [])
     return files[-1] if files else ""
+
+
+def forget() -> None:
+    """Let files be loaded anew that were loaded before, as those of another folder are to be loaded now."""
+    _file.cache_clear()
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Objects of the caller's in a job: a class, a function or a task in the place of a name becomes the path of one.
 
-`task=Digits` is `task: digits.py:Digits` where the class is in that file, or `task: numbers.tasks:Digits` where it is
-in an installed package. What is in no file, such as a notebook's cell, gets a path that no file can have,
-`<given>:Digits`: only this process knows it. `functools.partial(Digits, size=8)` brings its options along.
+`task=Digits` is `task: digits.py:Digits` where the class is in that file below the working folder, or
+`task: numbers.tasks:Digits` where it is in an installed package. What is elsewhere, such as in a notebook's cell, gets
+a path that no file can have, `<given>:Digits`: only this process knows it. `functools.partial(Digits, size=8)` brings
+its options along.
 """
 
 from __future__ import annotations
@@ -95,18 +96,17 @@ def _free(path: str, thing: Any, objects: Mapping[str, Any]) -> str:
 
 
 def path_of(thing: Any) -> str:
-    """Return the path of a class, a function or a task: its file's below the working folder where it has one."""
+    """Return the path of a class, a function or a task: a file below the working folder, a package, or nowhere."""
     name = getattr(thing, "__qualname__", type(thing).__name__)
     module = sys.modules.get(getattr(thing, "__module__", None) or "")
     if module is None or getattr(module, name, None) is not thing:
         return f"{NOWHERE}:{re.sub(r'[^0-9A-Za-z_]', '_', name.rpartition('.')[2])}"
-    file = _file(thing)
-    if file is not None and (own.is_own(str(file)) or module.__name__ == "__main__"):
-        if module.__name__ == "__main__" and not _defines(file, name):
-            return f"{NOWHERE}:{name}"
-        root = own.root().absolute()
-        return f"{file.relative_to(root) if file.is_relative_to(root) else file}:{name}"
-    return f"{NOWHERE if module.__name__ == '__main__' else module.__name__}:{name}"
+    file, root = _file(thing), own.root().absolute()
+    is_script = module.__name__ == "__main__"
+    if file and file.is_relative_to(root) and own.is_own(str(file)) and not (is_script and not _defines(file, name)):
+        return f"{file.relative_to(root)}:{name}"
+    elsewhere = is_script or (file is not None and own.is_own(str(file)))
+    return f"{NOWHERE if elsewhere else module.__name__}:{name}"
 
 
 def _file(thing: Any) -> Path | None:

@@ -5,13 +5,15 @@ Everything is read from the run's directory when it is asked for, so a `Run` is 
 
 from __future__ import annotations
 
+import contextlib
 import html
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from draco import report
+from draco.code import recorded
 from draco.errors import JobError, MissingError
 from draco.experiment import columns, naming
 from draco.experiment.columns import Columns
@@ -106,8 +108,7 @@ class Run:
             raise MissingError(
                 f"{self.path}: has no checkpoint of step {at}; there are {', '.join(map(str, sorted(there)))}"
             )
-        built = self._built()
-        with naming.given(self._given):
+        with self._built() as built:
             model = built.model
             load_weights(model, built.job, at, there[at])
         return model.eval()
@@ -124,8 +125,8 @@ class Run:
         from draco.training.checkpoint import CheckpointError
         from draco.training.evaluate import evaluate_run
 
-        built, refused = self._built(), dict[int, str]()
-        with naming.given(self._given), as_a_process_begins(built.job.threads):
+        refused = dict[int, str]()
+        with self._built() as built, as_a_process_begins(built.job.threads):
             for step, _ in evaluate_run(self.path, built, follow=False, refuse=refused.__setitem__):
                 refused.pop(step, None)
         if refused:
@@ -142,13 +143,15 @@ class Run:
 
         return page.write([report.read(self.path)], None if folder is None else Path(folder))
 
-    def _built(self) -> Built:
+    @contextlib.contextmanager
+    def _built(self) -> Iterator[Built]:
+        """Yield the job's parts, whose own code is loaded from the run while this is entered."""
         from draco.training.build import Built
 
         job = self.job
-        with naming.given(self._given):
+        with recorded.loading_from(self.path), naming.given(self._given):
             _require_objects(self.path, job)
-        return Built(job)
+            yield Built(job)
 
     def __repr__(self) -> str:
         status = self.status
@@ -179,5 +182,5 @@ def _require_objects(run: Path, job: Job) -> None:
         name = task.name.rpartition(":")[2]
         raise MissingError(
             f"{run}: its task {name} was defined in the session that trained it, and is in no file: "
-            f"Run({run.name!r}, task={name})"
+            f"draco.Run({str(run)!r}, task={name})"
         )

@@ -7,6 +7,7 @@ file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from draco import own
+from draco.code import gather, recorded
 from draco.errors import JobError, OwnCodeError, RefusedError, TrainingError
 from draco.experiment import naming
 from draco.experiment import progress as shown
@@ -27,12 +29,12 @@ from draco.job import Job, parse, warnings
 from draco.launch import ready, roster, supervise
 from draco.launch.progress import Progress
 from draco.launch.resume import Taken
+from draco.launch.roster import Roster
 
 if TYPE_CHECKING:
     from draco.runs.directory import Status
 
 Values = Mapping[str, Any]
-Take = Callable[..., Taken]  # (runs, job, said, see_to): draco/launch/ready.py
 
 
 class Interrupted(KeyboardInterrupt):
@@ -109,13 +111,25 @@ def run(
     for warning in warnings(checked):
         said.print(f"warning: {what}: {warning}", style="yellow")
     ready.require(what, checked)
-    folder = Path(runs)
-    take = partial(ready.take, resume=resume, new=new, secret=None if secret is None else Path(secret))
-    if checked.launcher == "simulate":
+    nowhere = {path: thing for path, thing in objects.items() if naming.is_nowhere(path)}
+    simulate = checked.launcher == "simulate"
+    if not simulate:
+        _require_files(objects)
+    nodes = None if simulate else roster.read()
+    with naming.given(nowhere):  # which has no files
+        code = gather.gather(checked)
+    for warning in gather.said(code):
+        said.print(f"warning: {warning}", style="yellow")
+    if nodes:
+        ready.warn_of_nodes(checked, nodes, said)
+    else:
+        gather.check_installed(code.found)
+    place = None if secret is None else Path(secret)
+    take = partial(ready.take, Path(runs), checked, code, nodes, said, resume=resume, new=new, secret=place)
+    if simulate:
         with naming.given(objects):
-            return _simulated(checked, folder, said, objects, take)
-    _require_files(objects)
-    return _launched(checked, folder, said, objects, take)
+            return _simulated(checked, said, take, nowhere)
+    return _launched(checked, nodes, said, take)
 
 
 def _spawned() -> str:
@@ -167,33 +181,32 @@ def _name(values: Values) -> str:
     return "-".join(filter(None, words))[:80].strip("-") or "run"
 
 
-def _simulated(job: Job, runs: Path, said: Console, objects: Values, take: Take) -> Run:
+def _simulated(job: Job, said: Console, take: Callable[[], Taken], nowhere: Values) -> Run:
     from draco.experiment import here
 
-    taken = take(runs, job, said, partial(ready.see_to, job, None, said))
-    with taken.hold:
-        said.print(f"{job.name}: {taken.run}")
-        with shown.progress(taken.run / "events.jsonl", said, "starting one process") as bar:
+    directory, held = take()
+    with held:
+        said.print(f"{job.name}: {directory}")
+        with shown.progress(directory / "events.jsonl", said, "starting one process") as bar:
             try:
-                status = here.simulate(job, taken.run, bar.update, bar.say)
+                with recorded.loading_from(directory) if gather.sources(job) else contextlib.nullcontext():
+                    status = here.simulate(job, directory, bar.update, bar.say)
             except Exception as error:
-                error.add_note(f"The run is {taken.run}: draco.Run({str(taken.run)!r}) reads it.")
+                error.add_note(f"The run is {directory}: draco.Run({str(directory)!r}) reads it.")
                 raise
             finally:
                 bar.update()
-    return _ended(Run(taken.run, given=objects), status)
+    return _ended(Run(directory, given=nowhere), status)
 
 
-def _launched(job: Job, runs: Path, said: Console, objects: Values, take: Take) -> Run:
-    nodes = roster.read()
-    if nodes:
-        ready.warn_of_nodes(job, nodes, said)
+def _launched(job: Job, nodes: Roster | None, said: Console, take: Callable[[], Taken]) -> Run:
     with supervise.fork_server(job) as forks:  # it imports torch while the run is prepared
-        directory, held = take(runs, job, said, partial(ready.see_to, job, nodes, said))
+        directory, held = take()
         said.print(f"{job.name}: {directory}")
-        bar: Progress = shown.progress(directory / "events.jsonl", said, f"starting {job.workers} workers and a server")
+        starting = f"starting {job.workers} workers and a server"
+        bar: Progress = shown.progress(directory / "events.jsonl", said, starting)
         outcome = supervise.supervise(job, directory, nodes, bar, held=held, forks=forks)
-    return _ended(Run(directory, given=objects), outcome.status, outcome.output)
+    return _ended(Run(directory), outcome.status, outcome.output)
 
 
 def _ended(ended: Run, status: Status, output: str = "") -> Run:
@@ -225,7 +238,8 @@ def _require_files(objects: Values) -> None:
         if naming.is_nowhere(path):
             name = path.rpartition(":")[2]
             raise RefusedError(
-                f"{name} is defined in this session or inside a function, and the processes of launcher='mpi' cannot "
-                "import it: put it at the top level of a file and import it from there, or take launcher='simulate'"
+                f"{name} is defined in this session, inside a function or outside the working folder, and processes of "
+                "launcher='mpi' cannot import it: put it at the top level of a file below the working folder and import "
+                "it from there, or take launcher='simulate'"
             )
         own.load(path)

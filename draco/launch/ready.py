@@ -4,18 +4,18 @@
 a run directory is taken. What is said goes to the console of whoever asks.
 """
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 
 from draco import files
+from draco.code.gather import Gathered
 from draco.errors import MissingError
 from draco.files import expanded
 from draco.job import Job
-from draco.launch import not_started, preflight, rank_placement, space, worker_data
-from draco.launch.resume import Taken, new_run, unfinished
+from draco.launch import not_started, preflight, rank_placement, space, worker_code, worker_data
+from draco.launch.resume import Taken, code_of, new_run, unfinished
 from draco.launch.roster import Roster
 from draco.runs import directory as run_directory
 
@@ -74,11 +74,13 @@ def prepare_data(job: Job, said: Console) -> None:
         data.prepare(job.data.name, Path(job.data.root), source, own=job.data.own)
 
 
-def see_to(job: Job, nodes: Roster | None, said: Console, *, checked: bool = False) -> None:
-    """Check the nodes, and prepare the data here and there; `checked`: somebody has looked at the job before."""
+def _see_to(job: Job, own: Gathered, nodes: Roster | None, said: Console, checked: bool) -> None:
+    """Check the nodes, and prepare data and code here and there."""
     if nodes:
         with said.status(f"checking {len(nodes.nodes)} nodes"):
-            preflight.check(nodes)
+            preflight.check(nodes, own.found.needs)
+        with said.status("sending the job's own code"):
+            worker_code.provide(nodes, own.pack)
     if job.data.name is None:
         return
     if not (checked and Path(job.data.root, job.data.name).exists()):  # else the ranks look whether it is whole
@@ -91,34 +93,42 @@ def see_to(job: Job, nodes: Roster | None, said: Console, *, checked: bool = Fal
 def take(
     runs: Path,
     job: Job,
+    own: Gathered,
+    nodes: Roster | None,
     said: Console,
-    see_to: Callable[[], None],
     *,
     resume: bool,
     new: bool,
+    as_recorded: bool = False,
     secret: Path | None = None,
+    checked: bool = False,
 ) -> Taken:
-    """Return the run directory, taken: a new one, or the unfinished run to go on with.
+    """See to nodes, data and code, and return the run directory, taken: a new one, or the unfinished one to go on with.
 
     Args:
         runs: where runs are kept.
         job: what is to be run.
-        said: where the space that it takes is said.
-        see_to: prepares what the run needs, once it is known that there will be one.
+        own: its own code, as it is now.
+        nodes: the cluster's, or None for this machine alone.
+        said: where is said what it takes and what is waited for.
         resume: go on with the newest unfinished run of this job.
         new: start anew beside it.
+        as_recorded: go on with the code that the run has recorded, whatever the job's files are now.
         secret: a file with the secret of a new run, to replay another.
+        checked: somebody has looked at the job before, and prepared its data.
 
     Raises:
-        RefusedError, MissingError: as `unfinished`, `space.require` and `see_to` do.
+        RefusedError: there is an unfinished run and neither word was given, or its own code was another.
+        MissingError: nodes, data or space on the disk are missing.
     """
     given = _secret(secret) if secret else b""
     taken = unfinished(runs, job, resume=resume, new=new)
     try:
         said.print(space.require(runs, [(job, taken and taken.run)]), highlight=False)
-        see_to()
+        own = own if taken is None else code_of(taken.run, job, own, as_recorded=as_recorded)
+        _see_to(job, own, nodes, said, checked)
         if taken is None:
-            taken = new_run(runs, job)
+            taken = new_run(runs, job, own.pack)
             if given:
                 files.replace(taken.run / "secret", given, mode=0o600)
         run_directory.forget_stop(taken.run)

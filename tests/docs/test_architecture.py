@@ -17,15 +17,16 @@ LAYERS = {  # a part of draco -> the others that it may import
     "job": {*LIBRARY, "models", "data"},
     "models": {"sampling", "errors", "lazy"},
     "data": {"sampling", "errors", "files", "lazy", "models"},  # models.vision, which imports torchvision for both
-    "runs": {"job", "errors", "files", "plain"},
-    "training": {*LIBRARY, "job", "data", "models", "runs"},
+    "code": {"own", "job", "errors", "files"},
+    "runs": {"code", "job", "errors", "files", "plain"},
+    "training": {*LIBRARY, "code", "job", "data", "models", "runs"},
     # It meets the trainer in a command line and a run directory.
-    "launch": {"schemes", "job", "data", "errors", "files", "plain", "runs"},
-    "cluster": {"launch", "job", "errors", "files", "plain", "runs"},  # it meets a run only through the head
+    "launch": {"schemes", "code", "job", "data", "errors", "files", "plain", "runs"},
+    "cluster": {"launch", "code", "job", "errors", "files", "plain", "runs"},  # it meets a run only through the head
     "report": {"runs", "errors", "files", "plain"},
-    "compare": {"launch", "job", "errors", "files", "plain", "report", "runs", "data", "models"},
+    "compare": {"launch", "code", "job", "errors", "files", "plain", "report", "runs", "data", "models"},
     # Beside the command line: a simulated run takes place in the caller's process, so it imports the trainer, too.
-    "experiment": {"launch", "training", "report", "runs", "job", "tasks", "own", "errors", "plain"},
+    "experiment": {"code", "launch", "training", "report", "runs", "job", "tasks", "own", "errors", "plain"},
     "__main__": {"cli"},
 }
 IMPURE = {"mpi4py", "subprocess", "logging", "time", "os", "pathlib", "random", "socket", "threading", "shutil"}

@@ -198,13 +198,15 @@ def test_pandas_takes_the_columns() -> None:
 # Names
 
 
-def test_objects_are_named_by_where_they_are(notebook: Notebook) -> None:
+def test_objects_are_named_by_where_they_are(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
     assert path_of(notebook["Largest"]) == "<given>:Largest"
     assert path_of(lambda: 0) == "<given>:_lambda_"
     assert path_of(np.linalg.norm) == "numpy.linalg:norm"
     assert path_of(types.SimpleNamespace) == "types:SimpleNamespace"
-    own_file = path_of(test_objects_are_named_by_where_they_are)
-    assert own_file == f"{Path(__file__)}:test_objects_are_named_by_where_they_are"
+    this = "test_objects_are_named_by_where_they_are"
+    assert path_of(test_objects_are_named_by_where_they_are) == f"<given>:{this}"  # a file outside the working folder
+    monkeypatch.chdir(Path(__file__).parent)
+    assert path_of(test_objects_are_named_by_where_they_are) == f"test_notebook.py:{this}"
 
 
 def test_two_functions_without_a_name_have_two_paths() -> None:

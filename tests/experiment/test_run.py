@@ -204,7 +204,7 @@ def test_what_fails_in_the_callers_code_keeps_its_traceback_and_names_file_line_
     assert str(failed) in caught.value.__notes__[0]
     assert Run(failed).status.state == "failed"
     assert Run(failed).status.step == 2
-    assert Run(failed).model(2).weight.shape == (3, 4)
+    assert Run(failed, task=Largest).model(2).weight.shape == (3, 4)
 
 
 def test_every_fault_of_a_job_is_raised_at_once_and_nothing_is_started() -> None:
