@@ -239,7 +239,7 @@ def _require_files(objects: Values) -> None:
             name = path.rpartition(":")[2]
             raise RefusedError(
                 f"{name} is defined in this session, inside a function or outside the working folder, and processes of "
-                "launcher='mpi' cannot import it: put it at the top level of a file below the working folder and import "
-                "it from there, or take launcher='simulate'"
+                "launcher='mpi' cannot import it: put it at the top level of a file below the working folder and "
+                "import it from there, or take launcher='simulate'"
             )
         own.load(path)
