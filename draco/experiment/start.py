@@ -99,24 +99,21 @@ def run(
             f"{importing}: calls draco.run while it is imported, as every process of a run imports it: put the call "
             'below `if __name__ == "__main__":`'
         )
-    given = {**({} if task is None else {"task": task}), **({} if launcher is None else {"launcher": launcher})}
     said = shown.console(not progress)
     values, what = _values(job)
-    base, over = naming.named(values), naming.named({**overrides, **given})
-    objects = {**base.objects, **over.objects}
-    if job is None:
-        base, over = naming.Named({**over.values}, {}), naming.Named({}, {})
-    with naming.given(objects):
-        checked = ready.here(_parsed(base.values, over.values, what))
-    for warning in warnings(checked):
-        said.print(f"warning: {what}: {warning}", style="yellow")
+    chosen = {name: value for name, value in (("task", task), ("launcher", launcher)) if value is not None}
+    found = naming.named({"job": values, "over": {**overrides, **chosen}})
+    with naming.given(found.objects):
+        checked = ready.here(_parsed(found.values["job"], found.values["over"], what))
+        for warning in warnings(checked):
+            said.print(f"warning: {what}: {warning}", style="yellow")
     ready.require(what, checked)
-    nowhere = {path: thing for path, thing in objects.items() if naming.is_nowhere(path)}
+    nowhere = {path: thing for path, thing in found.objects.items() if naming.is_nowhere(path)}
     simulate = checked.launcher == "simulate"
     if not simulate:
-        _require_files(objects)
+        _require_files(found.objects)
     nodes = None if simulate else roster.read()
-    with naming.given(nowhere):  # which has no files
+    with naming.given(nowhere):  # of which there are no files
         code = gather.gather(checked)
     for warning in gather.said(code):
         said.print(f"warning: {warning}", style="yellow")
@@ -127,7 +124,7 @@ def run(
     place = None if secret is None else Path(secret)
     take = partial(ready.take, Path(runs), checked, code, nodes, said, resume=resume, new=new, secret=place)
     if simulate:
-        with naming.given(objects):
+        with naming.given(found.objects):
             return _simulated(checked, said, take, nowhere)
     return _launched(checked, nodes, said, take)
 
@@ -155,12 +152,14 @@ _FILE = "\0file"  # the key of a job file's text
 
 
 def _parsed(values: Values, overrides: Values, what: str) -> Job:
-    """Return the job; a job of Python's that has no name gets one."""
-    set_to = [f"{key}={_yaml(key, value)}" for key, value in overrides.items()]
+    """Return the job; one that has no file and no name gets a name. A task alone leaves the job's options of it."""
+    task = {"task.name": overrides["task"]} if isinstance(overrides.get("task"), str) else {}
+    set_to = {**{key: value for key, value in overrides.items() if not task or key != "task"}, **task}
+    assignments = [f"{key}={_yaml(key, value)}" for key, value in set_to.items()]
     if _FILE in values:
-        return parse(values[_FILE], what, set_to)
+        return parse(values[_FILE], what, assignments)
     name = {} if "name" in overrides else {"name": _name({**values, **overrides})}
-    return parse(_yaml("", {**name, **values}), what, set_to)
+    return parse(_yaml("", {**name, **values}), what, assignments)
 
 
 def _yaml(key: str, value: Any) -> str:
