@@ -24,6 +24,8 @@ from draco.errors import OwnCodeError
 FOLDER = "DRACO_CODE"  # the environment's name of the folder of a run's own files
 DIGEST = "DRACO_CODE_DIGEST"  # and of what that folder must hold; see draco/code/recorded.py
 
+NOWHERE = "<given>"  # in the place of a file
+
 # What a caller of `draco.run` hands over itself, by a path that no file can have: `<given>:Digits`.
 GIVEN: dict[str, Any] = {}
 
@@ -50,6 +52,11 @@ def load(path: str) -> Any:
     if path in GIVEN:
         return GIVEN[path]
     source, _, name = path.rpartition(":")
+    if source == NOWHERE:
+        raise OwnCodeError(
+            f"{path}: was defined in the session that gave it to draco.run, and is in no file: give it again, as in "
+            f"draco.Run(RUN, task={name}), or put it into a file"
+        )
     if not source or not name.isidentifier():
         raise OwnCodeError(f"{path}: must be a file or a module and a name in it, such as my_task.py:Digits")
     module = _file(source, str(root().absolute())) if source.endswith(".py") else _module(source)

@@ -22,9 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from draco import own
+from draco.own import NOWHERE
 from draco.tasks import Task
-
-NOWHERE = "<given>"  # in the place of a file
 
 
 class Named(NamedTuple):

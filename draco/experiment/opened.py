@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from draco import report
+from draco import own, report
 from draco.code import recorded
-from draco.errors import JobError, MissingError
+from draco.errors import JobError, MissingError, RefusedError
 from draco.experiment import columns, naming
 from draco.experiment.columns import Columns
 from draco.report.tables import facts
@@ -28,30 +28,42 @@ if TYPE_CHECKING:
     from draco.runs.directory import Status
     from draco.training.build import Built
 
+Values = Mapping[str, Any]
+
 
 class Run:
     """One run directory. In a notebook it shows itself as a table of what happened."""
 
-    def __init__(self, path: str | os.PathLike[str], *, task: Any = None, given: Mapping[str, Any] | None = None):
+    def __init__(self, path: str | os.PathLike[str], **objects: Any) -> None:
         """Open a run.
 
         Args:
             path: its directory, such as `runs/digits-20260102-030405`.
-            task: what it trains, where that was defined in a session and is in no file; a class or a task.
-            given: other objects of that kind, by the paths that the job has for them.
+            objects: what it was trained with and is in no file, by its key in the job: `task=Digits`,
+                `aggregator=my_rule`; a class, a function or a task.
 
         Raises:
             MissingError: it is no run directory.
+            RefusedError: its job names nothing of that key.
         """
         self.path = Path(path).absolute()
         if not (self.path / "state.json").is_file():
             raise MissingError(f"{path}: not a run directory (it has no state.json); name one such as runs/digits-...")
-        self._given = {**(given or {})}
-        if task is not None:
-            named = naming.named({"task": task})
-            self._given |= named.objects
-            if (trains := self.job.task) is not None:
-                self._given[trains.name] = task
+        self._given: Values = {self._named(key): thing for key, thing in objects.items()}
+
+    @classmethod
+    def with_objects(cls, path: Path, given: Values) -> Run:
+        """Open a run whose job names these objects by their paths."""
+        opened = cls(path)
+        opened._given = given
+        return opened
+
+    def _named(self, key: str) -> str:
+        """Return the path that the job has under a key."""
+        name = getattr(getattr(self.job, key, None), "name", None)
+        if not own.is_path(name):
+            raise RefusedError(f"{self.path}: its job has no {key} of your own, and takes none: leave {key} out")
+        return str(name)
 
     @property
     def status(self) -> Status:
@@ -72,12 +84,11 @@ class Run:
         Raises:
             MissingError: it is of another version of Draco, or damaged.
         """
-        with naming.given(self._given):
-            try:
-                return run_directory.read_job(self.path)
-            except JobError as error:
-                why = f"{len(error.faults)} faults, first: {error.faults[0]}"
-                raise MissingError(f"{self.path}: is of another version of Draco, or damaged: {why}") from error
+        try:
+            return run_directory.read_job(self.path)
+        except JobError as error:
+            why = f"{len(error.faults)} faults, first: {error.faults[0]}"
+            raise MissingError(f"{self.path}: is of another version of Draco, or damaged: {why}") from error
 
     @property
     def events(self) -> Columns:
@@ -150,7 +161,6 @@ class Run:
 
         job = self.job
         with recorded.loading_from(self.path), naming.given(self._given):
-            _require_objects(self.path, job)
             yield Built(job)
 
     def __repr__(self) -> str:
@@ -167,20 +177,3 @@ class Run:
         )
         title = html.escape(f"{summary.name}: {self.status.state}")
         return f"<table><caption>{title}</caption><tbody>{rows}</tbody></table>"
-
-
-def _require_objects(run: Path, job: Job) -> None:
-    """Make sure that objects of a session which the job names are here.
-
-    Raises:
-        MissingError: one is not.
-    """
-    from draco import own
-
-    task = job.task
-    if task is not None and naming.is_nowhere(task.name) and task.name not in own.GIVEN:
-        name = task.name.rpartition(":")[2]
-        raise MissingError(
-            f"{run}: its task {name} was defined in the session that trained it, and is in no file: "
-            f"draco.Run({str(run)!r}, task={name})"
-        )

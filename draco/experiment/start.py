@@ -195,7 +195,7 @@ def _simulated(job: Job, said: Console, take: Callable[[], Taken], nowhere: Valu
                 raise
             finally:
                 bar.update()
-    return _ended(Run(directory, given=nowhere), status)
+    return _ended(Run.with_objects(directory, nowhere), status)
 
 
 def _launched(job: Job, nodes: Roster | None, said: Console, take: Callable[[], Taken]) -> Run:

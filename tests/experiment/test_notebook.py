@@ -95,9 +95,11 @@ def test_it_cannot_be_trained_over_mpi_which_is_said_with_what_to_do(notebook: N
 def test_an_old_run_asks_for_the_class_that_it_trained_and_takes_it(notebook: Notebook) -> None:
     old = Run(notebook["found"].path)
     assert old.events["step"].tolist() == [1, 2, 3, 4]
-    with pytest.raises(MissingError, match=r"its task Largest was defined in the session that trained it"):
+    with pytest.raises(OwnCodeError, match=r"Largest: was defined in the session.*draco\.Run\(RUN, task=Largest\)"):
         old.model()
     assert Run(old.path, task=notebook["Largest"]).model().weight.shape == (3, 4)
+    with pytest.raises(RefusedError, match="its job has no aggregator of your own"):
+        Run(old.path, aggregator=max)
 
 
 def test_the_line_of_a_cell_that_fails_is_named(notebook: Notebook) -> None:
