@@ -202,7 +202,7 @@ def is_installed(top: str, besides: Sequence[Path] = ()) -> bool:
 def missing(needs: Mapping[str, Need], lacks: Sequence[str], where: str = "") -> list[str]:
     """Return a sentence for every package that code needs in any case and that is lacking, on the node `where`."""
     remedy = (
-        "build an image that has it (docs/clusters.md, Packages of your own) and bring the cluster up with IMAGE="
+        "build an image that has it (docs/clusters.md, Packages of your own), then make cluster-up IMAGE=..."
         if where
         else "install it by .venv/bin/pip install {}"
     )

@@ -65,8 +65,9 @@ def selected(root: Path, named: str) -> Iterator[str]:
 def _not_ignored(root: Path, named: str) -> set[str] | None:
     """Return the files below a folder that git has or would take; None where it does not say."""
     command = ["git", "-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", named]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook's
     try:
-        made = subprocess.run(command, capture_output=True, check=True, timeout=_GIT_LIMIT_S)
+        made = subprocess.run(command, capture_output=True, check=True, timeout=_GIT_LIMIT_S, env=environment)
     except (OSError, subprocess.SubprocessError):  # no git, no work tree, or another user's
         return None
     return {os.fsdecode(path) for path in made.stdout.split(b"\0") if path}

@@ -31,7 +31,7 @@ def facts(modules: Sequence[str] = ()) -> dict[str, Any]:
         "time": time.time(),
         "sees_runs": _sees(Path("runs")),
         "reads_data": os.access("data", os.R_OK | os.X_OK),
-        "lacks": [name for name in modules if not is_installed(name, [Path()])],
+        **({"lacks": [name for name in modules if not is_installed(name, [Path()])]} if modules else {}),
     }
 
 

@@ -35,8 +35,8 @@ def check(roster: Roster, needs: Mapping[str, Need] = {}) -> None:
     Raises:
         NotConfiguredError: nodes cannot be reached, differ from the head, or MPI does not work between them.
     """
-    lacks = facts([*needs])["lacks"]
-    found = [*_disk(Path("runs")), *missing(needs, lacks, roster.nodes[0].name), *_nodes(roster, needs)]
+    here = missing(needs, lacking(facts([*needs])), roster.nodes[0].name if roster.nodes else "")
+    found = [*_disk(Path("runs")), *here, *_nodes(roster, needs)]
     if not found:
         found = _round(roster)
     if found:
@@ -50,7 +50,7 @@ def _disk(runs: Path) -> list[str]:
     return [f"{runs.absolute()}: {free >> 20} MiB free; a run needs {_LEAST_FREE_BYTES >> 20} MiB or more"]
 
 
-def _nodes(roster: Roster, needs: Mapping[str, Need]) -> list[str]:
+def _nodes(roster: Roster, needs: Mapping[str, Need] = {}) -> list[str]:
     supervised = [str(run) for run in run_directory.runs(Path("runs")) if is_supervised(run)]
     kept = sorted({*sweep.going_on(), *supervised})
     return [fault for faults in _unfit(roster, ["--but", *kept], needs=needs).values() for fault in faults]

@@ -52,11 +52,16 @@ eval_every: 0
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with cluster(tmp_path_factory.mktemp("netns"), "netns", workers=2) as made:
-        (made.folder / "lib").mkdir()
-        (made.folder / "my_task.py").write_text(TASK)
-        (made.folder / "lib/scale.py").write_text("SCALE = 1.0\n")
-        (made.folder / "own.yaml").write_text(JOB)
+        write(made.folder)
         yield made
+
+
+def write(folder: Path) -> None:
+    """Write the job and its code into an operator's folder."""
+    (folder / "lib").mkdir()
+    (folder / "my_task.py").write_text(TASK)
+    (folder / "lib/scale.py").write_text("SCALE = 1.0\n")
+    (folder / "own.yaml").write_text(JOB)
 
 
 def started(bench: Bench) -> subprocess.Popen[str]:
@@ -100,7 +105,7 @@ def test_workers_read_the_code_where_they_cannot_write(bench: Bench) -> None:
     assert bench.on("worker-01", "ls", "runs").returncode != 0
 
 
-def test_a_package_that_the_nodes_lack_is_named_before_the_start(bench: Bench, tmp_path: Path) -> None:
+def test_a_package_that_the_nodes_lack_is_named_before_the_start(bench: Bench) -> None:
     task = bench.folder / "my_task.py"
     task.write_text(TASK.replace("import torch\n", "import torch, no_such_package\n", 1))
     before = bench.runs()
