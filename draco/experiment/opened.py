@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from draco import own, report
+from draco import extras, own, report
 from draco.code import recorded
 from draco.errors import JobError, MissingError, RefusedError
 from draco.experiment import columns, naming
@@ -148,9 +148,14 @@ class Run:
         """Write the page of the run, with its figures, and return its path; by default into the run's directory.
 
         Raises:
-            MissingError: the folder cannot be written.
+            MissingError: the folder cannot be written, or what draws is not installed.
         """
-        from draco.report import page
+        try:
+            from draco.report import page
+        except ModuleNotFoundError as error:
+            if (needs := extras.missing(error)) is None:
+                raise
+            raise MissingError(f"draco.Run.report: {needs}") from error
 
         return page.write([report.read(self.path)], None if folder is None else Path(folder))
 

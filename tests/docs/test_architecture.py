@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "draco"
 LIBRARY = {"schemes", "aggregators", "attacks", "optimizers", "sampling", "declaration", "given", "lazy", "errors"}
-LIBRARY |= {"files", "plain", "own"}
+LIBRARY |= {"files", "own", "plain", "rules"}
 LAYERS = {  # a part of draco -> the others that it may import
     **dict.fromkeys(LIBRARY, LIBRARY),
     "job": {*LIBRARY, "models", "data"},
@@ -25,22 +25,10 @@ LAYERS = {  # a part of draco -> the others that it may import
     "launch": {"schemes", "code", "job", "data", "errors", "files", "plain", "runs"},
     "cluster": {"launch", "code", "job", "errors", "files", "plain", "runs"},  # it meets a run only through the head
     "report": {"runs", "errors", "files", "plain"},
-    "compare": {
-        "launch",
-        "code",
-        "job",
-        "errors",
-        "files",
-        "plain",
-        "report",
-        "runs",
-        "data",
-        "models",
-        "sampling",
-        "tasks",
-    },
+    "compare": {"launch", "code", "job", *LIBRARY, "report", "runs", "data", "models", "tasks"},
     # Beside the command line: a simulated run takes place in the caller's process, so it imports the trainer, too.
-    "experiment": {*LIBRARY, "code", "launch", "training", "report", "runs", "job", "tasks"},
+    "experiment": {*LIBRARY, "code", "launch", "training", "report", "runs", "job", "tasks", "extras"},
+    "extras": {"errors"},
     "__main__": {"cli"},
 }
 IMPURE = {"mpi4py", "subprocess", "logging", "time", "os", "pathlib", "random", "socket", "threading", "shutil"}
