@@ -26,9 +26,9 @@ def test_the_cells_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_script_trains_over_mpi_and_prints_what_the_page_says(tmp_path: Path) -> None:
     (script,) = SCRIPTS
-    (tmp_path / "largest.py").write_text(script)
+    (tmp_path / "my_task.py").write_text(script)
     made = subprocess.run(
-        [sys.executable, "largest.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "my_task.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
     )
     assert made.returncode == 0, made.stderr
     assert made.stdout.strip() == re.search(r"It prints `([^`]+)`", PAGE)[1]
