@@ -120,7 +120,7 @@ def compare(path: Path, options: Options, said: "Console", prepare: "Callable[[S
         replace(root / "grid.yaml", path.read_bytes())
         progress = Progress(cells, steps, outcomes, root, processes, said)
         ended = run(cells, root, outcomes, processes, progress)
-        tabulate(cells, outcomes, root, processes, said)
+        tabulate(grid, cells, outcomes, root, processes, said)
     return _exit_code(outcomes, root, ended, said)
 
 
@@ -158,19 +158,32 @@ def _say_what(
 
 
 def tabulate(
-    cells: "Sequence[Cell]", outcomes: "Mapping[str, Outcome]", root: Path, processes: int, said: "Console"
+    grid: "Grid",
+    cells: "Sequence[Cell]",
+    outcomes: "Mapping[str, Outcome]",
+    root: Path,
+    processes: int,
+    said: "Console",
 ) -> None:
-    """Write the tables and plots of what there is into the comparison's folder, and print the ranking."""
-    from draco.compare import plots, results, table
+    """Write the tables and plots of what there is into the comparison's folder, and print the ranking.
+
+    Raises:
+        JobError: the metric that the grid names is one that no cell has.
+    """
+    from draco.compare import measure, plots, results, table
     from draco.files import replace
 
     found = results.read(cells, outcomes, root)
-    tidy, over = results.by_evaluation(found), results.over_seeds(found)
+    try:
+        by = measure.chosen(grid.metric, grid.mode, [result.evaluations for result in found])
+    except ValueError as error:
+        raise JobError([f"{root / 'grid.yaml'}: metric: {error}"]) from error
+    tidy, over = results.by_evaluation(found, by), results.over_seeds(found, by)
     table.write_csv(tidy, root / "evaluations.csv")
     table.write_csv(over, root / "summary.csv")
     parquet = table.write_parquet(tidy, root / "evaluations.parquet")
-    ranking = results.rank(over)
-    text = f"{table.markdown(ranking)}\n\n{table.caption(over, processes)}\n"
+    ranking = results.rank(over, by)
+    text = f"{table.markdown(ranking)}\n\n{table.caption(over, processes, by)}\n"
     replace(root / "summary.md", text.encode())
     files = [root / "evaluations.csv", root / "summary.csv", root / "summary.md", *plots.draw(found, ranking, root)]
     print(text)

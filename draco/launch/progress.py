@@ -135,5 +135,9 @@ def _relaunch(event: Event) -> list[str]:
     return [f"launch {event.get('launch', '?')}{hosts}{out}", *warnings]
 
 
-# What is said of the supervisor's events: a line, and one more for each warning.
-_SENTENCES = {"notice": _notice, "interruption": _interruption, "relaunch": _relaunch}
+def _logger(event: Event) -> list[str]:
+    return [f"warning: {event['name']} is left out of the loggers after step {event['step']}: {event['why']}"]
+
+
+# What is said of other events: a line, and one more for each warning.
+_SENTENCES = {"notice": _notice, "interruption": _interruption, "relaunch": _relaunch, "logger": _logger}

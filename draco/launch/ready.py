@@ -36,7 +36,7 @@ def require(what: str, job: Job) -> None:
     Raises:
         MissingError: a package, a device or shared memory is missing.
     """
-    if job.tensorboard and find_spec("tensorboard") is None:
+    if any(logger.name == "tensorboard" for logger in job.loggers) and find_spec("tensorboard") is None:
         raise MissingError(f"{what}: tensorboard: the package is missing; make setup EXTRAS=tensorboard")
     require_device(what, job.device)
     if fault := not_started.shared_memory_fault(job):
