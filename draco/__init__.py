@@ -8,6 +8,7 @@ every gradient computed by several workers, finds who lied, and recovers what an
     scheme = draco.build_scheme("cyclic", workers=9, adversaries=1)
     scheme.encode(row, gradients)                   what a worker sends
     scheme.decode(replies)                          .gradients and .suspects, or a DecodeError
+    draco.run(job, task=Digits)                     trains a job, and returns its run: records, model, report
 
 docs/library.md has each in three lines. `__all__` is what is public; CHANGELOG.md says how a name would go.
 """
@@ -34,6 +35,7 @@ __all__ = [
     "Decoded",
     "DracoError",
     "GeometricMedian",
+    "Interrupted",
     "Krum",
     "Meamed",
     "Mean",
@@ -43,16 +45,19 @@ __all__ = [
     "MultiKrum",
     "PreRule",
     "Rule",
+    "Run",
     "Scheme",
     "SignMajority",
     "Task",
     "TrimmedMean",
     "aggregate",
     "build_scheme",
+    "run",
 ]
 
 if TYPE_CHECKING:
     from draco.errors import DecodeError, DracoError
+    from draco.experiment import Interrupted, Run, run
     from draco.rules import (
         ARC,
         CAF,
@@ -83,6 +88,7 @@ if TYPE_CHECKING:
 else:
     _HOMES = {
         "draco.errors": ("DecodeError", "DracoError"),
+        "draco.experiment": ("Interrupted", "Run", "run"),
         "draco.schemes": ("Decoded", "Scheme", "build_scheme"),
         "draco.tasks": ("Task",),
     }

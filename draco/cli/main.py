@@ -40,9 +40,9 @@ def _run(words: Sequence[str]) -> int:
     except DracoError as error:
         return _end(str(error), error.exit_code)
     except ModuleNotFoundError as error:
-        if not (why := extras.missing(error)):
+        if not (needs := extras.missing(error)):
             raise
-        return _end(f"draco {words[0]}: {why}", ExitCode.MISSING)
+        return _end(f"draco {words[0]}: {needs}", ExitCode.MISSING)
     except OSError as error:
         if code := streams.fault(error):
             return code
