@@ -6,12 +6,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import draco
 
 INIT = Path(draco.__file__)
+PAGE = (INIT.parents[1] / "docs/library.md").read_text()
 RULES = [
     name
     for name in draco.__all__
@@ -85,6 +88,24 @@ def test_what_computes_says_its_shapes_errors_and_source(name: str) -> None:
     assert "Raises:" in text
     assert "ValueError" in text
     assert re.search(r"arXiv:\d{4}\.\d{5}|docs/library.md", text) or name == "Mean"
+
+
+def test_the_library_page_shows_every_name() -> None:
+    page = PAGE.partition("## Coming from byzfl")[0]
+    assert [name for name in draco.__all__ if not re.search(rf"`{name}`|\bdraco\.{name}\b", page)] == []
+
+
+def test_the_runs_of_the_library_page_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The snippets before them run where the extra `train` is missing: tests/library/test_wheel.py."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    (task,) = [block for block in blocks if "class Line" in block]
+    names: dict[str, Any] = {"__name__": "__main__", "draco": draco, "torch": torch}
+    for number, block in enumerate((task, blocks[blocks.index(task) + 1])):
+        exec(compile(block, f"<ipython-input-{number}>", "exec"), names)
+    assert names["run"].status.state == "succeeded"
+    assert len(names["losses"]) == 20
+    assert isinstance(names["model"], torch.nn.Linear)
 
 
 def test_the_version_is_that_of_the_project() -> None:

@@ -108,13 +108,16 @@ def test_an_extra_asks_for_more(python: Path) -> None:
 
 
 def test_the_snippets_of_the_library_page_run_there(python: Path, tmp_path: Path) -> None:
-    page = (ROOT / "docs/library.md").read_text().partition("## Coming from byzfl")[0]
+    page = (ROOT / "docs/library.md").read_text().partition("**Runs.**")[0]
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) > 8
     assert all(len(block.splitlines()) <= 5 for block in blocks)
     blocks.append('import pydoc\nassert "class Krum(" in pydoc.plain(pydoc.render_doc(draco))\n')
+    blocks.append("try: draco.run({})\nexcept draco.DracoError as error: print(error)\n")
     (tmp_path / "snippets.py").write_text("\n".join(blocks))
-    assert "cyclic: rows [4] are missing" in run(python, "snippets.py", folder=tmp_path)
+    said = run(python, "snippets.py", folder=tmp_path)
+    assert "cyclic: rows [4] are missing" in said
+    assert re.search(r"^draco\.run: \w+ is not installed; pip install 'draco\[train\]'", said, re.MULTILINE)
 
 
 def test_its_command_says_which_extra_is_missing(python: Path, tmp_path: Path) -> None:
