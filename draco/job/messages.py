@@ -6,6 +6,8 @@ from functools import cache
 from typing import Any
 
 from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job
+from draco.job.own_section import PATH
+from draco.job.plain_options import LEGAL as PLAIN
 from draco.job.unions import Part, Section
 
 
@@ -35,7 +37,10 @@ def name_message(part: Part, values: Mapping[str, Any]) -> str:
     if part.short not in values:
         return f"is missing; must be {legal}"
     name = values[part.short]
-    return f"must be {legal}, got {show(name)}{_slip(name, list(part.kinds))}"
+    slip = _slip(name, list(part.kinds))
+    if part.own and not slip and isinstance(name, str) and {".", "/"} & {*name}:
+        slip = "; your own is a file or a module, a colon and a name in it: my_rules.py:trimmed_krum"
+    return f"must be {legal}, got {show(name)}{slip}"
 
 
 def _slip(value: Any, names: Sequence[str]) -> str:
@@ -43,7 +48,9 @@ def _slip(value: Any, names: Sequence[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-_TYPES = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
+_TYPES = {
+    "integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false", "object": PLAIN,
+}  # fmt: skip
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
 
@@ -51,7 +58,7 @@ def legal_values(key: str, schema: Mapping[str, Any]) -> str:
     """Say in words which values a field's JSON Schema allows; `key` is that of a field of the job, or empty."""
     if key in SECTIONS:
         return _legal_section(SECTIONS[key])
-    if "discriminator" in schema:
+    if "oneOf" in schema:
         return _legal_section(PRE_AGGREGATOR)
     if "anyOf" in schema:
         return ", or ".join("null" if part == {"type": "null"} else legal_values("", part) for part in schema["anyOf"])
@@ -61,6 +68,10 @@ def legal_values(key: str, schema: Mapping[str, Any]) -> str:
         return f"a list of {len(schema['prefixItems'])}, each {legal_values('', schema['prefixItems'][0])}"
     if "items" in schema:
         return f"a list, each {legal_values('', schema['items'])}"
+    if schema.get("pattern") == PATH:
+        return "a path such as my_rules.py:trimmed_krum"
+    if "type" not in schema:
+        return "given"
     if "pattern" in schema:
         return f"lower-case words and numbers joined by hyphens, at most {schema['maxLength']} characters"
     bounds = [f"{words} {schema[bound]}" for bound, words in _BOUNDS.items() if bound in schema]

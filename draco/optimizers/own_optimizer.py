@@ -152,9 +152,7 @@ def _is_by_element(build: Callable[..., Any], given: Mapping[str, Any], whole: T
     return torch.allclose(torch.cat(single), whole, rtol=_APART, atol=_APART * 1e-2, equal_nan=True)
 
 
-def _try_schedule(
-    path: str, build: Callable[[Any], Any], make_optimizer: Callable[[Any], Any], steps: int
-) -> None:
+def _try_schedule(path: str, build: Callable[[Any], Any], make_optimizer: Callable[[Any], Any], steps: int) -> None:
     """Take a few steps, go on from what a checkpoint holds, and compare the learning rates."""
 
     def made() -> tuple[Any, Any, Any]:

@@ -84,15 +84,23 @@ class _Building:
     def _check(self, made: Scheme, workers: int, adversaries: int) -> None:
         assignment = made.assignment
         if (made.workers, made.adversaries) != (workers, adversaries):
-            raise self._fault(f"is for {made.workers} workers and {made.adversaries} adversaries, which nobody asked for")
+            raise self._fault(
+                f"is for {made.workers} workers and {made.adversaries} adversaries, which nobody asked for"
+            )
         if not isinstance(assignment, np.ndarray) or assignment.dtype != np.bool_ or assignment.ndim != 2:
             raise self._fault("assignment must be an array (n, k) of bool")
-        if len(assignment) != workers or not assignment.size or not (assignment.any(0).all() and assignment.any(1).all()):
+        if (
+            len(assignment) != workers
+            or not assignment.size
+            or not (assignment.any(0).all() and assignment.any(1).all())
+        ):
             raise self._fault("assignment must give every one of n rows a partition, and every partition a row")
         if made.weights is not None and np.shape(made.weights) != assignment.shape:
             raise self._fault(f"weights must be {assignment.shape} as the assignment, or None")
         if str(made.dtype) != f"torch.{self._dtype}":
-            raise self._fault(f"replies are {made.dtype}; without a declaration that says so they must be {self._dtype}")
+            raise self._fault(
+                f"replies are {made.dtype}; without a declaration that says so they must be {self._dtype}"
+            )
 
     def _watched(self, made: Scheme) -> Scheme:
         path, source = self._path, self._source
@@ -114,7 +122,9 @@ class _Building:
                 found = f"{tuple(gradients.shape)} {gradients.dtype}"
                 raise self._fault(f"its decoder returned gradients {found}; they must be (m, d) float32")
             if any(type(row) is not int or not 0 <= row < made.workers for row in suspects):
-                raise self._fault(f"its decoder's suspects are {suspects!r}; they must be rows, 0 to {made.workers - 1}")
+                raise self._fault(
+                    f"its decoder's suspects are {suspects!r}; they must be rows, 0 to {made.workers - 1}"
+                )
             return decoded
 
         return made._replace(name=path, encoder=encode, decoder=decode)
