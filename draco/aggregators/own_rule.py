@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from draco.aggregators.rows import is_finite
-from draco.aggregators.rule import PreAggregatorDeclaration, RowsDeclaration, RuleDeclaration
+from draco.aggregators.rule import PreAggregatorDeclaration, RuleDeclaration
 from draco.errors import OwnCodeError
 from draco.lazy import Tensor
 from draco.own_function import declared, defined, read, require_tensor, unchanged

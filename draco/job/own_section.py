@@ -1,4 +1,4 @@
-"""The sections of a job that name a user's own code by its path: `{name: my_rules.py:trimmed_krum, options: {keep: 3}}`.
+"""The sections of a job that name a user's own code by its path: `{name: my_rules.py:krum, options: {keep: 3}}`.
 
 What such code takes is known once it is loaded. So its options stand in one mapping, and are checked against its
 declaration: as those of our own entries are, by their types and bounds.
@@ -16,7 +16,7 @@ from draco.declaration import Declaration, Option, short
 from draco.job.plain_options import PlainOptions
 from draco.job.unions import NamedSection, described, field
 
-PATH = r"^.+:[A-Za-z_][A-Za-z0-9_]*$"
+PATH = r"^[^:\s][^:]*:[A-Za-z_][A-Za-z0-9_]*$"
 # (an option, the JSON Schema of its legal values where that is to be told, what is wrong)
 OptionFault = tuple[str, Mapping[str, Any] | None, str]
 
@@ -28,7 +28,7 @@ class OwnSection(NamedSection):
 
     table: ClassVar[Mapping[str, Declaration]]  # which makes declarations of paths
 
-    name: str = described(..., "Path of your own: a file or a module, and a name in it.", pattern=PATH, max_length=500)
+    name: str = described(..., "Path of your own: a file or a module, and a name in it.", pattern=PATH, max_length=4096)
     options: PlainOptions = described(PlainOptions(), "Its options by name.")
 
     @cached_property

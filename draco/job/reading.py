@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from draco.errors import JobError
 from draco.job.checks import Fault, check
 from draco.job.fields import ORIGINAL_OPTIONS, PRE_AGGREGATOR, SECTIONS, STAND_INS, Job
-from draco.job.own_checks import check_own
 from draco.job.messages import field_message, name_message, nearest, properties, show
+from draco.job.own_checks import check_own
 from draco.job.own_section import OwnSection
 from draco.job.unions import Section
 

@@ -55,8 +55,11 @@ def adapt_optimizer(path: str, found: Any) -> OptimizerDeclaration:
             raise OwnCodeError(f"{path}{defined(found)}: has no lr, which a schedule changes")
         return made
 
+    def trial(given: Mapping[str, Any]) -> Trial:
+        return _trial(path, function, {name: given[name] for name in options if name in given})
+
     def doubt(given: Mapping[str, Any]) -> str | None:
-        if _trial(path, function, given).by_element:
+        if trial(given).by_element:
             return None
         return f"{path} does not treat every number by itself: here all parameters are one vector, not one a layer"
 
@@ -67,7 +70,7 @@ def adapt_optimizer(path: str, found: Any) -> OptimizerDeclaration:
         function=function,
         text=f"your own: {path}",
         options=options,
-        vectors=lambda given: _trial(path, function, given).vectors,
+        vectors=lambda given: trial(given).vectors,
         own=True,
         doubt=doubt,
     )
@@ -132,8 +135,8 @@ def _trial(path: str, build: Callable[..., Any], given: Mapping[str, Any]) -> Tr
         _step(resumed, [other], _STEPS)
     if not torch.equal(vector, other):
         raise OwnCodeError(
-            f"{path}: does not go on from its state_dict as if it had not stopped; all that it keeps must be in `state`, "
-            "and nothing drawn at random"
+            f"{path}: does not go on from its state_dict as if it had not stopped; all that it keeps must be in its "
+            "`state`, and nothing drawn at random"
         )
     state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
     vectors = sum(isinstance(value, torch.Tensor) and value.shape == (3,) for value in state.get(0, {}).values())
@@ -149,7 +152,7 @@ def _is_by_element(build: Callable[..., Any], given: Mapping[str, Any], whole: T
             _step(optimizer, single, step)
     except Exception:  # whatever it has against three parameters, it does not take them as it takes one
         return False
-    return torch.allclose(torch.cat(single), whole, rtol=_APART, atol=_APART * 1e-2, equal_nan=True)
+    return torch.allclose(torch.cat([*single]), whole, rtol=_APART, atol=_APART * 1e-2, equal_nan=True)
 
 
 def _try_schedule(path: str, build: Callable[[Any], Any], make_optimizer: Callable[[Any], Any], steps: int) -> None:

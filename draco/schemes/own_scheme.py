@@ -84,9 +84,7 @@ class _Building:
     def _check(self, made: Scheme, workers: int, adversaries: int) -> None:
         assignment = made.assignment
         if (made.workers, made.adversaries) != (workers, adversaries):
-            raise self._fault(
-                f"is for {made.workers} workers and {made.adversaries} adversaries, which nobody asked for"
-            )
+            raise self._fault(f"is for {made.workers} workers and {made.adversaries} adversaries, not as asked for")
         if not isinstance(assignment, np.ndarray) or assignment.dtype != np.bool_ or assignment.ndim != 2:
             raise self._fault("assignment must be an array (n, k) of bool")
         if (
