@@ -23,7 +23,7 @@ LAYERS = {  # a part of draco -> the others that it may import
     "launch": {"schemes", "job", "errors", "files", "plain", "runs"},
     "cluster": {"launch", "job", "errors", "files", "plain", "runs"},  # it meets a run only through the head
     "report": {"runs", "errors", "files", "plain"},
-    "compare": {"launch", "job", "errors", "files", "plain", "report", "runs", "data", "models"},
+    "compare": {"launch", "job", "errors", "files", "plain", "report", "runs", "data", "models", "declaration"},
     "__main__": {"cli"},
 }
 IMPURE = {"mpi4py", "subprocess", "logging", "time", "os", "pathlib", "random", "socket", "threading", "shutil"}
