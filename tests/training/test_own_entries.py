@@ -185,8 +185,8 @@ def test_own_code_of_every_kind_trains_to_the_same_bits_over_mpi_and_simulated(
     (tmp_path / "data").symlink_to(data_root)
     changes = (
         *SMALL, "workers=3", "scheme.options.groups=1", "aggregator={name: 'mine.py:middle', pre: ['mine.py:scaled']}",
-        "attack={name: 'examples/own_attack.py:against_the_rest', adversaries: 1, options: {strength: 3}}", "checkpoint_every=0",
-        "schedule={name: 'mine.py:falling', warmup_steps: 1}",
+        "attack={name: 'examples/own_attack.py:against_the_rest', adversaries: 1, options: {strength: 3}}",
+        "checkpoint_every=0", "schedule={name: 'mine.py:falling', warmup_steps: 1}",
     )  # fmt: skip
     given = [word for change in changes for word in ("--set", change)]
     command = [sys.executable, "-m", "draco", "train", EXAMPLE, *given, "--new"]
@@ -369,7 +369,7 @@ def test_the_library_takes_paths_too(mine: Path) -> None:
         aggregate(rows, "mine.py:drawn")
     drawn = [aggregate(rows, "mine.py:drawn", generator=torch.Generator().manual_seed(3)) for _ in range(2)]
     assert torch.equal(*drawn)
-    with pytest.raises(OwnCodeError, match="fewer.*what comes before an aggregator"):
+    with pytest.raises(OwnCodeError, match=r"fewer.*what comes before an aggregator"):
         aggregate(rows, "mean", pre=[("mine.py:fewer", {})])
     assert build("mine.py:everybody", workers=3, adversaries=0).decode(rows).gradients.tolist() == [[1.0, 2.0]]
     with pytest.raises(ValueError, match=r"aggregator 'nothing' is not one of mean"):
