@@ -41,7 +41,8 @@ def adapt_optimizer(path: str, found: Any) -> OptimizerDeclaration:
         build, options = known.function, known.options
     else:
         options = read(path, found, OPTIMIZER, 1, ()).options
-        build = uncompiled(found) if isinstance(found, type) and issubclass(found, torch.optim.Optimizer) else found
+        is_class = isinstance(found, type) and issubclass(found, torch.optim.Optimizer)
+        build = uncompiled(found) if is_class else found
 
     def function(parameters: Any, **given: Any) -> torch.optim.Optimizer:
         with watched(path):
