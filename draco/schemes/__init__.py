@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 SCHEMES: dict[str, SchemeDeclaration] = table(
+    adapt_scheme,
     UNCODED,
     REPETITION,
     CYCLIC,
@@ -37,7 +38,6 @@ SCHEMES: dict[str, SchemeDeclaration] = table(
     APPROXIMATE,
     ELECTION,
     SOLON,
-    adapt=adapt_scheme,
 )
 
 
