@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import traceback
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -20,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from draco.errors import OwnCodeError
+from draco.lazy import load_torch
 
 FOLDER = "DRACO_CODE"  # the environment's name of the folder of a run's own files
 DIGEST = "DRACO_CODE_DIGEST"  # and of what that folder must hold; see draco/code/recorded.py
@@ -59,6 +61,7 @@ def load(path: str) -> Any:
         )
     if not source or not name.isidentifier():
         raise OwnCodeError(f"{path}: must be a file or a module and a name in it, such as my_task.py:Digits")
+    load_torch()  # whose parts cannot be imported before it is loaded itself
     module = _file(source, str(root().absolute())) if source.endswith(".py") else _module(source)
     try:
         return getattr(module, name)
@@ -92,10 +95,10 @@ def blamed(what: str) -> Iterator[None]:
 def place(error: BaseException) -> str:
     """Return where in a user's own code an error arose, as `, my_task.py, line 3`; nothing where none of it is."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f", {_short(error.filename)}, line {error.lineno}"
+        return f", {shown(error.filename)}, line {error.lineno}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if is_own(frame.filename):
-            return f", {_short(frame.filename)}, line {frame.lineno}"
+            return f", {shown(frame.filename)}, line {frame.lineno}"
     return ""
 
 
@@ -108,7 +111,8 @@ def is_own(file: str) -> bool:
     return path.is_file() and not any(path.is_relative_to(each) for each in foreign)
 
 
-def _short(file: str) -> str:
+def shown(file: str) -> str:
+    """Return a file's path as a message shows it: from `root()` where it is below that."""
     path = Path(file)
     return str(path.relative_to(root().absolute())) if path.is_relative_to(root().absolute()) else file
 
@@ -123,7 +127,8 @@ def _file(source: str, folder: str) -> ModuleType:
             sys.path.insert(0, each)
     found = importlib.util.find_spec(file.stem) if file.stem.isidentifier() else None
     own = found is not None and found.origin is not None and Path(found.origin).absolute() == file.absolute()
-    name = file.stem if own else f"own_{file.stem}"  # never in the place of another module
+    # Never in the place of another module, nor of a file of the same name in another folder.
+    name = file.stem if own else f"own_{file.stem}_{zlib.crc32(bytes(file.absolute())):08x}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)

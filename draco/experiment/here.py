@@ -99,32 +99,37 @@ def simulate(job: Job, run: Path, look: Callable[[], None], say: Say) -> Status:
         RefusedError: another run is going on in this process.
         TrainingError, OwnCodeError: the run failed.
     """
+    unsaid: list[str] = []
 
     def answer(count: int, name: str) -> None:
         if count > 1:
             raise KeyboardInterrupt(name)
         run_directory.ask_to_stop(run)
-        say(f"{name}: stopping after this step; once more kills the run")
+        unsaid.append(f"{name}: stopping after this step; once more kills the run")  # the screen may be in use now
+
+    def look_and_say() -> None:
+        while unsaid:
+            say(unsaid.pop())
+        look()
 
     with alone(), Interrupts(answer), as_a_process_begins(job.threads):
         run_directory.reserve(run)
         try:
             built = Built(job)
-            server.train(built, run, _Watched(built, look))
+            server.train(built, run, _Watched(built, look_and_say))
         except KeyboardInterrupt:
-            pass  # its end is recorded, and the state says it
+            _record(run, "interrupted", "killed by its user")
         except BaseException as error:
             _record(run, "failed", str(error) or type(error).__name__)
             if isinstance(error, Exception) and not isinstance(error, DracoError) and (where := own.place(error)):
                 raise OwnCodeError(f"{run.name}{where}: {type(error).__name__}: {error}") from error
             raise
-        _record(run, "interrupted", "killed by its user")
     return run_directory.read_status(run)
 
 
 def _record(run: Path, state: run_directory.State, message: str) -> None:
-    """Record an end that came before the server was there to record it."""
+    """Record an end that the server has not recorded, or takes for a failure: it was not yet there, or was killed."""
     status = run_directory.read_status(run)
-    if status.goes_on:
+    if status.goes_on or (state == "interrupted" and status.state == "failed"):
         with contextlib.suppress(OSError):
             run_directory.write_status(run, state, status.step, message)

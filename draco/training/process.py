@@ -83,13 +83,12 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
     try:
         recorded.verify_here()
         vectors = build_vectors(built, followed(job, rank))
-        honest = build_worker(built, rank, vectors)
+        worker: Worker | ByzantineWorker = (honest := build_worker(built, rank, vectors))
+        if adversary.may_be_byzantine(job, rank):
+            worker = ByzantineWorker(job, honest, Knowledge(built, vectors), time.sleep)
     except OwnCodeError as error:  # the server says it to the user
         side.greet(greeting.write(Greeting(fault=str(error))))
         raise
-    worker: Worker | ByzantineWorker = honest
-    if adversary.may_be_byzantine(job, rank):
-        worker = ByzantineWorker(job, honest, Knowledge(built, vectors), time.sleep)
     model = torch.zeros(vectors.parameters)
     room = worker.wire.frame_bytes + Attached(job, vectors.parameters).room
     frame = torch.zeros(room, dtype=torch.uint8)

@@ -86,6 +86,26 @@ def test_a_class_of_a_cell_is_trained_and_its_run_read_again(notebook: Notebook)
     assert own.GIVEN == {}
 
 
+def test_a_rule_and_an_attack_of_a_cell_are_taken_and_taken_anew_once_they_are_defined_anew(notebook: Notebook) -> None:
+    """The rule keeps the first gradients; the second definition of the attack sends the honest reply."""
+    notebook.cell(
+        "from functools import partial\ndef first(gradients, *, f=0, keep=1):\n    return gradients[:keep].mean(0)"
+    )
+    notebook.cell(
+        'ruled = run(job, task=Largest, launcher="simulate", progress=False, scheme="uncoded", attack="none",\n'
+        "            aggregator=partial(first, keep=3), new=True)"
+    )
+    ruled: Run = notebook["ruled"]
+    assert (ruled.job.aggregator.name, dict(ruled.job.aggregator.options)) == ("<given>:first", {"keep": 3})
+    assert Run(ruled.path, task=notebook["Largest"], aggregator=notebook["first"]).model().weight.shape == (3, 4)
+    caught = []
+    for sent in ("-reply", "reply"):
+        notebook.cell(f"def lie(reply, *, magnitude=1.0, generator, scene):\n    return {sent}")
+        notebook.cell('lied = run(job, task=Largest, launcher="simulate", progress=False, attack=lie, new=True)')
+        caught.append(notebook["lied"].events["suspects"])
+    assert caught == [notebook["found"].events["byzantine"], [[], [], [], []]]
+
+
 def test_it_cannot_be_trained_over_mpi_which_is_said_with_what_to_do(notebook: Notebook) -> None:
     with pytest.raises(RefusedError, match=r"Largest is defined in this session.*at the top level of a file"):
         notebook.cell("run(job, task=Largest, new=True, progress=False)")
