@@ -26,8 +26,19 @@ LAYERS = {  # a part of draco -> the others that it may import
     "cluster": {"launch", "code", "job", "errors", "files", "plain", "runs"},  # it meets a run only through the head
     "report": {"runs", "errors", "files", "plain"},
     "compare": {
-        "launch", "code", "job", "errors", "files", "plain", "report", "runs", "data", "models", "sampling", "tasks",
-    },  # fmt: skip
+        "launch",
+        "code",
+        "job",
+        "errors",
+        "files",
+        "plain",
+        "report",
+        "runs",
+        "data",
+        "models",
+        "sampling",
+        "tasks",
+    },
     "__main__": {"cli"},
 }
 IMPURE = {"mpi4py", "subprocess", "logging", "time", "os", "pathlib", "random", "socket", "threading", "shutil"}

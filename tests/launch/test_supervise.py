@@ -401,9 +401,7 @@ class Launches:
         self.fit: list[str] = []  # nodes that could take part again
         self.asked: list[list[str]] = []
 
-    def plan(
-        self, job: Job, directory: Path, roster: Roster | None, forks: str | None, code: Copy | None
-    ) -> Plan:
+    def plan(self, job: Job, directory: Path, roster: Roster | None, forks: str | None, code: Copy | None) -> Plan:
         del forks, code
         line = self.lines[min(len(self.rosters), len(self.lines) - 1)]
         self.rosters.append(roster)
