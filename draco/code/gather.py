@@ -84,7 +84,7 @@ def _paths(value: Any) -> Iterator[str]:
         case Mapping() if (given := value.get("options")) and "name" in value:
             yield from _paths({key: inner for key, inner in value.items() if key != "options"})
             yield from (path for path in _paths(given) if (own.root() / path.rpartition(":")[0]).is_file())
-        case str() if own.is_path(value) and value not in own.GIVEN and value.rpartition(":")[2].isidentifier():
+        case str() if _names_code(value):
             yield value
         case Mapping():
             for inner in value.values():
@@ -92,6 +92,12 @@ def _paths(value: Any) -> Iterator[str]:
         case list() | tuple():
             for inner in value:
                 yield from _paths(inner)
+
+
+def _names_code(text: str) -> bool:
+    """Say whether a text is the path of code in a file or a module; what `draco.run` was handed over is in neither."""
+    handed_over = text in own.GIVEN or text.startswith("<")
+    return own.is_path(text) and text.rpartition(":")[2].isidentifier() and not handed_over
 
 
 def _declared(named: Sequence[str], root: Path) -> tuple[list[str], list[str]]:

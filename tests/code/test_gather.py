@@ -10,7 +10,7 @@ import pytest
 
 from draco import own
 from draco.code import recorded
-from draco.code.gather import Gathered, check_installed, gather, said
+from draco.code.gather import Gathered, check_installed, gather, said, sources
 from draco.code.pack import Pack
 from draco.code.selection import looks_secret, selected
 from draco.errors import OwnCodeError, RefusedError
@@ -80,6 +80,23 @@ def test_keys_are_known_by_their_names(tmp_path: Path, name: str) -> None:
     (tmp_path / "harmless.py").symlink_to(tmp_path / name)
     assert looks_secret(tmp_path / name)
     assert looks_secret(tmp_path / "harmless.py")
+
+
+def test_code_is_what_a_job_names_by_its_path_and_nothing_else(
+    folder: Path, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option's text may have a colon in it. Where it names a file that is there, the file travels too."""
+
+    def named(task: str, options: str = "{}") -> list[str]:
+        return sources(make_job("model=null", "data={}", f"task={{name: '{task}', options: {options}}}"))
+
+    assert named("task.py:Digits", "{device: 'cuda:all', loss: 'lib/a.py:f', text: 'gone.py:f'}") == [
+        "task.py", "lib/a.py",
+    ]  # fmt: skip
+    assert named("lib.a:Digits") == ["lib.a"]
+    monkeypatch.setitem(own.GIVEN, "given:Digits", object)
+    assert named("given:Digits") == named("<given>:Digits") == []
+    assert sources(make_job()) == []
 
 
 def test_what_is_not_installed_is_said_before_the_start(folder: Path, make_job: Callable[..., Job]) -> None:
