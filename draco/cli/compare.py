@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from draco.cli import arguments, console, jobs
+from draco.cli import arguments, console
 from draco.errors import ExitCode, JobError
 
 if TYPE_CHECKING:
@@ -45,11 +45,12 @@ def add(commands: Any) -> None:
 
 def compare_grid(args: argparse.Namespace) -> int:
     """Run `draco compare`."""
+    from draco.launch import ready
 
     def prepare(cells: Sequence["Job"]) -> None:
         for job in {(job.data.name, job.data.root, job.device): job for job in cells}.values():
-            jobs.require_device(args.grid, job.device)
-            jobs.prepare_data(job, said)
+            ready.require_device(args.grid, job.device)
+            ready.prepare_data(job, said)
 
     said = console.messages()
     return compare(args.grid, Options(args.runs, args.processes, args.dry_run, args.new), said, prepare)
@@ -63,13 +64,14 @@ def read(path: Path) -> "tuple[Grid, list[Cell]]":
     """
     from draco.compare.cells import expand
     from draco.compare.grid import parse_grid
+    from draco.launch import ready
 
     grid = parse_grid(_text(path, "a grid such as jobs/compare/robustness.yaml"), str(path))
     if isinstance(grid.base, str):
         base = _text(path.parent / grid.base, f"{path}: base must name a job file, from the grid's folder")
     else:
         base = json.dumps(grid.base, default=str)
-    return grid, [cell._replace(job=jobs.here(cell.job)) for cell in expand(grid, base, str(path))]
+    return grid, [cell._replace(job=ready.here(cell.job)) for cell in expand(grid, base, str(path))]
 
 
 def _text(path: Path, what: str) -> str:

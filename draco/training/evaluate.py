@@ -156,7 +156,7 @@ def _evaluate(
             if mark in refused:
                 continue
             try:
-                _load(model, job, step, path)
+                load_weights(model, job, step, path)
             except checkpoint.CheckpointError as error:
                 if not _changed(path):  # the server has removed it: see `passed_over`
                     continue
@@ -174,7 +174,7 @@ def _evaluate(
         time.sleep(POLL_S)
 
 
-def _load(model: nn.Module, job: Job, step: int, path: Path) -> None:
+def load_weights(model: nn.Module, job: Job, step: int, path: Path) -> None:
     """Load a checkpoint of the job into its model."""
     state = trained_state(model)
     limit = checkpoint_check.limit(job, state, trained_size(model))

@@ -33,7 +33,7 @@ from draco.runs import hold, machine
 from draco.runs.events import EventLog
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import SCHEMES
-from draco.training import adversary, checkpoint, checkpoint_check, greeting, room, wire
+from draco.training import adversary, checkpoint, checkpoint_check, greeting, rehearsal, room, wire
 from draco.training.appraisal import Appraisal
 from draco.training.build import Built
 from draco.training.collect import DIVERGED, Collector, Replies
@@ -247,6 +247,7 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
         vote, why = choose_vote(job, greetings)
         built.vote = vote  # before the scheme is asked for
         scheme = built.scheme
+        rehearsal.rehearse(built)
         voted = "vote" in SCHEMES[scheme.name].options
         about = {"vote": vote, "vote_reason": why} if voted else _about_shards(built)
         log.write(
@@ -259,6 +260,9 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
         server = Server(built, training, transport, run_directory.secret(run), run_directory.nodes(run))
         state, message = _steps(server, built, run, log)
         transport.stop()
+    except KeyboardInterrupt:  # in the midst of a step, maybe of an update: the newest checkpoint counts
+        _record_end(training, run, log, "interrupted", "killed by its user", save=False)
+        raise
     except BaseException as error:
         _record_end(training, run, log, "lost" if isinstance(error, WorkerError) else "failed", _reason(error, run))
         raise
@@ -327,8 +331,12 @@ def _record_refusal(run: Path, log: EventLog, message: str) -> None:
         log.close()
 
 
-def _record_end(training: Training, run: Path, log: EventLog, state: run_directory.State, message: str) -> None:
+def _record_end(
+    training: Training, run: Path, log: EventLog, state: run_directory.State, message: str, *, save: bool = True
+) -> None:
     """Leave a checkpoint of the last whole step, the end event and the state, whatever brought the end about.
+
+    Without `save` no checkpoint is left: what the model holds may be half a step.
 
     On a full disk the state at least is written, from the space kept for it; it names the step that is really saved.
 
@@ -337,7 +345,7 @@ def _record_end(training: Training, run: Path, log: EventLog, state: run_directo
     """
     step = training.step
     try:
-        if step or not checkpoint.is_begun(run / "checkpoints"):
+        if save and (step or not checkpoint.is_begun(run / "checkpoints")):
             _save(training, run, log)
         else:  # none could be used: a checkpoint of step 0 beside them would pass for their state
             step = _newest_step(run)

@@ -172,7 +172,7 @@ def test_eval_and_report_say_what_is_missing(tmp_path: Path, capsys) -> None:
 
 
 def test_tensorboard_is_asked_for_before_anything_starts(job: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("draco.cli.train.find_spec", lambda name: None)
+    monkeypatch.setattr("draco.launch.ready.find_spec", lambda name: None)
     assert main(["train", str(job), "--set", "loggers=[tensorboard]"]) == 3
     assert "make setup EXTRAS=tensorboard" in capsys.readouterr().err
     assert not (job.parent / "runs").exists()

@@ -11,33 +11,24 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "draco"
 LIBRARY = {"schemes", "aggregators", "attacks", "optimizers", "sampling", "declaration", "given", "lazy", "errors"}
-LIBRARY |= {"files", "plain", "own", "metrics"}
+LIBRARY |= {"files", "own", "own_function", "plain", "rules", "metrics"}
 LAYERS = {  # a part of draco -> the others that it may import
     **dict.fromkeys(LIBRARY, LIBRARY),
     "job": {*LIBRARY, "models", "data"},
     "models": {"sampling", "errors", "lazy"},
     "data": {"sampling", "errors", "files", "lazy", "models"},  # models.vision, which imports torchvision for both
-    "runs": {"job", "errors", "files", "plain", "metrics"},
+    "code": {"own", "job", "errors", "files"},
+    "runs": {"code", "job", "errors", "files", "plain", "metrics"},
     "tasks": {*LIBRARY, "job", "data", "models"},
-    "training": {*LIBRARY, "job", "data", "models", "runs", "tasks"},
+    "training": {*LIBRARY, "code", "job", "data", "models", "runs", "tasks"},
     # It meets the trainer in a command line and a run directory.
-    "launch": {"schemes", "job", "errors", "files", "plain", "runs"},
-    "cluster": {"launch", "job", "errors", "files", "plain", "runs"},  # it meets a run only through the head
+    "launch": {"schemes", "code", "job", "data", "errors", "files", "plain", "runs"},
+    "cluster": {"launch", "code", "job", "errors", "files", "plain", "runs"},  # it meets a run only through the head
     "report": {"runs", "errors", "files", "plain", "metrics"},
-    "compare": {
-        "launch",
-        "job",
-        "errors",
-        "files",
-        "plain",
-        "metrics",
-        "report",
-        "runs",
-        "data",
-        "models",
-        "sampling",
-        "tasks",
-    },
+    "compare": {"launch", "code", "job", *LIBRARY, "report", "runs", "data", "models", "tasks"},
+    # Beside the command line: a simulated run takes place in the caller's process, so it imports the trainer, too.
+    "experiment": {*LIBRARY, "code", "launch", "training", "report", "runs", "job", "tasks", "extras"},
+    "extras": {"errors"},
     "__main__": {"cli"},
 }
 IMPURE = {"mpi4py", "subprocess", "logging", "time", "os", "pathlib", "random", "socket", "threading", "shutil"}
