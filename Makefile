@@ -9,7 +9,7 @@ option = $(if $(value $(2)),--$(1) $(call given,$(2)))
 # One path with spaces where there is such a file or folder, several paths otherwise.
 paths = $(if $(shell test -e $(call given,$(1)) && echo yes),$(call given,$(1)),$(value $(1)))
 TRAIN_OPTIONS = $(call option,set,SET) $(if $(SIMULATE),--simulate) $(if $(RESUME),--resume) \
-    $(if $(NEW),--new) $(if $(DRY_RUN),--dry-run) $(if $(DETACH),--detach)
+    $(if $(RECORDED),--recorded-code) $(if $(NEW),--new) $(if $(DRY_RUN),--dry-run) $(if $(DETACH),--detach)
 # Where: the cluster that is up if there is one, NAME=... among several, LOCAL=1 this machine all the same.
 WHERE = $(call option,on,NAME) $(if $(LOCAL),--here)
 CLUSTER_NAME = $(call option,name,NAME)
@@ -42,7 +42,7 @@ setup: .venv/ready ## Set up .venv (TORCH=cpu|cuda, PYTHON=, EXTRAS=tensorboard)
 .venv/ready-dev: .venv/ready
 	@$(PYTHON) -I bootstrap.py --torch $(TORCH) --extras dev && touch $@
 
-train: .venv/ready ## Train JOB=... (SET="a.b=v c=d" SIMULATE=1 RESUME=1 NEW=1 DRY_RUN=1 DETACH=1 LOCAL=1)
+train: .venv/ready ## Train JOB=... (SET="a.b=v c=d" SIMULATE=1 RESUME=1 RECORDED=1 NEW=1 DRY_RUN=1 DETACH=1 LOCAL=1)
 	@$(if $(value JOB),,echo "make train: say which job: make train JOB=jobs/quickstart.yaml" >&2; exit 2)
 	@$(DRACO) train $(call given,JOB) $(TRAIN_OPTIONS) $(WHERE)
 

@@ -23,6 +23,7 @@ from draco.errors import OwnCodeError
 from draco.lazy import load_torch
 
 FOLDER = "DRACO_CODE"  # the environment's name of the folder of a run's own files
+DIGEST = "DRACO_CODE_DIGEST"  # and of what that folder must hold; see draco/code/recorded.py
 
 # What a caller of `draco.run` hands over itself, by a path that no file can have: `<given>:Digits`.
 GIVEN: dict[str, Any] = {}
@@ -56,6 +57,11 @@ def load(path: str) -> Any:
     except AttributeError:
         known = ", ".join(key for key, value in vars(module).items() if _is_its_own(module, key, value)) or "nothing"
         raise OwnCodeError(f"{path}: {source} has no {name}; it defines {known}") from None
+
+
+def forget() -> None:
+    """Let files be loaded anew that were loaded before, as those of another folder are to be loaded now."""
+    _file.cache_clear()
 
 
 @contextmanager

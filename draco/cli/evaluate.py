@@ -1,6 +1,7 @@
 """Evaluation: `draco eval` evaluates a run's checkpoints on the test samples."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from draco.cli import arguments, console
@@ -20,13 +21,20 @@ def add(commands: Any) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Run `draco eval`."""
+    """Run `draco eval`; a job's own code is loaded from the run."""
+    from draco.code import recorded
     from draco.launch.resume import named_or_newest
+
+    run = named_or_newest(args.run, args.runs)
+    with recorded.loading_from(run):
+        return _evaluate(args, run)
+
+
+def _evaluate(args: argparse.Namespace, run: Path) -> int:
     from draco.runs.directory import read_job
     from draco.training.build import Built
     from draco.training.evaluate import evaluate_run, passed_over
 
-    run = named_or_newest(args.run, args.runs)
     try:
         job = read_job(run)
     except JobError as error:

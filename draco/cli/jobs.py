@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from draco.cli import arguments, console, where
-from draco.errors import JobError, MissingError
+from draco.errors import JobError, MissingError, OwnCodeError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -102,14 +102,18 @@ def validate(args: argparse.Namespace) -> int:
 
         print(reference())
         return 0
+    from draco.code.gather import gather
+
     if not args.jobs:
         raise JobError(["validate: name at least one job file, --schema or --reference"])
     faults: list[str] = []
     for path in args.jobs:
         try:
-            read_job(path, args.set)
+            gather(read_job(path, args.set))
         except JobError as error:
             faults += error.faults
+        except OwnCodeError as error:
+            faults += [f"{path}: {line}" for line in str(error).splitlines()]
         else:
             console.say(f"{path}: valid")
     if faults:

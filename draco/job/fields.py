@@ -362,6 +362,11 @@ class Job(Section):
     on_loss: OnLossSection = described(
         OnLossSection(), "What a loss of nodes or processes leads to, by name or with options."
     )
+    code: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], AS_TUPLE] = described(
+        (),
+        "More files and folders of your own code, besides those found by its imports; [.] takes the working directory. "
+        "They are recorded in the run, which loads them from there.",
+    )
     tensorboard: bool = described(False, "Also write TensorBoard files into the run directory.")
 
 

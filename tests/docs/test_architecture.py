@@ -17,15 +17,16 @@ LAYERS = {  # a part of draco -> the others that it may import
     "job": {*LIBRARY, "models", "data"},
     "models": {"sampling", "errors", "lazy"},
     "data": {"sampling", "errors", "files", "lazy", "models"},  # models.vision, which imports torchvision for both
-    "runs": {"job", "errors", "files", "plain"},
+    "code": {"own", "job", "errors", "files"},
+    "runs": {"code", "job", "errors", "files", "plain"},
     "tasks": {*LIBRARY, "job", "data", "models"},
-    "training": {*LIBRARY, "job", "data", "models", "runs", "tasks"},
+    "training": {*LIBRARY, "code", "job", "data", "models", "runs", "tasks"},
     # It meets the trainer in a command line and a run directory.
-    "launch": {"schemes", "job", "errors", "files", "plain", "runs"},
-    "cluster": {"launch", "job", "errors", "files", "plain", "runs"},  # it meets a run only through the head
+    "launch": {"schemes", "code", "job", "errors", "files", "plain", "runs"},
+    "cluster": {"launch", "code", "job", "errors", "files", "plain", "runs"},  # it meets a run only through the head
     "report": {"runs", "errors", "files", "plain"},
-    "compare": {"launch", "job", "errors", "files", "plain", "report", "runs", "data", "models", "sampling", "tasks"}
-    | {"declaration"},
+    "compare": {"launch", "code", "job", "errors", "files", "plain", "report", "runs", "data", "models", "sampling"}
+    | {"declaration", "tasks"},
     "__main__": {"cli"},
 }
 IMPURE = {"mpi4py", "subprocess", "logging", "time", "os", "pathlib", "random", "socket", "threading", "shutil"}
