@@ -22,7 +22,7 @@ PLAN_OPTIONS = $(CLUSTER_NAME) $(call option,cluster,CLUSTER) $(call option,work
     $(call option,image,IMAGE) $(SETTINGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval report compare logs stop data validate test test-all lint bench schema lock clean \
+.PHONY: help setup train eval report compare logs stop data validate test test-all lint bench schema wheel lock clean \
     soak image cluster-up cluster-status status ssh cluster-down cluster-purge plan doctor extend interrupt \
     leftovers
 
@@ -137,8 +137,11 @@ bench: .venv/ready-dev ## Measure kernels, aggregators and a training step again
 schema: .venv/ready ## Write jobs/schema.json and docs/jobs.md, the reference of every key, anew from the tables
 	@$(DRACO) validate --schema > jobs/schema.json && $(DRACO) validate --reference > docs/jobs.md
 
+wheel: .venv/ready ## Build the package for other environments, dist/draco-*.whl (docs/library.md)
+	@rm -rf build && .venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist . && ls dist/draco-*.whl
+
 lock: .venv/ready-dev ## Write constraints.txt anew from what is installed
 	@.venv/bin/python -m pip freeze --all | grep -viE '^(torch|torchvision|draco|hdmedians|mlxtend|byzfl|byzpy|pip|-e|#)' > constraints.txt
 
 clean: ## Remove the virtual environment and caches; runs and data stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis draco.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis draco.egg-info build dist

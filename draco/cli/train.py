@@ -5,13 +5,12 @@ import contextlib
 import importlib
 import os
 import shlex
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from draco.cli import arguments, console, where
-from draco.cli.jobs import here, prepare_data, read_job, require_device
-from draco.errors import ExitCode, MissingError, OwnCodeError, RefusedError
+from draco.cli.jobs import read_job
+from draco.errors import ExitCode, OwnCodeError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,7 +95,9 @@ def _train(args: argparse.Namespace, early: "ForkServer | None") -> int:
         said.print(f"warning: {args.job}: {warning}", style="yellow", highlight=False)
     if cluster := where.target(args):
         return _on_cluster(cluster, args, job, own, said)
-    return _here(args, here(job), own, said, early)
+    from draco.launch import ready
+
+    return _here(args, ready.here(job), own, said, early)
 
 
 def _load_recorded(args: argparse.Namespace) -> None:
@@ -133,21 +134,16 @@ def _own_code(args: argparse.Namespace, job: "Job", said: "Console") -> "Gathere
 def _here(args: argparse.Namespace, job: "Job", own: "Gathered", said: "Console", early: "ForkServer | None") -> int:
     """Start the job on this machine and watch it, unless it is to run by itself."""
     from draco.code import gather, recorded
-    from draco.launch import not_started, rank_placement, roster, supervise, worker_code
+    from draco.launch import ready, roster, supervise, worker_code
     from draco.launch.plan import plan
     from draco.launch.progress import Progress
 
-    if job.tensorboard and find_spec("tensorboard") is None:
-        raise MissingError(f"{args.job}: tensorboard: the package is missing; make setup EXTRAS=tensorboard")
-    require_device(args.job, job.device)
     nodes = None if args.here or job.launcher == "simulate" else roster.read()
     if not nodes:
         gather.check_installed(own.found)
     if nodes:
-        for warning in rank_placement.warnings(job, nodes, rank_placement.place(nodes, job.workers)):
-            said.print(f"warning: {warning}", style="yellow", highlight=False)
-    if fault := not_started.shared_memory_fault(job):
-        raise MissingError(fault)
+        ready.warn_of_nodes(job, nodes, said)
+    ready.require(args.job, job)
     if args.dry_run:
         run = args.runs / f"{job.name}-ID"
         code = recorded.Copy(worker_code.folder(own.pack, run, nodes), own.pack.digest) if own.pack.files else None
@@ -176,61 +172,12 @@ def _prepare(args: argparse.Namespace, job: "Job", own: "Gathered", nodes: "Rost
     Raises:
         RefusedError: the job's own code is not what the run has recorded.
     """
-    from draco import files
-    from draco.launch import space
-    from draco.launch.resume import code_of, new_run, unfinished
-    from draco.runs import directory as run_directory
+    from draco.launch import ready
 
-    secret = _secret(args.secret) if args.secret else b""
-    taken = unfinished(args.runs, job, resume=args.resume, new=args.new)
-    try:
-        said.print(space.require(args.runs, [(job, taken and taken.run)]), highlight=False)
-        own = own if taken is None else code_of(taken.run, job, own, as_recorded=args.recorded_code)
-        _see_to(args, job, own, nodes, said)
-        if taken is None:
-            taken = new_run(args.runs, job, own.pack)
-            if secret:
-                files.replace(taken.run / "secret", secret, mode=0o600)
-        run_directory.forget_stop(taken.run)
-    except BaseException:
-        if taken:
-            taken.hold.release()
-        raise
-    return taken
-
-
-def _see_to(args: argparse.Namespace, job: "Job", own: "Gathered", nodes: "Roster | None", said: "Console") -> None:
-    """Check the nodes, and prepare data and code here and there."""
-    from draco.launch import preflight, worker_code, worker_data
-
-    if nodes:
-        with said.status(f"checking {len(nodes.nodes)} nodes"):
-            preflight.check(nodes, own.found.needs)
-        with said.status("sending the job's own code"):
-            worker_code.provide(nodes, own.pack)
-    if job.data.name is None:
-        return
-    if not (args.checked and Path(job.data.root, job.data.name).exists()):  # else the ranks look whether it is whole
-        prepare_data(job, said)
-    if nodes:
-        with said.status(f"preparing {job.data.name} on the workers"):
-            worker_data.provide(nodes, job)
-
-
-def _secret(path: Path) -> bytes:
-    """Return a run's secret from a file.
-
-    Raises:
-        MissingError: it holds something else.
-    """
-    content = path.read_bytes()
-    try:
-        whole = len(bytes.fromhex(content.decode())) > 0
-    except ValueError:
-        whole = False
-    if not whole:
-        raise MissingError(f"{path}: is no run's secret, which is a line of hexadecimal digits as in runs/*/secret")
-    return content
+    return ready.take(
+        args.runs, job, own, nodes, said, resume=args.resume, new=args.new, as_recorded=args.recorded_code,
+        secret=args.secret, checked=args.checked,
+    )  # fmt: skip
 
 
 def _finish(args: argparse.Namespace, directory: Path, status: "Status", output: str) -> int:

@@ -2,6 +2,7 @@
 
 plan.py            what is run, as values: a command line, its environment, its files
 rank_placement.py  which node hosts which ranks; roster.py: the nodes that a head has
+ready.py           what a run on this machine needs before it starts: packages, nodes, data, its directory
 preflight.py       the checks before a run; facts.py, round_trip.py and sweep.py are run on the nodes for it
 worker_data.py     the job's data set on every node; worker_code.py: its own code there
 every_node.py      one question to all nodes by ssh

@@ -66,9 +66,14 @@ def unfinished(runs: Path, job: Job, *, resume: bool, new: bool) -> Taken | None
     """
     if resume and new:
         raise RefusedError("--resume and --new exclude each other: give one")
+    ended_early = ""
     for run in reversed(run_directory.runs(runs)):
         status = settle(run)
-        if status.state == "succeeded" or not _is_of(run, job):
+        if status.state == "succeeded":
+            if status.message and not ended_early and _is_of(run, job):
+                ended_early = f"{run}: {status.message}; there is nothing to resume"
+            continue
+        if not _is_of(run, job):
             continue
         found = life(run)
         if found.by:
@@ -82,9 +87,11 @@ def unfinished(runs: Path, job: Job, *, resume: bool, new: bool) -> Taken | None
             return _take(run)
         if status.step and not new:
             raise RefusedError(
-                f"{run}: this job {status.state} at step {status.step}; --resume (make: RESUME=1) goes on with it, "
-                "--new (make: NEW=1) starts anew"
+                f"{run}: this job {status.state} at step {status.step}; --resume (make: RESUME=1; Python: "
+                "resume=True) goes on with it, --new (make: NEW=1; Python: new=True) starts anew"
             )
+    if resume and ended_early:
+        raise RefusedError(f"{ended_early}: leave --resume out to start another")
     if resume:
         raise RefusedError(f"{runs}: no unfinished run of this very job; leave --resume out to start one")
     return None

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from draco.code import recorded
-from draco.errors import MissingError, OwnCodeError
+from draco.errors import JobError, MissingError, OwnCodeError
 from draco.job import attack, parse, to_yaml
 from draco.runs import stages
 from draco.runs.directory import read_job
@@ -77,7 +77,7 @@ def _work(rank: int, worker_side: transport.MpiWorker) -> bool:
         job = parse(text, "the server's job", checked=True)
         torch.set_num_threads(job.threads)
         built = Built(job)
-    except OwnCodeError as error:  # the server says it to the user
+    except (JobError, OwnCodeError) as error:  # the server says it to the user
         worker_side.greet(greeting.write(Greeting(fault=str(error))))
         raise
     serve(built, rank, worker_side)
@@ -89,13 +89,12 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
     job = built.job
     try:
         vectors = build_vectors(built, followed(job, rank))
-        honest = build_worker(built, rank, vectors)
+        worker: Worker | ByzantineWorker = (honest := build_worker(built, rank, vectors))
+        if adversary.may_be_byzantine(job, rank):
+            worker = ByzantineWorker(job, honest, Knowledge(built, vectors), time.sleep)
     except OwnCodeError as error:  # the server says it to the user
         side.greet(greeting.write(Greeting(fault=str(error))))
         raise
-    worker: Worker | ByzantineWorker = honest
-    if adversary.may_be_byzantine(job, rank):
-        worker = ByzantineWorker(job, honest, Knowledge(built, vectors), time.sleep)
     model = torch.zeros(vectors.parameters)
     room = worker.wire.frame_bytes + Attached(job, vectors.parameters).room
     frame = torch.zeros(room, dtype=torch.uint8)
