@@ -69,10 +69,10 @@ def blamed(what: str) -> Iterator[None]:
 def place(error: BaseException) -> str:
     """Return where in a user's own code an error arose, as `, my_task.py, line 3`; nothing where none of it is."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f", {_short(error.filename)}, line {error.lineno}"
+        return f", {short(error.filename)}, line {error.lineno}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if is_own(frame.filename):
-            return f", {_short(frame.filename)}, line {frame.lineno}"
+            return f", {short(frame.filename)}, line {frame.lineno}"
     return ""
 
 
@@ -85,7 +85,8 @@ def is_own(file: str) -> bool:
     return path.is_file() and not any(path.is_relative_to(each) for each in foreign)
 
 
-def _short(file: str) -> str:
+def short(file: str) -> str:
+    """Return how a file is called in messages: from `root()` on, where it is below that."""
     path = Path(file)
     return str(path.relative_to(root().absolute())) if path.is_relative_to(root().absolute()) else file
 

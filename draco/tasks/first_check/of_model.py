@@ -1,0 +1,161 @@
+"""The first check of model(): what Draco can train, and whether every process builds the same.
+
+A model is looked at as the task returns it, before Draco puts its own layers in the place of dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
+
+from draco.models.dropout import SeededDropout
+from draco.tasks.first_check import states
+from draco.tasks.first_check.bits import digest, some, unlike
+from draco.tasks.first_check.calls import Calls, Failed
+
+_WRAPPERS = {
+    "OptimizedModule": "torch.compile",
+    "DataParallel": "DataParallel",
+    "DistributedDataParallel": "DistributedDataParallel",
+    "FullyShardedDataParallel": "FullyShardedDataParallel",
+    "ScriptModule": "torch.jit",
+    "RecursiveScriptModule": "torch.jit",
+    "TopLevelTracedModule": "torch.jit",
+}
+
+
+def build(calls: Calls) -> nn.Module:
+    """Return the task's model, built from the job's seed.
+
+    Raises:
+        Failed: it cannot be built, or is no model.
+    """
+    with states.seeded(calls.setting.seed, "weights"):
+        model: object = calls.call("model", calls.task.model, seeded=True)
+    if not isinstance(model, nn.Module):
+        raise calls.fail("model", f"returns {_a(model)}, not a torch.nn.Module")
+    return model
+
+
+def check(calls: Calls) -> dict[str, str]:
+    """Look at a model that is built for this and thrown away; return the digest of each of its tensors.
+
+    Raises:
+        Failed: it cannot be used any further; faults say why.
+    """
+    model = build(calls)
+    unusable = [*_unusable(model)]
+    for text in unusable:
+        calls.fault("model", text)
+    for name, text in _unseeded(model):
+        calls.fault("model", text)
+        calls.told.add(name)
+    if unusable:
+        raise Failed
+    _batch_norm(calls, model)
+    return fingerprints(model)
+
+
+def check_again(calls: Calls, model: nn.Module, first: dict[str, str]) -> None:
+    """Compare a second model, built from the same seed, with the digests of the first."""
+    differing = unlike(first, fingerprints(model))
+    if differing:
+        calls.fault(
+            "model",
+            f"built twice from the same seed it has other bits in {some(differing)}; draw from torch's, numpy's or "
+            "Python's global generator, which the job seeds, and not from a generator without a seed, the time or a set",
+        )
+
+
+def fingerprints(model: nn.Module) -> dict[str, str]:
+    """Return the digest of each parameter and buffer, by name; one at a time, so that none is copied for long."""
+    held = [*model.named_parameters(), *model.named_buffers()]
+    return {name: digest([tensor]) for name, tensor in held}
+
+
+def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return the parameters that require a gradient, by name; one that is tied once."""
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _unusable(model: nn.Module) -> Iterator[str]:
+    """Yield why a model cannot be trained here at all."""
+    for name, module in model.named_modules():
+        if type(module).__name__ in _WRAPPERS:
+            which = f"{name or 'the model'} is wrapped by {_WRAPPERS[type(module).__name__]}"
+            yield f"{which}; return the module inside, as Draco divides the work and carries its parameters by name"
+            return
+    lazy = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]
+    if lazy:
+        yield f"{some(lazy)} have no shape yet, as lazy modules; run one batch through the model before you return it"
+        return
+    parameters = trained(model)
+    if not parameters:
+        frozen = sum(1 for _ in model.parameters())
+        why = f"all {frozen} are frozen" if frozen else "it has none"
+        yield f"has no parameters to train ({why}); requires_grad says which are trained"
+    wrong = [f"{name} ({str(each.dtype).removeprefix('torch.')})" for name, each in parameters if not _is_float32(each)]
+    if wrong:
+        yield f"trains parameters that are not float32: {some(wrong)}; call .float(), and let `autocast` lower it"
+    away = [f"{name} ({each.device})" for name, each in model.named_parameters() if each.device.type != "cpu"]
+    if away:
+        yield f"has parameters that are not on the CPU: {some(away)}; the job's device moves them"
+
+
+def _unseeded(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield (name, text) of each module that drops out, and not by the generators that Draco hands out."""
+    for name, module in model.named_modules():
+        kind, where = type(module).__name__, f" {name}" if name else ""
+        if isinstance(module, nn.Dropout | SeededDropout):
+            if type(module).forward not in (nn.Dropout.forward, SeededDropout.forward):
+                yield (
+                    name,
+                    f"{kind}{where} is a torch.nn.Dropout with a forward() of its own, in whose place Draco would drop",
+                )
+        elif isinstance(module, _DropoutNd):
+            if module.p > 0:
+                yield name, f"{kind}{where} draws from torch's global generator; use torch.nn.Dropout"
+        elif isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0:
+            layers = getattr(module, "num_layers", 2)
+            if layers > 1:
+                yield (
+                    name,
+                    f"{kind}{where} has dropout={module.dropout}, drawn from torch's global generator; set it to 0",
+                )
+        elif isinstance(module, nn.RReLU):
+            yield name, f"{kind}{where} draws from torch's global generator in training; use torch.nn.LeakyReLU"
+
+
+def _batch_norm(calls: Calls, model: nn.Module) -> None:
+    """Note BatchNorm layers whose statistics Draco cannot carry, and partitions that are too small for them."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    cumulative = [name for name, layer in layers.items() if layer.running_mean is not None and layer.momentum is None]
+    if cumulative:
+        calls.fault(
+            "model", f"{some(cumulative)}: BatchNorm with momentum=None, a cumulative average; give it a number"
+        )
+    without = [name for name, layer in layers.items() if layer.running_mean is None]
+    if without:
+        calls.warn(
+            "model",
+            f"{some(without)}: BatchNorm without running statistics, so that the samples of a batch influence each "
+            "other in an evaluation too; track_running_stats=True keeps them",
+        )
+    setting = calls.setting
+    training = [name for name, layer in layers.items() if layer.training]
+    if training and setting.batch_size // setting.partitions < 2:
+        sizes = f"{setting.batch_size} samples in {setting.partitions} partitions"
+        calls.fault("model", f"{some(training)}: BatchNorm needs 2 samples in a partition; batch_size gives {sizes}")
+
+
+def _is_float32(parameter: nn.Parameter) -> bool:
+    return parameter.dtype == torch.float32
+
+
+def _a(thing: object) -> str:
+    return "None" if thing is None else f"a {type(thing).__name__}"
