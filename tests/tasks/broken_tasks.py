@@ -247,7 +247,7 @@ class OneTooMany(Right):
 
 class LossRaises(Right):
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        return F.cross_entropy(model(batch[0].T), batch[1])  # HERE
+        return F.cross_entropy(model(batch[0][:, 1:]), batch[1])  # HERE
 
 
 class NoTensor(Right):

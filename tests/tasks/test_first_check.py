@@ -2,7 +2,6 @@
 
 import inspect
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from tasks import broken_tasks as broken
 from torch import Tensor, nn
 
 from draco.errors import OwnCodeError
-from draco.tasks.first_check import Found, Setting, first_check, look
+from draco.tasks.building import task_model
+from draco.tasks.first_check import Setting, blame_not_finite, first_check, look
 
 FILE = "tests/tasks/broken_tasks.py"
 SETTING = Setting("my.py:Mine", seed=3, batch_size=12, partitions=3, joined=True)
@@ -57,7 +57,7 @@ MISTAKES = {
     broken.PerToken: ["the shape (4, 3)", ".flatten(1).mean(1)"],
     broken.Column: ["the shape (4, 1)", ".squeeze(1)"],
     broken.Vector: ["the shape (4,), and with per_sample = False it is one number"],
-    broken.Whole: ["returns int64 numbers, which have no gradient"],
+    broken.Whole: ["returns int64 numbers, and must return float32"],
     broken.Detached: ["it has no gradient"],
     broken.Infinite: ["samples 0, 1, 2 and 1 more of the batch is not finite", "look at what loss() makes of them"],
     broken.InfiniteModel: ["the model's 2.weight has NaN or infinity already"],
@@ -110,3 +110,191 @@ def test_a_mistake_is_told_once_with_file_and_line(kind: type[broken.Right]) -> 
 def test_every_broken_task_is_in_the_table() -> None:
     kinds = {each for each in vars(broken).values() if isinstance(each, type) and issubclass(each, broken.Right)}
     assert kinds - {broken.Right} == {*MISTAKES}
+
+
+class Tokens(broken.Right):
+    """A language model: dict batches of token sequences, nn.Dropout, tied weights, a loss averaged per sequence."""
+
+    def model(self) -> nn.Module:
+        embedding, head = nn.Embedding(11, 8), nn.Linear(8, 11, bias=False)
+        head.weight = embedding.weight
+        return nn.Sequential(embedding, nn.Dropout(0.3), nn.LayerNorm(8), head)
+
+    def samples(self, split: str) -> Any:
+        return {"tokens": torch.randint(11, (30, 9)), "weight": torch.ones(30)}
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        tokens = batch["tokens"]
+        outputs = model(tokens[:, :-1]).transpose(1, 2)
+        return F.cross_entropy(outputs, tokens[:, 1:], reduction="none").mean(1) * batch["weight"]
+
+    def evaluate(self, model: nn.Module, batch: Any) -> Any:
+        loss = self.loss(model, batch)
+        return {"loss": loss, "perplexity": loss.exp()}
+
+
+class Normalised(broken.Right):
+    """BatchNorm, whose statistics are carried, in a data set of items that is augmented by the given generator."""
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 3))
+
+    def samples(self, split: str) -> Any:
+        return broken.Items()
+
+    def augment(self, batch: Any, generator: torch.Generator) -> Any:
+        return [batch[0] + torch.randn(batch[0].shape, generator=generator), batch[1]]
+
+
+class Together(broken.Contrast):
+    """Samples that are compared with each other, and a task that says so."""
+
+    per_sample = False
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return super().loss(model, batch).mean()
+
+
+class FineTuned(broken.Right):
+    """A frozen base in half precision below a trained layer, with a buffer that caches what it computed."""
+
+    def model(self) -> nn.Module:
+        return Base()
+
+    def labels(self, samples: Any) -> Tensor:
+        return samples[1]
+
+    def flipped(self, batch: Any) -> Any:
+        return batch[0], 2 - batch[1]
+
+
+class Base(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.head = nn.Linear(4, 8).half().requires_grad_(False), nn.Linear(8, 3)
+        self.register_buffer("cache", None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.cache is None:
+            self.cache = torch.arange(8.0)
+        return self.head(self.base(x.half()).float() + self.cache)
+
+
+NEEDS = SETTING._replace(labels_for="data.split: by_class", flipped_for="attack: label_flip")
+
+
+@pytest.mark.parametrize(
+    "kind", [broken.Right, Tokens, Normalised, Together, FineTuned], ids=lambda kind: kind.__name__
+)
+def test_what_is_right_passes_without_a_word(kind: type[broken.Right]) -> None:
+    found = first_check(kind(), NEEDS if kind is FineTuned else SETTING)
+    assert found.warnings == []
+    assert found.train in (30, 40)
+    assert found.test in (30, 40)
+    assert found.seconds > 0
+
+
+def test_what_was_seen_is_told() -> None:
+    found = first_check(FineTuned(), NEEDS)
+    assert (found.trained, found.frozen, found.statistics) == (8 * 3 + 3, 4 * 8 + 8, 0)
+    assert found.batch == "batch[0] (4, 4) float32, batch[1] (4,) int64"
+    assert first_check(Normalised(), SETTING).statistics == 2 * 8
+
+
+def test_all_mistakes_that_can_be_found_are_told_at_once() -> None:
+    class Several(broken.Doubles):
+        def samples(self, split: str) -> Any:
+            return [*broken.rows()]
+
+        def labels(self, samples: Any) -> None:
+            return None
+
+    found = look(Several(), NEEDS)
+    assert [fault.split(", ")[0] for fault in found.faults] == ["my.py:Mine: samples()", "my.py:Mine: model()"]
+
+
+def test_generators_weights_and_statistics_are_left_as_they_were() -> None:
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    task = Normalised()
+    model = task_model(task, SETTING.seed)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    first_check(task, SETTING, samples=task.samples, model=lambda: model)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert model.training
+
+
+class TestNeeds:
+    """What an attack or a way of dealing samples out asks of a task beyond its contract."""
+
+    def test_labels(self) -> None:
+        found = look(broken.Right(), SETTING._replace(labels_for="data.split: by_class"))
+        assert "data.split: by_class deals samples out by their class" in found.faults[0]
+        assert "give it labels(samples)" in found.faults[0]
+
+    def test_flipped(self) -> None:
+        found = look(broken.Right(), SETTING._replace(flipped_for="attack: label_flip"))
+        assert "attack: label_flip needs false labels" in found.faults[0]
+
+    def test_labels_of_the_wrong_kind(self) -> None:
+        class Floats(broken.Right):
+            def labels(self, samples: Any) -> Tensor:
+                return samples[1].float()
+
+        found = look(Floats(), SETTING._replace(labels_for="data.split: by_class"))
+        assert "returns (40,) float32, and must return the class of each sample, (40,) int64" in found.faults[0]
+
+
+class TestWarnings:
+    """What is doubtful is told, and stops nothing."""
+
+    def test_parameters_without_a_gradient(self) -> None:
+        class Unused(broken.Right):
+            def model(self) -> nn.Module:
+                model = super().model()
+                model.register_parameter("spare", nn.Parameter(torch.ones(2)))
+                return model
+
+        assert "spare get no gradient and stay as they are" in first_check(Unused(), SETTING).warnings[0]
+
+    def test_an_evaluation_that_draws(self) -> None:
+        class Draws(broken.Right):
+            def evaluate(self, model: nn.Module, batch: Any) -> Any:
+                return {"loss": self.loss(model, batch) + torch.rand(()) * 0}
+
+        (warning,) = first_check(Draws(), SETTING).warnings
+        assert "evaluate(), tests/tasks/test_first_check.py, line" in warning
+        assert "torch.rand draws from torch's global generator" in warning
+
+    def test_samples_that_are_not_finite(self) -> None:
+        class Missing(broken.Right):
+            def loss(self, model: nn.Module, batch: Any) -> Tensor:
+                return super().loss(model, (batch[0].nan_to_num(), batch[1]))
+
+            def samples(self, split: str) -> Any:
+                x, y = broken.rows()
+                return x.index_fill(1, torch.tensor([2]), float("nan")), y
+
+        assert "batch[0] of the first batch is not finite" in first_check(Missing(), SETTING).warnings[0]
+
+    def test_batch_norm_without_running_statistics(self) -> None:
+        class Without(broken.Right):
+            def model(self) -> nn.Module:
+                norm = nn.BatchNorm1d(8, track_running_stats=False)
+                return nn.Sequential(nn.Linear(4, 8), norm, nn.Linear(8, 3))
+
+        assert "1: BatchNorm without running statistics" in first_check(Without(), SETTING).warnings[0]
+
+
+def test_batch_norm_needs_two_samples_in_a_partition() -> None:
+    found = look(Normalised(), SETTING._replace(batch_size=3))
+    assert "1: BatchNorm needs 2 samples in a partition" in found.faults[0]
+
+
+def test_a_later_batch_that_is_not_finite_is_blamed() -> None:
+    task, late = broken.Right(), (torch.full((2, 4), float("inf")), torch.tensor([0, 1]))
+    model = task_model(task, 1)
+    assert "batch[0] has NaN or infinity already" in blame_not_finite(task, SETTING, model, late, step=7)
+    assert blame_not_finite(task, SETTING, model, (torch.ones(2, 4), torch.tensor([0, 1])), step=7) == ""

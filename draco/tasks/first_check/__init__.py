@@ -5,7 +5,7 @@ told at once, with task, file and line. What it costs: one more build of the mod
 samples where `Setting.again`, three forward and two backward passes of one partition, an evaluation of one batch. It
 leaves the global random generators, the model's weights and its statistics as they were.
 
-    first_check -> of_samples, of_model, of_loss, of_figures -> calls -> draws -> states;    bits
+    first_check -> of_samples, of_model, of_loss, of_figures -> calls -> draws -> states;    bits: batches in words
 
 The caller trusts the task as far as to run it: the first check finds mistakes, and is no defence against an attacker.
 Shapes: B samples in a step's batch, k partitions, p trained parameters, d elements of a step vector.
@@ -30,7 +30,7 @@ from draco.tasks.first_check.bits import shapes
 from draco.tasks.first_check.calls import Calls, Setting, stage
 from draco.tasks.task import Task
 
-__all__ = ["Found", "Setting", "first_check", "look"]
+__all__ = ["Found", "Setting", "blame_not_finite", "first_check", "look"]
 
 
 @dataclass
@@ -104,6 +104,15 @@ def look(
     return found
 
 
+def blame_not_finite(task: Task, setting: Setting, model: nn.Module, batch: Any, *, step: int) -> str:
+    """Return which of a partition's samples has a loss that is not finite, and whether it is the samples' fault.
+
+    For a step whose gradient was of no use: it computes the loss once more. Nothing where the loss is finite.
+    """
+    with states.kept():
+        return of_loss.blame(Calls(task, setting), model, batch, step)
+
+
 def _partition(setting: Setting) -> int:
     start, stop = partition_bounds(setting.batch_size, setting.partitions)[0]
     return stop - start
@@ -128,6 +137,7 @@ def _built(calls: Calls, model: Callable[[], nn.Module] | None, found: Found) ->
         built = of_model.build(calls)
         of_model.check_again(calls, built, first)
         replace_dropout(built)
+        built.train()
     else:
         built = model()
         of_model.check_again(calls, built, first)
@@ -148,7 +158,7 @@ def _check_model_with(calls: Calls, model: nn.Module, batch: Any, tested: Any, t
     with stage():
         found.seconds = of_loss.check(calls, model, batch)
     may_join = setting.joined and calls.task.per_sample and not has_batch_statistics(model)
-    if may_join and len(calls.faults) == before:
+    if may_join and len(calls.faults) == before and not calls.told:
         with stage():
             of_loss.check_influence(calls, model, _two_at_least(calls, train, batch, found))
     by_loss = type(calls.task).evaluate is Task.evaluate

@@ -1,4 +1,4 @@
-"""Batches taken apart: their tensors by name, their rows, and digests of their bits.
+"""Batches taken apart: their tensors by name, in words, and by digests of their bits.
 
 A batch is a tensor, or a tuple, list or dict of batches. Shapes: B samples.
 """
@@ -6,7 +6,7 @@ A batch is a tensor, or a tuple, list or dict of batches. Shapes: B samples.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,19 +29,6 @@ def leaves(batch: Any, name: str = "batch") -> Iterator[tuple[str, Any]]:
 def tensors(batch: Any, name: str = "batch") -> dict[str, Tensor]:
     """Return the tensors of a batch by name."""
     return {name: value for name, value in leaves(batch, name) if isinstance(value, Tensor)}
-
-
-def mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return a batch of the same form with every tensor changed."""
-    if isinstance(batch, Tensor):
-        return change(batch)
-    if isinstance(batch, Mapping):
-        return {key: mapped(value, change) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a NamedTuple
-        return type(batch)(*(mapped(value, change) for value in batch))
-    if isinstance(batch, tuple | list):
-        return type(batch)(mapped(value, change) for value in batch)
-    return batch
 
 
 def shapes(batch: Any, name: str = "batch") -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -135,10 +135,8 @@ class Calls:
 @contextmanager
 def stage() -> Iterator[None]:
     """Leave the rest of a stage where something that it needs has failed."""
-    try:
+    with suppress(Failed):
         yield
-    except Failed:
-        pass
 
 
 def batch_words(batch: Any) -> Callable[[], str]:
@@ -151,7 +149,7 @@ def batch_words(batch: Any) -> Callable[[], str]:
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
     if text.startswith("dropout: the batch has"):  # draco/models/dropout.py
-        return f"{text.split(';')[0]}; what a torch.nn.Dropout gets must have the samples of the batch as its first dimension"
+        return f"{text.split(';')[0]}; the first dimension of what a torch.nn.Dropout gets must be that of the batch"
     return " ".join(text.split())[:600] if text else "it says nothing"
 
 

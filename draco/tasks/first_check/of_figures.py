@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from draco.tasks.first_check.bits import kind, mapped, shapes, some, tensors
+from draco.tasks.batch import mapped
+from draco.tasks.first_check.bits import kind, shapes, some, tensors
 from draco.tasks.first_check.calls import Calls, batch_words, is_finite
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -40,7 +41,7 @@ def check_evaluate(calls: Calls, model: nn.Module, batch: Any) -> None:
     if odd := [name for name in figures if not isinstance(name, str) or not _PLAIN.fullmatch(name) or name in _TAKEN]:
         calls.fault(
             "evaluate",
-            f"{some(map(repr, odd))} cannot be names of figures: letters, digits and _ only, and not {', '.join(_TAKEN)}",
+            f"{some(map(repr, odd))} cannot be names of figures: letters, digits and _, and not {', '.join(_TAKEN)}",
         )
     whole = () if calls.task.per_sample else ((),)
     for name, values in figures.items():

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from draco.models.batch_norm import batch_norm_layers
 from draco.models.dropout import SeededDropout, set_dropout
 from draco.sampling import generator
-from draco.tasks.first_check.bits import digest, mapped, not_finite, shapes, some, tensors
+from draco.tasks.batch import mapped
+from draco.tasks.first_check.bits import digest, not_finite, shapes, some, tensors
 from draco.tasks.first_check.calls import Calls, is_finite
-from draco.tasks.first_check.of_model import trained
 
 _ROUNDING = 1e-3  # by which a sample's loss may differ in another batch, relative to the largest of them
 _ROUNDING_CUDA = 1e-4  # by which the same loss may differ at two times on a GPU
@@ -40,7 +40,7 @@ def check(calls: Calls, model: nn.Module, batch: Any) -> float:
     Raises:
         Failed: there is no loss to speak of; faults say why.
     """
-    task, parameters = calls.task, trained(model)
+    task, parameters = calls.task, _trained(model)
     size = len(next(iter(tensors(batch).values())))
     versions = [parameter._version for _, parameter in parameters]
     with _restored(model):
@@ -77,8 +77,9 @@ def shape_fault(loss: Any, size: int, per_sample: bool) -> str:
     if not isinstance(loss, Tensor):
         return f"returns {'None' if loss is None else f'a {type(loss).__name__}'}, not a tensor"
     shape = tuple(loss.shape)
-    if not loss.is_floating_point():
-        return f"returns {str(loss.dtype).removeprefix('torch.')} numbers, which have no gradient; float32 is needed"
+    if loss.dtype != torch.float32:
+        why = "; .float() makes it so" if loss.is_floating_point() else ", and whole numbers have no gradient"
+        return f"returns {str(loss.dtype).removeprefix('torch.')} numbers, and must return float32{why}"
     if not per_sample:
         if shape == ():
             return ""
@@ -100,9 +101,9 @@ def shape_fault(loss: Any, size: int, per_sample: bool) -> str:
 
 
 def check_influence(calls: Calls, model: nn.Module, batch: Any) -> None:
-    """Compare the losses of a batch's first samples with what they are in a smaller batch; no sample may matter to another.
+    """Compare the losses of a batch's first samples with what they are in a smaller batch.
 
-    Dropout is off for it. The batch needs two samples.
+    No sample may matter to another. Dropout is off for it. The batch needs two samples.
     """
     task, size = calls.task, len(next(iter(tensors(batch).values())))
     if size < 2:
@@ -134,14 +135,14 @@ def check_influence(calls: Calls, model: nn.Module, batch: Any) -> None:
 _REMEDY = "per_sample = False in the task says so, and the job encodes without it"
 
 
-def blame_not_finite(calls: Calls, model: nn.Module, batch: Any) -> str:
+def blame(calls: Calls, model: nn.Module, batch: Any, step: int) -> str:
     """Return why the loss of a training batch is not finite, with file and line; nothing where it is finite."""
     with _restored(model), torch.no_grad():
         model.train()
         loss = calls.task.loss(model, _fresh(calls, model, batch))
         if is_finite(loss):
             return ""
-        return f"{calls.setting.name}: loss(){calls.defined('loss')}: {_not_finite(calls, model, batch, loss)}"
+        return f"{calls.setting.name}: loss(){calls.defined('loss')}: {_not_finite(calls, model, batch, loss, step)}"
 
 
 def _pass(calls: Calls, model: nn.Module, batch: Any, parameters: Sequence[tuple[str, nn.Parameter]]) -> Passed:
@@ -200,12 +201,16 @@ def _fresh(calls: Calls, model: nn.Module, batch: Any) -> Any:
     return _moved(calls, batch)
 
 
+def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
 def _moved(calls: Calls, batch: Any) -> Any:
     """Return a batch of its own on the device: what loss() does to it touches nobody else's."""
     return mapped(batch, lambda rows: rows.to(calls.setting.device, copy=True))
 
 
-def _not_finite(calls: Calls, model: nn.Module, batch: Any, loss: Tensor) -> str:
+def _not_finite(calls: Calls, model: nn.Module, batch: Any, loss: Tensor, step: int = 1) -> str:
     """Return in words what of a loss, and of what it was made of, is not finite."""
     outputs: list[Any] = []
     handle = model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
@@ -216,16 +221,17 @@ def _not_finite(calls: Calls, model: nn.Module, batch: Any, loss: Tensor) -> str
     where = "" if loss.ndim == 0 else f" of samples {some((~loss.isfinite()).nonzero()[:, 0].tolist())} of the batch"
     inputs = not_finite(batch)
     parameters = [name for name, each in [*model.named_parameters(), *model.named_buffers()] if not is_finite(each)]
+    origin = "its initial weights" if step == 1 else "optimizer.lr"
     seen = [name for output in outputs for name in not_finite(output, "output")]
     if inputs:
         why = f"{some(inputs)} has NaN or infinity already: look at the samples"
     elif parameters:
-        why = f"the model's {some(parameters)} has NaN or infinity already: look at its initial weights"
+        why = f"the model's {some(parameters)} has NaN or infinity already: look at {origin}"
     elif seen:
         why = f"the batch and the weights are finite, the model's {some(dict.fromkeys(seen))} is not: look at forward()"
     else:
-        why = "the batch, the weights and the model's output are finite: look at what loss() makes of them, such as log(0)"
-    return f"the loss{where} is not finite at the first step ({_values(loss)}): {why}"
+        why = "batch, weights and the model's output are finite: look at what loss() makes of them, such as log(0)"
+    return f"the loss{where} is not finite at step {step} ({_values(loss)}): {why}"
 
 
 def _values(loss: Tensor) -> str:

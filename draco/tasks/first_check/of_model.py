@@ -14,7 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
 from draco.models.dropout import SeededDropout
-from draco.tasks.first_check import states
+from draco.tasks.building import seeded
 from draco.tasks.first_check.bits import digest, some, unlike
 from draco.tasks.first_check.calls import Calls, Failed
 
@@ -35,7 +35,7 @@ def build(calls: Calls) -> nn.Module:
     Raises:
         Failed: it cannot be built, or is no model.
     """
-    with states.seeded(calls.setting.seed, "weights"):
+    with seeded(calls.setting.seed, "weights"), torch.device("cpu"):
         model: object = calls.call("model", calls.task.model, seeded=True)
     if not isinstance(model, nn.Module):
         raise calls.fail("model", f"returns {_a(model)}, not a torch.nn.Module")
@@ -68,7 +68,7 @@ def check_again(calls: Calls, model: nn.Module, first: dict[str, str]) -> None:
         calls.fault(
             "model",
             f"built twice from the same seed it has other bits in {some(differing)}; draw from torch's, numpy's or "
-            "Python's global generator, which the job seeds, and not from a generator without a seed, the time or a set",
+            "Python's global generator, which the job seeds, and not from one without a seed, the time or a set",
         )
 
 
@@ -76,11 +76,6 @@ def fingerprints(model: nn.Module) -> dict[str, str]:
     """Return the digest of each parameter and buffer, by name; one at a time, so that none is copied for long."""
     held = [*model.named_parameters(), *model.named_buffers()]
     return {name: digest([tensor]) for name, tensor in held}
-
-
-def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Return the parameters that require a gradient, by name; one that is tied once."""
-    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def _unusable(model: nn.Module) -> Iterator[str]:
@@ -94,7 +89,7 @@ def _unusable(model: nn.Module) -> Iterator[str]:
     if lazy:
         yield f"{some(lazy)} have no shape yet, as lazy modules; run one batch through the model before you return it"
         return
-    parameters = trained(model)
+    parameters = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
     if not parameters:
         frozen = sum(1 for _ in model.parameters())
         why = f"all {frozen} are frozen" if frozen else "it has none"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from draco.sampling import generator
-from draco.tasks.first_check import states
+from draco.tasks.building import seeded
 from draco.tasks.first_check.bits import digests, kind, leaves, not_finite, shapes, some, tensors, unlike
 from draco.tasks.first_check.calls import Calls, Failed, batch_words
 from draco.tasks.task import Task, count
@@ -27,7 +27,7 @@ def fetch(calls: Calls, split: str) -> Any:
     Raises:
         Failed: they cannot be fetched, or are none.
     """
-    with states.seeded(calls.setting.seed, "samples", split):
+    with seeded(calls.setting.seed, "samples", split):
         return calls.call("samples", lambda: calls.task.samples(split), seeded=True)
 
 
@@ -136,7 +136,7 @@ def check_batch(calls: Calls, samples: Any, indices: Tensor) -> Any:
         )
     if infinite := not_finite(made):
         calls.warn(_maker(calls, samples), f"{some(infinite)} of the first batch is not finite")
-    if type(calls.task).augment is Task.augment:
+    if type(calls.task).augment is Task.augment and type(calls.task).drawn is Task.drawn:
         return made
     return _augmented(calls, samples, indices, made, {} if drew else first)
 
@@ -152,23 +152,25 @@ def _augmented(calls: Calls, samples: Any, indices: Tensor, made: Any, fixed: Ma
         return generator(calls.setting.seed, "augmentation", 1, 0)
 
     def anew() -> Any:
-        return calls.task.augment(calls.task.batch(samples, indices), source())
+        return calls.task.drawn(samples, indices, source())
+
+    method = "augment" if type(calls.task).drawn is Task.drawn else "drawn"
 
     before = calls.draws
-    changed = calls.call("augment", anew, about=batch_words(made))
+    changed = calls.call(method, anew, about=batch_words(made))
     drew = calls.draws > before
     sizes = {name: value for name, value in tensors(changed).items() if value.ndim == 0 or len(value) != len(indices)}
     if sizes or not tensors(changed):
         told = shapes(changed)
-        raise calls.fail("augment", f"of a batch of {len(indices)} samples it makes {told}; their number must stay")
+        raise calls.fail(method, f"of a batch of {len(indices)} samples it makes {told}; their number must stay")
     if drew or not fixed:
         return changed
-    again = calls.call("augment", anew)
+    again = calls.call(method, anew)
     if unlike(fixed, digests(calls.task.batch(samples, indices))):
-        raise calls.fail("augment", "it changes the samples themselves, as the next batch shows; work on a copy")
+        raise calls.fail(method, "it changes the samples themselves, as the next batch shows; work on a copy")
     if differing := unlike(digests(changed), digests(again)):
         raise calls.fail(
-            "augment", f"two calls with equal generators differ in {some(differing)}; draw from its generator alone"
+            method, f"two calls with equal generators differ in {some(differing)}; draw from its generator alone"
         )
     return changed
 

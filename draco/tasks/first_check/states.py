@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from draco.sampling import derive_seed
-
 
 def generators() -> dict[str, Any]:
     """Return the states of the global generators by name, to be compared."""
@@ -64,14 +62,3 @@ def kept() -> Iterator[None]:
             torch.set_num_threads(threads)
         if torch.get_default_device() != device:
             torch.set_default_device(device)  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def seeded(seed: int, *key: int | str) -> Iterator[None]:
-    """Seed the global generators by `(seed, *key)` for what is built inside, and leave them as they were."""
-    with kept():
-        value = derive_seed(seed, *key)
-        torch.default_generator.manual_seed(value)
-        np.random.seed(value % 2**32)
-        random.seed(value)
-        yield
