@@ -50,7 +50,7 @@ def digest(values: Iterable[Any]) -> str:
         whole.update(kind(value).encode())
         if isinstance(value, Tensor):
             flat = value.detach().cpu().contiguous().reshape(-1)
-            whole.update(memoryview(flat.view(torch.uint8).numpy()))
+            whole.update(flat.view(torch.uint8).numpy().data)
         else:
             whole.update(repr(value).encode())
     return whole.hexdigest()[:16]

@@ -54,11 +54,11 @@ def drawn(call: Callable[[], Any], moved: Sequence[str], model: nn.Module | None
     return [*found][:_MOST]
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes which of torch's operations move torch's global generator, and who called them."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names = names
         self.seen: dict[Place | None, str] = {}
 

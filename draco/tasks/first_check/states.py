@@ -16,13 +16,13 @@ import torch
 
 def generators() -> dict[str, Any]:
     """Return the states of the global generators by name, to be compared."""
-    numpy: dict[str, Any] = np.random.get_state(legacy=False)  # type: ignore[assignment]
+    numpy: dict[str, Any] = np.random.get_state(legacy=False)
     states: dict[str, Any] = {
         "torch's": torch.get_rng_state().numpy().tobytes(),
         "numpy's": (numpy["state"]["key"].tobytes(), numpy["state"]["pos"], numpy["has_gauss"]),
         "Python's": random.getstate(),
     }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if _cuda():
         for place in range(torch.cuda.device_count()):
             states[f"CUDA device {place}'s"] = torch.cuda.get_rng_state(place).numpy().tobytes()
     return states
@@ -49,7 +49,7 @@ def kept() -> Iterator[None]:
     own, numpy = random.getstate(), np.random.get_state()
     dtype, threads, grad = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
     device = torch.get_default_device()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    devices = range(torch.cuda.device_count()) if _cuda() else ()
     try:
         with torch.random.fork_rng(devices=devices):
             yield
@@ -61,4 +61,9 @@ def kept() -> Iterator[None]:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         if torch.get_default_device() != device:
-            torch.set_default_device(device)  # type: ignore[no-untyped-call]
+            torch.set_default_device(device)
+
+
+def _cuda() -> bool:
+    """Say whether this process has used a GPU; if it has not, its generators cannot have moved."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
