@@ -129,5 +129,19 @@ def _relaunch(event: Event) -> list[str]:
     return [f"launch {event.get('launch', '?')}{hosts}{out}", *warnings]
 
 
-# What is said of the supervisor's events: a line, and one more for each warning.
-_SENTENCES = {"notice": _notice, "interruption": _interruption, "relaunch": _relaunch}
+def _checked(event: Event) -> list[str]:
+    return [f"warning: {warning}" for warning in event.get("warnings") or ()]
+
+
+def _doubt(event: Event) -> list[str]:
+    return [f"warning: {sentence} than the server" for sentence in event.get("sentences") or ()]
+
+
+# What is said of some events: a line, and one more for each warning.
+_SENTENCES = {
+    "checked": _checked,
+    "doubt": _doubt,
+    "notice": _notice,
+    "interruption": _interruption,
+    "relaunch": _relaunch,
+}

@@ -26,7 +26,7 @@ WORDS = {
     "weights": "other initial weights",
     "random": "other random numbers from the same seed (another version of torch)",
 }
-_GRAVE = ("count", "samples", "frozen", "random")  # the server sends what is trained, and so the weights differ no more
+GRAVE = ("count", "samples", "frozen", "random")  # the server sends what is trained, and so the weights differ no more
 _KEYED = 6  # samples that are looked at besides the first and the last
 _LONGEST = 16  # digits of a value
 
@@ -81,7 +81,7 @@ def compare(own: str, greetings: Mapping[int, str]) -> list[str]:
 
 def disagreeing(own: str, greetings: Mapping[int, str]) -> list[int]:
     """Return the ranks whose gradients would be of something else than the server trains."""
-    return [rank for rank, said in sorted(greetings.items()) if {*differing(own, said)} & {*_GRAVE}]
+    return [rank for rank, said in sorted(greetings.items()) if {*differing(own, said)} & {*GRAVE}]
 
 
 def verdict(own: str, greetings: Mapping[int, str], adversaries: int) -> tuple[list[str], bool]:

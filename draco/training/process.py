@@ -12,7 +12,7 @@ from draco.errors import MissingError, OwnCodeError
 from draco.job import attack, parse, to_yaml
 from draco.runs import stages
 from draco.runs.directory import read_job
-from draco.training import adversary, greeting, server, transport
+from draco.training import adversary, greeting, server, task_check, transport
 from draco.training.build import Built
 from draco.training.gradients import Remembered
 from draco.training.greeting import Greeting
@@ -79,6 +79,7 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
     try:
         vectors = build_vectors(built, followed(job, rank))
         honest = build_worker(built, rank, vectors)
+        sees = task_check.seen(built)
     except OwnCodeError as error:  # the server says it to the user
         side.greet(greeting.write(Greeting(fault=str(error))))
         raise
@@ -88,7 +89,7 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
     model = torch.zeros(vectors.parameters)
     room = worker.wire.frame_bytes + Attached(job, vectors.parameters).room
     frame = torch.zeros(room, dtype=torch.uint8)
-    side.greet(greeting.write(Greeting(greeting.platform_of(job))))
+    side.greet(greeting.write(Greeting(greeting.platform_of(job), sees)))
     stages.say("ready")
     if job.local.momentum:
         side.take_momenta(worker.momenta)

@@ -32,7 +32,7 @@ from draco.runs import hold, machine
 from draco.runs.events import EventLog
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import SCHEMES
-from draco.training import adversary, checkpoint, checkpoint_check, evaluate, greeting, room, wire
+from draco.training import adversary, checkpoint, checkpoint_check, evaluate, greeting, room, task_check, wire
 from draco.training.build import Built
 from draco.training.collect import DIVERGED, Collector, Replies
 from draco.training.greeting import Greeting
@@ -226,22 +226,25 @@ def train(built: Built, run: Path, transport: ServerTransport) -> None:
     with hold.take(run / hold.SERVER, f"{run}: another server writes into it", wait_s=10.0):
         log = EventLog(run / "events.jsonl")
         try:
+            sees = task_check.look(built, run, log, again=not transport.concurrent)
             training = Training(built)
             if built.job.task is not None:  # of others it is known before
                 room.require(run, training)
         except BaseException as error:
             _record_refusal(run, log, _reason(error, run))
             raise
-        _train(built, training, run, log, transport)
+        _train(built, training, run, log, transport, sees)
 
 
-def _train(built: Built, training: Training, run: Path, log: EventLog, transport: ServerTransport) -> None:
+def _train(built: Built, training: Training, run: Path, log: EventLog, transport: ServerTransport, sees: str) -> None:
+    """`sees`: what the server sees of a task of the job's own; workers are compared with that."""
     job = built.job
     try:
         _resume(training, run, log)
         run_directory.write_status(run, "running", training.step)
         greetings = [greeting.read(said) for said in transport.greetings(job.start_timeout_s)]
         greeting.require_all(greetings, job.scheme.adversaries)
+        task_check.require_agreement(job, sees, greetings, log)
         vote, why = choose_vote(job, greetings)
         built.vote = vote  # before the scheme is asked for
         scheme = built.scheme
@@ -297,7 +300,7 @@ def _steps(server: Server, built: Built, run: Path, log: EventLog) -> bool:
         if (run / "checkpoint").exists():  # asked for where the run may end before its next checkpoint
             (run / "checkpoint").unlink()
             _save(training, run, log)
-        event = server.run_step()
+        event = _step(server, built)
         log.write("step", **event)
         if board:
             board.step(event)
@@ -314,6 +317,16 @@ def _steps(server: Server, built: Built, run: Path, log: EventLog) -> bool:
     if board:
         board.close()
     return False
+
+
+def _step(server: Server, built: Built) -> dict[str, Any]:
+    """Take one step; where it came to nothing because a loss was not finite, say whose samples they were."""
+    try:
+        return server.run_step()
+    except TrainingError as error:
+        if DIVERGED in str(error) and (why := task_check.blame(built, server.training.step + 1)):
+            raise TrainingError(f"{error} {why}") from error
+        raise
 
 
 def _save(training: Training, run: Path, log: EventLog) -> None:

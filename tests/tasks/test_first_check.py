@@ -57,7 +57,7 @@ MISTAKES = {
     broken.PerToken: ["the shape (4, 3)", ".flatten(1).mean(1)"],
     broken.Column: ["the shape (4, 1)", ".squeeze(1)"],
     broken.Vector: ["the shape (4,), and with per_sample = False it is one number"],
-    broken.Whole: ["returns int64 numbers, and must return float32"],
+    broken.Whole: ["returns int64 numbers, which have no gradient"],
     broken.Detached: ["it has no gradient"],
     broken.Infinite: ["samples 0, 1, 2 and 1 more of the batch is not finite", "look at what loss() makes of them"],
     broken.InfiniteModel: ["the model's 2.weight has NaN or infinity already"],

@@ -86,12 +86,12 @@ def look(
         train: Any = None
         batch = tested = built = None
         with stage():
-            train = samples("train") if samples else of_samples.fetch(calls, "train")
+            train = _given(calls, samples, "train") if samples else of_samples.fetch(calls, "train")
             found.train = of_samples.check(calls, "train", train)
             batch = _training_batch(calls, train, found)
         if batch is not None:  # both splits mostly have the same mistake
             with stage():
-                test = samples("test") if samples else of_samples.fetch(calls, "test")
+                test = _given(calls, samples, "test") if samples else of_samples.fetch(calls, "test")
                 found.test = of_samples.check(calls, "test", test)
                 tested = of_samples.batch(calls, test, torch.arange(min(found.test, _partition(setting))))
         with stage():
@@ -118,6 +118,10 @@ def _partition(setting: Setting) -> int:
     return stop - start
 
 
+def _given(calls: Calls, samples: Callable[[str], Any], split: str) -> Any:
+    return calls.call("samples", lambda: samples(split), seeded=True)
+
+
 def _training_batch(calls: Calls, train: Any, found: Found) -> Any:
     """Return partition 0 of step 1."""
     setting, before = calls.setting, calls.draws
@@ -139,7 +143,7 @@ def _built(calls: Calls, model: Callable[[], nn.Module] | None, found: Found) ->
         replace_dropout(built)
         built.train()
     else:
-        built = model()
+        built = calls.call("model", model, seeded=True)
         of_model.check_again(calls, built, first)
     parameters = [*built.parameters()]
     found.trained = sum(each.numel() for each in parameters if each.requires_grad)

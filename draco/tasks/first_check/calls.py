@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from draco import own
+from draco.errors import OwnCodeError
 from draco.tasks.first_check import draws, states
 from draco.tasks.task import Task
 
@@ -89,11 +90,13 @@ class Calls:
             result = call()
         except Failed:
             raise
-        except Exception as error:
+        except Exception as raised:
+            # Where the trainer called it, it has put a sentence of its own around the error.
+            error = raised.__cause__ if isinstance(raised, OwnCodeError) and raised.__cause__ else raised
             where = own.place(error) or self.defined(method)
             text = f"{self._head(method)}{where}: {type(error).__name__}: {_first_line(error)}{about()}"
             self._note(self.faults, text)
-            raise Failed from error
+            raise Failed from raised
         if set_ := states.changed(settings, states.settings()):
             self.fault(method, f"it changes {', '.join(set_)} for the whole process; leave that as it is")
         moved = states.changed(generators, states.generators())

@@ -77,9 +77,8 @@ def shape_fault(loss: Any, size: int, per_sample: bool) -> str:
     if not isinstance(loss, Tensor):
         return f"returns {'None' if loss is None else f'a {type(loss).__name__}'}, not a tensor"
     shape = tuple(loss.shape)
-    if loss.dtype != torch.float32:
-        why = "; .float() makes it so" if loss.is_floating_point() else ", and whole numbers have no gradient"
-        return f"returns {str(loss.dtype).removeprefix('torch.')} numbers, and must return float32{why}"
+    if not loss.is_floating_point():
+        return f"returns {str(loss.dtype).removeprefix('torch.')} numbers, which have no gradient; float32 is needed"
     if not per_sample:
         if shape == ():
             return ""
