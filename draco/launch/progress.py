@@ -134,7 +134,7 @@ def _checked(event: Event) -> list[str]:
 
 
 def _doubt(event: Event) -> list[str]:
-    return [f"warning: {sentence} than the server" for sentence in event.get("sentences") or ()]
+    return [f"warning: {sentence}" for sentence in event.get("sentences") or ()]
 
 
 # What is said of some events: a line, and one more for each warning.

@@ -76,7 +76,8 @@ def compare(own: str, greetings: Mapping[int, str]) -> list[str]:
     for rank, said in sorted(greetings.items()):
         if names := differing(own, said):
             groups.setdefault(tuple(names), []).append(rank)
-    return [f"{_who(ranks)} {' and '.join(WORDS[name] for name in names)}" for names, ranks in groups.items()]
+    told = {names: " and ".join(WORDS[name] for name in names) for names in groups}
+    return [f"{_who(ranks)} {told[names]} than the server" for names, ranks in groups.items()]
 
 
 def disagreeing(own: str, greetings: Mapping[int, str]) -> list[int]:

@@ -5,6 +5,7 @@ Draco's own models and data sets are not looked at: they are tested.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from draco.tasks.first_check import Found, Setting, blame_not_finite, first_chec
 from draco.training import checkpoint
 from draco.training.build import Built, build_scheme
 from draco.training.gradients import Plan
-from draco.training.greeting import Greeting
+from draco.training.greeting import Greeting, faulty
+
+_BLAME_S = 20.0
 
 
 def setting_of(job: Job, *, again: bool = True) -> Setting:
@@ -108,34 +111,40 @@ def about(found: Found) -> dict[str, object]:
 def require_agreement(job: Job, sees: str, greetings: Sequence[Greeting | None], log: EventLog) -> None:
     """Compare what the server sees with what the workers say that they see.
 
-    What up to s workers say is an event, `doubt`.
+    What up to s workers say, or that they cannot take part, is an event, `doubt`.
 
     Raises:
         TrainingError: more than s of them see something else.
     """
     said = {rank: each.sees for rank, each in enumerate(greetings, start=1) if each and not each.fault}
     sentences, begins = agreement.verdict(sees, said, job.scheme.adversaries)
-    if sentences and begins:
-        log.write("doubt", sentences=sentences)
     if not begins:
         assert job.task is not None
-        told = "; ".join(sentences)
-        raise TrainingError(f"{job.task.name}: {told} than the server; {agreement.advice(sees, said)}")
+        raise TrainingError(f"{job.task.name}: {'; '.join(sentences)}; {agreement.advice(sees, said)}")
+    if sentences or faulty(greetings):
+        log.write("doubt", sentences=[*faulty(greetings), *sentences])
 
 
 def blame(built: Built, step: int) -> str:
-    """Return which partition's loss was not finite at a step, and why; nothing where all are, or of Draco's own tasks.
+    """Return what a job's own task did wrong at a step that came to nothing; nothing where nothing is found.
 
-    It computes the loss of each partition once more, and stops at the first.
+    It computes the loss of each partition once more, and stops at the first that fails or is not finite. It takes no
+    longer than `_BLAME_S` and a partition: workers may as well have been lost.
     """
     job = built.job
     if job.task is None:
         return ""
-    setting = setting_of(job)._replace(device="cpu")
+    setting, until = setting_of(job)._replace(device="cpu"), time.monotonic() + _BLAME_S
     for partition in range(setting.partitions):
+        places = _indices(built.plan, step, partition)
         source = generator(job.seed, "augmentation", step, partition)
-        batch = built.task.drawn(built.train, _indices(built.plan, step, partition), source)
-        if why := blame_not_finite(built.task, setting, built.model, batch, step=step):
+        try:
+            with own.blamed(f"{setting.name}: step {step}"):
+                batch = built.task.drawn(built.train, places, source)
+                why = blame_not_finite(built.task, setting, built.model, batch, places=places.tolist(), step=step)
+        except OwnCodeError as error:
+            return str(error)
+        if why or time.monotonic() > until:
             return why
     return ""
 

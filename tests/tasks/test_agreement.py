@@ -63,8 +63,11 @@ def test_up_to_s_workers_are_told_and_more_stop_the_run() -> None:
     own, wrong = seen(), seen(OtherLast())
     greetings = {1: own, 2: wrong, 3: own, 4: "", 5: own}
     sentences, begins = verdict(own, greetings, adversaries=1)
-    assert (sentences, begins) == (["worker 2 sees other training samples"], True)
-    assert verdict(own, greetings | {5: wrong}, adversaries=1) == (["workers 2, 5 see other training samples"], False)
+    assert (sentences, begins) == (["worker 2 sees other training samples than the server"], True)
+    assert verdict(own, greetings | {5: wrong}, adversaries=1) == (
+        ["workers 2, 5 see other training samples than the server"],
+        False,
+    )
     assert verdict(own, greetings, adversaries=0)[1] is False
 
 
@@ -82,7 +85,7 @@ def test_what_a_liar_says_counts_once_and_breaks_nothing(said: str) -> None:
 def test_other_initial_weights_alone_stop_nothing() -> None:
     own = seen()
     said = own.replace(own.split()[3], "weights=0")
-    assert compare(own, {1: said}) == ["worker 1 sees other initial weights"]
+    assert compare(own, {1: said}) == ["worker 1 sees other initial weights than the server"]
     assert disagreeing(own, {1: said}) == []
 
 

@@ -14,12 +14,12 @@ Shapes: B samples in a step's batch, k partitions, p trained parameters, d eleme
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from draco.errors import OwnCodeError
 from draco.models.batch_norm import has_batch_statistics, statistics_size
@@ -104,13 +104,15 @@ def look(
     return found
 
 
-def blame_not_finite(task: Task, setting: Setting, model: nn.Module, batch: Any, *, step: int) -> str:
+def blame_not_finite(
+    task: Task, setting: Setting, model: nn.Module, batch: Any, *, places: Sequence[int], step: int
+) -> str:
     """Return which of a partition's samples has a loss that is not finite, and whether it is the samples' fault.
 
     For a step whose gradient was of no use: it computes the loss once more. Nothing where the loss is finite.
     """
     with states.kept():
-        return of_loss.blame(Calls(task, setting), model, batch, step)
+        return of_loss.blame(Calls(task, setting), model, batch, places, step)
 
 
 def _partition(setting: Setting) -> int:
@@ -122,10 +124,15 @@ def _given(calls: Calls, samples: Callable[[str], Any], split: str) -> Any:
     return calls.call("samples", lambda: samples(split), seeded=True)
 
 
+def _first_places(setting: Setting, found: Found) -> Tensor:
+    """Return the samples of partition 0 of step 1."""
+    return batch_indices(setting.seed, 1, setting.batch_size, found.train)[: _partition(setting)]
+
+
 def _training_batch(calls: Calls, train: Any, found: Found) -> Any:
     """Return partition 0 of step 1."""
     setting, before = calls.setting, calls.draws
-    indices = batch_indices(setting.seed, 1, setting.batch_size, found.train)[: _partition(setting)]
+    indices = _first_places(setting, found)
     batch = of_samples.check_batch(calls, train, indices)
     found.batch = shapes(batch)
     of_samples.check_ends(calls, train, found.train)
@@ -160,7 +167,7 @@ def _check_model_with(calls: Calls, model: nn.Module, batch: Any, tested: Any, t
     calls.model = model
     before = len(calls.faults)
     with stage():
-        found.seconds = of_loss.check(calls, model, batch)
+        found.seconds = of_loss.check(calls, model, batch, _first_places(calls.setting, found).tolist())
     may_join = setting.joined and calls.task.per_sample and not has_batch_statistics(model)
     if may_join and len(calls.faults) == before and not calls.told:
         with stage():

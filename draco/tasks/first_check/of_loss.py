@@ -34,8 +34,10 @@ class Passed(NamedTuple):
     seconds: float
 
 
-def check(calls: Calls, model: nn.Module, batch: Any) -> float:
+def check(calls: Calls, model: nn.Module, batch: Any, places: Sequence[int]) -> float:
     """Take two passes over a training batch with the model, which is left as it was; return the seconds of the second.
+
+    `places` are the samples of the batch.
 
     Raises:
         Failed: there is no loss to speak of; faults say why.
@@ -55,7 +57,7 @@ def check(calls: Calls, model: nn.Module, batch: Any) -> float:
         if text := shape_fault(loss, size, task.per_sample):
             raise calls.fail("loss", f"{text}; the batch is {shapes(batch)}")
         if not is_finite(loss):
-            calls.fault("loss", _not_finite(calls, model, batch, loss))
+            calls.fault("loss", _not_finite(calls, model, batch, loss, places))
             return 0.0
         if not loss.requires_grad:
             raise calls.fail(
@@ -68,7 +70,7 @@ def check(calls: Calls, model: nn.Module, batch: Any) -> float:
             raise calls.fail("loss", f"it changes the parameters {some(names)} themselves; the optimizer does that")
         del loss
         passes = [_pass(calls, model, batch, parameters) for _ in range(2)]
-        _compare(calls, passes, size, drew)
+        _compare(calls, passes, places, drew)
         return passes[1].seconds
 
 
@@ -134,14 +136,15 @@ def check_influence(calls: Calls, model: nn.Module, batch: Any) -> None:
 _REMEDY = "per_sample = False in the task says so, and the job encodes without it"
 
 
-def blame(calls: Calls, model: nn.Module, batch: Any, step: int) -> str:
+def blame(calls: Calls, model: nn.Module, batch: Any, places: Sequence[int], step: int) -> str:
     """Return why the loss of a training batch is not finite, with file and line; nothing where it is finite."""
     with _restored(model), torch.no_grad():
         model.train()
         loss = calls.task.loss(model, _fresh(calls, model, batch))
         if is_finite(loss):
             return ""
-        return f"{calls.setting.name}: loss(){calls.defined('loss')}: {_not_finite(calls, model, batch, loss, step)}"
+        why = _not_finite(calls, model, batch, loss, places, step)
+        return f"{calls.setting.name}: loss(){calls.defined('loss')}: {why}"
 
 
 def _pass(calls: Calls, model: nn.Module, batch: Any, parameters: Sequence[tuple[str, nn.Parameter]]) -> Passed:
@@ -158,7 +161,7 @@ def _pass(calls: Calls, model: nn.Module, batch: Any, parameters: Sequence[tuple
     return Passed(loss.detach().cpu(), gradients, infinite, _state(model), seconds)
 
 
-def _compare(calls: Calls, passes: Sequence[Passed], size: int, drew: bool) -> None:
+def _compare(calls: Calls, passes: Sequence[Passed], places: Sequence[int], drew: bool) -> None:
     """Say how two passes over the same batch differ, and what of them is of no use."""
     first, second = passes
     if first.infinite:
@@ -181,8 +184,8 @@ def _compare(calls: Calls, passes: Sequence[Passed], size: int, drew: bool) -> N
             (calls.warn if calls.setting.device != "cpu" else calls.fault)("loss", f"{text}{_WHY}")
         return
     distance = (first.loss - second.loss).abs().max().item()
-    places = "" if first.loss.ndim == 0 else f" of samples {some((first.loss != second.loss).nonzero()[:, 0].tolist())}"
-    text = f"the same partition has another loss{places} at a second time, by {distance:.3g}"
+    others = "" if first.loss.ndim == 0 else f" of {_samples(first.loss != second.loss, places)}"
+    text = f"the same partition has another loss{others} at a second time, by {distance:.3g}"
     close = distance <= _ROUNDING_CUDA * first.loss.abs().max().item()
     (calls.warn if calls.setting.device != "cpu" and close else calls.fault)("loss", f"{text}{_WHY}")
 
@@ -209,28 +212,40 @@ def _moved(calls: Calls, batch: Any) -> Any:
     return mapped(batch, lambda rows: rows.to(calls.setting.device, copy=True))
 
 
-def _not_finite(calls: Calls, model: nn.Module, batch: Any, loss: Tensor, step: int = 1) -> str:
+def _not_finite(calls: Calls, model: nn.Module, batch: Any, loss: Tensor, places: Sequence[int], step: int = 1) -> str:
     """Return in words what of a loss, and of what it was made of, is not finite."""
+    given: list[Any] = []
     outputs: list[Any] = []
-    handle = model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+
+    def note(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
+        given.append([inputs, named])
+        outputs.append(output)
+
+    handle = model.register_forward_hook(note, with_kwargs=True)
     try:
         calls.task.loss(model, _fresh(calls, model, batch))
     finally:
         handle.remove()
-    where = "" if loss.ndim == 0 else f" of samples {some((~loss.isfinite()).nonzero()[:, 0].tolist())} of the batch"
+    where = "" if loss.ndim == 0 else f" of {_samples(~loss.isfinite(), places)}"
     inputs = not_finite(batch)
     parameters = [name for name, each in [*model.named_parameters(), *model.named_buffers()] if not is_finite(each)]
-    origin = "its initial weights" if step == 1 else "optimizer.lr"
-    seen = [name for output in outputs for name in not_finite(output, "output")]
     if inputs:
         why = f"{some(inputs)} has NaN or infinity already: look at the samples"
     elif parameters:
+        origin = "its initial weights" if step == 1 else "optimizer.lr, or for a defence"
         why = f"the model's {some(parameters)} has NaN or infinity already: look at {origin}"
-    elif seen:
-        why = f"the batch and the weights are finite, the model's {some(dict.fromkeys(seen))} is not: look at forward()"
+    elif not_finite(given):
+        why = "batch and weights are finite, and what loss() gives to the model is not"
+    elif not_finite(outputs):
+        why = "batch and weights are finite, and the model's output is not: look at its forward()"
     else:
         why = "batch, weights and the model's output are finite: look at what loss() makes of them, such as log(0)"
     return f"the loss{where} is not finite at step {step} ({_values(loss)}): {why}"
+
+
+def _samples(which: Tensor, places: Sequence[int]) -> str:
+    """Return the samples at which something is true, of those in a batch."""
+    return f"samples {some([places[place] for place in which.nonzero()[:, 0].tolist()])}"
 
 
 def _values(loss: Tensor) -> str:
