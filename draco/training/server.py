@@ -320,12 +320,12 @@ def _steps(server: Server, built: Built, run: Path, log: EventLog) -> bool:
 
 
 def _step(server: Server, built: Built) -> dict[str, Any]:
-    """Take one step; where it came to nothing through a job's own task, say through which of its lines."""
+    """Take one step; where the loss of a job's own task was not finite, say whose and why."""
     try:
         return server.run_step()
-    except TrainingError as error:  # not finite, or workers that have ended, as they do where a task fails
-        if why := task_check.blame(built, server.training.step + 1):
-            raise TrainingError(f"step {server.training.step + 1}: {why} ({error})") from error
+    except TrainingError as error:
+        if DIVERGED in str(error) and (why := task_check.blame(built, server.training.step + 1)):
+            raise TrainingError(f"{error} {why}") from error
         raise
 
 

@@ -126,10 +126,9 @@ def require_agreement(job: Job, sees: str, greetings: Sequence[Greeting | None],
 
 
 def blame(built: Built, step: int) -> str:
-    """Return what a job's own task did wrong at a step that came to nothing; nothing where nothing is found.
+    """Return whose loss of a job's own task is not finite at a step, and why; nothing where none is found.
 
-    It computes the loss of each partition once more, and stops at the first that fails or is not finite. It takes no
-    longer than `_BLAME_S` and a partition: workers may as well have been lost.
+    It computes the loss of each partition once more and stops at the first that is not finite, or after `_BLAME_S`.
     """
     job = built.job
     if job.task is None:

@@ -9,8 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from draco import own
-from draco.errors import OwnCodeError
 from draco.job import Job
 from draco.schemes import Scheme
 from draco.training import wire
@@ -41,20 +39,8 @@ class Worker(NamedTuple):
         return wire.pack(vector, self.wire, task.step, timing, frame)
 
     def compute(self, task: Task, model: Tensor, encode: Encode | None = None) -> tuple[Tensor, Timing]:
-        """Return the encoded reply (e,), not to be changed, and how long it took; `encode` replaces the scheme's.
-
-        Raises:
-            OwnCodeError: a user's own code failed; says at which step, in which file and line.
-        """
+        """Return the encoded reply (e,), not to be changed, and how long it took; `encode` replaces the scheme's."""
         self.vectors.load(task.step, model)
-        try:
-            return self._compute(task, encode)
-        except Exception as error:
-            if where := own.place(error):
-                raise OwnCodeError(f"step {task.step}{where}: {type(error).__name__}: {error}") from error
-            raise
-
-    def _compute(self, task: Task, encode: Encode | None) -> tuple[Tensor, Timing]:
         began = time.perf_counter()
         mine = self.scheme.assignment[task.row].nonzero()[0].tolist()
         if self.fused:

@@ -59,7 +59,7 @@ MISTAKES = {
     broken.Vector: ["the shape (4,), and with per_sample = False it is one number"],
     broken.Whole: ["returns int64 numbers, which have no gradient"],
     broken.Detached: ["it has no gradient"],
-    broken.Infinite: ["and 1 more is not finite at step 1 (inf", "look at what loss() makes of them"],
+    broken.Infinite: ["and 1 more is not finite at step 1 (-inf", "look at what loss() makes of them"],
     broken.InfiniteModel: ["the model's 2.weight has NaN or infinity already"],
     broken.InfiniteSample: ["batch[0] has NaN or infinity already: look at the samples"],
     broken.InfiniteGradient: ["the gradient of 0.weight, 0.bias, 2.weight and 1 more is not finite"],
