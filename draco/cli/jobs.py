@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from draco.cli import arguments, console, where
-from draco.errors import JobError, MissingError
+from draco.cli import arguments, console, run_code, where
+from draco.errors import JobError, MissingError, OwnCodeError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +25,11 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     checks.add_argument("jobs", nargs="*", type=arguments.path, metavar="JOB", help="job files")
     arguments.add_set(checks)
+    checks.add_argument(
+        "--run-code",
+        action="store_true",
+        help="also run a job's own task: its first check, in this process",
+    )
     checks.add_argument("--schema", action="store_true", help="print the JSON Schema of a job instead")
     checks.add_argument(
         "--reference", action="store_true", help="print the reference of job files instead, in Markdown"
@@ -107,11 +112,15 @@ def validate(args: argparse.Namespace) -> int:
     faults: list[str] = []
     for path in args.jobs:
         try:
-            read_job(path, args.set)
+            job = read_job(path, args.set)
+            console.say(f"{path}: valid")
+            if args.run_code:
+                require_device(path, job.device)
+                run_code.show(here(job))
         except JobError as error:
             faults += error.faults
-        else:
-            console.say(f"{path}: valid")
+        except OwnCodeError as error:
+            faults += str(error).splitlines()
     if faults:
         raise JobError(faults)
     return 0

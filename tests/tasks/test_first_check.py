@@ -94,7 +94,6 @@ def named_line(kind: type) -> int:
     raise AssertionError(kind)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # by torch.compile's own imports
 @pytest.mark.parametrize("kind", MISTAKES, ids=lambda kind: kind.__name__)
 def test_a_mistake_is_told_once_with_file_and_line(kind: type[broken.Right]) -> None:
     with pytest.raises(OwnCodeError) as caught:

@@ -62,6 +62,11 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.names = names
         self.seen: dict[Place | None, str] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return False: nothing is compiled here, and to import the compiler for it takes seconds."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = torch.get_rng_state()
         result = func(*args, **(kwargs or {}))

@@ -120,7 +120,7 @@ def _unseeded(model: nn.Module) -> Iterator[tuple[str, str]]:
             if layers > 1:
                 yield (
                     name,
-                    f"{kind}{where} has dropout={module.dropout}, drawn from torch's global generator; set it to 0",
+                    f"{kind}{where} has dropout={module.dropout}, drawn from torch's global generator; set it to 0.0",
                 )
         elif isinstance(module, nn.RReLU):
             yield name, f"{kind}{where} draws from torch's global generator in training; use torch.nn.LeakyReLU"
