@@ -379,4 +379,4 @@ def _newest_step(run: Path) -> int:
 
 def _reason(error: BaseException, run: Path) -> str:
     """Return why a run failed, in one line."""
-    return files.disk_fault(error, run) or str(error) or type(error).__name__
+    return files.disk_fault(error, run) or "; ".join(str(error).splitlines()) or type(error).__name__

@@ -2,6 +2,8 @@
 
 import inspect
 import random
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,6 +106,20 @@ def test_a_mistake_is_told_once_with_file_and_line(kind: type[broken.Right]) -> 
     assert sentence.startswith("my.py:Mine: ")
     assert f"{FILE}, line {named_line(kind)}:" in sentence
     assert [words for words in MISTAKES[kind] if words not in sentence] == []
+
+
+RAISING = {broken.ModelRaises, broken.SamplesRaise}  # what they say is their own
+FAQ = (Path(__file__).parents[2] / "docs/faq.md").read_text()
+SECTION = FAQ.split("\n## Your own task\n")[1].split("\n## ")[0]
+ENTRIES = [span for line in SECTION.splitlines() if line.startswith("| `") for span in re.findall(r"`([^`]+)`", line)]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MISTAKES if kind not in RAISING], ids=lambda kind: kind.__name__)
+def test_the_faq_has_every_sentence(kind: type[broken.Right]) -> None:
+    (sentence,) = look(kind(), SETTING).faults
+    said = re.sub(r"^my\.py:Mine: \w+\(\), [\w/.]+, line \d+: ", "", sentence)
+    patterns = [".*".join(map(re.escape, re.split("<[^>]*>", entry.removesuffix("…")))) for entry in ENTRIES]
+    assert any(re.match(pattern, said) for pattern in patterns if re.search("[a-z]{3}", pattern)), said
 
 
 def test_every_broken_task_is_in_the_table() -> None:
