@@ -110,7 +110,7 @@ def test_a_mistake_is_told_once_with_file_and_line(kind: type[broken.Right]) -> 
 
 RAISING = {broken.ModelRaises, broken.SamplesRaise}  # what they say is their own
 FAQ = (Path(__file__).parents[2] / "docs/faq.md").read_text()
-SECTION = FAQ.split("\n## Your own task\n")[1].split("\n## ")[0]
+SECTION = FAQ.split("\n## The first check of a task\n")[1].split("\n## ")[0]
 ENTRIES = [span for line in SECTION.splitlines() if line.startswith("| `") for span in re.findall(r"`([^`]+)`", line)]
 
 

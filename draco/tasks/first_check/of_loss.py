@@ -154,6 +154,8 @@ def _pass(calls: Calls, model: nn.Module, batch: Any, parameters: Sequence[tuple
         found = torch.autograd.grad(loss.mean(), [parameter for _, parameter in parameters], allow_unused=True)
     except RuntimeError as error:
         raise calls.fail("loss", f"its gradient: {' '.join(str(error).split())}") from error
+    if calls.setting.device != "cpu":
+        torch.cuda.synchronize()
     seconds = time.perf_counter() - began
     named = [(name, gradient) for (name, _), gradient in zip(parameters, found, strict=True)]
     gradients = {name: "" if gradient is None else digest([gradient]) for name, gradient in named}

@@ -38,7 +38,11 @@ def check(calls: Calls, split: str, samples: Any) -> int:
         Failed: it is nothing that samples can be taken from.
     """
     fields = _fields(samples)
-    if fields is not None:
+    if type(calls.task).batch is not Task.batch:  # which knows what it takes
+        fields = None
+        if not hasattr(samples, "__len__"):
+            raise calls.fail("samples", f'samples("{split}") returns {_a(samples)}, which has no len')
+    elif fields is not None:
         sizes = {name: len(rows) if _has_rows(rows) else None for name, rows in fields.items()}
         if bad := [f"{name} is a {kind(fields[name])}" for name, size in sizes.items() if size is None]:
             raise calls.fail("samples", f'samples("{split}"): {some(bad)}; each must have a row for every sample')
@@ -48,10 +52,9 @@ def check(calls: Calls, split: str, samples: Any) -> int:
         if other := [f"{name} is a {type(rows).__name__}" for name, rows in fields.items() if not _is_tensor(rows)]:
             raise calls.fail("samples", f'samples("{split}"): {some(other)}; torch.as_tensor makes it a tensor')
     elif not hasattr(samples, "__len__") or not hasattr(samples, "__getitem__"):
-        what = "None" if samples is None else f"a {type(samples).__name__}"
         raise calls.fail(
             "samples",
-            f'samples("{split}") returns {what}, which has no len and items; return tensors, a tuple or dict of '
+            f'samples("{split}") returns {_a(samples)}, which has no len and items; return tensors, a tuple or dict of '
             "them, or a torch.utils.data.Dataset",
         )
     size = calls.call("samples", lambda: count(samples))
@@ -177,12 +180,13 @@ def _augmented(calls: Calls, samples: Any, indices: Tensor, made: Any, fixed: Ma
 
 def _find_sample(calls: Calls, samples: Any, places: Sequence[int], faults: Sequence[str]) -> None:
     """Say which of some samples cannot be fetched, or which do not fit together, after the fault that says what."""
-    if _fields(samples) is not None or isinstance(samples, torch.Tensor):
+    if type(calls.task).batch is Task.batch and (_fields(samples) is not None or _is_tensor(samples)):
         return
     items: dict[int, Any] = {}
     for place in places:
         try:
-            items[place] = samples[place]
+            alone = calls.task.batch(samples, torch.tensor([place]))
+            items[place] = samples[place] if hasattr(samples, "__getitem__") else alone
         except Exception:
             _add(calls, faults, f" (sample {place})")
             return
@@ -222,6 +226,10 @@ def _fields(samples: Any) -> dict[str, Any] | None:
     if isinstance(samples, tuple):
         return {f"[{place}]": rows for place, rows in enumerate(samples)}
     return None
+
+
+def _a(thing: object) -> str:
+    return "None" if thing is None else f"a {type(thing).__name__}"
 
 
 def _has_rows(rows: Any) -> bool:
