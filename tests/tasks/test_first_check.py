@@ -14,6 +14,7 @@ from tasks import broken_tasks as broken
 from torch import Tensor, nn
 
 from draco.errors import OwnCodeError
+from draco.tasks import Task
 from draco.tasks.building import task_model
 from draco.tasks.first_check import Setting, blame_not_finite, first_check, look
 
@@ -122,6 +123,12 @@ def test_the_faq_has_every_sentence(kind: type[broken.Right]) -> None:
     assert any(re.match(pattern, said) for pattern in patterns if re.search("[a-z]{3}", pattern)), said
 
 
+def test_the_page_has_every_method_of_a_task() -> None:
+    page = (Path(__file__).parents[2] / "docs/tasks.md").read_text()
+    methods = [name for name, value in vars(Task).items() if callable(value) and not name.startswith("_")]
+    assert [name for name in methods if f"| `{name}(" not in page] == []
+
+
 def test_every_broken_task_is_in_the_table() -> None:
     kinds = {each for each in vars(broken).values() if isinstance(each, type) and issubclass(each, broken.Right)}
     assert kinds - {broken.Right} == {*MISTAKES}
@@ -198,9 +205,37 @@ class Base(nn.Module):
 NEEDS = SETTING._replace(labels_for="data.split: by_class", flipped_for="attack: label_flip")
 
 
-@pytest.mark.parametrize(
-    "kind", [broken.Right, Tokens, Normalised, Together, FineTuned], ids=lambda kind: kind.__name__
-)
+class Text:
+    """One long text, of which each sample is a window; only the task's own batch() knows how."""
+
+    def __init__(self) -> None:
+        self.letters = np.arange(200) % 11
+
+    def __len__(self) -> int:
+        return 40
+
+
+class Windows(Tokens):
+    """Windows of a text in numpy, cut out by batch(), from random places while training."""
+
+    def samples(self, split: str) -> Any:
+        return Text()
+
+    def batch(self, samples: Any, indices: Tensor) -> Any:
+        return self.cut(samples, indices * 4)
+
+    def drawn(self, samples: Any, indices: Tensor, generator: torch.Generator) -> Any:
+        return self.cut(samples, torch.randint(190, (len(indices),), generator=generator))
+
+    def cut(self, samples: Any, places: Tensor) -> Any:
+        tokens = [torch.from_numpy(samples.letters[place : place + 9]) for place in places.tolist()]
+        return {"tokens": torch.stack(tokens), "weight": torch.ones(len(places))}
+
+
+RIGHT = [broken.Right, Tokens, Normalised, Together, FineTuned, Windows]
+
+
+@pytest.mark.parametrize("kind", RIGHT, ids=lambda kind: kind.__name__)
 def test_what_is_right_passes_without_a_word(kind: type[broken.Right]) -> None:
     found = first_check(kind(), NEEDS if kind is FineTuned else SETTING)
     assert found.warnings == []
