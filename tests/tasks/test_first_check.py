@@ -350,3 +350,30 @@ def test_a_later_batch_that_is_not_finite_is_blamed() -> None:
         task, SETTING, model, late, places=[30, 31], step=7
     )
     assert blame_not_finite(task, SETTING, model, (torch.ones(2, 4), torch.tensor([0, 1])), places=[0, 1], step=7) == ""
+
+
+def test_modules_that_drop_out_alike_are_told_in_one_sentence() -> None:
+    class Encoder(broken.Right):
+        def model(self) -> nn.Module:
+            layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True)
+            return nn.Sequential(nn.TransformerEncoder(layer, 5), nn.Linear(4, 3))
+
+        def loss(self, model: nn.Module, batch: Any) -> Tensor:
+            return super().loss(lambda x: model(x[:, None])[:, 0], batch)
+
+    names = "0.layers.0.self_attn, 0.layers.1.self_attn, 0.layers.2.self_attn and 2 more"
+    (fault,) = look(Encoder(), SETTING).faults
+    assert f"MultiheadAttention {names} has dropout=0.1, drawn from torch's global generator; set it to 0.0" in fault
+
+
+def test_a_dropout_with_a_forward_of_its_own_is_refused() -> None:
+    class Harder(nn.Dropout):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.p
+
+    class Hard(broken.Right):
+        def model(self) -> nn.Module:
+            return nn.Sequential(nn.Linear(4, 3), Harder(0.5))
+
+    (fault,) = look(Hard(), SETTING).faults
+    assert "Harder 1 is a torch.nn.Dropout with a forward() of its own" in fault

@@ -52,9 +52,9 @@ def check(calls: Calls) -> dict[str, str]:
     unusable = [*_unusable(model)]
     for text in unusable:
         calls.fault("model", text)
-    for name, text in _unseeded(model):
+    for names, text in _unseeded(model):
         calls.fault("model", text)
-        calls.told.add(name)
+        calls.told.update(names)
     if unusable:
         raise Failed
     _batch_norm(calls, model)
@@ -102,28 +102,29 @@ def _unusable(model: nn.Module) -> Iterator[str]:
         yield f"has parameters that are not on the CPU: {some(away)}; the job's device moves them"
 
 
-def _unseeded(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) of each module that drops out, and not by the generators that Draco hands out."""
+def _unseeded(model: nn.Module) -> Iterator[tuple[list[str], str]]:
+    """Yield (names, text) of modules that drop out, and not by the generators that Draco hands out."""
+    found: dict[tuple[str, str], list[str]] = {}
     for name, module in model.named_modules():
-        kind, where = type(module).__name__, f" {name}" if name else ""
-        if isinstance(module, nn.Dropout | SeededDropout):
-            if type(module).forward not in (nn.Dropout.forward, SeededDropout.forward):
-                yield (
-                    name,
-                    f"{kind}{where} is a torch.nn.Dropout with a forward() of its own, in whose place Draco would drop",
-                )
-        elif isinstance(module, _DropoutNd):
-            if module.p > 0:
-                yield name, f"{kind}{where} draws from torch's global generator; use torch.nn.Dropout"
-        elif isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0:
-            layers = getattr(module, "num_layers", 2)
-            if layers > 1:
-                yield (
-                    name,
-                    f"{kind}{where} has dropout={module.dropout}, drawn from torch's global generator; set it to 0.0",
-                )
-        elif isinstance(module, nn.RReLU):
-            yield name, f"{kind}{where} draws from torch's global generator in training; use torch.nn.LeakyReLU"
+        if why := _why_unseeded(module):
+            found.setdefault((type(module).__name__, why), []).append(name)
+    for (kind, why), names in found.items():
+        yield names, f"{kind} {some(names)}".strip() + f" {why}"
+
+
+def _why_unseeded(module: nn.Module) -> str:
+    """Return what is wrong with a module's randomness; nothing where it has none, or Draco's."""
+    if isinstance(module, nn.Dropout | SeededDropout):
+        known = type(module).forward in (nn.Dropout.forward, SeededDropout.forward)
+        return "" if known else "is a torch.nn.Dropout with a forward() of its own, which Draco would not call"
+    if isinstance(module, _DropoutNd):
+        return "draws from torch's global generator; use torch.nn.Dropout" if module.p > 0 else ""
+    if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+        drops = module.dropout > 0 and getattr(module, "num_layers", 2) > 1
+        return f"has dropout={module.dropout}, drawn from torch's global generator; set it to 0.0" if drops else ""
+    if isinstance(module, nn.RReLU):
+        return "draws from torch's global generator in training; use torch.nn.LeakyReLU"
+    return ""
 
 
 def _batch_norm(calls: Calls, model: nn.Module) -> None:
