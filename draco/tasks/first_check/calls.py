@@ -20,6 +20,7 @@ from draco.tasks.task import Task
 
 Result = TypeVar("Result")
 REMEDY = "use torch.nn.Dropout in the model, or the generator that augment() is given"
+REMEDY_OF_A_MODULE = "turn that off: only torch.nn.Dropout gets its masks from Draco"
 
 
 class Setting(NamedTuple):
@@ -125,7 +126,8 @@ class Calls:
             ]
         for each in found:
             if not any(f"(module {name})" in each for name in self.told):
-                self._note(into, f"{self._head(method)}, {each}; {REMEDY}")
+                remedy = REMEDY_OF_A_MODULE if "(module " in each else REMEDY
+                self._note(into, f"{self._head(method)}, {each}; {remedy}")
 
     def _head(self, method: str) -> str:
         return f"{self.setting.name}: {method}()" if method else self.setting.name
