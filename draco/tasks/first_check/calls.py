@@ -114,7 +114,7 @@ class Calls:
             except (TypeError, OSError):
                 continue
             if file and own.is_own(file):
-                return f", {own.short(file)}, line {line}"
+                return f", {own.shown(file)}, line {line}"
         return ""
 
     def _blame(self, method: str, call: Callable[[], Any], moved: Sequence[str], into: list[str]) -> None:

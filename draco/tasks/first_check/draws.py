@@ -144,4 +144,4 @@ def _is_own(file: str) -> bool:
 
 
 def _said(where: Place | None) -> str:
-    return "" if where is None else f"{own.short(where[0])}, line {where[1]}: "
+    return "" if where is None else f"{own.shown(where[0])}, line {where[1]}: "
