@@ -65,8 +65,8 @@ stop: .venv/ready ## Stop the newest run, or RUN=..., after its step, with a che
 data: .venv/ready ## Download or convert the data of JOB=... beforehand
 	@$(DRACO) data $(call given,JOB) $(WHERE)
 
-validate: .venv/ready ## Check every job file, or JOB=...
-	@$(DRACO) validate $(if $(value JOB),$(call paths,JOB),$(wildcard jobs/*.yaml))
+validate: .venv/ready ## Check every job file, or JOB=... (RUN_CODE=1: run its own task too)
+	@$(DRACO) validate $(if $(RUN_CODE),--run-code) $(if $(value JOB),$(call paths,JOB),$(wildcard jobs/*.yaml))
 
 image: ## Build the trainer image draco:latest (BASE= WHEELS_DIR= TORCH=cuda; images/README.md)
 	@images/build.sh

@@ -35,6 +35,7 @@ class AttackDeclaration(Declaration):
     own: bool = True
     needs_honest: bool = False  # it is made of what honest workers send, so at least one must be honest
     truthful: bool = False  # what arrives is true, so that a server that suspects nobody has missed nothing
+    relabels: bool = False  # it needs samples with false labels, as a task's `flipped` makes them
     # Which rows Byzantine workers take unless the job says otherwise: None any, "neighbours" or whole groups, or just
     # the "majorities" of groups.
     placed: Literal["neighbours", "majorities"] | None = None

@@ -158,4 +158,5 @@ LABEL_FLIP = AttackDeclaration(
     function=label_flip,
     text="the honest reply for wrong labels: y -> C - 1 - y of C classes",
     own=False,
+    relabels=True,
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from draco.cli import arguments, console, where
+from draco.cli import arguments, console, run_code, where
 from draco.errors import JobError, OwnCodeError
 
 if TYPE_CHECKING:
@@ -23,6 +23,11 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     checks.add_argument("jobs", nargs="*", type=arguments.path, metavar="JOB", help="job files")
     arguments.add_set(checks)
+    checks.add_argument(
+        "--run-code",
+        action="store_true",
+        help="also run a job's own task: its first check, in this process",
+    )
     checks.add_argument("--schema", action="store_true", help="print the JSON Schema of a job instead")
     checks.add_argument(
         "--reference", action="store_true", help="print the reference of job files instead, in Markdown"
@@ -63,19 +68,23 @@ def validate(args: argparse.Namespace) -> int:
         print(reference())
         return 0
     from draco.code.gather import gather
+    from draco.launch import ready
 
     if not args.jobs:
         raise JobError(["validate: name at least one job file, --schema or --reference"])
     faults: list[str] = []
     for path in args.jobs:
         try:
-            gather(read_job(path, args.set))
+            job = read_job(path, args.set)
+            gather(job)
+            console.say(f"{path}: valid")
+            if args.run_code:
+                ready.require_device(str(path), job.device)
+                run_code.show(ready.here(job))
         except JobError as error:
             faults += error.faults
         except OwnCodeError as error:
             faults += [f"{path}: {line}" for line in str(error).splitlines()]
-        else:
-            console.say(f"{path}: valid")
     if faults:
         raise JobError(faults)
     return 0

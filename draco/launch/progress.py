@@ -135,9 +135,20 @@ def _relaunch(event: Event) -> list[str]:
     return [f"launch {event.get('launch', '?')}{hosts}{out}", *warnings]
 
 
+def _checked(event: Event) -> list[str]:
+    return [f"warning: {warning}" for warning in event.get("warnings") or ()]
+
+
+def _doubt(event: Event) -> list[str]:
+    return [f"warning: {sentence}" for sentence in event.get("sentences") or ()]
+
+
 def _logger(event: Event) -> list[str]:
     return [f"warning: {event['name']} is left out of the loggers after step {event['step']}: {event['why']}"]
 
 
 # What is said of other events: a line, and one more for each warning.
-_SENTENCES = {"notice": _notice, "interruption": _interruption, "relaunch": _relaunch, "logger": _logger}
+_SENTENCES = {
+    "checked": _checked, "doubt": _doubt, "notice": _notice, "interruption": _interruption, "relaunch": _relaunch,
+    "logger": _logger,
+}  # fmt: skip

@@ -86,6 +86,15 @@ class _RefusedCheckpoint(_Event):
     why: str = _maybe()
 
 
+class _Checked(_Event):
+    warnings: list[str] = _maybe()
+    sees: str = _maybe()
+
+
+class _Doubt(_Event):
+    sentences: list[str] = _maybe()
+
+
 class _Notice(_Event):
     node: str
     kind: str
@@ -149,8 +158,8 @@ class _State(_Record):
 
 _EVENTS: Mapping[str, type[_Record]] = {
     "start": _Start, "step": _Step, "checkpoint": _File, "resume": _File, "refused_checkpoint": _RefusedCheckpoint,
-    "notice": _Notice, "interruption": _Interruption, "relaunch": _Relaunch, "stop_early": _Stopped, "logger": _Logger,
-    "end": _End,
+    "checked": _Checked, "doubt": _Doubt, "notice": _Notice, "interruption": _Interruption, "relaunch": _Relaunch,
+    "stop_early": _Stopped, "logger": _Logger, "end": _End,
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ def tensors(batch: Any) -> Iterator[Tensor]:
 
 def moved(batch: Any, device: str) -> Any:
     """Return a batch on a device; what is no tensor stays as it is."""
-    return batch if device == "cpu" else _mapped(batch, lambda tensor: tensor.to(device))
+    return batch if device == "cpu" else mapped(batch, lambda tensor: tensor.to(device))
 
 
 def joined(batches: Sequence[Any]) -> Any:
@@ -36,7 +36,7 @@ def joined(batches: Sequence[Any]) -> Any:
     if not all(_fit(column) for column in columns):
         return None
     whole = iter([torch.cat(column) for column in columns])
-    return _mapped(batches[0], lambda tensor: next(whole))
+    return mapped(batches[0], lambda tensor: next(whole))
 
 
 def _fit(column: Sequence[Tensor]) -> bool:
@@ -45,14 +45,14 @@ def _fit(column: Sequence[Tensor]) -> bool:
     )
 
 
-def _mapped(batch: Any, change: Any) -> Any:
+def mapped(batch: Any, change: Any) -> Any:
     """Return a batch of the same kind with each of its tensors changed, in their order."""
     if isinstance(batch, torch.Tensor):
         return change(batch)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(_mapped(part, change) for part in batch))
+        return type(batch)(*(mapped(part, change) for part in batch))
     if isinstance(batch, (tuple, list)):
-        return type(batch)(_mapped(part, change) for part in batch)
+        return type(batch)(mapped(part, change) for part in batch)
     if hasattr(batch, "items"):
-        return {key: _mapped(part, change) for key, part in batch.items()}
+        return {key: mapped(part, change) for key, part in batch.items()}
     return batch

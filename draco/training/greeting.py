@@ -64,14 +64,18 @@ def require_all(greetings: Sequence[Greeting | None], adversaries: int) -> None:
     Raises:
         TrainingError: says which workers, and their reasons.
     """
-    faults = {rank: said.fault for rank, said in enumerate(greetings, start=1) if said and said.fault}
-    if len(faults) <= adversaries:
-        return
+    faults = [said.fault for said in greetings if said and said.fault]
+    if len(faults) > adversaries:
+        raise TrainingError(f"workers cannot take part: {'; '.join(faulty(greetings))}")
+
+
+def faulty(greetings: Sequence[Greeting | None]) -> list[str]:
+    """Return for each reason why workers cannot take part which ones they are: `workers 2, 5: no such file`."""
     reasons: dict[str, list[int]] = {}
-    for rank, why in faults.items():
-        reasons.setdefault(why, []).append(rank)
-    told = [f"worker{'s' if len(ranks) > 1 else ''} {_list(ranks)}: {why}" for why, ranks in reasons.items()]
-    raise TrainingError(f"workers cannot take part: {'; '.join(told)}")
+    for rank, said in enumerate(greetings, start=1):
+        if said and said.fault:
+            reasons.setdefault(said.fault, []).append(rank)
+    return [f"worker{'s' if len(ranks) > 1 else ''} {_list(ranks)}: {why}" for why, ranks in reasons.items()]
 
 
 def _list(ranks: Sequence[int]) -> str:

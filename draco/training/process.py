@@ -13,7 +13,7 @@ from draco.errors import JobError, MissingError, OwnCodeError
 from draco.job import attack, parse, to_yaml
 from draco.runs import stages
 from draco.runs.directory import read_job
-from draco.training import adversary, greeting, server, transport, wire
+from draco.training import adversary, greeting, server, task_check, transport, wire
 from draco.training.build import Built
 from draco.training.gradients import Remembered
 from draco.training.greeting import Greeting
@@ -92,13 +92,14 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
         worker: Worker | ByzantineWorker = (honest := build_worker(built, rank, vectors))
         if adversary.may_be_byzantine(job, rank):
             worker = ByzantineWorker(job, honest, Knowledge(built, vectors), time.sleep)
+        sees = task_check.seen(built)
     except OwnCodeError as error:  # the server says it to the user
         side.greet(greeting.write(Greeting(fault=str(error))))
         raise
     model = torch.zeros(vectors.parameters)
     room = worker.wire.frame_bytes + Attached(job, vectors.parameters).room
     frame = torch.zeros(room, dtype=torch.uint8)
-    side.greet(greeting.write(Greeting(greeting.platform_of(job))))
+    side.greet(greeting.write(Greeting(greeting.platform_of(job), sees)))
     stages.say("ready")
     if job.local.momentum:
         side.take_momenta(worker.momenta)

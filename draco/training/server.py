@@ -33,7 +33,7 @@ from draco.runs import hold, machine
 from draco.runs.events import EventLog
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import SCHEMES
-from draco.training import adversary, checkpoint, checkpoint_check, greeting, rehearsal, room, wire
+from draco.training import adversary, checkpoint, checkpoint_check, greeting, rehearsal, room, task_check, wire
 from draco.training.appraisal import Appraisal
 from draco.training.build import Built
 from draco.training.collect import DIVERGED, Collector, Replies
@@ -228,22 +228,25 @@ def train(built: Built, run: Path, transport: ServerTransport) -> None:
     with hold.take(run / hold.SERVER, f"{run}: another server writes into it", wait_s=10.0):
         log = EventLog(run / "events.jsonl")
         try:
+            sees = task_check.look(built, run, log, again=not transport.concurrent)
             training = Training(built)
             if built.job.task is not None:  # of others it is known before
                 room.require(run, training)
         except BaseException as error:
             _record_refusal(run, log, _reason(error, run))
             raise
-        _train(built, training, run, log, transport)
+        _train(built, training, run, log, transport, sees)
 
 
-def _train(built: Built, training: Training, run: Path, log: EventLog, transport: ServerTransport) -> None:
+def _train(built: Built, training: Training, run: Path, log: EventLog, transport: ServerTransport, sees: str) -> None:
+    """`sees`: what the server sees of a task of the job's own; workers are compared with that."""
     job = built.job
     try:
         _resume(training, run, log)
         run_directory.write_status(run, "running", training.step)
         greetings = [greeting.read(said) for said in transport.greetings(job.start_timeout_s)]
         greeting.require_all(greetings, job.scheme.adversaries)
+        task_check.require_agreement(job, sees, greetings, log)
         vote, why = choose_vote(job, greetings)
         built.vote = vote  # before the scheme is asked for
         scheme = built.scheme
@@ -305,13 +308,23 @@ def _steps(server: Server, built: Built, run: Path, log: EventLog) -> tuple[run_
             if (run / "checkpoint").exists():  # asked for where the run may end before its next checkpoint
                 (run / "checkpoint").unlink()
                 _save(training, run, log)
-            event = server.run_step()
+            event = _step(server, built)
             event["seconds"] |= loggers.spent()
             loggers.step(log.write("step", **event))
             if training.step == training.steps or (job.checkpoint_every and training.step % job.checkpoint_every == 0):
                 _save(training, run, log)
             early = appraisal.look()
     return "succeeded", early
+
+
+def _step(server: Server, built: Built) -> dict[str, Any]:
+    """Take one step; where the loss of a job's own task was not finite, say whose and why."""
+    try:
+        return server.run_step()
+    except TrainingError as error:
+        if DIVERGED in str(error) and (why := task_check.blame(built, server.training.step + 1)):
+            raise TrainingError(f"{error} {why}") from error
+        raise
 
 
 def _save(training: Training, run: Path, log: EventLog) -> None:
@@ -368,4 +381,4 @@ def _newest_step(run: Path) -> int:
 
 def _reason(error: BaseException, run: Path) -> str:
     """Return why a run failed, in one line."""
-    return files.disk_fault(error, run) or str(error) or type(error).__name__
+    return files.disk_fault(error, run) or "; ".join(str(error).splitlines()) or type(error).__name__

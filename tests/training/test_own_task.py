@@ -185,12 +185,12 @@ def test_a_loss_that_fails_ends_the_run_with_its_file_and_line(train, monkeypatc
             raise KeyError("weight")
 
     monkeypatch.setitem(own.GIVEN, "given:Failing", Failing)
-    with pytest.raises(OwnCodeError, match=r"^Failing\.loss\(\), .*test_own_task\.py, line \d+: KeyError: 'weight'$"):
+    with pytest.raises(OwnCodeError, match=r"^given:Failing: loss\(\), .*_task\.py, line \d+: KeyError: 'weight'"):
         train(job_of("task.name=given:Failing"))
 
 
 def test_label_flip_needs_labels(train) -> None:
-    with pytest.raises(OwnCodeError, match=r"label_flip needs false labels: add Line\.flipped\(\)"):
+    with pytest.raises(OwnCodeError, match=r"attack: label_flip needs false labels.* give it flipped\(batch\)"):
         train(job_of("attack=label_flip"))
 
 
