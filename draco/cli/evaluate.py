@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from draco.cli import arguments, console
-from draco.errors import ExitCode, JobError, MissingError
+from draco.cli import arguments, console, jobs
+from draco.errors import ExitCode
 
 
 def add(commands: Any) -> None:
@@ -24,15 +24,10 @@ def evaluate(args: argparse.Namespace) -> int:
     """Run `draco eval`."""
     from draco import data
     from draco.launch.resume import named_or_newest
-    from draco.runs.directory import read_job
     from draco.training.evaluate import evaluate_run, passed_over
 
     run = named_or_newest(args.run, args.runs)
-    try:
-        job = read_job(run)
-    except JobError as error:
-        why = f"{len(error.faults)} faults, first: {error.faults[0]}"
-        raise MissingError(f"{run}: is of another version of Draco, or damaged: {why}") from error
+    job = jobs.of_run(run)
     test = data.load(job.data.name, Path(job.data.root), "test", own=job.data.own)
     count = 0
     refused: set[int] = set()

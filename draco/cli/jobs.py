@@ -52,6 +52,21 @@ def read_job(path: Path, overrides: Sequence[str] = (), *, checked: bool = False
     return parse(text, str(path), overrides, checked=checked)
 
 
+def of_run(run: Path) -> "Job":
+    """Return the job of a run directory.
+
+    Raises:
+        MissingError: there is none, or none that this version of Draco reads.
+    """
+    from draco.runs.directory import read_job
+
+    try:
+        return read_job(run)
+    except JobError as error:
+        why = f"{len(error.faults)} faults, first: {error.faults[0]}"
+        raise MissingError(f"{run}: is of another version of Draco, or damaged: {why}") from error
+
+
 def here(job: "Job") -> "Job":
     """Return a job that is to train on this machine, with `~` and variables in its paths replaced.
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from draco.cli import bench, cluster, compare, evaluate, internal, jobs, report, runs, train
+from draco.cli import bench, cluster, compare, evaluate, export, internal, jobs, report, runs, train
 from draco.errors import ExitCode
 
 _DESCRIPTION = """\
@@ -25,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add(commands)
     runs.add(commands)  # logs, stop
     evaluate.add(commands)
+    export.add(commands)
     report.add(commands)
     compare.add(commands)
     jobs.add(commands)  # validate, data

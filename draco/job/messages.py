@@ -70,8 +70,14 @@ def legal_values(key: str, schema: Mapping[str, Any]) -> str:
 def _legal_section(part: Part) -> str:
     keys = dict.fromkeys(key for kind in part.kinds.values() for key in kind.model_fields)
     names = list(part.kinds) if "" not in part.kinds else properties(part.kinds[""])[part.short].get("enum", [])
-    either = f"one of {', '.join(names)}, or " if names else ""
+    either = f"one of {', '.join(names)}, or " if names else "text, or " if takes_text(part) else ""
     return f"{either}a mapping with the keys {', '.join(keys)}"
+
+
+def takes_text(part: Part) -> bool:
+    """Say whether the short form of a section is any text, such as the name of a file."""
+    short = properties(part.kinds[""])[part.short] if "" in part.kinds else {}
+    return any(kind.get("type") == "string" for kind in short.get("anyOf", [short])) and "enum" not in short
 
 
 def show(value: Any) -> str:

@@ -37,11 +37,12 @@ def space(job: Job) -> Space:
 
 
 def checkpoint_bytes(job: Job) -> int:
-    """Return about how large a checkpoint is: model, optimizer, worker momenta, and where a rule goes on from."""
+    """Return about how large a checkpoint is: model, its average, optimizer, worker momenta, and a rule's own."""
     info = DATASETS[job.data.name]
     size = model_size(job.model, info.shape, info.classes)
     vectors = 1 + OPTIMIZERS[job.optimizer.name].vectors(job.optimizer.given())
     vectors += AGGREGATORS[job.aggregator.name].remembers
+    vectors += 1 if job.ema else 0
     vectors += job.workers if job.local.momentum else 0
     return math.ceil((1 + _SHARE) * 4 * (vectors * size.parameters + size.statistics)) + _REST
 

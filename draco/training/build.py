@@ -21,7 +21,7 @@ from draco.models import batch_norm
 from draco.optimizers import OPTIMIZERS, SCHEDULES
 from draco.sampling import derive_seed, generator
 from draco.schemes import SCHEMES, Scheme
-from draco.training import wire
+from draco.training import initial_weights, wire
 from draco.training.gradients import Plan
 
 # (gradients (m, p), f, step, place of the trusted gradient, centre (p,)) -> (p,)
@@ -119,8 +119,10 @@ def tolerance(job: Job) -> float:
 
 
 def build_model(job: Job, info: data.DatasetInfo) -> nn.Module:
-    """Return the job's model with its initial weights, which depend on the seed only."""
-    return models.build_model(job.model, info.shape, info.classes, job.seed)
+    """Return the job's model with its initial weights, which depend on the seed, and on the file that the job names."""
+    model = models.build_model(job.model, info.shape, info.classes, job.seed)
+    initial_weights.load_into(model, job.weights)
+    return model
 
 
 def build_shards(job: Job, labels: Tensor) -> list[Tensor] | None:

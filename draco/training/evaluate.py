@@ -20,7 +20,7 @@ from draco.job import Job
 from draco.runs import events, hold
 from draco.runs.alive import Waiting, life
 from draco.runs.events import Lines, read
-from draco.training import build, checkpoint, checkpoint_check
+from draco.training import build, checkpoint, saved
 
 POLL_S = 1.0
 
@@ -140,7 +140,7 @@ def _evaluate(
             if mark in refused:
                 continue
             try:
-                _load(model, job, step, path)
+                saved.load_into(model, job, step, path)
             except checkpoint.CheckpointError as error:
                 if not _changed(path):  # the server has removed it: see `passed_over`
                     continue
@@ -154,16 +154,6 @@ def _evaluate(
             return
         tell(run)
         time.sleep(POLL_S)
-
-
-def _load(model: nn.Module, job: Job, step: int, path: Path) -> None:
-    """Load a checkpoint of the job into its model."""
-    state = model.state_dict()
-    limit = checkpoint_check.limit(job, state, sum(parameter.numel() for parameter in model.parameters()))
-    contents = checkpoint.load(path, limit)
-    if why := checkpoint_check.model_misfit(contents, state, job, step):
-        raise checkpoint.CheckpointError(why, path)
-    model.load_state_dict(contents["model"])
 
 
 def _changed(path: Path) -> int:

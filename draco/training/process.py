@@ -13,7 +13,7 @@ from draco.errors import MissingError
 from draco.job import Job, attack, parse, to_yaml
 from draco.runs import stages
 from draco.runs.directory import read_job
-from draco.training import adversary, server, transport
+from draco.training import adversary, initial_weights, server, transport
 from draco.training.build import Built
 from draco.training.gradients import Remembered
 from draco.training.simulated_byzantine import ByzantineWorker, Knowledge
@@ -58,7 +58,7 @@ def _serve(run: Path, size: int) -> bool:
         raise MissingError(f"{run}: the job has {job.workers} workers and a server, but MPI started {size} processes")
     torch.set_num_threads(job.threads)
     server_side = transport.MpiServer()
-    server_side.announce(to_yaml(job))
+    server_side.announce(to_yaml(job.model_copy(update={"weights": initial_weights.pinned(job.weights)})))
     stages.say("told")
     root = Path(job.data.root)
     train, test = (

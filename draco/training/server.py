@@ -27,11 +27,11 @@ from draco.errors import DecodeError, TrainingError, WorkerError
 from draco.job import Job, aggregator_f, attack, keeps_rows, sizes, to_dict, to_words
 from draco.plain import plain
 from draco.runs import directory as run_directory
-from draco.runs import hold, machine
+from draco.runs import events, hold, machine
 from draco.runs.events import EventLog
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import SCHEMES
-from draco.training import adversary, checkpoint, checkpoint_check, evaluate, wire
+from draco.training import adversary, checkpoint, checkpoint_check, evaluate, initial_weights, wire
 from draco.training.build import Built
 from draco.training.collect import DIVERGED, Collector, Replies
 from draco.training.state import Training
@@ -103,7 +103,7 @@ class Server:
         rows, replies, redrawn = self._collected(step, clock)
         vector = self._aggregated(step, rows, replies)
         clock.lap("aggregate")
-        rate = self.training.update(vector)
+        taken = self.training.update(vector)
         for rank, momentum in replies.momenta.items():  # a worker that was refused keeps its last one
             self.training.worker_momenta[rank - 1] = momentum
         clock.lap("update")
@@ -119,7 +119,8 @@ class Server:
         return {
             "step": step,
             "loss": vector[-1].item(),
-            "lr": rate,
+            "lr": taken.lr,
+            **({} if taken.gradient_norm is None else {"gradient_norm": taken.gradient_norm}),
             "suspects": sorted(suspects),
             "byzantine": sorted(byzantine),
             "refused": {str(rank): why for rank, why in sorted(replies.refused.items())},
@@ -235,11 +236,12 @@ def _train(job: Job, run: Path, split: data.Split, test: data.Split, transport: 
         vote, why = choose_vote(job, transport.greetings(job.start_timeout_s))
         built.vote = vote  # before the scheme is asked for
         scheme = built.scheme
+        weights = _initial_weights(job, run)
         voted = "vote" in SCHEMES[scheme.name].options
         about = {"vote": vote, "vote_reason": why} if voted else _about_shards(built)
         log.write(
             "start", job=to_dict(job), setting=to_words(job), steps=training.steps, summary=scheme.summary,
-            elements=training.elements, machine=machine.describe(), **about,
+            elements=training.elements, machine=machine.describe(), **weights, **about,
         )  # fmt: skip
         if job.local.momentum:
             kept = [followed(job, rank) for rank in range(1, job.workers + 1)]
@@ -251,6 +253,25 @@ def _train(job: Job, run: Path, split: data.Split, test: data.Split, transport: 
         _record_end(training, run, log, "lost" if isinstance(error, WorkerError) else "failed", _reason(error, run))
         raise
     _record_end(training, run, log, "interrupted" if stopped else "succeeded", "asked to stop" if stopped else "")
+
+
+def _initial_weights(job: Job, run: Path) -> dict[str, str]:
+    """Return what the start event says of the file of initial weights.
+
+    Raises:
+        TrainingError: it is another than the run began with.
+    """
+    if job.weights.file is None:
+        return {}
+    now = initial_weights.digest(job.weights)
+    starts = [event for event in events.read(run / "events.jsonl") if event.get("event") == "start"]
+    before = starts[0].get("weights", now) if starts else now
+    if before != now:
+        raise TrainingError(
+            f"weights: {job.weights.file} is not the file that the run began with: its SHA-256 was {before}, and is "
+            f"{now}; put the first one back, or start anew (make: NEW=1)"
+        )
+    return {"weights": now}
 
 
 def _about_shards(built: Built) -> dict[str, Any]:
@@ -293,7 +314,8 @@ def _steps(server: Server, run: Path, test: data.Split, log: EventLog) -> bool:
         if last or (job.checkpoint_every and training.step % job.checkpoint_every == 0):
             _save(training, run, log)
         if (last and job.eval_every != 0) or (job.eval_every and training.step % job.eval_every == 0):
-            result = evaluate.evaluate_model(training.model, test, job.eval_batch_size, job.device, log.beat)
+            with training.evaluated() as model:
+                result = evaluate.evaluate_model(model, test, job.eval_batch_size, job.device, log.beat)
             evaluate.append(run, training.step, result)
             if board:
                 board.evaluation(training.step, result)

@@ -32,8 +32,9 @@ def staying(
     kept = {*steps[-keep.last :]}
     if keep.every:
         kept |= {*sorted(evaluated)[keep.every - 1 :: keep.every]}
-    if keep.best and (found := [step for step in steps if step in evaluated]):
-        kept.add(max(found, key=lambda step: (evaluated[step].top1, -_finite(evaluated[step].loss), step)))
+    found = best({step: result for step, result in evaluated.items() if step in steps}) if keep.best else None
+    if found is not None:
+        kept.add(found)
     if waiting:
         kept |= {*[step for step in steps if step not in evaluated][-waiting:]}
     return kept & {*steps}
@@ -56,6 +57,12 @@ def thin(run: Path, keep: CheckpointKeepSection, every: int) -> None:
     for step in [*cut, *steps]:
         if step not in kept:
             checkpoint.remove(folder, step)
+
+
+def best(evaluated: Mapping[int, Evaluation]) -> int | None:
+    """Return the step with the best evaluation, by accuracy, then by loss, then the later; None: there is none."""
+    key = {step: (result.top1, -_finite(result.loss), step) for step, result in evaluated.items()}
+    return max(key, key=key.__getitem__, default=None)
 
 
 def _finite(loss: float) -> float:
