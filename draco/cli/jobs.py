@@ -76,7 +76,9 @@ def here(job: "Job") -> "Job":
     from draco.files import expanded
 
     paths = {key: str(expanded(path)) for key in ("root", "source") if (path := getattr(job.data, key)) is not None}
-    return job.model_copy(update={"data": job.data.model_copy(update=paths)})
+    file = job.weights.file
+    weights = job.weights.model_copy(update={"file": file and str(expanded(file))})
+    return job.model_copy(update={"data": job.data.model_copy(update=paths), "weights": weights})
 
 
 def require_device(path: Path, device: str) -> None:
@@ -91,6 +93,20 @@ def require_device(path: Path, device: str) -> None:
 
     if not torch.cuda.is_available():
         raise MissingError(f"{path}: device: cuda, but torch sees no GPU; device=cpu, or make setup TORCH=cuda")
+
+
+def require_weights(job: "Job") -> None:
+    """Make sure that the file of a job's initial weights is there, and is the one that the job wants.
+
+    Raises:
+        MissingError: it is not there.
+        JobError: it is another.
+    """
+    if job.weights.file is None:
+        return
+    from draco.training import initial_weights
+
+    initial_weights.require(job.weights)
 
 
 def prepare_data(job: "Job", said: "Console") -> None:

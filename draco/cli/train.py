@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from draco.cli import arguments, console, where
-from draco.cli.jobs import here, prepare_data, read_job, require_device
+from draco.cli.jobs import here, prepare_data, read_job, require_device, require_weights
 from draco.errors import ExitCode, MissingError, RefusedError
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def _here(args: argparse.Namespace, job: "Job", said: "Console", early: "ForkSer
     if job.tensorboard and find_spec("tensorboard") is None:
         raise MissingError(f"{args.job}: tensorboard: the package is missing; make setup EXTRAS=tensorboard")
     require_device(args.job, job.device)
+    require_weights(job)
     nodes = None if args.here or job.launcher == "simulate" else roster.read()
     if nodes:
         for warning in rank_placement.warnings(job, nodes, rank_placement.place(nodes, job.workers)):

@@ -59,6 +59,20 @@ def digest(spec: WeightsSection) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def require(spec: WeightsSection) -> None:
+    """Make sure that the file of a job's initial weights is there, and is the one that the job wants.
+
+    Raises:
+        MissingError: it is not there.
+        JobError: it is another.
+    """
+    got = digest(spec)
+    if spec.sha256 not in (None, got):
+        raise JobError(
+            [f"weights: {spec.file} has the SHA-256 {got}, and must have {spec.sha256}: put that file there"]
+        )
+
+
 @torch.no_grad()
 def load_into(model: nn.Module, spec: WeightsSection) -> None:
     """Give a model the initial weights that a job names; a model of a job that names none is left as it is.
@@ -73,8 +87,7 @@ def load_into(model: nn.Module, spec: WeightsSection) -> None:
     path = find(spec)
     if path is None:
         return
-    if spec.sha256 not in (None, got := digest(spec)):
-        raise JobError([f"weights: {path} has the SHA-256 {got}, and must have {spec.sha256}: put that file there"])
+    require(spec)
     found = {key.removeprefix(spec.prefix): value for key, value in _read(path).items() if key.startswith(spec.prefix)}
     found = {name: value for name, value in found.items() if not _matches(name, spec.fresh)}
     state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
@@ -113,11 +126,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         inner = {key: type(value).__name__ for key, value in found.items()} if isinstance(found, dict) else {}
         kind = str(inner or type(found).__name__)[:_LONG]
-        raise JobError(
-            [
-                f"weights: {path} must hold a plain state_dict, tensors by name; it holds {kind}: save its state_dict alone"
-            ]
-        )
+        raise JobError([f"weights: {path} must hold tensors by name and nothing else; it holds {kind}"])
     return dict(found)
 
 
