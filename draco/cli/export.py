@@ -29,9 +29,9 @@ def add(commands: Any) -> None:
 
 def export(args: argparse.Namespace) -> int:
     """Run `draco export`."""
-    from draco.data import DATASETS
     from draco.launch.resume import named_or_newest
-    from draco.training import build, exporting
+    from draco.training import exporting
+    from draco.training.build import Built
     from draco.training.evaluate import evaluations
     from draco.training.thinning import best
 
@@ -40,8 +40,7 @@ def export(args: argparse.Namespace) -> int:
     step, path = exporting.chosen(run, args.step, best(evaluations(run)) if args.best else None)
     kind = args.format or exporting.SUFFIXES.get(args.output.suffix if args.output else "", "safetensors")
     output = args.output or _place(run, step, kind, args)
-    model = build.build_model(job, DATASETS[job.data.name])
-    made = exporting.export(model, job, step, path, output, kind, last=args.last, trained=args.trained)
+    made = exporting.export(Built(job).model, job, step, path, output, kind, last=args.last, trained=args.trained)
     console.say(f"{made.path}: step {made.step}, {made.size:,} bytes, SHA-256 {made.sha256}")
     return 0
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from draco import own
-from draco.errors import JobError, MissingError
+from draco.errors import JobError, MissingError, TrainingError
 from draco.job.fields import WeightsSection
+from draco.runs import events
 
 _SHOWN = 20  # differences that a message lists
 _LONG = 200  # characters of what it quotes
@@ -71,6 +72,25 @@ def require(spec: WeightsSection) -> None:
         raise JobError(
             [f"weights: {spec.file} has the SHA-256 {got}, and must have {spec.sha256}: put that file there"]
         )
+
+
+def recorded(spec: WeightsSection, run: Path) -> dict[str, str]:
+    """Return what the start event of a run says of the file of initial weights.
+
+    Raises:
+        TrainingError: it is another than the run began with.
+    """
+    if spec.file is None:
+        return {}
+    now = digest(spec)
+    starts = [event for event in events.read(run / "events.jsonl") if event.get("event") == "start"]
+    before = starts[0].get("weights", now) if starts else now
+    if before != now:
+        raise TrainingError(
+            f"weights: {spec.file} is not the file that the run began with: its SHA-256 was {before}, and is {now}; "
+            "put the first one back, or start anew (make: NEW=1)"
+        )
+    return {"weights": now}
 
 
 @torch.no_grad()

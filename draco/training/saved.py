@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.utils import vector_to_parameters
 
 from draco.job import Job
+from draco.models.flat import trained, trained_size, trained_state
 from draco.training import checkpoint, checkpoint_check
 
 
@@ -18,13 +19,12 @@ def load_into(model: nn.Module, job: Job, step: int, path: Path, *, last: bool =
     Raises:
         CheckpointError: it cannot be used, or is none of this job at that step.
     """
-    state = model.state_dict()
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    state, parameters = trained_state(model), trained_size(model)
     contents = checkpoint.load(path, checkpoint_check.limit(job, state, parameters))
     why = checkpoint_check.model_misfit(contents, state, job, step)
     if why := why or checkpoint_check.average_misfit(contents, job, parameters):
         raise checkpoint.CheckpointError(why, path)
-    model.load_state_dict(contents["model"])
+    model.load_state_dict(contents["model"], strict=False)  # without frozen parameters
     if job.ema and not last:
         with torch.no_grad():
-            vector_to_parameters(contents["average"], model.parameters())
+            vector_to_parameters(contents["average"], trained(model))

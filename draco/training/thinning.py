@@ -61,7 +61,8 @@ def thin(run: Path, keep: CheckpointKeepSection, every: int) -> None:
 
 def best(evaluated: Mapping[int, Evaluation]) -> int | None:
     """Return the step with the best evaluation, by accuracy, then by loss, then the later; None: there is none."""
-    key = {step: (result.top1, -_finite(result.loss), step) for step, result in evaluated.items()}
+    figures = {step: result.metrics for step, result in evaluated.items()}
+    key = {step: (each.get("top1", 0.0), -_finite(each["loss"]), step) for step, each in figures.items()}
     return max(key, key=key.__getitem__, default=None)
 
 

@@ -12,11 +12,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from draco import data
 from draco.cli.main import main
 from draco.job import Job, parse, to_yaml
 from draco.runs import directory as run_directory
-from draco.training import build, checkpoint, exporting, process, saved
+from draco.training import checkpoint, exporting, process, saved
+from draco.training.build import Built
 
 Make = Callable[..., Job]
 JOB = """
@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
     """A run with an average of the weights and two checkpoints."""
     job = parse(JOB, "test", [f"data.root={data_root}"])
     folder = run_directory.create(tmp_path_factory.mktemp("runs"), job.name, to_yaml(job))
-    process.serve_all(job, folder, data_root)
+    process.serve_all(Built(job), folder)
     return folder
 
 
@@ -43,7 +43,7 @@ def exported(run: Path, folder: Path, *words: str) -> dict[str, torch.Tensor]:
 
 def test_a_file_loads_without_draco_and_gives_the_same_outputs(run: Path, tmp_path: Path, capsys) -> None:
     job = run_directory.read_job(run)
-    model = build.build_model(job, data.DATASETS["synthetic"])
+    model = Built(job).model
     saved.load_into(model, job, 2, run / "checkpoints/step-00000002.pt")
     images = torch.rand(3, 1, 28, 28)
     torch.save(images, tmp_path / "images.pt")

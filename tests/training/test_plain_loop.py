@@ -18,6 +18,7 @@ from draco.runs import directory as run_directory
 from draco.runs import events
 from draco.sampling import batch_indices
 from draco.training import build, checkpoint, evaluate
+from draco.training.build import Built
 
 Make = Callable[..., Job]
 STEPS, WARMUP, LR, CLIP, EMA = 8, 3, 0.01, 0.5, 0.6
@@ -40,7 +41,7 @@ class Plain:
 
     def __init__(self, job: Job) -> None:
         split = data.load("synthetic", Path(job.data.root), "train")
-        self.model = build.build_model(job, split.info)
+        self.model = Built(job).model
         self.average = AveragedModel(copy.deepcopy(self.model), multi_avg_fn=get_ema_multi_avg_fn(EMA))
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR, weight_decay=0.1)
         self.norms, self.losses = [], []
@@ -78,9 +79,9 @@ def test_clipping_average_adamw_and_cosine_do_what_a_plain_loop_does(make_job: M
     average = flat(plain.average.module)
     assert float((contents["average"] - average).norm() / average.norm()) < 1e-5
     assert float((last - average).norm() / average.norm()) > 1e-3  # they differ
-    test = data.load("synthetic", Path(job.data.root), "test")
-    expected = evaluate.evaluate_model(plain.average.module, test, 1000)
-    assert evaluate.evaluations(trained.run)[STEPS].loss == pytest.approx(expected.loss, rel=1e-4)
+    built = Built(job)
+    expected = evaluate.evaluate_model(built.task, plain.average.module, built.test, 1000)
+    assert evaluate.evaluations(trained.run)[STEPS].metrics == pytest.approx(expected.metrics, rel=1e-4)
 
 
 def test_the_schedule_is_that_of_transformers_but_for_a_rise_that_begins_above_zero(make_job: Make) -> None:
