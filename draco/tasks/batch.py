@@ -52,8 +52,8 @@ def cut(batch: Any, sizes: Sequence[int]) -> list[Any]:
     for tensor in tensors(batch):
         if not tensor.dim() or len(tensor) != sum(sizes):
             raise OwnCodeError(
-                f"micro_batch: a batch of {sum(sizes)} samples has a tensor of shape {tuple(tensor.shape)}, and is cut by "
-                "the first dimension of every tensor, which must be the samples: leave micro_batch out"
+                f"micro_batch: a batch of {sum(sizes)} samples has a tensor of shape {tuple(tensor.shape)}; it is "
+                "cut by the first dimension of every tensor, which must be the samples: leave micro_batch out"
             )
     stops = list(accumulate(sizes))
     return [

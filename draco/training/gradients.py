@@ -168,8 +168,7 @@ class StepVectors:
 
     def _gradients(self, batch: Any, sizes: Sequence[int], weights: Sequence[float]) -> tuple[Tensor, list[Tensor]]:
         """Return the weighted loss of a batch, and its gradient by each parameter, flat and still scaled."""
-        with self._plan.autocast.on(self._device):
-            loss = self._loss(batch, sizes, weights)
+        loss = self._loss(batch, sizes, weights)
         gradients = torch.autograd.grad(self._plan.autocast.scaled(loss), self._parameters, materialize_grads=True)
         return loss.detach(), [g.reshape(-1) for g in gradients]
 
@@ -180,12 +179,13 @@ class StepVectors:
 
     def _loss(self, batch: Any, sizes: Sequence[int], weights: Sequence[float]) -> Tensor:
         """Return the weighted sum of the losses of a batch of whole partitions, scaled by k / B, as one number."""
-        losses = self._task.loss(self.model, batch)
+        with self._plan.autocast.on(self._device):
+            losses = self._task.loss(self.model, batch).float()
         if not self._task.per_sample:  # one partition, of which it is the mean
             return losses * (weights[0] * self._scale * sizes[0])
         repeated = [weight for weight, size in zip(weights, sizes, strict=True) for _ in range(size)]
         per_sample = torch.tensor(repeated).to(self._device) * self._scale
-        return losses.float() @ per_sample  # which autocast may have left in fewer bits
+        return losses @ per_sample
 
     def indices(self, step: int, partition: int) -> Tensor:
         """Return the samples of a partition: a slice of the step's batch, or as many of its shard's next ones."""

@@ -71,9 +71,7 @@ def test_activations_are_really_computed_again() -> None:
 
 
 def test_a_glob_that_matches_nothing_names_the_modules_there_are() -> None:
-    with pytest.raises(
-        JobError, match=r"recompute: layers\.\* matches no module of the model; .* first, b"
-    ):
+    with pytest.raises(JobError, match=r"recompute: layers\.\* matches no module of the model; .* first, b"):
         vectors(Regression(), recompute=("layers.*",))
 
 
