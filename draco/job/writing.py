@@ -5,7 +5,7 @@ from typing import Any
 
 from draco.aggregators import AGGREGATORS
 from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job
-from draco.job.messages import properties, show, takes_text
+from draco.job.messages import choices, properties, show, takes_text
 from draco.job.numbers import attack
 from draco.job.unions import Part, Section, only_with
 from draco.schemes import SCHEMES
@@ -121,9 +121,14 @@ def _needs(kind: type[Section], other: str, values: tuple[str, ...]) -> dict[str
 
 def _shorten(whole: dict[str, Any], part: Part) -> None:
     """Let a section also be given by its name alone."""
-    names = list(part.kinds) if "" not in part.kinds else properties(part.kinds[""])[part.short].get("enum", [])
-    texts = [{"type": "string"}] if takes_text(part) else []
+    only = properties(part.kinds[""])[part.short] if "" in part.kinds else {}
+    names = choices(only) if only else list(part.kinds)
+    short: list[dict[str, Any]] = [{"enum": names}] if names else []
+    if "pattern" in only:
+        short = [{"type": "string", "pattern": only["pattern"]}]
+    if takes_text(part):
+        short = [{"type": "string"}]
     whole.pop("discriminator", None)
     whole.pop("default", None)
-    sections = whole.pop("oneOf", None) or [{"$ref": whole.pop("$ref")}]
-    whole["anyOf"] = [*([{"enum": names}] if names else []), *texts, *sections]
+    sections = whole.pop("oneOf", None) or whole.pop("anyOf", None) or [{"$ref": whole.pop("$ref")}]
+    whole["anyOf"] = [*short, *sections]
