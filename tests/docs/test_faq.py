@@ -101,11 +101,11 @@ WRONG = (
     "model=vgg11", "data.augment=true", "data={name: mnist_5k, source: x}", "data.own=true",
     "batch_size=1", "batch_size=999999",
     "workers", "a.b.c=1", "schedule={name: multistep, milestones: [3,2]}", "attack={name: ipm, adversaries: 9}",
-    "attack.adversaries=10",
+    "attack.adversaries=10", "weights.fresh=[a]", "autocast={dtype: float16, loss_scale: 3.0}",
 )  # fmt: skip
 # The same for jobs that are right and get a warning.
 DOUBTFUL = (
-    "attack.adversaries=2", "scheme=uncoded attack.adversaries=1", "aggregator=median",
+    "ema=0.99", "attack.adversaries=2", "scheme=uncoded attack.adversaries=1", "aggregator=median",
     "schedule={name: multistep, milestones: [100]}",
     "scheme=uncoded aggregator=median attack={name: alie, adversaries: 1}", "scheme={name: detox, adversaries: 2}",
     "scheme=uncoded attack=none local.momentum=0.5 optimizer.momentum=0.5",
