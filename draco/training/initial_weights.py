@@ -118,10 +118,13 @@ def load_into(model: nn.Module, spec: WeightsSection) -> None:
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     if faults := list(_differences(found, wanted, parameters, spec.unused)):
         more = [f"and {len(faults) - _SHOWN} more differences"] if len(faults) > _SHOWN else []
-        what = (
-            "does not fit the model; weights.fresh names what the model has by itself, weights.unused what the file has"
+        remedy = "weights.fresh names what the model has besides, weights.unused what the file has"
+        raise JobError(
+            [
+                f"weights: {spec.file} does not fit the model; {remedy}",
+                *(f"  {fault}" for fault in [*faults[:_SHOWN], *more]),
+            ]
         )
-        raise JobError([f"weights: {spec.file} {what}", *(f"  {fault}" for fault in [*faults[:_SHOWN], *more])])
     for name, value in wanted.items():
         value.copy_(found[name])
 

@@ -50,9 +50,7 @@ def _wrap(module: nn.Module) -> None:
     def forward(*arguments: Any, **named: Any) -> Any:
         if not module.training or not torch.is_grad_enabled():
             return once(*arguments, **named)
-        return checkpoint(
-            once, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=_contexts(module), **named
-        )
+        return checkpoint(once, *arguments, use_reentrant=False, context_fn=_contexts(module), **named)
 
     module.forward = forward  # type: ignore[method-assign]
 
