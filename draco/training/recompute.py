@@ -52,7 +52,7 @@ def _wrap(module: nn.Module) -> None:
             return once(*arguments, **named)
         return checkpoint(once, *arguments, use_reentrant=False, context_fn=_contexts(module), **named)
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
 
 
 def _contexts(
