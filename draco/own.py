@@ -10,7 +10,9 @@ import importlib
 import importlib.util
 import os
 import sys
+import threading
 import traceback
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -19,11 +21,18 @@ from types import ModuleType
 from typing import Any
 
 from draco.errors import OwnCodeError
+from draco.lazy import load_torch
 
 FOLDER = "DRACO_CODE"  # the environment's name of the folder of a run's own files
+DIGEST = "DRACO_CODE_DIGEST"  # and of what that folder must hold; see draco/code/recorded.py
+
+NOWHERE = "<given>"  # in the place of a file
 
 # What a caller of `draco.run` hands over itself, by a path that no file can have: `<given>:Digits`.
 GIVEN: dict[str, Any] = {}
+
+
+_IMPORTS = threading.local()  # .files: what this thread is importing now, the innermost last
 
 
 def is_path(name: object) -> bool:
@@ -45,14 +54,31 @@ def load(path: str) -> Any:
     if path in GIVEN:
         return GIVEN[path]
     source, _, name = path.rpartition(":")
+    if source == NOWHERE:
+        raise OwnCodeError(
+            f"{path}: was defined in the session that gave it to draco.run, and is in no file: give it again, as in "
+            f"draco.Run(RUN, task={name}), or put it into a file"
+        )
     if not source or not name.isidentifier():
         raise OwnCodeError(f"{path}: must be a file or a module and a name in it, such as my_task.py:Digits")
+    load_torch()  # whose parts cannot be imported before it is loaded itself
     module = _file(source, str(root().absolute())) if source.endswith(".py") else _module(source)
     try:
         return getattr(module, name)
     except AttributeError:
         known = ", ".join(key for key, value in vars(module).items() if _is_its_own(module, key, value)) or "nothing"
         raise OwnCodeError(f"{path}: {source} has no {name}; it defines {known}") from None
+
+
+def importing() -> str:
+    """Return the user's file or module that is being imported for its path; empty where none is."""
+    files: list[str] = getattr(_IMPORTS, "files", [])
+    return files[-1] if files else ""
+
+
+def forget() -> None:
+    """Let files be loaded anew that were loaded before, as those of another folder are to be loaded now."""
+    _file.cache_clear()
 
 
 @contextmanager
@@ -69,10 +95,10 @@ def blamed(what: str) -> Iterator[None]:
 def place(error: BaseException) -> str:
     """Return where in a user's own code an error arose, as `, my_task.py, line 3`; nothing where none of it is."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f", {_short(error.filename)}, line {error.lineno}"
+        return f", {shown(error.filename)}, line {error.lineno}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if is_own(frame.filename):
-            return f", {_short(frame.filename)}, line {frame.lineno}"
+            return f", {shown(frame.filename)}, line {frame.lineno}"
     return ""
 
 
@@ -85,7 +111,8 @@ def is_own(file: str) -> bool:
     return path.is_file() and not any(path.is_relative_to(each) for each in foreign)
 
 
-def _short(file: str) -> str:
+def shown(file: str) -> str:
+    """Return a file's path as a message shows it: from `root()` where it is below that."""
     path = Path(file)
     return str(path.relative_to(root().absolute())) if path.is_relative_to(root().absolute()) else file
 
@@ -100,7 +127,8 @@ def _file(source: str, folder: str) -> ModuleType:
             sys.path.insert(0, each)
     found = importlib.util.find_spec(file.stem) if file.stem.isidentifier() else None
     own = found is not None and found.origin is not None and Path(found.origin).absolute() == file.absolute()
-    name = file.stem if own else f"own_{file.stem}"  # never in the place of another module
+    # Never in the place of another module, nor of a file of the same name in another folder.
+    name = file.stem if own else f"own_{file.stem}_{zlib.crc32(bytes(file.absolute())):08x}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
@@ -109,7 +137,7 @@ def _file(source: str, folder: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        with blamed(f"{source}: cannot be imported"):
+        with _imported(source):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
@@ -121,8 +149,19 @@ def _module(source: str) -> ModuleType:
     folder = str(root().absolute())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    with blamed(f"{source}: cannot be imported"):
+    with _imported(source):
         return importlib.import_module(source)
+
+
+@contextmanager
+def _imported(source: str) -> Iterator[None]:
+    """Let `importing` name a file or a module, and blame it for what it raises."""
+    _IMPORTS.files = [*getattr(_IMPORTS, "files", []), source]
+    try:
+        with blamed(f"{source}: cannot be imported"):
+            yield
+    finally:
+        _IMPORTS.files = _IMPORTS.files[:-1]
 
 
 def _is_its_own(module: ModuleType, key: str, value: Any) -> bool:

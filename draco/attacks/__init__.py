@@ -17,6 +17,7 @@ from draco.attacks.code_aware import (
 )
 from draco.attacks.conduct import SILENT, SLOW, WRONG_SIZE
 from draco.attacks.omniscient import ALIE, ALIE_OPTIMISED, IPM, IPM_OPTIMISED, MIMIC
+from draco.attacks.own_attack import adapt_attack
 from draco.attacks.plain import (
     CONSTANT,
     GAUSSIAN,
@@ -37,6 +38,7 @@ from draco.declaration import table
 __all__ = ["ATTACKS", "AttackDeclaration", "Scene", "attackers", "placed_rows"]
 
 ATTACKS: Mapping[str, AttackDeclaration] = table(
+    adapt_attack,
     NONE,
     REVERSE_GRADIENT,
     CONSTANT,

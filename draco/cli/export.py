@@ -28,19 +28,24 @@ def add(commands: Any) -> None:
 
 
 def export(args: argparse.Namespace) -> int:
-    """Run `draco export`."""
+    """Run `draco export`; a job's own code is loaded from the run."""
+    from draco.code import recorded
     from draco.launch.resume import named_or_newest
-    from draco.training import exporting
-    from draco.training.build import Built
-    from draco.training.evaluate import evaluations
-    from draco.training.thinning import best
 
     run = named_or_newest(args.run, args.runs)
+    with recorded.loading_from(run):
+        return _export(args, run)
+
+
+def _export(args: argparse.Namespace, run: Path) -> int:
+    from draco.training import exporting
+    from draco.training.build import Built
+
     job = jobs.of_run(run)
-    step, path = exporting.chosen(run, args.step, best(evaluations(run)) if args.best else None)
+    step, path = exporting.best(run, job) if args.best else exporting.chosen(run, args.step)
     kind = args.format or exporting.SUFFIXES.get(args.output.suffix if args.output else "", "safetensors")
     output = args.output or _place(run, step, kind, args)
-    made = exporting.export(Built(job).model, job, step, path, output, kind, last=args.last, trained=args.trained)
+    made = exporting.export(Built(job), step, path, output, kind, last=args.last, trained=args.trained)
     console.say(f"{made.path}: step {made.step}, {made.size:,} bytes, SHA-256 {made.sha256}")
     return 0
 

@@ -15,8 +15,10 @@ from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
 from draco.attacks import ATTACKS
 from draco.data.datasets import DATASETS
 from draco.declaration import OnlyWith
+from draco.job.own_section import OwnSection
 from draco.job.plain_options import PlainOptions
 from draco.job.unions import AS_TUPLE, NamedSection, Part, Section, described, kinds, union
+from draco.metrics import NAME
 from draco.models import MODELS
 from draco.optimizers import OPTIMIZERS, SCHEDULES
 from draco.schemes import SCHEMES
@@ -28,6 +30,8 @@ else:
     ModelName = Literal[tuple(MODELS)]
     DataName = Literal[tuple(DATASETS)]
 
+OLD_WORD = "tensorboard"  # the key that was before `loggers`
+MetricName = Annotated[str, Field(pattern=NAME)]
 Rank = Annotated[int, Field(ge=1)]
 Ranks = Annotated[tuple[Rank, ...], Field(min_length=1), AS_TUPLE]
 Globs = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], AS_TUPLE]
@@ -124,6 +128,12 @@ class SchemeSection(NamedSection):
     adversaries: int = described(0, "Adversaries s that the job must tolerate.", ge=0, le=4096)
 
 
+class OwnSchemeSection(OwnSection, SchemeSection):
+    """A scheme of your own."""
+
+    table = SCHEMES
+
+
 class PreAggregatorSection(NamedSection):
     """What is done to the decoded gradients before the aggregator."""
 
@@ -135,12 +145,20 @@ def _written_out(value: Any) -> Any:
     return tuple({"name": item} if isinstance(item, str) else item for item in value)
 
 
+class OwnPreAggregatorSection(OwnSection, PreAggregatorSection):
+    """A pre-aggregator of your own."""
+
+    table = PRE_AGGREGATORS
+
+
 PRE_AGGREGATOR_KINDS = kinds("pre_aggregator", PRE_AGGREGATORS, PreAggregatorSection)
 if TYPE_CHECKING:
     PreAggregators = tuple[PreAggregatorSection, ...]
 else:
     PreAggregators = Annotated[
-        tuple[union(PRE_AGGREGATOR_KINDS), ...], Field(max_length=8), BeforeValidator(_written_out)
+        tuple[union(PRE_AGGREGATOR_KINDS, OwnPreAggregatorSection), ...],
+        Field(max_length=8),
+        BeforeValidator(_written_out),
     ]
 
 
@@ -152,16 +170,30 @@ class AggregatorSection(NamedSection):
     )
 
 
+_F = described(
+    None,
+    "Bad gradients that the rule must tolerate; null: as many as the scheme says that adversaries may make bad.",
+    ge=0,
+    le=4096,
+)
+_PER_LAYER = described(False, "Apply the rule, and what comes before it, to each layer by itself, as the original did.")
+
+
+class OwnAggregatorSection(OwnSection, AggregatorSection):
+    """An aggregator of your own."""
+
+    table = AGGREGATORS
+
+    f: int | None = _F
+    per_layer: bool = _PER_LAYER
+
+
 def _of_rule(rule: Any) -> Mapping[str, Any]:
     fields: dict[str, Any] = {}
     if rule.robust:
-        text = (
-            "Bad gradients that the rule must tolerate; null: as many as the scheme says that adversaries may make bad."
-        )
-        fields["f"] = int | None, described(None, text, ge=0, le=4096)
+        fields["f"] = int | None, _F
     if rule.whole_rows:
-        text = "Apply the rule, and what comes before it, to each layer by itself, as the original did."
-        fields["per_layer"] = bool, described(False, text)
+        fields["per_layer"] = bool, _PER_LAYER
     return fields
 
 
@@ -198,6 +230,12 @@ class AttackSection(NamedSection):
         return values
 
 
+class OwnAttackSection(OwnSection, AttackSection):
+    """An attack of your own."""
+
+    table = ATTACKS
+
+
 def _of_attack(attack: Any) -> Mapping[str, Any]:
     if attack.placed is None:
         return {}
@@ -212,10 +250,22 @@ class OptimizerSection(NamedSection):
     weight_decay: float
 
 
+class OwnOptimizerSection(OwnSection):
+    """An optimizer of your own, such as torch.optim:RMSprop."""
+
+    table = OPTIMIZERS
+
+
 class ScheduleSection(NamedSection):
     """torch.optim.lr_scheduler's schedule of that name, counted in steps, after an optional linear warm-up."""
 
     warmup_steps: int = described(0, "Steps over which lr first rises linearly to optimizer.lr.", ge=0)
+
+
+class OwnScheduleSection(OwnSection, ScheduleSection):
+    """A schedule of your own, such as torch.optim.lr_scheduler:CosineAnnealingWarmRestarts."""
+
+    table = SCHEDULES
 
 
 class WireSection(Section):
@@ -238,7 +288,48 @@ class CheckpointKeepSection(Section):
     every: int = described(
         10, "Every so many of the evaluated ones, by number; 0: none for that.", ge=0, le=10_000, only_with=_SOME
     )
-    best: bool = described(True, "The one with the best evaluation, by accuracy, then by loss.", only_with=_SOME)
+    best: bool = described(True, "The one with the best evaluation, by metric, of equals by loss.", only_with=_SOME)
+    metric: MetricName | None = described(
+        None, "By which the best is chosen; null: top1 where there is one, else loss.", only_with=_SOME
+    )
+    mode: Literal["min", "max"] | None = described(
+        None, "Whether the least or the most of it is best; null: as is known of loss, top1, top5.", only_with=_SOME
+    )
+
+
+class StopEarlySection(Section):
+    """When a training ends before its last step: where a metric of the test samples improves no more."""
+
+    metric: MetricName = described("loss", "A metric of the task: loss, top1 and top5 without a task of your own.")
+    patience: int = described(
+        5, "So many evaluations in a row, one every eval_every steps, without a better one end the run.", ge=1, le=10**6
+    )
+    min_delta: float = described(0.0, "By how much one must be better than the best so far.", ge=0.0, le=1e30)
+    mode: Literal["min", "max"] | None = described(
+        None, "Whether the least or the most is best; null: as is known of loss, top1, top5."
+    )
+
+
+BUILT_IN_LOGGERS = ("tensorboard", "csv")
+LOGGER = rf"^({'|'.join(BUILT_IN_LOGGERS)}|[^:\s][^:]*:[A-Za-z_][A-Za-z0-9_]*)$"  # the name of one
+
+
+class LoggerSection(Section):
+    """Where steps and evaluations are written besides the run's own records, as they happen."""
+
+    name: str = described(
+        ..., "tensorboard, csv, or a file or an importable module, and a class in it, such as my_loggers.py:Wandb.",
+        pattern=LOGGER, max_length=4096,
+    )  # fmt: skip
+    options: PlainOptions = described(
+        PlainOptions(), "For your own: what its constructor takes besides run and job, by name."
+    )
+
+
+if TYPE_CHECKING:
+    Loggers = tuple[LoggerSection, ...]
+else:
+    Loggers = Annotated[tuple[LoggerSection, ...], Field(max_length=8), BeforeValidator(_written_out)]
 
 
 class OnLossSection(Section):
@@ -276,14 +367,14 @@ if TYPE_CHECKING:
     AnyScheme = SchemeSection
     AnyAggregator = AggregatorSection
     AnyAttack = AttackSection
-    AnyOptimizer = OptimizerSection
+    AnyOptimizer = NamedSection
     AnySchedule = ScheduleSection
 else:
-    AnyScheme = union(SCHEME_KINDS)
-    AnyAggregator = union(AGGREGATOR_KINDS, "mean")
-    AnyAttack = union(ATTACK_KINDS, "none")
-    AnyOptimizer = union(OPTIMIZER_KINDS, "sgd")
-    AnySchedule = union(SCHEDULE_KINDS, "constant")
+    AnyScheme = union(SCHEME_KINDS, OwnSchemeSection)
+    AnyAggregator = union(AGGREGATOR_KINDS, OwnAggregatorSection, "mean")
+    AnyAttack = union(ATTACK_KINDS, OwnAttackSection, "none")
+    AnyOptimizer = union(OPTIMIZER_KINDS, OwnOptimizerSection, "sgd")
+    AnySchedule = union(SCHEDULE_KINDS, OwnScheduleSection, "constant")
 
 
 class Job(Section):
@@ -353,6 +444,9 @@ class Job(Section):
     eval_every: int | None = described(
         None, "Steps between evaluations while training; null: only at the end; 0: never.", ge=0
     )
+    stop_early: StopEarlySection | None = described(
+        None, "When the training ends before its last step, by a metric or with options; null: never."
+    )
     eval_batch_size: int = described(1000, "Batch size of an evaluation.", ge=1)
     wire: WireSection = described(WireSection(), "Wire format, by dtype or with options.")
     reply_timeout_s: float = described(
@@ -368,7 +462,38 @@ class Job(Section):
     on_loss: OnLossSection = described(
         OnLossSection(), "What a loss of nodes or processes leads to, by name or with options."
     )
-    tensorboard: bool = described(False, "Also write TensorBoard files into the run directory.")
+    code: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], AS_TUPLE] = described(
+        (),
+        "More files and folders of your own code, besides those found by its imports; [.] takes the working directory. "
+        "They are recorded in the run, which loads them from there.",
+    )
+    loggers: Loggers = described(
+        (), "Where steps and evaluations are written besides, each by name or with options: tensorboard, csv, your own."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_new_words(cls, values: Any) -> Any:
+        return renewed(values) if isinstance(values, dict) else values
+
+
+def renewed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a job in the words of today: `tensorboard: true` is the old word for a logger.
+
+    What is neither true nor false stays.
+    """
+    old = values.get(OLD_WORD)
+    if not isinstance(old, bool):
+        return dict(values)
+    found = {key: value for key, value in values.items() if key != OLD_WORD}
+    loggers = found.get("loggers", ())
+    if old and isinstance(loggers, list | tuple) and not any(_name(each) == OLD_WORD for each in loggers):
+        found["loggers"] = [OLD_WORD, *loggers]
+    return found
+
+
+def _name(logger: Any) -> Any:
+    return logger.get("name") if isinstance(logger, Mapping) else logger
 
 
 # The parts of a job that are sections. The short form of `local` is a number, so a string is at fault there.
@@ -376,18 +501,19 @@ SECTIONS: dict[str, Part] = {
     "task": Part("name", {"": TaskSection}),
     "data": Part("name", {"": DataSection}),
     "local": Part("momentum", {"": LocalSection}),
-    "scheme": Part("name", SCHEME_KINDS),
-    "aggregator": Part("name", AGGREGATOR_KINDS, "mean"),
-    "attack": Part("name", ATTACK_KINDS, "none"),
-    "optimizer": Part("name", OPTIMIZER_KINDS, "sgd"),
-    "schedule": Part("name", SCHEDULE_KINDS, "constant"),
+    "scheme": Part("name", SCHEME_KINDS, own=OwnSchemeSection),
+    "aggregator": Part("name", AGGREGATOR_KINDS, "mean", OwnAggregatorSection),
+    "attack": Part("name", ATTACK_KINDS, "none", OwnAttackSection),
+    "optimizer": Part("name", OPTIMIZER_KINDS, "sgd", OwnOptimizerSection),
+    "schedule": Part("name", SCHEDULE_KINDS, "constant", OwnScheduleSection),
     "weights": Part("file", {"": WeightsSection}),
     "autocast": Part("dtype", {"": AutocastSection}),
     "checkpoint_keep": Part("name", {"": CheckpointKeepSection}),
+    "stop_early": Part("metric", {"": StopEarlySection}),
     "wire": Part("dtype", {"": WireSection}),
     "on_loss": Part("name", {"": OnLossSection}),
 }
-PRE_AGGREGATOR = Part("name", PRE_AGGREGATOR_KINDS)  # each item of aggregator.pre
+PRE_AGGREGATOR = Part("name", PRE_AGGREGATOR_KINDS, own=OwnPreAggregatorSection)  # each item of aggregator.pre
 
 # What stands in for a required value that is missing or at fault while the rest is checked.
 STAND_INS: dict[str, Any] = {

@@ -7,7 +7,7 @@ from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
 from draco.attacks import ATTACKS
 from draco.data.datasets import DATASETS
 from draco.declaration import Declaration
-from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job
+from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job, LoggerSection
 from draco.job.messages import legal_values, properties, show
 from draco.job.unions import Part, Section, only_with
 from draco.models import MODELS
@@ -44,10 +44,18 @@ Letters: n workers, s Byzantine workers to tolerate, r redundancy, k partitions 
 decoding, f bad ones among them.
 """
 
+_OWN = """\
+A scheme, an aggregator, a pre-aggregator, an attack, an optimizer and a schedule can be your own
+([extend.md](extend.md)). Its name is then a path, a file or a module and a name in it: `my_rules.py:trimmed_krum`,
+`torch.optim:RMSprop`. Files are looked for from where the command is started. All that the code takes by name stands in
+one mapping, `{name: my_rules.py:trimmed_krum, options: {keep: 3}}`, and is checked against what it takes. The section's
+other options are those that are common to all. `SET="aggregator.options.keep=4"` overrides one option.
+"""
+
 
 def reference() -> str:
     """Return the page."""
-    return "\n".join([INTRODUCTION, *_whole(), *_sections(), *_models_and_data()])
+    return "\n".join([INTRODUCTION, *_whole(), *_sections(), *_own(), *_models_and_data()])
 
 
 def _whole() -> Iterator[str]:
@@ -58,19 +66,22 @@ def _whole() -> Iterator[str]:
 def _key(key: str) -> list[str]:
     if key in SECTIONS:
         field = Job.model_fields[key]
-        default = _MISSING if field.is_required() else _usual(SECTIONS[key])
+        default = _MISSING if field.is_required() else _usual(key)
         return [f"`{key}`", f"[section](#{key})", default, field.description or ""]
     if key == "model":
         return [f"`{key}`", "[name](#models)", "null", Job.model_fields[key].description or ""]
+    if key == "loggers":
+        return [f"`{key}`", "list of [sections](#loggers)", "none", Job.model_fields[key].description or ""]
     return _option(Job, key)
 
 
-def _usual(part: Part) -> str:
+def _usual(key: str) -> str:
+    part = SECTIONS[key]
     if part.default:
         return f"`{part.default}`"
-    (kind,) = part.kinds.values()
-    if kind.model_fields[part.short].is_required():
+    if Job.model_fields[key].default is None:
         return "null"
+    (kind,) = part.kinds.values()
     return f"`{part.short}: {_default(kind, part.short).strip('`')}`"
 
 
@@ -79,6 +90,7 @@ def _sections() -> Iterator[str]:
         yield from _section(key, part)
         if key == "aggregator":
             yield from _section("aggregator.pre", PRE_AGGREGATOR)
+    yield from _section("loggers", Part("name", {"": LoggerSection}))
 
 
 def _section(key: str, part: Part) -> Iterator[str]:
@@ -129,6 +141,13 @@ def _entry(key: str, entry: Declaration, kind: type[Section]) -> Iterator[str]:
     if entry.options:
         yield ""
         yield from _options(kind, entry.options)
+
+
+def _own() -> Iterator[str]:
+    kind = PRE_AGGREGATOR.own
+    assert kind is not None
+    yield f"\n## Your own code\n\n{_OWN}"
+    yield from _options(kind, ("name", "options"))
 
 
 def least_rule(letter: str, least: Callable[[int], int]) -> str:

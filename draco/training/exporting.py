@@ -17,7 +17,9 @@ from draco import files
 from draco.errors import MissingError, RefusedError
 from draco.job import Job
 from draco.models import batch_norm
-from draco.training import checkpoint, saved
+from draco.training import checkpoint, saved, thinning
+from draco.training.build import Built
+from draco.training.evaluate import evaluations
 
 Format = Literal["safetensors", "state_dict"]
 SUFFIXES: dict[str, Format] = {".safetensors": "safetensors", ".pt": "state_dict", ".pth": "state_dict"}
@@ -32,24 +34,33 @@ class Exported(NamedTuple):
     sha256: str
 
 
-def chosen(run: Path, step: int | None, best: int | None) -> tuple[int, Path]:
-    """Return a checkpoint of a run and its step: the newest, or that of a step.
-
-    Args:
-        run: the run directory.
-        step: the step that was asked for.
-        best: the step of the best evaluated one, where that was asked for.
+def chosen(run: Path, step: int | None = None) -> tuple[int, Path]:
+    """Return the step and the path of a run's newest checkpoint, or of the one of a step.
 
     Raises:
         MissingError: there is no such checkpoint; names those that there are.
     """
     there = dict(checkpoint.steps(run / "checkpoints"))
-    wanted = next((each for each in (step, best) if each is not None), max(there, default=None))
-    if wanted is None:
+    if not there:
         raise MissingError(f"{run}: has no checkpoint to export yet")
+    wanted = max(there) if step is None else step
     if wanted not in there:
         raise MissingError(f"{run}: has no checkpoint of step {wanted}; it has {', '.join(map(str, there))}")
     return wanted, there[wanted]
+
+
+def best(run: Path, job: Job) -> tuple[int, Path]:
+    """Return the step and the path of a run's checkpoint with the best evaluation, as `checkpoint_keep` reckons it.
+
+    Raises:
+        MissingError: no checkpoint is evaluated.
+    """
+    there = dict(checkpoint.steps(run / "checkpoints"))
+    evaluated = {step: result.metrics for step, result in evaluations(run).items() if step in there}
+    if not evaluated:
+        raise MissingError(f"{run}: none of its checkpoints is evaluated; make eval RUN={run} does it")
+    step = thinning.best(evaluated, job.checkpoint_keep)
+    return step, there[step]
 
 
 def state(model: nn.Module, *, trained: bool) -> dict[str, Tensor]:
@@ -80,14 +91,11 @@ def packed(tensors: dict[str, Tensor], kind: Format, metadata: dict[str, str]) -
     return buffer.getvalue()
 
 
-def export(
-    model: nn.Module, job: Job, step: int, path: Path, output: Path, kind: Format, *, last: bool, trained: bool
-) -> Exported:
+def export(built: Built, step: int, path: Path, output: Path, kind: Format, *, last: bool, trained: bool) -> Exported:
     """Write the model of a checkpoint to a file that is not there yet.
 
     Args:
-        model: the job's, built anew; it is given the checkpoint's weights.
-        job: the job.
+        built: the run's job, whose model is built anew.
         step: of the checkpoint.
         path: the checkpoint.
         output: the file.
@@ -101,6 +109,7 @@ def export(
     """
     if output.exists():
         raise RefusedError(f"{output}: is there already; name another file (--output), or move it away")
+    job, model = built.job, built.model
     saved.load_into(model, job, step, path, last=last)
     about = {"job": job.name, "step": str(step), "weights": "average" if job.ema and not last else "last"}
     content = packed(state(model, trained=trained), kind, about)
