@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from draco import data
 from draco.cli.main import main
 from draco.errors import MissingError
 from draco.job import Job, to_yaml
 from draco.job.fields import CheckpointKeepSection
-from draco.job.space import checkpoint_bytes, space
+from draco.job.space import Space, space
 from draco.launch import space as shell
 from draco.models import MODELS
 from draco.runs import directory as run_directory
@@ -24,6 +23,12 @@ from draco.training.thinning import staying
 
 Make = Callable[..., Job]
 Usage = namedtuple("Usage", "total used free")
+
+
+def reckoned_of(job: Job) -> Space:
+    found = space(job)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(
@@ -41,10 +46,10 @@ Usage = namedtuple("Usage", "total used free")
 )
 def test_a_checkpoint_is_as_large_as_is_reckoned(make_job: Make, tmp_path: Path, overrides: list[str]) -> None:
     job = make_job("steps=1", *overrides)
-    training = Training(Built(job, data.load("synthetic", Path(job.data.root), "train")))
+    training = Training(Built(job))
     training.update(torch.zeros(training.elements))
     path = checkpoint.save(tmp_path, 1, training.contents())
-    written, reckoned = path.stat().st_size, checkpoint_bytes(job)
+    written, reckoned = path.stat().st_size, reckoned_of(job).each
     assert written <= reckoned <= 1.05 * written + 2**17
 
 
@@ -74,7 +79,7 @@ def test_there_are_never_more_checkpoints_than_is_reckoned(make_job: Make, keep:
 def evaluation(step: int) -> object:
     from draco.training.evaluate import Evaluation
 
-    return Evaluation(1 - step / 1000, 1.0, 1.0, 10)
+    return Evaluation({"top1": 1 - step / 1000, "top5": 1.0, "loss": 1.0}, 10)
 
 
 def test_31000_steps_take_as_much_as_is_said_and_not_5_gigabytes(make_job: Make) -> None:
