@@ -4,6 +4,7 @@ main.py        dispatch; errors become exit codes, and Ctrl-C too
 parser.py      the parser of all commands; each module below adds its own command to it
 train.py       draco train, on this machine or on a cluster's head
 evaluate.py    draco eval
+export.py      draco export
 report.py      draco report
 compare.py     draco compare
 runs.py        draco logs, draco stop

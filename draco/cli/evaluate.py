@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from draco import metrics
-from draco.cli import arguments, console
-from draco.errors import ExitCode, JobError, MissingError
+from draco.cli import arguments, console, jobs
+from draco.errors import ExitCode
 
 
 def add(commands: Any) -> None:
@@ -33,15 +33,10 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace, run: Path) -> int:
-    from draco.runs.directory import read_job
     from draco.training.build import Built
     from draco.training.evaluate import evaluate_run, passed_over
 
-    try:
-        job = read_job(run)
-    except JobError as error:
-        why = f"{len(error.faults)} faults, first: {error.faults[0]}"
-        raise MissingError(f"{run}: is of another version of Draco, or damaged: {why}") from error
+    job = jobs.of_run(run)
     count = 0
     refused: set[int] = set()
 

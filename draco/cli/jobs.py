@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from draco.cli import arguments, console, run_code, where
-from draco.errors import JobError, OwnCodeError
+from draco.errors import JobError, MissingError, OwnCodeError
 
 if TYPE_CHECKING:
     from draco.cluster.backend import Cluster
@@ -53,6 +53,35 @@ def read_job(path: Path, overrides: Sequence[str] = (), *, checked: bool = False
     except (OSError, UnicodeDecodeError) as error:
         raise JobError([f"{path}: cannot be read ({error}); name a job file such as jobs/quickstart.yaml"]) from error
     return parse(text, str(path), overrides, checked=checked)
+
+
+def of_run(run: Path) -> "Job":
+    """Return the job of a run directory.
+
+    Raises:
+        MissingError: there is none, or none that this version of Draco reads.
+    """
+    from draco.runs.directory import read_job
+
+    try:
+        return read_job(run)
+    except JobError as error:
+        why = f"{len(error.faults)} faults, first: {error.faults[0]}"
+        raise MissingError(f"{run}: is of another version of Draco, or damaged: {why}") from error
+
+
+def require_weights(job: "Job") -> None:
+    """Make sure that the file of a job's initial weights is there, and is the one that the job wants.
+
+    Raises:
+        MissingError: it is not there.
+        JobError: it is another.
+    """
+    if job.weights.file is None:
+        return
+    from draco.training import initial_weights
+
+    initial_weights.require(job.weights)
 
 
 def validate(args: argparse.Namespace) -> int:

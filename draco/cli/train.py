@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from draco.cli import arguments, console, where
-from draco.cli.jobs import read_job
+from draco.cli.jobs import read_job, require_weights
 from draco.errors import ExitCode, OwnCodeError, RefusedError
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def _here(args: argparse.Namespace, job: "Job", own: "Gathered", said: "Console"
     from draco.launch.plan import plan
     from draco.launch.progress import Progress
 
+    require_weights(job)
     nodes = None if args.here or job.launcher == "simulate" else roster.read()
     if not nodes:
         gather.check_installed(own.found)

@@ -109,7 +109,7 @@ class Run:
             OwnCodeError: the run's own code cannot be loaded.
         """
         from draco.training import checkpoint
-        from draco.training.evaluate import load_weights
+        from draco.training.saved import load_into
 
         there = dict(checkpoint.steps(self.path / "checkpoints"))
         if not there:
@@ -121,7 +121,7 @@ class Run:
             )
         with self._built() as built:
             model = built.model
-            load_weights(model, built.job, at, there[at])
+            load_into(model, built.job, at, there[at])
         return model.eval()
 
     def evaluate(self) -> Columns:

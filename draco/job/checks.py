@@ -1,5 +1,6 @@
 """The checks across the fields of a job: what does not go together, and what a user may not have meant."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -34,8 +35,8 @@ def check(job: Job) -> list[Fault]:
     found = list(_check_options(job))
     told = {fault.path for fault in found}
     others = (
-        _check_scheme, _check_own, _check_attack, _check_training, _check_own_code, _check_task, _check_evaluation,
-        _check_loggers,
+        _check_scheme, _check_own, _check_attack, _check_training, _check_realism, _check_own_code, _check_task,
+        _check_evaluation, _check_loggers,
     )  # fmt: skip
     return [*found, *(fault for checked in others for fault in checked(job) if fault.path not in told)]
 
@@ -194,6 +195,17 @@ def _check_training(job: Job) -> Iterator[Fault]:
         yield Fault("schedule.warmup_steps", message, ("steps",))
 
 
+def _check_realism(job: Job) -> Iterator[Fault]:
+    """Yield what does not go together in initial weights, micro-batches and autocast."""
+    for option in ("sha256", "prefix", "fresh", "unused"):
+        if getattr(job.weights, option) and job.weights.file is None:
+            yield Fault(f"weights.{option}", "needs weights.file, or leave it out", ("weights.file",))
+    mantissa, _ = math.frexp(job.autocast.loss_scale)
+    if mantissa != 0.5:
+        message = f"must be a power of two, which is taken off without rounding, got {job.autocast.loss_scale:g}"
+        yield Fault("autocast.loss_scale", message)
+
+
 def _check_own_code(job: Job) -> Iterator[Fault]:
     """Yield what does not go together in the fields beside a user's own code, and what its trial showed."""
     spec = job.aggregator
@@ -350,6 +362,8 @@ def warnings(job: Job) -> list[str]:
         )
     if job.local.momentum and job.optimizer.get("momentum"):
         found.append("local.momentum: optimizer.momentum averages over steps once more, at the server")
+    if job.ema and job.steps is not None and (span := 1 / (1 - job.ema)) > job.steps / 2:
+        found.append(f"ema: averages over about {span:.0f} steps, and the job has {job.steps}: lower ema")
     if job.steps is not None and any(stone >= job.steps for stone in job.schedule.get("milestones") or ()):
         found.append(f"schedule.milestones: some lie at or beyond the last step, {job.steps}, and change nothing")
     return found

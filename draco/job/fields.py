@@ -34,6 +34,7 @@ OLD_WORD = "tensorboard"  # the key that was before `loggers`
 MetricName = Annotated[str, Field(pattern=NAME)]
 Rank = Annotated[int, Field(ge=1)]
 Ranks = Annotated[tuple[Rank, ...], Field(min_length=1), AS_TUPLE]
+Globs = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], AS_TUPLE]
 
 
 class TaskSection(Section):
@@ -86,6 +87,38 @@ class LocalSection(Section):
     )
     clip: float | None = described(
         None, "Norm to which it scales a longer gradient down, before momentum; null: none.", gt=0.0, le=1e30
+    )
+
+
+class WeightsSection(Section):
+    """The file of the initial weights, a plain state_dict or safetensors. Everything in it must fit the model."""
+
+    file: str | None = described(
+        None, "The file; null: the model's own initial weights. Every process reads it.", min_length=1
+    )
+    sha256: str | None = described(
+        None, "SHA-256 that the file must have, 64 digits; null: any. The run records it.", min_length=64, max_length=64
+    )
+    prefix: str = described("", "What stands before each name in the file, such as `module.`, and is cut off.")
+    fresh: Globs = described(
+        (), "Names of the model, as globs such as [head.*], that keep their own initial weights whatever the file has."
+    )
+    unused: Globs = described((), "Names in the file, as globs, that the model need not have.")
+
+
+class AutocastSection(Section):
+    """The number format of the forward and backward pass (torch.autocast). Weights and gradients stay float32."""
+
+    dtype: Literal["none", "bfloat16", "float16"] = described(
+        "none", "Format of what torch computes in fewer bits, such as products of matrices; none: float32 throughout."
+    )
+    loss_scale: float = described(
+        1024.0,
+        "Power of two by which the loss is multiplied before the backward pass and the gradient divided after it, so "
+        "that small numbers do not vanish in float16.",
+        ge=1.0,
+        le=2.0**24,
+        only_with=OnlyWith("dtype", ("float16",)),
     )
 
 
@@ -382,6 +415,26 @@ class Job(Section):
     schedule: AnySchedule = described(
         SCHEDULE_KINDS["constant"](name="constant"), "Learning-rate schedule, by name or with options."
     )
+    clip_norm: float | None = described(
+        None, "Euclidean norm to which the aggregated gradient is scaled down before the optimizer; null: none.",
+        gt=0.0, le=1e30,
+    )  # fmt: skip
+    ema: float = described(
+        0.0,
+        "Decay of a moving average of the weights, which is evaluated and exported in their place; 0: none.",
+        ge=0.0,
+        lt=1.0,
+    )
+    weights: WeightsSection = described(WeightsSection(), "Initial weights, by file or with options.")
+    micro_batch: int | None = described(
+        None, "Samples that a worker computes at a time, so that a partition need not fit in memory; null: all.", ge=1
+    )
+    autocast: AutocastSection = described(
+        AutocastSection(), "Number format of the forward and backward pass, by dtype or with options."
+    )
+    recompute: Globs = described(
+        (), "Modules, as globs such as [blocks.*], whose activations are not kept but computed again when needed."
+    )
     checkpoint_every: int = described(
         50, "Steps between checkpoints; there is always one at the end; 0: only that.", ge=0
     )
@@ -453,6 +506,8 @@ SECTIONS: dict[str, Part] = {
     "attack": Part("name", ATTACK_KINDS, "none", OwnAttackSection),
     "optimizer": Part("name", OPTIMIZER_KINDS, "sgd", OwnOptimizerSection),
     "schedule": Part("name", SCHEDULE_KINDS, "constant", OwnScheduleSection),
+    "weights": Part("file", {"": WeightsSection}),
+    "autocast": Part("dtype", {"": AutocastSection}),
     "checkpoint_keep": Part("name", {"": CheckpointKeepSection}),
     "stop_early": Part("metric", {"": StopEarlySection}),
     "wire": Part("dtype", {"": WireSection}),

@@ -93,8 +93,15 @@ def choices(schema: Mapping[str, Any]) -> list[str]:
 def _legal_section(part: Part) -> str:
     keys = dict.fromkeys(key for kind in part.kinds.values() for key in kind.model_fields)
     names = list(part.kinds) if "" not in part.kinds else choices(properties(part.kinds[""])[part.short])
-    either = f"one of {', '.join(names)}, or " if names else ""
+    either = f"one of {', '.join(names)}, or " if names else "text, or " if takes_text(part) else ""
     return f"{either}a mapping with the keys {', '.join(keys)}"
+
+
+def takes_text(part: Part) -> bool:
+    """Say whether the short form of a section is any text, such as the name of a file."""
+    short = properties(part.kinds[""])[part.short] if "" in part.kinds else {}
+    texts = [kind for kind in short.get("anyOf", [short]) if kind.get("type") == "string"]
+    return any("enum" not in kind and "pattern" not in kind for kind in texts)
 
 
 def show(value: Any) -> str:

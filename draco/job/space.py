@@ -46,9 +46,10 @@ def space_of(job: Job, steps: int, size: Size) -> Space:
 
 
 def checkpoint_bytes(job: Job, size: Size) -> int:
-    """Return about how large a checkpoint is: model, optimizer, worker momenta, and where a rule goes on from."""
+    """Return about how large a checkpoint is: model and average, optimizer, worker momenta, a rule's start."""
     vectors = 1 + OPTIMIZERS[job.optimizer.name].vectors(job.optimizer.given())
     vectors += AGGREGATORS[job.aggregator.name].remembers
+    vectors += 1 if job.ema else 0
     vectors += job.workers if job.local.momentum else 0
     return math.ceil((1 + _SHARE) * 4 * (vectors * size.parameters + size.statistics)) + _REST
 

@@ -6,7 +6,7 @@ from typing import Any
 from draco.aggregators import AGGREGATORS
 from draco.declaration import short
 from draco.job.fields import OLD_WORD, PRE_AGGREGATOR, SECTIONS, Job, LoggerSection
-from draco.job.messages import choices, properties, show
+from draco.job.messages import choices, properties, show, takes_text
 from draco.job.numbers import attack
 from draco.job.own_section import PATH, OwnSection
 from draco.job.unions import Part, Section, only_with
@@ -140,6 +140,8 @@ def _shorten(whole: dict[str, Any], part: Part) -> None:
     forms: list[dict[str, Any]] = [{"enum": names}] if names else []
     if "pattern" in only or part.own:
         forms.append({"type": "string", "pattern": only.get("pattern", PATH)})
+    if takes_text(part):
+        forms.append({"type": "string"})
     whole.pop("discriminator", None)
     whole.pop("default", None)
     sections = whole.pop("oneOf", None) or whole.pop("anyOf", None) or [{"$ref": whole.pop("$ref")}]

@@ -27,7 +27,9 @@ def here(job: Job) -> Job:
         MissingError: a variable is not set.
     """
     paths = {key: str(expanded(path)) for key in ("root", "source") if (path := getattr(job.data, key)) is not None}
-    return job.model_copy(update={"data": job.data.model_copy(update=paths)})
+    file = job.weights.file
+    weights = job.weights.model_copy(update={"file": file and str(expanded(file))})
+    return job.model_copy(update={"data": job.data.model_copy(update=paths), "weights": weights})
 
 
 def require(what: str, job: Job) -> None:

@@ -57,6 +57,7 @@ class _Start(_Event):
     machine: dict[str, str | int | float] | None = _maybe()
     vote: str = _maybe()
     vote_reason: str = _maybe()
+    weights: str = _maybe()  # SHA-256 of the file of initial weights
 
 
 class _Step(_Event):
@@ -66,6 +67,7 @@ class _Step(_Event):
     suspects: list[Rank] = _maybe()
     bytes_received: Count = _maybe()
     lr: Number = _maybe()
+    gradient_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _maybe()  # in float64: beyond a float32
     byzantine: Ranks = _maybe()
     liars: Ranks = _maybe()  # older runs called the Byzantine workers so
     lost: Ranks = _maybe()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
+from draco.errors import OwnCodeError
 from draco.lazy import Tensor, torch
 
 
@@ -37,6 +39,27 @@ def joined(batches: Sequence[Any]) -> Any:
         return None
     whole = iter([torch.cat(column) for column in columns])
     return mapped(batches[0], lambda tensor: next(whole))
+
+
+def cut(batch: Any, sizes: Sequence[int]) -> list[Any]:
+    """Return a batch as pieces of so many samples, one after the other, which share its memory.
+
+    Raises:
+        OwnCodeError: a tensor of the batch has another first dimension than the samples.
+    """
+    if len(sizes) == 1:
+        return [batch]
+    for tensor in tensors(batch):
+        if not tensor.dim() or len(tensor) != sum(sizes):
+            raise OwnCodeError(
+                f"micro_batch: a batch of {sum(sizes)} samples has a tensor of shape {tuple(tensor.shape)}; it is "
+                "cut by the first dimension of every tensor, which must be the samples: leave micro_batch out"
+            )
+    stops = list(accumulate(sizes))
+    return [
+        mapped(batch, lambda tensor, start=stop - size, stop=stop: tensor[start:stop])
+        for size, stop in zip(sizes, stops, strict=True)
+    ]
 
 
 def _fit(column: Sequence[Tensor]) -> bool:

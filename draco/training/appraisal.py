@@ -50,9 +50,10 @@ class Appraisal:
 
     def _evaluate(self, step: int) -> None:
         built, job = self._built, self._built.job
-        result = evaluate.evaluate_model(
-            built.task, self._training.model, built.test, job.eval_batch_size, job.device, self._log.beat
-        )
+        with self._training.evaluated() as model:
+            result = evaluate.evaluate_model(
+                built.task, model, built.test, job.eval_batch_size, job.device, self._log.beat
+            )
         if why := stop_early.missing(job, result.metrics):
             raise OwnCodeError(why)
         evaluate.append(self._run, step, result, evaluate.TRAINING)

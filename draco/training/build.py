@@ -25,7 +25,8 @@ from draco.sampling import derive_seed, generator
 from draco.schemes import SCHEMES, Scheme
 from draco.tasks import Task, count
 from draco.tasks.building import build_task, task_model, task_samples
-from draco.training import wire
+from draco.training import initial_weights, wire
+from draco.training.autocast import Autocast
 from draco.training.gradients import Plan
 
 # (gradients (m, p), f, step, place of the trusted gradient, centre (p,)) -> (p,)
@@ -71,7 +72,9 @@ class Built:
     @cached_property
     def model(self) -> nn.Module:
         """The model with its initial weights."""
-        return task_model(self.task, self.job.seed)
+        model = task_model(self.task, self.job.seed)
+        initial_weights.load_into(model, self.job.weights)
+        return model
 
     @cached_property
     def shards(self) -> list[Tensor] | None:
@@ -82,7 +85,10 @@ class Built:
     def plan(self) -> Plan:
         """How each step's batch is cut and seeded."""
         job = self.job
-        return Plan(job.seed, job.batch_size, self.scheme.assignment.shape[1], count(self.train), self.shards)
+        return Plan(
+            job.seed, job.batch_size, self.scheme.assignment.shape[1], count(self.train), self.shards,
+            job.micro_batch, Autocast(job.autocast.dtype, job.autocast.loss_scale), job.recompute,
+        )  # fmt: skip
 
     @property
     def elements(self) -> int:
@@ -118,11 +124,12 @@ class Built:
     def encodes_freely(self) -> bool:
         """Whether one backward pass over weighted losses encodes.
 
-        It does for a real-linear code, where neither statistics nor the loss mix the samples of a batch.
+        It does for a real-linear code, where neither statistics nor the loss mix the samples of a batch. Under autocast
+        a sample's gradient depends on what else is in the batch, by far more than a decoder tolerates.
         """
         linear = self.scheme.weights is not None and self.load > 1
         explicit = self.job.scheme.get("encoding") == "explicit"
-        alone = self.task.per_sample
+        alone = self.task.per_sample and self.job.autocast.dtype == "none"
         return linear and alone and not explicit and not batch_norm.has_batch_statistics(self.model)
 
 

@@ -28,6 +28,8 @@ def limit(job: Job, model: Values, parameters: int) -> int:
     tensors = [*_tensors(model), *_tensors(_optimizer_state(job, parameters))]
     if AGGREGATORS[job.aggregator.name].remembers:
         tensors.append(torch.empty(parameters, device="meta"))  # where its next step starts
+    if job.ema:
+        tensors.append(torch.empty(parameters, device="meta"))  # the average of the weights
     momenta = 4 * job.workers * parameters if job.local.momentum else 0
     return 2 * (sum(tensor.numel() * tensor.element_size() for tensor in tensors) + momenta) + _SLACK
 
@@ -57,6 +59,7 @@ def misfit(contents: Values, own: Values, job: Job, step: int, parameters: int) 
         or ("" if contents["schedule"].get("last_epoch") == step else f"schedule: is not that of step {step}")
         or _difference(contents.get("centre"), own.get("centre"), "centre")
         or _difference(contents.get("momenta"), own.get("momenta"), "momenta")
+        or average_misfit(contents, job, parameters)
         or _ledger_misfit(contents["ledger"], own["ledger"], job.workers)
     )
 
@@ -66,6 +69,13 @@ def model_misfit(contents: Values, model: Values, job: Job, step: int) -> str:
     if type(contents.get("step")) is not int or contents["step"] != step:
         return f"it holds step {_show(repr(contents.get('step')))}, its name says {step}"
     return _job_difference(contents.get("job"), job) or _difference(contents.get("model"), model, "model")
+
+
+def average_misfit(contents: Values, job: Job, parameters: int) -> str:
+    """Return why `contents` do not hold the average of the weights (p,) where the job keeps one, or nothing."""
+    if not job.ema:
+        return ""
+    return _difference(contents.get("average"), torch.empty(parameters, device="meta"), "average")
 
 
 def _job_difference(found: Any, job: Job) -> str:

@@ -15,14 +15,12 @@ from torch import nn
 
 from draco import metrics, own
 from draco.errors import OwnCodeError
-from draco.job import Job
-from draco.models.flat import trained_size, trained_state
 from draco.runs import events, hold
 from draco.runs.alive import Waiting, life
 from draco.runs.events import Lines, read
 from draco.tasks import Task, count
 from draco.tasks.batch import moved
-from draco.training import checkpoint, checkpoint_check
+from draco.training import checkpoint, saved
 from draco.training.build import Built
 
 POLL_S = 1.0
@@ -156,7 +154,7 @@ def _evaluate(
             if mark in refused:
                 continue
             try:
-                load_weights(model, job, step, path)
+                saved.load_into(model, job, step, path)
             except checkpoint.CheckpointError as error:
                 if not _changed(path):  # the server has removed it: see `passed_over`
                     continue
@@ -172,16 +170,6 @@ def _evaluate(
             return
         tell(run)
         time.sleep(POLL_S)
-
-
-def load_weights(model: nn.Module, job: Job, step: int, path: Path) -> None:
-    """Load a checkpoint of the job into its model."""
-    state = trained_state(model)
-    limit = checkpoint_check.limit(job, state, trained_size(model))
-    contents = checkpoint.load(path, limit)
-    if why := checkpoint_check.model_misfit(contents, state, job, step):
-        raise checkpoint.CheckpointError(why, path)
-    model.load_state_dict(contents["model"], strict=False)  # without frozen parameters
 
 
 def _changed(path: Path) -> int:

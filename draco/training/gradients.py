@@ -29,7 +29,9 @@ from draco.models.flat import flatten, trained
 from draco.own import blamed
 from draco.sampling import batch_indices, generator, partition_bounds
 from draco.tasks import Task
-from draco.tasks.batch import joined, moved
+from draco.tasks.batch import cut, joined, moved
+from draco.training import recompute
+from draco.training.autocast import Autocast
 from draco.training.worker_momentum import LocalSteps
 
 
@@ -41,6 +43,14 @@ class Plan(NamedTuple):
     partitions: int  # k
     samples: int  # N, of the training split
     shards: Sequence[Tensor] | None = None  # k of them: whose samples partition j draws from; None: all draw from all
+    micro_batch: int | None = None  # samples that are computed at a time; None: a partition, or several
+    autocast: Autocast = Autocast()
+    recompute: Sequence[str] = ()  # modules whose activations are not kept, as globs
+
+
+def piece_sizes(samples: int, most: int | None) -> list[int]:
+    """Return the sizes of the fewest pieces of a partition of at most so many samples; they differ by 1 at most."""
+    return [stop - start for start, stop in partition_bounds(samples, -(-samples // (most or samples)))]
 
 
 class StepVectors:
@@ -51,6 +61,7 @@ class StepVectors:
         self.model = model.to(device).train()
         self._flat = flatten(self.model)
         batch_norm.measure_batch_statistics(self.model)
+        recompute.wrap(self.model, plan.recompute)
         self._parameters = trained(self.model)
         self._drops = any(isinstance(module, SeededDropout) for module in self.model.modules())
         self._plan, self._device = plan, device
@@ -78,7 +89,7 @@ class StepVectors:
         if self._statistics:
             batch_norm.write_statistics(self.model, self._cleared)  # a NaN of an earlier step would stay for ever
         self._backward(step, [partition], [1.0], vector)
-        if self._statistics:
+        if self._statistics and not self._plan.micro_batch:
             start, stop = self._bounds[partition]
             statistics = vector[self.parameters : -1]
             batch_norm.read_statistics(self.model, statistics)
@@ -107,31 +118,61 @@ class StepVectors:
             out.copy_(self._staging)
 
     def _backward(self, step: int, partitions: Sequence[int], weights: Sequence[float], out: Tensor) -> None:
+        if self._plan.micro_batch:
+            return self._in_pieces(step, partitions, weights, out)
         parts = [self._batch_of(step, j) for j in partitions]
         sizes = [stop - start for start, stop in (self._bounds[j] for j in partitions)]
         whole = joined(parts)
         if whole is None:  # they do not fit together: one after the other, to the same sum
-            return self._one_by_one(step, parts, partitions, weights, out)
+            return self._in_pieces(step, partitions, weights, out, parts)
         self._seed_dropout(step, partitions, sizes)
-        loss = self._loss(whole, sizes, weights)
-        gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
-        views = torch.split(out[: self.parameters], [p.numel() for p in self._parameters])
-        torch._foreach_copy_(list(views), [g.reshape(-1) for g in gradients])
-        out[-1] = loss.detach()
+        loss, gradients = self._gradients(whole, sizes, weights)
+        torch._foreach_copy_(self._views(out), gradients)
+        self._plan.autocast.unscale(out[: self.parameters])
+        out[-1] = loss
         return None
 
-    def _one_by_one(
-        self, step: int, parts: Sequence[Any], partitions: Sequence[int], weights: Sequence[float], out: Tensor
+    def _in_pieces(
+        self,
+        step: int,
+        partitions: Sequence[int],
+        weights: Sequence[float],
+        out: Tensor,
+        batches: Sequence[Any] | None = None,
     ) -> None:
+        """Do the same one piece of a partition after the other, with the statistics in the place of theirs in `out`.
+
+        Which pieces a partition has depends on its size and the micro-batch alone, and a partition's generator of
+        dropout masks goes on from piece to piece. So whoever computes it computes the same.
+        """
         out.zero_()
-        views = torch.split(out[: self.parameters], [p.numel() for p in self._parameters])
-        for part, partition, weight in zip(parts, partitions, weights, strict=True):
+        views, statistics = self._views(out), out[self.parameters : -1]
+        for place, (partition, weight) in enumerate(zip(partitions, weights, strict=True)):
+            batch = self._batch_of(step, partition) if batches is None else batches[place]
+            source = generator(self._plan.seed, "dropout", step, partition)
             start, stop = self._bounds[partition]
-            self._seed_dropout(step, [partition], [stop - start])
-            loss = self._loss(part, [stop - start], [weight])
-            gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
-            torch._foreach_add_(list(views), [g.reshape(-1) for g in gradients])
-            out[-1] += loss.detach()
+            sizes = piece_sizes(stop - start, self._plan.micro_batch)
+            for size, piece in zip(sizes, cut(batch, sizes), strict=True):
+                if self._drops:
+                    set_dropout(self.model, [(size, source)])
+                if self._statistics:
+                    batch_norm.write_statistics(self.model, self._cleared)
+                loss, gradients = self._gradients(piece, [size], [weight])
+                torch._foreach_add_(views, gradients)
+                out[-1] += loss
+                if self._statistics:
+                    measured = batch_norm.read_statistics(self.model, torch.empty_like(statistics))
+                    statistics += measured * (self._scale * size)
+        self._plan.autocast.unscale(out[: self.parameters])
+
+    def _views(self, out: Tensor) -> list[Tensor]:
+        return list(torch.split(out[: self.parameters], [p.numel() for p in self._parameters]))
+
+    def _gradients(self, batch: Any, sizes: Sequence[int], weights: Sequence[float]) -> tuple[Tensor, list[Tensor]]:
+        """Return the weighted loss of a batch, and its gradient by each parameter, flat and still scaled."""
+        loss = self._loss(batch, sizes, weights)
+        gradients = torch.autograd.grad(self._plan.autocast.scaled(loss), self._parameters, materialize_grads=True)
+        return loss.detach(), [g.reshape(-1) for g in gradients]
 
     def _seed_dropout(self, step: int, partitions: Sequence[int], sizes: Sequence[int]) -> None:
         if self._drops:
@@ -140,8 +181,8 @@ class StepVectors:
 
     def _loss(self, batch: Any, sizes: Sequence[int], weights: Sequence[float]) -> Tensor:
         """Return the weighted sum of the losses of a batch of whole partitions, scaled by k / B, as one number."""
-        with blamed(f"{type(self._task).__name__}.loss()"):
-            losses = self._task.loss(self.model, batch)
+        with blamed(f"{type(self._task).__name__}.loss()"), self._plan.autocast.on(self._device):
+            losses = self._task.loss(self.model, batch).float()
         if not self._task.per_sample:  # one partition, of which it is the mean
             return losses * (weights[0] * self._scale * sizes[0])
         repeated = [weight for weight, size in zip(weights, sizes, strict=True) for _ in range(size)]

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from draco.code import recorded
-from draco.errors import JobError, MissingError, OwnCodeError
+from draco.errors import DracoError, JobError, MissingError, OwnCodeError
 from draco.job import attack, parse, to_yaml
 from draco.runs import stages
 from draco.runs.directory import read_job
-from draco.training import adversary, greeting, server, task_check, transport, wire
+from draco.training import adversary, greeting, initial_weights, server, task_check, transport, wire
 from draco.training.build import Built
 from draco.training.gradients import Remembered
 from draco.training.greeting import Greeting
@@ -62,7 +62,7 @@ def _serve(run: Path, size: int) -> bool:
         raise MissingError(f"{run}: the job has {job.workers} workers and a server, but MPI started {size} processes")
     torch.set_num_threads(job.threads)
     server_side = transport.MpiServer()
-    server_side.announce(to_yaml(job))
+    server_side.announce(to_yaml(job.model_copy(update={"weights": initial_weights.pinned(job.weights)})))
     stages.say("told")
     stages.say("ready")
     server.train(Built(job), run, server_side)
@@ -93,7 +93,7 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
         if adversary.may_be_byzantine(job, rank):
             worker = ByzantineWorker(job, honest, Knowledge(built, vectors), time.sleep)
         sees = task_check.seen(built)
-    except OwnCodeError as error:  # the server says it to the user
+    except DracoError as error:  # the server says it to the user
         side.greet(greeting.write(Greeting(fault=str(error))))
         raise
     model = torch.zeros(vectors.parameters)

@@ -33,7 +33,17 @@ from draco.runs import hold, machine
 from draco.runs.events import EventLog
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import SCHEMES
-from draco.training import adversary, checkpoint, checkpoint_check, greeting, rehearsal, room, task_check, wire
+from draco.training import (
+    adversary,
+    checkpoint,
+    checkpoint_check,
+    greeting,
+    initial_weights,
+    rehearsal,
+    room,
+    task_check,
+    wire,
+)
 from draco.training.appraisal import Appraisal
 from draco.training.build import Built
 from draco.training.collect import DIVERGED, Collector, Replies
@@ -107,7 +117,7 @@ class Server:
         rows, replies, redrawn = self._collected(step, clock)
         vector = self._aggregated(step, rows, replies)
         clock.lap("aggregate")
-        rate = self.training.update(vector)
+        taken = self.training.update(vector)
         for rank, momentum in replies.momenta.items():  # a worker that was refused keeps its last one
             self.training.worker_momenta[rank - 1] = momentum
         clock.lap("update")
@@ -123,7 +133,8 @@ class Server:
         return {
             "step": step,
             "loss": vector[-1].item(),
-            "lr": rate,
+            "lr": taken.lr,
+            **({} if taken.gradient_norm is None else {"gradient_norm": taken.gradient_norm}),
             "suspects": sorted(suspects),
             "byzantine": sorted(byzantine),
             "refused": {str(rank): why for rank, why in sorted(replies.refused.items())},
@@ -250,12 +261,13 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
         vote, why = choose_vote(job, greetings)
         built.vote = vote  # before the scheme is asked for
         scheme = built.scheme
+        weights = initial_weights.recorded(job.weights, run)
         rehearsal.rehearse(built)
         voted = "vote" in SCHEMES[scheme.name].options
         about = {"vote": vote, "vote_reason": why} if voted else _about_shards(built)
         log.write(
             "start", job=to_dict(job), setting=to_words(job), steps=training.steps, summary=scheme.summary,
-            elements=training.elements, machine=machine.describe(), **about,
+            elements=training.elements, machine=machine.describe(), **weights, **about,
         )  # fmt: skip
         if job.local.momentum:
             kept = [followed(job, rank) for rank in range(1, job.workers + 1)]

@@ -3,8 +3,10 @@
 It is what a checkpoint holds. Shapes: n workers, p parameters, b BatchNorm statistics, d = p + b + 1 (gradients.py).
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,9 @@ from draco.own import is_path
 from draco.own_function import watched
 from draco.tasks import count
 from draco.training import build, checkpoint, checkpoint_check
+from draco.training.average import Average
 from draco.training.build import Built
+from draco.training.clipping import clipped
 
 
 @dataclass
@@ -36,6 +40,13 @@ class Ledger:
         self.falsely_accused += len(suspects - byzantine)
         for rank in suspects:
             self.suspicions[rank] = self.suspicions.get(rank, 0) + 1
+
+
+class Taken(NamedTuple):
+    """What is told of an optimizer step."""
+
+    lr: float  # the learning rate used
+    gradient_norm: float | None  # before it was clipped; None where the job does not clip
 
 
 def _watched(name: str) -> AbstractContextManager[None]:
@@ -63,28 +74,45 @@ class Training:
         self.ledger = Ledger()
         # (p,): the last step's gradient, from which a rule that remembers starts. It is part of a checkpoint.
         self.centre = torch.zeros_like(self.flat) if AGGREGATORS[job.aggregator.name].remembers else None
+        self.average = Average(self.flat, job.ema) if job.ema else None
 
     @property
     def elements(self) -> int:
         """d: length of a step vector."""
         return self.flat.numel() + self.statistics.numel() + 1
 
-    def update(self, vector: Tensor) -> float:
-        """Take one optimizer step with the aggregated step vector (d,); return the learning rate used."""
-        p = self.flat.numel()
+    def update(self, vector: Tensor) -> Taken:
+        """Take one optimizer step with the aggregated step vector (d,)."""
+        p, limit = self.flat.numel(), self.job.clip_norm
+        gradient, norm = (vector[:p], None) if limit is None else clipped(vector[:p], limit)
         rate = float(self.schedule.get_last_lr()[0])
         if self.centre is not None:
-            self.centre.copy_(vector[:p])
-        self.optimizer.param_groups[0]["params"][0].grad = vector[:p]
+            self.centre.copy_(vector[:p])  # not clipped: a rule compares it with gradients that are not, either
+        self.optimizer.param_groups[0]["params"][0].grad = gradient
         with _watched(self.job.optimizer.name):
             self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.flat, self.step)
         with _watched(self.job.schedule.name):
             self.schedule.step()
         if self.statistics.numel():
             self.statistics += self.momenta * (vector[p:-1] - self.statistics)
             batch_norm.write_statistics(self.model, self.statistics)
         self.step += 1
-        return rate
+        return Taken(rate, norm)
+
+    @contextmanager
+    def evaluated(self) -> Iterator[nn.Module]:
+        """Yield the model with the weights that are evaluated: their moving average where the job keeps one."""
+        if self.average is None:
+            yield self.model
+            return
+        last = self.flat.clone()
+        self.flat.copy_(self.average.weights)
+        try:
+            yield self.model
+        finally:
+            self.flat.copy_(last)
 
     def contents(self) -> checkpoint.Contents:
         """Return what a checkpoint holds."""
@@ -99,6 +127,7 @@ class Training:
             "job": to_dict(self.job),
             "torch": str(torch.__version__),
             **({"momenta": self.worker_momenta} if self.job.local.momentum else {}),
+            **({} if self.average is None else {"average": self.average.weights}),
         }
 
     def restore(self, step: int, contents: checkpoint.Contents) -> None:
@@ -121,4 +150,6 @@ class Training:
             self.centre.copy_(contents["centre"])
         if self.job.local.momentum:
             self.worker_momenta.copy_(contents["momenta"])
+        if self.average is not None:
+            self.average.weights.copy_(contents["average"])
         self.step = step

@@ -33,7 +33,8 @@ def setting_of(job: Job, *, again: bool = True) -> Setting:
     chosen = attack(job)
     explicit = job.scheme.get("encoding") == "explicit"
     scheme = build_scheme(job)
-    joined = scheme.weights is not None and int(scheme.assignment.sum(1).max()) > 1 and not explicit
+    linear = scheme.weights is not None and int(scheme.assignment.sum(1).max()) > 1
+    joined = (linear and not explicit and job.autocast.dtype == "none") or job.micro_batch is not None
     return Setting(
         name=job.task.name,
         seed=job.seed,

@@ -35,7 +35,7 @@ def staying(
     if keep.every:
         kept |= {*sorted(evaluated)[keep.every - 1 :: keep.every]}
     if keep.best and (found := [step for step in steps if step in evaluated]):
-        kept.add(_best({step: evaluated[step].metrics for step in found}, keep))
+        kept.add(best({step: evaluated[step].metrics for step in found}, keep))
     if waiting:
         kept |= {*[step for step in steps if step not in evaluated][-waiting:]}
     return kept & {*steps}
@@ -60,7 +60,7 @@ def thin(run: Path, keep: CheckpointKeepSection, every: int) -> None:
             checkpoint.remove(folder, step)
 
 
-def _best(evaluated: Mapping[int, Mapping[str, float]], keep: CheckpointKeepSection) -> int:
+def best(evaluated: Mapping[int, Mapping[str, float]], keep: CheckpointKeepSection) -> int:
     """Return the step with the best evaluation, of equals the newest; one without the metric is worse than all."""
     metric = keep.metric or metrics.usual({name for found in evaluated.values() for name in found})
     mode = metrics.mode_of(metric, keep.mode)

@@ -20,6 +20,7 @@ from draco.aggregators.rows import is_finite
 from draco.job import Job, attack
 from draco.job.fields import LocalSection
 from draco.training import adversary
+from draco.training.clipping import clip
 
 _ALIGNMENT = 64  # bytes; frames laid one behind the other stay on cache lines
 
@@ -55,13 +56,6 @@ class LocalSteps:
         if bool(torch.isfinite(vector).all()):
             torch.mul(self._before[at], beta, out=self.momenta[at]).add_(gradient, alpha=1 - beta)
             gradient.copy_(self.momenta[at])
-
-
-def clip(gradient: Tensor, limit: float) -> None:
-    """Scale a gradient (p,) to a Euclidean norm of at most `limit`, in place; a shorter one keeps its bits."""
-    norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))  # float32 would overflow from 1e19 on
-    if norm > limit:
-        gradient.mul_(limit / norm)
 
 
 def followed(job: Job, rank: int) -> range:

@@ -14,8 +14,9 @@ from draco.attacks import ATTACKS
 from draco.cli.main import main
 from draco.cli.parser import build_parser
 from draco.data import DATASETS
-from draco.job import Job, parse
+from draco.job import Job, parse, warnings
 from draco.job.fields import SECTIONS
+from draco.models import build_model
 from draco.schemes import SCHEMES
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +127,17 @@ def test_the_broken_job_of_the_readme_is_refused_in_the_words_of_the_readme(
 def test_the_example_job_of_the_readme_is_valid() -> None:
     (text,) = [block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "scheme:" in block]
     assert parse(text, "README.md").scheme.name == "cyclic"
+
+
+def test_the_job_of_the_page_on_training_is_valid_and_has_every_key_of_it() -> None:
+    page = PAGES["docs/training.md"]
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    job = parse(text, "docs/training.md")
+    assert warnings(job) == []
+    keys = ("clip_norm", "ema", "weights", "micro_batch", "autocast", "recompute")
+    assert [key for key in keys if getattr(job, key) == Job.model_fields[key].default] == []
+    assert build_model(job.model, DATASETS[job.data.name].shape, 10, 1).get_submodule("features.0")
+    assert all(f"`{option}`" in page for option in SECTIONS["weights"].kinds[""].model_fields if option != "file")
 
 
 def test_the_python_of_the_tutorial_prints_what_the_tutorial_says() -> None:

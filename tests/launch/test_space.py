@@ -34,6 +34,7 @@ Usage = namedtuple("Usage", "total used free")
         ["optimizer=adam", "model=fc"],
         ["optimizer=adamw", "aggregator=centered_clipping"],
         ["local.momentum=0.5"],
+        ["ema=0.5"],
         ["model=resnet18", "batch_size=10"],
     ],
     ids=" ".join,

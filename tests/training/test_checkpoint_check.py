@@ -43,6 +43,7 @@ OPTIMIZERS = {
     "multistep": ("schedule={name: multistep, milestones: [2, 3], gamma: 0.5}",),
     "clipping": ("aggregator=centered_clipping",),
     "adamw": ("optimizer={name: adamw}", "schedule={name: exponential, gamma: 0.9}"),
+    "average": ("ema=0.9", "optimizer={name: sgd}"),
     "worker momentum": ("optimizer={name: sgd}", "local={momentum: 0.9}"),
 }
 
