@@ -104,11 +104,10 @@ def rows(quick: bool) -> Iterator[Row]:
     """Yield a line for each pair of a rule and an attack that both have, then the slowest and the median of them."""
     with tempfile.TemporaryDirectory() as folder:
         data.prepare("synthetic", Path(folder))
-        split = data.load("synthetic", Path(folder), "train")
         pairs = [QUICK] if quick else [(rule, attack) for rule in RULES for attack in ATTACKS]
         taken = []
         for rule, attack in pairs:
-            taken.append(_pair(split, rule, attack, 2 if quick else STEPS))
+            taken.append(_pair(Path(folder), rule, attack, 2 if quick else STEPS))
             yield taken[-1].row
     yield from summary(taken)
 
@@ -125,8 +124,8 @@ def summary(pairs: list[Pair]) -> Iterator[Row]:
         yield pair.row._replace(what=f"{what} {len(known)} pairs: {pair.row.what}", target=target)
 
 
-def _pair(split: data.Split, rule: str, attack: str, steps: int) -> Pair:
-    sides: dict[str, Step] = {"ours": our_step(split, rule, attack), "theirs": their_step(split, rule, attack)}
+def _pair(folder: Path, rule: str, attack: str, steps: int) -> Pair:
+    sides: dict[str, Step] = {"ours": our_step(folder, rule, attack), "theirs": their_step(folder, rule, attack)}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(steps + 1):
         for name, step in sides.items():
@@ -147,23 +146,24 @@ def _pair(split: data.Split, rule: str, attack: str, steps: int) -> Pair:
     return Pair(rule, attack, ours, theirs)
 
 
-def our_step(split: data.Split, rule: str, attack: str) -> Step:
+def our_step(folder: Path, rule: str, attack: str) -> Step:
     """Return a function that takes the next step of a simulated run."""
     n = HONEST + BYZANTINE
     text = f"{{name: simulated, launcher: simulate, workers: {n}, batch_size: {n * SAMPLES}, steps: 1000, model: lenet,"
     text += f" data: synthetic, scheme: {{name: uncoded, adversaries: {BYZANTINE}}}, aggregator: {rule},"
     text += f" optimizer: {{name: sgd, lr: {RATE}, momentum: 0.0}}}}"
     last = list(range(HONEST + 1, n + 1))
-    job = parse(text, "bench", [f"attack={attack}", f"attack.ranks={last}"])
-    built = Built(job, split)
-    workers = process.simulated_workers(built)
+    job = parse(text, "bench", [f"attack={attack}", f"attack.ranks={last}", f"data.root={folder}"])
+    built = Built(job)
+    workers = process.simulated_workers(built.again())
     side = transport.Simulated([w.reply for w in workers], [b""] * n, [w.momenta for w in workers])
     return Server(built, Training(built), side, bytes(32)).run_step
 
 
-def their_step(split: data.Split, rule: str, attack: str) -> Step:
+def their_step(folder: Path, rule: str, attack: str) -> Step:
     """Return a function that takes the next step as byzfl's `start_training` does, with our LeNet as its model."""
     peer, known = load("byzfl.fed_framework"), load("byzfl.fed_framework.models")
+    split = data.load("synthetic", folder, "train")
     known.lenet = lambda: with_torchs_pooling(models.build_model("lenet", split.info.shape, split.info.classes, 1))
     name, parameters = ATTACKS[attack]
     aggregator, *before = [{"name": name, "parameters": dict(given)} for name, given in RULES[rule]]

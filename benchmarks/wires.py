@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import Call, Row, alternate
-from draco import data, models
+from draco import data
+from draco.tasks.images import ImageClassification
 from draco.training.gradients import Plan, StepVectors
 from draco.training.wire import COMPRESSIONS, Timing, Wire, pack, unpack
 
@@ -41,9 +42,9 @@ def rows(repeats: int) -> Iterator[Row]:
 def _gradient() -> torch.Tensor:
     with tempfile.TemporaryDirectory() as folder:
         data.prepare("synthetic", Path(folder))
-        split = data.load("synthetic", Path(folder), "train")
-        model = models.build_model("lenet", split.info.shape, split.info.classes, 7)
-        vectors = StepVectors(model, split, Plan(7, 32, 1, False))
+        task = ImageClassification("lenet", "synthetic", Path(folder), 7)
+        samples = task.samples("train")
+        vectors = StepVectors(task, task.model(), samples, Plan(7, 32, 1, len(samples)))
         vector = torch.zeros(vectors.elements)
         vectors.partition(1, 0, vector)
     return vector

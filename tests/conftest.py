@@ -16,7 +16,7 @@ from hypothesis import settings
 from draco import data, files
 from draco.job import Job, parse, to_yaml
 from draco.runs import directory as run_directory
-from draco.training import build, checkpoint, process, server, transport, worker
+from draco.training import build, checkpoint, greeting, process, server, transport, worker
 from draco.training.simulated_byzantine import ByzantineWorker
 
 # Timings on a shared machine say nothing about correctness; in CI the same examples every time.
@@ -101,14 +101,14 @@ def train(tmp_path: Path, data_root: Path) -> Callable[..., Trained]:
             files.replace(run / "secret", b"11" * 32)
         (run / "stop").unlink(missing_ok=True)
         if not replace:
-            process.serve_all(job, run, data_root)
+            process.serve_all(build.Built(job), run)
             return Trained(run)
-        split, test = (data.load(job.data.name, data_root, part) for part in ("train", "test"))
-        workers = process.simulated_workers(build.Built(job, split))
+        built = build.Built(job)
+        workers = process.simulated_workers(built.again())
         calls = [replace[w.rank](w) if w.rank in replace else w.reply for w in workers]
-        greetings = [worker.fingerprint(job)] * job.workers
+        greetings = [greeting.write(greeting.Greeting(greeting.platform_of(job)))] * job.workers
         momenta = [w.momenta for w in workers]
-        server.train(job, run, split, test, transport.Simulated(calls, greetings, momenta))
+        server.train(built, run, transport.Simulated(calls, greetings, momenta))
         return Trained(run)
 
     return run_it

@@ -1,7 +1,6 @@
 """Evaluation: `draco eval` evaluates a run's checkpoints on the test samples."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from draco.cli import arguments, console
@@ -22,9 +21,9 @@ def add(commands: Any) -> None:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Run `draco eval`."""
-    from draco import data
     from draco.launch.resume import named_or_newest
     from draco.runs.directory import read_job
+    from draco.training.build import Built
     from draco.training.evaluate import evaluate_run, passed_over
 
     run = named_or_newest(args.run, args.runs)
@@ -33,7 +32,6 @@ def evaluate(args: argparse.Namespace) -> int:
     except JobError as error:
         why = f"{len(error.faults)} faults, first: {error.faults[0]}"
         raise MissingError(f"{run}: is of another version of Draco, or damaged: {why}") from error
-    test = data.load(job.data.name, Path(job.data.root), "test", own=job.data.own)
     count = 0
     refused: set[int] = set()
 
@@ -42,11 +40,11 @@ def evaluate(args: argparse.Namespace) -> int:
         console.warn(f"not evaluated: {why}")
 
     for step, result in evaluate_run(
-        run, job, test, follow=args.follow, batch_size=args.batch_size, device=args.device, refuse=refuse
+        run, Built(job), follow=args.follow, batch_size=args.batch_size, device=args.device, refuse=refuse
     ):
         count += 1
         refused.discard(step)
-        console.say(f"step {step}: top-1 {result.top1:.4f}  top-5 {result.top5:.4f}  loss {result.loss:.4f}")
+        console.say(f"step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items()))
     if gone := passed_over(run):
         which = f"step {gone[0]}" if len(gone) == 1 else f"{len(gone)} of the steps {gone[0]} to {gone[-1]}"
         console.warn(f"not there any more: {which}; checkpoint_keep: all keeps every checkpoint")

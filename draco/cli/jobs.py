@@ -79,8 +79,11 @@ def require_device(path: Path, device: str) -> None:
 
 
 def prepare_data(job: "Job", said: "Console") -> None:
-    """Download or convert a job's data set, unless it is there."""
+    """Download or convert a job's data set, unless it is there; a job's own task has no data of Draco's."""
     from draco import data
+
+    if job.data.name is None:
+        return
 
     source = Path(job.data.source) if job.data.source else None
     with said.status(f"preparing {job.data.name}"):
@@ -122,6 +125,9 @@ def data(args: argparse.Namespace) -> int:
         return _data_on_cluster(cluster, [read_job(path) for path in args.jobs])
     for path in args.jobs:
         job = here(read_job(path))
+        if job.data.name is None:
+            console.say(f"{path}: its task has its own data; nothing to prepare")
+            continue
         prepare_data(job, console.messages())
         verify(job.data.name, Path(job.data.root), own=job.data.own)
         console.say(f"{job.data.name}: complete and unchanged in {Path(job.data.root) / job.data.name}")

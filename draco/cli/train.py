@@ -159,6 +159,8 @@ def _see_to(args: argparse.Namespace, job: "Job", nodes: "Roster | None", said: 
     if nodes:
         with said.status(f"checking {len(nodes.nodes)} nodes"):
             preflight.check(nodes)
+    if job.data.name is None:
+        return
     if not (args.checked and Path(job.data.root, job.data.name).exists()):  # else the ranks look whether it is whole
         prepare_data(job, said)
     if nodes:

@@ -28,7 +28,7 @@ def check(job: Job) -> list[Fault]:
     """Return what is wrong with a job whose single fields are right."""
     found = list(_check_options(job))
     told = {fault.path for fault in found}
-    others = (_check_scheme, _check_own, _check_attack, _check_training, _check_data)
+    others = (_check_scheme, _check_own, _check_attack, _check_training, _check_task)
     return [*found, *(fault for checked in others for fault in checked(job) if fault.path not in told)]
 
 
@@ -36,6 +36,8 @@ def _check_options(job: Job) -> Iterator[Fault]:
     """Yield the options that were given though another option has a value with which they do not apply."""
     for key in SECTIONS:
         section = getattr(job, key)
+        if section is None:
+            continue
         for option, field in type(section).model_fields.items():
             needed = only_with(type(section), option)
             if needed is None or getattr(section, option) == field.default:
@@ -64,7 +66,7 @@ def _check_scheme(job: Job) -> Iterator[Fault]:
     except ValueError as e:
         yield Fault("scheme.name", str(e), about)
         return
-    per = 2 if MODELS[job.model].batch_norm else 1
+    per = 2 if job.model is not None and MODELS[job.model].batch_norm else 1
     if job.batch_size < per * k:
         why = f" and {job.model}'s batch norm at least 2 samples in each" if per == 2 else ""
         message = f"must be at least {per * k}: {name} cuts it into {k} partitions{why}, got {job.batch_size}"
@@ -177,20 +179,36 @@ def _check_training(job: Job) -> Iterator[Fault]:
         yield Fault("schedule.warmup_steps", message, ("steps",))
 
 
-def _check_data(job: Job) -> Iterator[Fault]:
+def _check_task(job: Job) -> Iterator[Fault]:
+    """Yield what is given besides a task, or is missing without one."""
+    if job.task is None:
+        if job.model is None:
+            yield Fault("model", f"is missing; must be one of {', '.join(MODELS)}, or give a task", ("task",))
+        if job.data.name is None:
+            yield Fault("data.name", f"is missing; must be one of {', '.join(DATASETS)}, or give a task", ("task",))
+        if job.model is not None and job.data.name is not None:
+            yield from _check_data(job, job.model, job.data.name)
+        return
+    given: dict[str, object] = {"model": job.model, "data.name": job.data.name, "data.source": job.data.source}
+    given |= {"data.augment": job.data.augment, "data.own": job.data.own or None}
+    for path in (path for path, value in given.items() if value is not None):
+        yield Fault(path, f"must be left out beside task, which has its own ({job.task.name})", ("task",))
+
+
+def _check_data(job: Job, model: str, name: str) -> Iterator[Fault]:
     """Yield what does not go together in data, model and batch."""
-    info = DATASETS[job.data.name]
+    info = DATASETS[name]
     if job.data.augment and not info.augment:
-        yield Fault("data.augment", f"{job.data.name} has no augmentation: must be false or left out", ("data.name",))
+        yield Fault("data.augment", f"{name} has no augmentation: must be false or left out", ("data.name",))
     if job.data.source is not None and not info.originals:
-        yield Fault("data.source", f"{job.data.name} has no original files to take: leave it out", ("data.name",))
+        yield Fault("data.source", f"{name} has no original files to take: leave it out", ("data.name",))
     if job.data.own and job.data.source is None:
         yield Fault("data.own", "needs data.source, the folder of your files; or leave it out", ("data.source",))
-    fault = model_fault(job.model, info.shape)
+    fault = model_fault(model, info.shape)
     if fault is not None:
-        yield Fault("model", f"{fault} ({job.data.name})", ("data.name",))
+        yield Fault("model", f"{fault} ({name})", ("data.name",))
     if job.batch_size > info.train:
-        message = f"must be at most the {info.train} training samples of {job.data.name}, got {job.batch_size}"
+        message = f"must be at most the {info.train} training samples of {name}, got {job.batch_size}"
         yield Fault("batch_size", message, ("data.name",))
 
 

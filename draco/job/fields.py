@@ -15,6 +15,7 @@ from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
 from draco.attacks import ATTACKS
 from draco.data.datasets import DATASETS
 from draco.declaration import OnlyWith
+from draco.job.plain_options import PlainOptions
 from draco.job.unions import AS_TUPLE, NamedSection, Part, Section, described, kinds, union
 from draco.models import MODELS
 from draco.optimizers import OPTIMIZERS, SCHEDULES
@@ -31,10 +32,22 @@ Rank = Annotated[int, Field(ge=1)]
 Ranks = Annotated[tuple[Rank, ...], Field(min_length=1), AS_TUPLE]
 
 
+class TaskSection(Section):
+    """What is trained, where it is your own: a model, its samples and the loss of each."""
+
+    name: str = described(
+        ..., "A file or an importable module, and in it a subclass of draco.Task, such as my_task.py:Digits.",
+        pattern=r"^[^:\s][^:]*:[A-Za-z_][A-Za-z0-9_]*$", max_length=4096,
+    )  # fmt: skip
+    options: PlainOptions = described(PlainOptions(), "The arguments of its constructor, by name.")
+
+
 class DataSection(Section):
     """What the model is trained on."""
 
-    name: DataName = described(..., "Data set; mnist_5k and the synthetic ones need no download.")
+    name: DataName | None = described(
+        None, "Data set; mnist_5k and the synthetic ones need no download. Null: the samples are those of task."
+    )
     augment: bool | None = described(
         None, "Random crops and flips while training; null: what the data set usually takes (crops and flips: CIFAR)."
     )
@@ -254,8 +267,15 @@ class Job(Section):
     )
     threads: int = described(1, "Torch threads of every process.", ge=1, le=1024)
     device: Literal["cpu", "cuda"] = described("cpu", "Where gradients are computed.")
-    model: ModelName = described(..., "Network; its input shape must be the data's.")
-    data: DataSection = described(..., "Data set, by name or with options.")
+    task: TaskSection | None = described(
+        None, "What is trained, by its path or with options; null: model, on data, by cross entropy."
+    )
+    model: ModelName | None = described(
+        None, "Network; its input shape must be the data's. It is needed where no task is given."
+    )
+    data: DataSection = described(
+        DataSection(), "Data set, by name or with options. It is needed where no task is given."
+    )
     batch_size: int = described(
         ..., "Global batch B: samples per step over all partitions, the same for every scheme.", ge=1, le=10**8
     )
@@ -300,6 +320,7 @@ class Job(Section):
 
 # The parts of a job that are sections. The short form of `local` is a number, so a string is at fault there.
 SECTIONS: dict[str, Part] = {
+    "task": Part("name", {"": TaskSection}),
     "data": Part("name", {"": DataSection}),
     "local": Part("momentum", {"": LocalSection}),
     "scheme": Part("name", SCHEME_KINDS),

@@ -25,7 +25,7 @@ def field_message(keys: Sequence[str], tree: Mapping[str, Any]) -> str:
     legal = legal_values(key if len(keys) == 1 else "", properties(kind)[key])
     if key not in part:
         return f"is missing; must be {legal}"
-    names = properties(kind)[key].get("enum", [])
+    names = _choices(properties(kind)[key])
     return f"must be {legal}, got {show(part[key])}{_slip(part[key], names)}"
 
 
@@ -53,6 +53,8 @@ def legal_values(key: str, schema: Mapping[str, Any]) -> str:
         return _legal_section(SECTIONS[key])
     if "discriminator" in schema:
         return _legal_section(PRE_AGGREGATOR)
+    if schema.get("type") == "object":
+        return "a mapping of names to plain values"
     if "anyOf" in schema:
         return ", or ".join("null" if part == {"type": "null"} else legal_values("", part) for part in schema["anyOf"])
     if "enum" in schema:
@@ -61,15 +63,22 @@ def legal_values(key: str, schema: Mapping[str, Any]) -> str:
         return f"a list of {len(schema['prefixItems'])}, each {legal_values('', schema['prefixItems'][0])}"
     if "items" in schema:
         return f"a list, each {legal_values('', schema['items'])}"
+    if "pattern" in schema and ":" in schema["pattern"]:
+        return "a file or a module and a name in it, such as my_task.py:Digits"
     if "pattern" in schema:
         return f"lower-case words and numbers joined by hyphens, at most {schema['maxLength']} characters"
     bounds = [f"{words} {schema[bound]}" for bound, words in _BOUNDS.items() if bound in schema]
     return " ".join([_TYPES[schema["type"]], " and ".join(bounds)]).strip()
 
 
+def _choices(schema: Mapping[str, Any]) -> list[str]:
+    """Return the names that a field's JSON Schema allows, null not counted."""
+    return [name for each in (schema, *schema.get("anyOf", ())) for name in each.get("enum", ())]
+
+
 def _legal_section(part: Part) -> str:
     keys = dict.fromkeys(key for kind in part.kinds.values() for key in kind.model_fields)
-    names = list(part.kinds) if "" not in part.kinds else properties(part.kinds[""])[part.short].get("enum", [])
+    names = list(part.kinds) if "" not in part.kinds else _choices(properties(part.kinds[""])[part.short])
     either = f"one of {', '.join(names)}, or " if names else ""
     return f"{either}a mapping with the keys {', '.join(keys)}"
 

@@ -7,7 +7,7 @@ from draco.aggregators import AGGREGATORS
 from draco.data.datasets import DATASETS
 from draco.job.fields import Job
 from draco.job.numbers import total_steps
-from draco.models import model_size
+from draco.models import Size, model_size
 from draco.optimizers import OPTIMIZERS
 
 # Of a checkpoint besides its numbers: the job, and a few hundred bytes for each tensor. The tests compare all this with
@@ -29,17 +29,22 @@ class Space(NamedTuple):
         return self.checkpoints * self.each + self.events
 
 
-def space(job: Job) -> Space:
-    """Return the space that a run of the job takes."""
-    steps = total_steps(job, DATASETS[job.data.name].train)
-    events = steps * (_EVENT_BYTES + _WORKER_BYTES * job.workers)
-    return Space(_most_checkpoints(job, steps), checkpoint_bytes(job), events)
-
-
-def checkpoint_bytes(job: Job) -> int:
-    """Return about how large a checkpoint is: model, optimizer, worker momenta, and where a rule goes on from."""
+def space(job: Job) -> Space | None:
+    """Return the space that a run of the job takes; None where only its own task could tell."""
+    if job.model is None or job.data.name is None:
+        return None
     info = DATASETS[job.data.name]
-    size = model_size(job.model, info.shape, info.classes)
+    return space_of(job, total_steps(job, info.train), model_size(job.model, info.shape, info.classes))
+
+
+def space_of(job: Job, steps: int, size: Size) -> Space:
+    """Return the space that a run of so many steps takes, with a model of that size."""
+    events = steps * (_EVENT_BYTES + _WORKER_BYTES * job.workers)
+    return Space(_most_checkpoints(job, steps), checkpoint_bytes(job, size), events)
+
+
+def checkpoint_bytes(job: Job, size: Size) -> int:
+    """Return about how large a checkpoint is: model, optimizer, worker momenta, and where a rule goes on from."""
     vectors = 1 + OPTIMIZERS[job.optimizer.name].vectors(job.optimizer.given())
     vectors += AGGREGATORS[job.aggregator.name].remembers
     vectors += job.workers if job.local.momentum else 0

@@ -10,14 +10,18 @@ from draco.job.numbers import attack
 from draco.job.unions import Part, Section, only_with
 from draco.schemes import SCHEMES
 
+_EITHER = ("task", "model", "steps", "epochs")  # of which some stand for others, and are left out where null
+
 
 def to_dict(job: Job) -> dict[str, Any]:
     """Return the job as plain values, defaults written out, options that do not apply left out."""
     values: dict[str, Any] = job.model_dump(mode="json")
     for key in SECTIONS:
         section = getattr(job, key)
+        if section is None:
+            continue
         values[key] = {option: value for option, value in values[key].items() if _applies(section, option)}
-    return {key: value for key, value in values.items() if not (key in ("steps", "epochs") and value is None)}
+    return {key: value for key, value in values.items() if not (key in _EITHER and value is None)}
 
 
 def to_words(job: Job) -> str:

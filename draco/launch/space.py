@@ -16,11 +16,16 @@ from draco.runs import directory as run_directory
 def require(root: Path, jobs: Sequence[tuple[Job, Path | None]]) -> str:
     """Return in a sentence what the runs of the jobs take, each in its directory where it has one already.
 
+    What a job's own task takes is known to its server only, which looks for itself (training/room.py).
+
     Raises:
         MissingError: there is less on the disk of `root`.
     """
-    needs = [space(_as_begun(job, run)) for job, run in jobs]
-    there = [_taken(run) if run else 0 for _, run in jobs]
+    known = [(need, run) for job, run in jobs if (need := space(_as_begun(job, run))) is not None]
+    if not known:
+        return f"disk: {decimal(shutil.disk_usage(_existing(root)).free)} is free"
+    needs = [need for need, _ in known]
+    there = [_taken(run) if run else 0 for _, run in known]
     more = sum(max(need.whole - taken, 0) for need, taken in zip(needs, there, strict=True))
     each = decimal(max((need.each for need in needs), default=0))
     count, events = sum(need.checkpoints for need in needs), decimal(sum(need.events for need in needs))

@@ -18,9 +18,9 @@ def provide(roster: Roster, job: Job, only: Sequence[str] | None = None) -> None
     Raises:
         MissingError: a node cannot prepare it; names the node and the reason.
     """
-    folder = PurePosixPath(every_node.WORK, job.data.root, job.data.name)
-    if only is not None and not only:
+    if job.data.name is None or (only is not None and not only):
         return
+    folder = PurePosixPath(every_node.WORK, job.data.root, job.data.name)
     there = every_node.ask(roster, ["test", "-d", shlex.quote(str(folder))], only=only or ())
     lacking = [name for name, answer in there.items() if answer.fault]
     command = every_node.module(roster, "draco", "data", "-")

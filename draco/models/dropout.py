@@ -12,8 +12,9 @@ class SeededDropout(nn.Module):
     """Dropout whose masks come from the generators that `set_dropout` gave it, never from global random state.
 
     Consecutive rows of the batch belong to consecutive segments, and each segment's mask comes from its own generator.
-    So a partition gets the same masks alone and as a part of a larger batch. Masks are drawn on the CPU, so they do not
-    depend on the device. In evaluation mode it passes its input on, as nn.Dropout does.
+    So a partition gets the same masks alone and as a part of a larger batch. An input may have several rows for each
+    row of the batch, such as the tokens of a sequence. Masks are drawn on the CPU, so they do not depend on the device.
+    In evaluation mode it passes its input on, as nn.Dropout does.
     """
 
     def __init__(self, p: float) -> None:
@@ -25,13 +26,14 @@ class SeededDropout(nn.Module):
         """Return x (N, ...) with each value zero with probability p, and scaled by 1 / (1 - p) otherwise."""
         if not self.training or self.p == 0:
             return x
-        rows = sum(rows for rows, _ in self.segments)
-        if rows != len(x):
+        announced = sum(rows for rows, _ in self.segments)
+        if not announced or len(x) % announced:
             raise RuntimeError(
-                f"dropout: the batch has {len(x)} rows but set_dropout announced {rows}; "
+                f"dropout: the batch has {len(x)} rows but set_dropout announced {announced}; "
                 "call set_dropout(model, segments) before every forward in training mode"
             )
-        masks = [torch.rand(rows, *x.shape[1:], generator=source) >= self.p for rows, source in self.segments]
+        each = len(x) // announced
+        masks = [torch.rand(rows * each, *x.shape[1:], generator=source) >= self.p for rows, source in self.segments]
         return x * torch.cat(masks).to(x.device, x.dtype).div_(1 - self.p)
 
     def extra_repr(self) -> str:

@@ -1,11 +1,27 @@
-"""A model's parameters as one flat vector of p numbers."""
+"""A model's trained parameters as one flat vector of p numbers; frozen ones, without a gradient, are not among them."""
 
 import torch
 from torch import Tensor, nn
 
 
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that require a gradient, in the order of `model.parameters()`."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def trained_size(model: nn.Module) -> int:
+    """Return p, how many numbers are trained."""
+    return sum(parameter.numel() for parameter in trained(model))
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the model's state without its frozen parameters, which every process builds by itself."""
+    frozen = {name for name, each in model.named_parameters(remove_duplicate=False) if not each.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
 def flatten(model: nn.Module) -> Tensor:
-    """Make all parameters views into one contiguous vector, in the order of `model.parameters()`, and return it, (p,).
+    """Make all trained parameters views into one contiguous vector, in their order, and return it, (p,).
 
     Values do not change, and writing the vector writes the model. `load_state_dict`, `.grad` and optimizers that update
     in place work as before. What gives parameters new memory ends the sharing, so flatten again after
@@ -13,9 +29,11 @@ def flatten(model: nn.Module) -> Tensor:
     makes the first vector stale.
 
     Raises:
-        ValueError: the parameters are not all float32 on one device.
+        ValueError: none is trained, or those that are are not all float32 on one device.
     """
-    parameters = list(model.parameters())
+    parameters = trained(model)
+    if not parameters:
+        raise ValueError("flatten needs a parameter that requires a gradient")
     kinds = {(str(parameter.dtype), str(parameter.device)) for parameter in parameters}
     if len(kinds) != 1 or parameters[0].dtype != torch.float32:
         raise ValueError(f"flatten needs parameters in float32 on one device, got {sorted(kinds)}")

@@ -1,4 +1,7 @@
-"""What is trained: the contract of a task, and the built-in one, the classification of images."""
+"""What is trained: the contract of a task, and the built-in one, which classifies images.
+
+task (the contract) <- images (the built-in task), batch (what is done with batches)
+"""
 
 from draco.tasks.task import Task, count
 

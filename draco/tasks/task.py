@@ -72,12 +72,16 @@ class Task:
         places = indices.tolist()
         return self.collate(list(fetch(places)) if fetch else [samples[place] for place in places])
 
+    def drawn(self, samples: Any, indices: Tensor, generator: torch.Generator) -> Any:
+        """Return a training batch: `batch`, then `augment`; to be replaced where both go together."""
+        return self.augment(self.batch(samples, indices), generator)
+
     def labels(self, samples: Any) -> Tensor | None:
         """Return the class of each sample, (N,) int64, by which `data.split` deals them out; None: they have none."""
         return None
 
     def flipped(self, batch: Any) -> Any:
-        """Return a batch with false labels, C - 1 - y for y, for the attack `label_flip`; None: it has no labels."""
+        """Return a batch with label C - 1 - y for y of C classes, for the attack `label_flip`; None: it has none."""
         return None
 
 

@@ -13,14 +13,18 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from draco import data, models, schemes
+from draco import schemes
 from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS, aggregate, per_layer
 from draco.data import shards
+from draco.errors import OwnCodeError
 from draco.job import Job, structure
 from draco.models import batch_norm
+from draco.models.flat import trained, trained_size
 from draco.optimizers import OPTIMIZERS, SCHEDULES
 from draco.sampling import derive_seed, generator
 from draco.schemes import SCHEMES, Scheme
+from draco.tasks import Task, count
+from draco.tasks.building import build_task, task_model, task_samples
 from draco.training import wire
 from draco.training.gradients import Plan
 
@@ -34,36 +38,61 @@ _ROUNDINGS_TOLERATED = 4
 class Built:
     """A job's parts, each built when it is first asked for and then kept."""
 
-    def __init__(self, job: Job, split: data.Split, vote: str | None = None) -> None:
-        """`vote` is that of `build_scheme`."""
-        self.job, self.split, self.vote = job, split, vote
+    def __init__(self, job: Job, task: Task | None = None, vote: str | None = None) -> None:
+        """`task`: one that was built already, for this job; `vote` is that of `build_scheme`."""
+        self.job, self._task, self.vote = job, task, vote
+
+    @cached_property
+    def task(self) -> Task:
+        """What is trained."""
+        return self._task or build_task(self.job)
+
+    @cached_property
+    def train(self) -> Any:
+        """The training samples."""
+        return task_samples(self.task, "train", self.job.seed)
+
+    @cached_property
+    def test(self) -> Any:
+        """The test samples."""
+        return task_samples(self.task, "test", self.job.seed)
+
+    def again(self) -> "Built":
+        """Return the same parts for somebody else in this process: with another model, of the same samples."""
+        other = Built(self.job, self.task, self.vote)
+        other.train = self.train
+        return other
 
     @cached_property
     def scheme(self) -> Scheme:
         """The scheme."""
-        return build_scheme(self.job, self.vote)
+        return build_scheme(self.job, self.vote, self.tail)
 
     @cached_property
     def model(self) -> nn.Module:
         """The model with its initial weights."""
-        return build_model(self.job, self.split.info)
+        return task_model(self.task, self.job.seed)
 
     @cached_property
     def shards(self) -> list[Tensor] | None:
         """The training samples that each worker owns; None where all draw from one batch."""
-        return build_shards(self.job, self.split.labels)
+        return build_shards(self.job, self.task, self.train)
 
     @property
     def plan(self) -> Plan:
         """How each step's batch is cut and seeded."""
-        job, augment = self.job, self.split.info.augment
-        augment = augment if job.data.augment is None else job.data.augment
-        return Plan(job.seed, job.batch_size, self.scheme.assignment.shape[1], augment, self.shards)
+        job = self.job
+        return Plan(job.seed, job.batch_size, self.scheme.assignment.shape[1], count(self.train), self.shards)
 
     @property
     def elements(self) -> int:
         """d, the length of a step vector."""
-        return sum(p.numel() for p in self.model.parameters()) + batch_norm.statistics_size(self.model) + 1
+        return trained_size(self.model) + self.tail
+
+    @property
+    def tail(self) -> int:
+        """The numbers at the end of a step vector that are no gradient: statistics and loss."""
+        return batch_norm.statistics_size(self.model) + 1
 
     @property
     def format(self) -> wire.Wire:
@@ -89,15 +118,20 @@ class Built:
     def encodes_freely(self) -> bool:
         """Whether one backward pass over weighted losses encodes.
 
-        It does for a real-linear code, where no statistics mix the samples of a batch.
+        It does for a real-linear code, where neither statistics nor the loss mix the samples of a batch.
         """
         linear = self.scheme.weights is not None and self.load > 1
         explicit = self.job.scheme.get("encoding") == "explicit"
-        return linear and not explicit and not batch_norm.has_batch_statistics(self.model)
+        alone = self.task.per_sample
+        return linear and alone and not explicit and not batch_norm.has_batch_statistics(self.model)
 
 
-def build_scheme(job: Job, vote: str | None = None) -> Scheme:
-    """Return the job's scheme; `vote` replaces `auto` once the workers have said what they run on."""
+def build_scheme(job: Job, vote: str | None = None, tail: int = 1) -> Scheme:
+    """Return the job's scheme.
+
+    `vote` replaces `auto` once the workers have said what they run on. The last `tail` numbers of a step vector are no
+    gradient: statistics and loss.
+    """
     scheme, options = SCHEMES[job.scheme.name], structure(job)
     if "vote" in scheme.options:
         options["vote"] = vote or ("exact" if job.scheme.get("vote") == "auto" else job.scheme.get("vote"))
@@ -106,7 +140,7 @@ def build_scheme(job: Job, vote: str | None = None) -> Scheme:
     if "seed" in scheme.supplied:  # of a design that is drawn
         options["seed"] = derive_seed(job.seed, "design")
     if "tail" in scheme.supplied:  # the statistics and the loss, which are no gradient, travel as numbers
-        options["tail"] = batch_norm.statistics_size(build_model(job, data.DATASETS[job.data.name])) + 1
+        options["tail"] = tail
     return schemes.build(scheme.name, workers=job.workers, adversaries=job.scheme.adversaries, **options)
 
 
@@ -118,19 +152,22 @@ def tolerance(job: Job) -> float:
     return max(given or scheme.tolerance, _ROUNDINGS_TOLERATED * wire.ROUNDING[job.wire.dtype])
 
 
-def build_model(job: Job, info: data.DatasetInfo) -> nn.Module:
-    """Return the job's model with its initial weights, which depend on the seed only."""
-    return models.build_model(job.model, info.shape, info.classes, job.seed)
+def build_shards(job: Job, task: Task, samples: Any) -> list[Tensor] | None:
+    """Return the training samples that each worker owns; None where all draw from one batch.
 
-
-def build_shards(job: Job, labels: Tensor) -> list[Tensor] | None:
-    """Return the training samples that each worker owns, of labels (N,); None where all draw from one batch."""
+    Raises:
+        OwnCodeError: they are dealt out by class, and the task's samples have none.
+    """
+    if job.data.split == "iid":
+        return None
+    labels = task.labels(samples)
+    if labels is None:
+        name = type(task).__name__
+        raise OwnCodeError(f"{name}: data.split {job.data.split} deals samples out by class: add {name}.labels()")
     if job.data.split == "by_class":
         return shards.by_class(labels, job.workers)
-    if job.data.split == "dirichlet":
-        assert job.data.alpha is not None
-        return shards.dirichlet(labels, job.workers, job.data.alpha, job.seed)
-    return None
+    assert job.data.alpha is not None
+    return shards.dirichlet(labels, job.workers, job.data.alpha, job.seed)
 
 
 def build_aggregate(job: Job, model: nn.Module) -> Aggregate:
@@ -153,7 +190,7 @@ def build_aggregate(job: Job, model: nn.Module) -> Aggregate:
             options["centre"] = centre
         return (per_layer(whole, bounds) if spec.get("per_layer") else whole)(gradients, f=f, **options)
 
-    stops = torch.tensor([p.numel() for p in model.parameters()]).cumsum(0).tolist()
+    stops = torch.tensor([p.numel() for p in trained(model)]).cumsum(0).tolist()
     bounds = list(zip([0, *stops[:-1]], stops, strict=True))
     return reduce
 

@@ -6,70 +6,76 @@ It reads only checkpoints that their manifest confirms, does none twice, and can
 import copy
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from draco import data
-from draco.data import batches
+from draco import own
+from draco.errors import OwnCodeError
 from draco.job import Job
+from draco.models.flat import trained_size, trained_state
 from draco.runs import events, hold
 from draco.runs.alive import Waiting, life
 from draco.runs.events import Lines, read
-from draco.training import build, checkpoint, checkpoint_check
+from draco.tasks import Task, count
+from draco.tasks.batch import moved
+from draco.training import checkpoint, checkpoint_check
+from draco.training.build import Built
 
 POLL_S = 1.0
 
 
 class Evaluation(NamedTuple):
-    """Quality of one model on the test set."""
+    """Quality of one model on the test samples."""
 
-    top1: float  # fraction of samples whose label is the highest output
-    top5: float  # fraction of samples whose label is among the five highest outputs
-    loss: float  # mean cross-entropy, nats
+    metrics: dict[str, float]  # means over the samples; "loss" among them. Images: also "top1" and "top5", fractions
     samples: int
 
 
 @torch.inference_mode()
 def evaluate_model(
+    task: Task,
     model: nn.Module,
-    split: data.Split,
+    samples: Any,
     batch_size: int,
     device: str = "cpu",
     beat: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Evaluate `model` on a whole split; the model is left as it was. `beat` is called after every batch.
+    """Evaluate `model` on all samples of a split; the model is left as it was. `beat` is called after every batch.
 
     On a GPU a copy is evaluated: moving the model itself would part its parameters from the server's flat vector.
+
+    Raises:
+        OwnCodeError: the task's `evaluate` fails, or returns no figure "loss".
     """
     was_training = model.training
     if device != "cpu":
         model = copy.deepcopy(model).to(device)
     model.eval()
-    top1 = top5 = loss = 0.0
-    for start in range(0, len(split.labels), batch_size):
-        indices = torch.arange(start, min(start + batch_size, len(split.labels)))
-        inputs, labels = (t.to(device) for t in batches.batch(split, indices, None))
-        outputs = model(inputs)
-        ranked = outputs.topk(min(5, outputs.shape[1]), dim=1).indices == labels[:, None]
-        top1 += ranked[:, 0].sum().item()
-        top5 += ranked.any(1).sum().item()
-        loss += F.cross_entropy(outputs, labels, reduction="sum").item()
+    size, sums, name = count(samples), dict[str, float](), type(task).__name__
+    for start in range(0, size, batch_size):
+        with own.blamed(f"{name}.evaluate()"):
+            indices = torch.arange(start, min(start + batch_size, size))
+            figures = task.evaluate(model, moved(task.batch(samples, indices), device))
+            for figure, values in figures.items():
+                each = torch.as_tensor(values).double()  # of each sample, or one number for the batch
+                whole = each.sum() if each.numel() == len(indices) else each.mean() * len(indices)
+                sums[figure] = sums.get(figure, 0.0) + whole.item()
         beat()
     model.train(was_training)
-    samples = len(split.labels)
-    return Evaluation(top1 / samples, top5 / samples, loss / samples, samples)
+    if "loss" not in sums:
+        raise OwnCodeError(f'{name}.evaluate() must return a "loss" for each of {size} test samples; has {[*sums]}')
+    return Evaluation({figure: total / size for figure, total in sums.items()}, size)
 
 
 def append(run: Path, step: int, result: Evaluation) -> None:
     """Add one line to the run's evaluations."""
     file = Lines(run / "evaluations.jsonl")
     try:
-        file.append({"step": step, "time": round(time.time(), 3), **result._asdict()})
+        file.append({"step": step, "time": round(time.time(), 3), **result.metrics, "samples": result.samples})
     finally:
         file.close()
 
@@ -77,7 +83,12 @@ def append(run: Path, step: int, result: Evaluation) -> None:
 def evaluations(run: Path) -> dict[int, Evaluation]:
     """Return the evaluations that are recorded, by step; of one that was made twice the later."""
     recorded = events.evaluations(run / "evaluations.jsonl")
-    return {e["step"]: Evaluation(e["top1"], e["top5"], e["loss"], e["samples"]) for e in recorded}
+    return {each["step"]: Evaluation(metrics_of(each), each["samples"]) for each in recorded}
+
+
+def metrics_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures in a line of evaluations.jsonl."""
+    return {name: value for name, value in record.items() if name not in ("step", "time", "samples")}
 
 
 def done_steps(run: Path) -> set[int]:
@@ -101,8 +112,7 @@ def pending(run: Path) -> list[tuple[int, Path]]:
 
 def evaluate_run(
     run: Path,
-    job: Job,
-    test: data.Split,
+    built: Built,
     *,
     follow: bool,
     batch_size: int | None = None,
@@ -117,19 +127,18 @@ def evaluate_run(
         RefusedError: another evaluator is at work on the run.
     """
     with hold.take(run / hold.EVALUATOR, f"{run}: another draco eval is at work on it"):
-        yield from _evaluate(run, job, test, follow, batch_size, device, refuse)
+        yield from _evaluate(run, built, follow, batch_size, device, refuse)
 
 
 def _evaluate(
     run: Path,
-    job: Job,
-    test: data.Split,
+    built: Built,
     follow: bool,
     batch_size: int | None,
     device: str | None,
     refuse: Callable[[int, str], None],
 ) -> Iterator[tuple[int, Evaluation]]:
-    model = build.build_model(job, test.info)
+    job, model = built.job, built.model
     refused: set[tuple[Path, int]] = set()
     tell = Waiting()
     while True:
@@ -147,7 +156,9 @@ def _evaluate(
                 refused.add(mark)
                 refuse(step, str(error))
                 continue
-            result = evaluate_model(model, test, batch_size or job.eval_batch_size, device or job.device)
+            result = evaluate_model(
+                built.task, model, built.test, batch_size or job.eval_batch_size, device or job.device
+            )
             append(run, step, result)
             yield step, result
         if over or not follow:
@@ -158,12 +169,12 @@ def _evaluate(
 
 def _load(model: nn.Module, job: Job, step: int, path: Path) -> None:
     """Load a checkpoint of the job into its model."""
-    state = model.state_dict()
-    limit = checkpoint_check.limit(job, state, sum(parameter.numel() for parameter in model.parameters()))
+    state = trained_state(model)
+    limit = checkpoint_check.limit(job, state, trained_size(model))
     contents = checkpoint.load(path, limit)
     if why := checkpoint_check.model_misfit(contents, state, job, step):
         raise checkpoint.CheckpointError(why, path)
-    model.load_state_dict(contents["model"])
+    model.load_state_dict(contents["model"], strict=False)  # without frozen parameters
 
 
 def _changed(path: Path) -> int:

@@ -17,18 +17,17 @@ computes the same vector.
 import copy
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from draco import data
-from draco.data import batches
 from draco.models import batch_norm
 from draco.models.dropout import SeededDropout, set_dropout
-from draco.models.flat import flatten
+from draco.models.flat import flatten, trained
 from draco.sampling import batch_indices, generator, partition_bounds
+from draco.tasks import Task
+from draco.tasks.batch import joined, moved
 from draco.training.worker_momentum import LocalSteps
 
 
@@ -38,20 +37,22 @@ class Plan(NamedTuple):
     seed: int
     batch_size: int  # B
     partitions: int  # k
-    augment: bool
+    samples: int  # N, of the training split
     shards: Sequence[Tensor] | None = None  # k of them: whose samples partition j draws from; None: all draw from all
 
 
 class StepVectors:
     """Computes step vectors with one model and one training set. Not safe for use by several threads at once."""
 
-    def __init__(self, model: nn.Module, split: data.Split, plan: Plan, device: str = "cpu") -> None:
+    def __init__(self, task: Task, model: nn.Module, samples: Any, plan: Plan, device: str = "cpu") -> None:
+        self._task, self._samples = task, samples
         self.model = model.to(device).train()
         self._flat = flatten(self.model)
         batch_norm.measure_batch_statistics(self.model)
-        self._parameters = list(self.model.parameters())
+        self._parameters = trained(self.model)
         self._drops = any(isinstance(module, SeededDropout) for module in self.model.modules())
-        self._split, self._plan, self._device = split, plan, device
+        self._plan, self._device = plan, device
+        self._flips = False
         self._loaded = 0  # the step whose parameters the model has
         self._batch = 0, torch.empty(0)  # step -> its samples, (B,)
         self._bounds = partition_bounds(plan.batch_size, plan.partitions)
@@ -86,9 +87,9 @@ class StepVectors:
             self.local(step, partition, out)
 
     def relabelled(self) -> "StepVectors":
-        """Return the same computation with the label C - 1 - y in place of every y; model and memory are shared."""
+        """Return the same computation with false labels, as `Task.flipped` makes them; model and memory are shared."""
         other = copy.copy(self)
-        other._split = self._split._replace(labels=self._split.info.classes - 1 - self._split.labels)
+        other._flips = True
         return other
 
     def weighted(self, step: int, partitions: Sequence[int], weights: Sequence[float], out: Tensor) -> None:
@@ -104,36 +105,63 @@ class StepVectors:
             out.copy_(self._staging)
 
     def _backward(self, step: int, partitions: Sequence[int], weights: Sequence[float], out: Tensor) -> None:
-        inputs, labels, sizes = self._samples(step, partitions)
-        if self._drops:
-            seeds = [generator(self._plan.seed, "dropout", step, j) for j in partitions]
-            set_dropout(self.model, list(zip(sizes, seeds, strict=True)))
-        repeated = [weight for weight, size in zip(weights, sizes, strict=True) for _ in range(size)]
-        per_sample = torch.tensor(repeated).to(self._device) * self._scale
-        loss = F.cross_entropy(self.model(inputs), labels, reduction="none") @ per_sample
-        gradients = torch.autograd.grad(loss, self._parameters)
+        parts = [self._batch_of(step, j) for j in partitions]
+        sizes = [stop - start for start, stop in (self._bounds[j] for j in partitions)]
+        whole = joined(parts)
+        if whole is None:  # they do not fit together: one after the other, to the same sum
+            return self._one_by_one(step, parts, partitions, weights, out)
+        self._seed_dropout(step, partitions, sizes)
+        loss = self._loss(whole, sizes, weights)
+        gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
         views = torch.split(out[: self.parameters], [p.numel() for p in self._parameters])
         torch._foreach_copy_(list(views), [g.reshape(-1) for g in gradients])
         out[-1] = loss.detach()
+        return None
+
+    def _one_by_one(
+        self, step: int, parts: Sequence[Any], partitions: Sequence[int], weights: Sequence[float], out: Tensor
+    ) -> None:
+        out.zero_()
+        views = torch.split(out[: self.parameters], [p.numel() for p in self._parameters])
+        for part, partition, weight in zip(parts, partitions, weights, strict=True):
+            start, stop = self._bounds[partition]
+            self._seed_dropout(step, [partition], [stop - start])
+            loss = self._loss(part, [stop - start], [weight])
+            gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
+            torch._foreach_add_(list(views), [g.reshape(-1) for g in gradients])
+            out[-1] += loss.detach()
+
+    def _seed_dropout(self, step: int, partitions: Sequence[int], sizes: Sequence[int]) -> None:
+        if self._drops:
+            seeds = [generator(self._plan.seed, "dropout", step, j) for j in partitions]
+            set_dropout(self.model, list(zip(sizes, seeds, strict=True)))
+
+    def _loss(self, batch: Any, sizes: Sequence[int], weights: Sequence[float]) -> Tensor:
+        """Return the weighted sum of the losses of a batch of whole partitions, scaled by k / B, as one number."""
+        losses = self._task.loss(self.model, batch)
+        if not self._task.per_sample:  # one partition, of which it is the mean
+            return losses * (weights[0] * self._scale * sizes[0])
+        repeated = [weight for weight, size in zip(weights, sizes, strict=True) for _ in range(size)]
+        per_sample = torch.tensor(repeated).to(self._device) * self._scale
+        return losses @ per_sample
 
     def indices(self, step: int, partition: int) -> Tensor:
         """Return the samples of a partition: a slice of the step's batch, or as many of its shard's next ones."""
         plan, (start, stop) = self._plan, self._bounds[partition]
         if plan.shards is None:
             if self._batch[0] != step:  # all partitions are slices of one batch
-                self._batch = step, batch_indices(plan.seed, step, plan.batch_size, len(self._split.labels))
+                self._batch = step, batch_indices(plan.seed, step, plan.batch_size, plan.samples)
             return self._batch[1][start:stop]
         shard = plan.shards[partition]
         return shard[batch_indices(plan.seed, step, stop - start, len(shard), partition)]
 
-    def _samples(self, step: int, partitions: Sequence[int]) -> tuple[Tensor, Tensor, list[int]]:
-        plan = self._plan
-        parts = []
-        for j in partitions:
-            augment = generator(plan.seed, "augmentation", step, j) if plan.augment else None
-            parts.append(batches.batch(self._split, self.indices(step, j), augment))
-        inputs, labels = parts[0] if len(parts) == 1 else (torch.cat(each) for each in zip(*parts, strict=True))
-        return inputs.to(self._device), labels.to(self._device), [len(y) for _, y in parts]
+    def _batch_of(self, step: int, partition: int) -> Any:
+        """Return the samples of a partition as a batch, augmented, on the device."""
+        source = generator(self._plan.seed, "augmentation", step, partition)
+        batch = self._task.drawn(self._samples, self.indices(step, partition), source)
+        if self._flips:
+            batch = self._task.flipped(batch)
+        return moved(batch, self._device)
 
 
 class Remembered:

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 
-from draco import data
-from draco.errors import MissingError
-from draco.job import Job, attack, parse, to_yaml
+from draco.errors import MissingError, OwnCodeError
+from draco.job import attack, parse, to_yaml
 from draco.runs import stages
 from draco.runs.directory import read_job
-from draco.training import adversary, server, transport
+from draco.training import adversary, greeting, server, transport
 from draco.training.build import Built
 from draco.training.gradients import Remembered
+from draco.training.greeting import Greeting
 from draco.training.simulated_byzantine import ByzantineWorker, Knowledge
-from draco.training.worker import Worker, build_vectors, build_worker, fingerprint, momenta_of
+from draco.training.worker import Worker, build_vectors, build_worker, momenta_of
 from draco.training.worker_momentum import Attached, followed
 
 
@@ -33,7 +33,7 @@ def main(run: Path, simulate: bool) -> None:
         _obey_signals(run)
         job = read_job(run)
         torch.set_num_threads(job.threads)
-        serve_all(job, run, Path(job.data.root))
+        serve_all(Built(job), run)
         return
     stages.say("imported")
     rank, size = transport.rank_and_size()
@@ -60,13 +60,8 @@ def _serve(run: Path, size: int) -> bool:
     server_side = transport.MpiServer()
     server_side.announce(to_yaml(job))
     stages.say("told")
-    root = Path(job.data.root)
-    train, test = (
-        data.load(job.data.name, root, "train", own=job.data.own),
-        data.load(job.data.name, root, "test", own=job.data.own),
-    )
     stages.say("ready")
-    server.train(job, run, train, test, server_side)
+    server.train(Built(job), run, server_side)
     return server_side.whole
 
 
@@ -74,23 +69,26 @@ def _work(rank: int, worker_side: transport.MpiWorker) -> bool:
     job = parse(worker_side.job(), "the server's job", checked=True)
     stages.say("told")
     torch.set_num_threads(job.threads)
-    train = data.load(job.data.name, Path(job.data.root), "train", own=job.data.own)
-    serve(Built(job, train), rank, worker_side)
+    serve(Built(job), rank, worker_side)
     return worker_side.whole
 
 
 def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
     """Answer the server's tasks, as the worker `rank`, until it says that there are no more."""
     job = built.job
-    vectors = build_vectors(built, followed(job, rank))
-    honest = build_worker(built, rank, vectors)
+    try:
+        vectors = build_vectors(built, followed(job, rank))
+        honest = build_worker(built, rank, vectors)
+    except OwnCodeError as error:  # the server says it to the user
+        side.greet(greeting.write(Greeting(fault=str(error))))
+        raise
     worker: Worker | ByzantineWorker = honest
     if adversary.may_be_byzantine(job, rank):
         worker = ByzantineWorker(job, honest, Knowledge(built, vectors), time.sleep)
     model = torch.zeros(vectors.parameters)
     room = worker.wire.frame_bytes + Attached(job, vectors.parameters).room
     frame = torch.zeros(room, dtype=torch.uint8)
-    side.greet(fingerprint(job))
+    side.greet(greeting.write(Greeting(greeting.platform_of(job))))
     stages.say("ready")
     if job.local.momentum:
         side.take_momenta(worker.momenta)
@@ -100,16 +98,23 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
             side.reply(frame, length)
 
 
-def serve_all(job: Job, run: Path, root: Path) -> None:
+def serve_all(built: Built, run: Path) -> None:
     """Run server and workers in this process."""
-    train, test = (
-        data.load(job.data.name, root, "train", own=job.data.own),
-        data.load(job.data.name, root, "test", own=job.data.own),
-    )
-    workers = simulated_workers(Built(job, train))
-    greetings = [fingerprint(job)] * job.workers
-    replies, momenta = [w.reply for w in workers], [w.momenta for w in workers]
-    server.train(job, run, train, test, transport.Simulated(replies, greetings, momenta))
+    server.train(built, run, Simulation(built))
+
+
+class Simulation(transport.Simulated):
+    """All workers of a job in this process, which are built when they are first asked for."""
+
+    def __init__(self, built: Built) -> None:
+        self._built, self.workers = built, built.job.workers
+
+    def greetings(self, timeout_s: float) -> list[bytes]:
+        """Build the workers; return what each says."""
+        job, workers = self._built.job, simulated_workers(self._built.again())
+        said = greeting.write(Greeting(greeting.platform_of(job)))
+        super().__init__([w.reply for w in workers], [said] * job.workers, [w.momenta for w in workers])
+        return super().greetings(timeout_s)
 
 
 def simulated_workers(built: Built) -> list[Worker | ByzantineWorker]:

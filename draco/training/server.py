@@ -19,21 +19,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from draco import data, files
+from draco import files
 from draco.aggregators import AGGREGATORS
 from draco.aggregators.rows import is_finite
 from draco.data import shards
 from draco.errors import DecodeError, TrainingError, WorkerError
 from draco.job import Job, aggregator_f, attack, keeps_rows, sizes, to_dict, to_words
+from draco.models.flat import trained_state
 from draco.plain import plain
 from draco.runs import directory as run_directory
 from draco.runs import hold, machine
 from draco.runs.events import EventLog
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import SCHEMES
-from draco.training import adversary, checkpoint, checkpoint_check, evaluate, wire
+from draco.training import adversary, checkpoint, checkpoint_check, evaluate, greeting, room, wire
 from draco.training.build import Built
 from draco.training.collect import DIVERGED, Collector, Replies
+from draco.training.greeting import Greeting
 from draco.training.state import Training
 from draco.training.tensorboard import Board
 from draco.training.thinning import thin
@@ -199,22 +201,22 @@ def _rounded(seconds: Mapping[Any, float]) -> dict[str, float]:
     return {str(key): round(value, 6) for key, value in seconds.items()}
 
 
-def choose_vote(job: Job, greetings: Sequence[bytes]) -> tuple[str, str]:
+def choose_vote(job: Job, greetings: Sequence[Greeting | None]) -> tuple[str, str]:
     """Return the vote to take and why: bits only where all workers say that they compute alike.
 
     A worker that reports something false can at most bring about the tolerance vote, which is safe too.
     """
     if (vote := job.scheme.get("vote")) != "auto":
         return vote, "the job says so"
-    kinds = sorted(set(filter(None, greetings)))
+    kinds = sorted({said.platform for said in greetings if said and not said.fault})
     if len(kinds) == 1:
         return "exact", "all workers report the same torch, instruction set, threads and device"
-    texts = "; ".join(plain(kind.decode(errors="replace"), 200) for kind in kinds[:3])
+    texts = "; ".join(plain(kind, 200) for kind in kinds[:3])
     return "tolerance", f"workers report {len(kinds)} different platforms: {texts}"
 
 
-def train(job: Job, run: Path, split: data.Split, test: data.Split, transport: ServerTransport) -> None:
-    """Run the job in `run` from its newest checkpoint to its last step, or until it is asked to stop.
+def train(built: Built, run: Path, transport: ServerTransport) -> None:
+    """Run the built job in `run` from its newest checkpoint to its last step, or until it is asked to stop.
 
     Raises:
         TrainingError: the run failed; its state says so and a checkpoint holds what was done.
@@ -222,17 +224,25 @@ def train(job: Job, run: Path, split: data.Split, test: data.Split, transport: S
     """
     # The one before may still be ending: it was killed by a process that is not its parent.
     with hold.take(run / hold.SERVER, f"{run}: another server writes into it", wait_s=10.0):
-        _train(job, run, split, test, transport)
+        log = EventLog(run / "events.jsonl")
+        try:
+            training = Training(built)
+            if built.job.task is not None:  # of others it is known before
+                room.require(run, training)
+        except BaseException as error:
+            _record_refusal(run, log, _reason(error, run))
+            raise
+        _train(built, training, run, log, transport)
 
 
-def _train(job: Job, run: Path, split: data.Split, test: data.Split, transport: ServerTransport) -> None:
-    log = EventLog(run / "events.jsonl")
-    built = Built(job, split)
-    training = Training(built)
+def _train(built: Built, training: Training, run: Path, log: EventLog, transport: ServerTransport) -> None:
+    job = built.job
     try:
         _resume(training, run, log)
         run_directory.write_status(run, "running", training.step)
-        vote, why = choose_vote(job, transport.greetings(job.start_timeout_s))
+        greetings = [greeting.read(said) for said in transport.greetings(job.start_timeout_s)]
+        greeting.require_all(greetings, job.scheme.adversaries)
+        vote, why = choose_vote(job, greetings)
         built.vote = vote  # before the scheme is asked for
         scheme = built.scheme
         voted = "vote" in SCHEMES[scheme.name].options
@@ -245,7 +255,7 @@ def _train(job: Job, run: Path, split: data.Split, test: data.Split, transport: 
             kept = [followed(job, rank) for rank in range(1, job.workers + 1)]
             transport.hand_momenta([training.worker_momenta[rows.start : rows.stop] for rows in kept])
         server = Server(built, training, transport, run_directory.secret(run), run_directory.nodes(run))
-        stopped = _steps(server, run, test, log)
+        stopped = _steps(server, built, run, log)
         transport.stop()
     except BaseException as error:
         _record_end(training, run, log, "lost" if isinstance(error, WorkerError) else "failed", _reason(error, run))
@@ -255,10 +265,12 @@ def _train(job: Job, run: Path, split: data.Split, test: data.Split, transport: 
 
 def _about_shards(built: Built) -> dict[str, Any]:
     """Return what the start event says of heterogeneous data: samples of each class by worker, and a summary."""
-    owned, split = built.shards, built.split
+    owned = built.shards
     if owned is None:
         return {}
-    counts = shards.class_counts(split.labels, owned, split.info.classes)
+    labels = built.task.labels(built.train)
+    assert labels is not None
+    counts = shards.class_counts(labels, owned, int(labels.max()) + 1)
     return {"class_counts": counts, "data_summary": shards.summary(built.job.data.split, counts)}
 
 
@@ -269,13 +281,13 @@ def _resume(training: Training, run: Path, log: EventLog) -> None:
         log.write("refused_checkpoint", file=path.name, why=why)
 
     files.remove_temporaries(run, run_directory.exists)
-    limit = checkpoint_check.limit(training.job, training.model.state_dict(), training.flat.numel())
+    limit = checkpoint_check.limit(training.job, trained_state(training.model), training.flat.numel())
     used = checkpoint.newest_usable(run / "checkpoints", limit, training.restore, refuse)
     if used is not None:
         log.write("resume", step=training.step, file=used.name)
 
 
-def _steps(server: Server, run: Path, test: data.Split, log: EventLog) -> bool:
+def _steps(server: Server, built: Built, run: Path, log: EventLog) -> bool:
     """Take the remaining steps; return whether the run was asked to stop before the last."""
     job, training = server.job, server.training
     board = Board(run) if job.tensorboard else None
@@ -293,7 +305,9 @@ def _steps(server: Server, run: Path, test: data.Split, log: EventLog) -> bool:
         if last or (job.checkpoint_every and training.step % job.checkpoint_every == 0):
             _save(training, run, log)
         if (last and job.eval_every != 0) or (job.eval_every and training.step % job.eval_every == 0):
-            result = evaluate.evaluate_model(training.model, test, job.eval_batch_size, job.device, log.beat)
+            result = evaluate.evaluate_model(
+                built.task, training.model, built.test, job.eval_batch_size, job.device, log.beat
+            )
             evaluate.append(run, training.step, result)
             if board:
                 board.evaluation(training.step, result)
@@ -307,6 +321,16 @@ def _save(training: Training, run: Path, log: EventLog) -> None:
     log.write("checkpoint", step=training.step, file=path.name)
     run_directory.write_status(run, "running", training.step)
     thin(run, training.job.checkpoint_keep, training.job.checkpoint_every)
+
+
+def _record_refusal(run: Path, log: EventLog, message: str) -> None:
+    """Record that the job cannot be trained at all: its model or its samples cannot be built."""
+    step = _newest_step(run)
+    try:
+        log.write("end", state="failed", step=step, message=message)
+        run_directory.write_status(run, "failed", step, message)
+    finally:
+        log.close()
 
 
 def _record_end(training: Training, run: Path, log: EventLog, state: run_directory.State, message: str) -> None:

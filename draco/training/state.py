@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from draco.aggregators import AGGREGATORS
 from draco.job import to_dict, total_steps
 from draco.models import batch_norm
-from draco.models.flat import flatten
+from draco.models.flat import flatten, trained_state
+from draco.tasks import count
 from draco.training import build, checkpoint, checkpoint_check
 from draco.training.build import Built
 
@@ -45,7 +46,7 @@ class Training:
         self.statistics = torch.zeros(batch_norm.statistics_size(self.model))
         batch_norm.read_statistics(self.model, self.statistics)
         self.momenta = batch_norm.statistics_momenta(self.model)  # (b,): weights of a step in the running ones
-        self.steps = total_steps(job, len(built.split.labels))
+        self.steps = total_steps(job, count(built.train))
         self.schedule = build.build_schedule(job, self.optimizer, self.steps)
         self.worker_momenta = torch.zeros(
             job.workers if job.local.momentum else 0, self.flat.numel()
@@ -81,7 +82,7 @@ class Training:
         return state | {
             "step": self.step,
             "steps": self.steps,
-            "model": self.model.state_dict(),
+            "model": trained_state(self.model),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "ledger": vars(self.ledger),
@@ -98,7 +99,7 @@ class Training:
         """
         if why := checkpoint_check.misfit(contents, self.contents(), self.job, step, self.flat.numel()):
             raise checkpoint.CheckpointError(why)
-        self.model.load_state_dict(contents["model"])
+        self.model.load_state_dict(contents["model"], strict=False)  # without frozen parameters
         self.optimizer.load_state_dict(contents["optimizer"])
         self.schedule.load_state_dict(contents["schedule"])
         batch_norm.read_statistics(self.model, self.statistics)

@@ -33,7 +33,8 @@ def staying(
     if keep.every:
         kept |= {*sorted(evaluated)[keep.every - 1 :: keep.every]}
     if keep.best and (found := [step for step in steps if step in evaluated]):
-        kept.add(max(found, key=lambda step: (evaluated[step].top1, -_finite(evaluated[step].loss), step)))
+        figures = {step: evaluated[step].metrics for step in found}
+        kept.add(max(found, key=lambda step: (figures[step].get("top1", 0.0), -_finite(figures[step]["loss"]), step)))
     if waiting:
         kept |= {*[step for step in steps if step not in evaluated][-waiting:]}
     return kept & {*steps}

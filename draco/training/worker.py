@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -67,7 +65,7 @@ class Worker(NamedTuple):
 def build_vectors(built: Built, kept: range = range(0)) -> StepVectors:
     """Return the gradient computation of one process, which keeps the momenta of the rows `kept`."""
     local = built.job.local
-    vectors = StepVectors(built.model, built.split, built.plan, built.job.device)
+    vectors = StepVectors(built.task, built.model, built.train, built.plan, built.job.device)
     if local.momentum or local.clip is not None:
         vectors.local = LocalSteps(local, vectors.parameters, kept)
     return vectors
@@ -92,16 +90,3 @@ def build_worker(built: Built, rank: int, vectors: StepVectors, remembered: Reme
 def momenta_of(job: Job, rank: int, vectors: StepVectors) -> Tensor:
     """Return those of the process's momenta that the worker `rank` keeps, (rows, p)."""
     return torch.zeros(0) if vectors.local is None else vectors.local.of(followed(job, rank))
-
-
-def fingerprint(job: Job) -> bytes:
-    """Describe what decides this process's rounding: two workers that say the same should agree bit for bit."""
-    facts = {
-        "torch": torch.__version__,
-        "isa": torch.backends.cpu.get_cpu_capability(),
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "mkldnn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
-        "device": torch.cuda.get_device_name() if job.device == "cuda" else "cpu",
-    }
-    return json.dumps(facts, sort_keys=True).encode()

@@ -152,7 +152,7 @@ def test_adversaries_who_win_or_spoil_a_group_leave_a_usable_model(
     monkeypatch.setattr(assembly, "build_aggregate", watched)
     attacked = (f"attack.name={attack}", "attack.ranks=[1, 4]")
     robust, fooled = train(make_job(*DETOX, *attacked)), train(make_job(*DETOX, *attacked, "aggregator=mean"))
-    start = assembly.build_model(make_job(*DETOX), type("Info", (), {"shape": (1, 28, 28), "classes": 10})())
+    start = assembly.Built(make_job(*DETOX)).model
     size = float(torch.cat([p.flatten().double() for p in start.state_dict().values()]).norm())
     assert float(robust.model.norm()) < 2 * size
     if attack == "constant":

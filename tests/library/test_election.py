@@ -1,7 +1,6 @@
 """The election scheme: all patterns of signs and all placements of Byzantine workers, against majorities of a loop."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from draco import data
 from draco.runs import events
 from draco.schemes import DecodeError, Scheme, build
 from draco.schemes.assignments import deterministic
@@ -164,8 +162,7 @@ def test_training_steps_by_the_learning_rate_and_byzantine_workers_change_little
     honest_one = train(make_job(*ELECTION, "optimizer.momentum=0.0"))
     attacked = train(make_job(*ELECTION, "optimizer.momentum=0.0", "attack=reverse_gradient"))
     job = make_job(*ELECTION)
-    split = data.load("synthetic", Path(job.data.root), "train")
-    model = assembly.build_model(job, split.info)
+    model = assembly.Built(job).model
     start = torch.cat([value.flatten().double() for value in model.state_dict().values()])
     for done in (honest_one, attacked):
         steps = ((done.model - start) / 0.001).abs()
@@ -182,4 +179,4 @@ def test_training_steps_by_the_learning_rate_and_byzantine_workers_change_little
 def test_batch_norm_statistics_travel_beside_the_signs(make_job) -> None:
     job = make_job("model=resnet18", *ELECTION)
     tail = 2 * 4800 + 1  # a mean and a variance of resnet18's 4800 channels, and the loss
-    assert assembly.build_scheme(job).elements(tail + 8) == 4 * tail + 2
+    assert assembly.Built(job).scheme.elements(tail + 8) == 4 * tail + 2

@@ -28,6 +28,7 @@ from draco.launch import fork_client, supervise
 from draco.runs import directory as run_directory
 from draco.runs.events import EventLog
 from draco.training import checkpoint, process
+from draco.training.build import Built
 
 GRID = """
 name: small
@@ -56,7 +57,7 @@ def here(directory: Path, here: bool, forks: str | None) -> Ended:
     job = run_directory.read_job(directory)
     with open(directory / "logs" / "output.log", "a") as log:
         try:
-            process.serve_all(job, directory, Path(job.data.root))
+            process.serve_all(Built(job), directory)
         except Exception:
             traceback.print_exc(file=log)
     return Ended()

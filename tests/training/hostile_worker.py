@@ -11,12 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from mpi4py import MPI
 
-from draco import data
 from draco.job import parse
 from draco.training import wire
 from draco.training.build import Built
@@ -118,7 +116,7 @@ MANNERS: dict[str, Callable[[Hostile, int], None]] = {
 def main(seed: int, manners: list[str]) -> None:
     side = MpiWorker()
     job = parse(side.job(), "the server's job", checked=True)
-    built = Built(job, data.load(job.data.name, Path(job.data.root), "train"))
+    built = Built(job)
     vectors = build_vectors(built)
     it = Hostile(random.Random(seed), built.format)
     import torch

@@ -16,6 +16,7 @@ from draco.runs import directory as run_directory
 from draco.runs import events
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import SCHEMES
+from draco.tasks.images import Images
 from draco.training import adversary, build, process
 from draco.training.gradients import StepVectors
 from draco.training.process import simulated_workers
@@ -44,7 +45,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Callabl
             job = parse(JOB, "test", [f"data.root={data_root}", *CODES[code]])
             run = run_directory.create(tmp_path_factory.mktemp("honest"), job.name, to_yaml(job))
             files.replace(run / "secret", SECRET.hex().encode())
-            process.serve_all(job, run, data_root)
+            process.serve_all(build.Built(job), run)
             trained[code] = model_of(run)
         return trained[code]
 
@@ -156,14 +157,13 @@ def test_tasks_tell_more_only_where_byzantine_workers_are_presumed_to_know_it(
 
 
 def test_only_workers_that_may_be_byzantine_are_more_than_honest_ones(make_job: Make) -> None:
-    split = data.load("synthetic", Path(make_job().data.root), "train")
     for attack, byzantine in (
         ("none", []),
         ("{name: alie, z: 1.0, ranks: [2, 5], from_step: 3}", [2, 5]),
         ("{name: zero, who: drawn}", [1, 2, 3, 4, 5, 6]),
     ):
         job = make_job(*CODES["cyclic"], f"attack={attack}")
-        workers = simulated_workers(build.Built(job, split))
+        workers = simulated_workers(build.Built(job))
         assert [worker.rank for worker in workers if not isinstance(worker, Worker)] == byzantine
 
 
@@ -214,8 +214,7 @@ def test_without_a_defence_ipm_stops_training_where_its_formula_says_so(make_job
 
 def test_without_a_defence_alie_moves_the_model_as_its_formula_says(make_job: Make, train) -> None:
     job = make_job(*SMALL, "steps=1", "attack={name: alie, z: 3.0, adversaries: 2}")
-    split = data.load("synthetic", Path(job.data.root), "train")
-    built = build.Built(job, split)
+    built = build.Built(job)
     vectors = build_vectors(built)
     rows = torch.empty(6, vectors.elements)
     for partition, out in enumerate(rows):
@@ -242,19 +241,21 @@ def test_the_optimised_attacks_move_the_jobs_own_rule_further_than_the_plain_one
 
 
 def initial(job: Job) -> torch.nn.Module:
-    return build.build_model(job, data.load("synthetic", Path(job.data.root), "train").info)
+    return build.Built(job).model
 
 
 def test_label_flip_is_the_honest_reply_for_wrong_labels(make_job: Make) -> None:
     """Twin: a data set whose labels are C - 1 - y."""
     job = make_job(*SMALL, "scheme={name: cyclic, adversaries: 1}", "attack=label_flip")
     split = data.load("synthetic", Path(job.data.root), "train")
-    flipped = split._replace(labels=torch.tensor([split.info.classes - 1 - y for y in split.labels.tolist()]))
+    flipped = Images(split._replace(labels=torch.tensor([split.info.classes - 1 - y for y in split.labels.tolist()])))
     rank = adversary.byzantine(job, 1)[0]
     model = torch.cat([p.detach().flatten() for p in initial(job).parameters()])
     replies = []
-    for which, attack in ((split, job), (flipped, make_job(*SMALL, "scheme={name: cyclic, adversaries: 1}"))):
-        worker = simulated_workers(build.Built(attack, which))[rank - 1]
+    for which, attack in ((Images(split), job), (flipped, make_job(*SMALL, "scheme={name: cyclic, adversaries: 1}"))):
+        built = build.Built(attack)
+        built.train = which
+        worker = simulated_workers(built)[rank - 1]
         frame = torch.zeros(worker.wire.frame_bytes, dtype=torch.uint8)
         length = worker.reply(Task(1, 3), model, frame)
         replies.append(frame[64:length].view(torch.float32).clone())

@@ -156,7 +156,7 @@ def test_settling_a_run_whose_disk_is_read_only_says_what_cannot_be_recorded(aba
 def test_evaluations_that_cannot_be_written_fail(tmp_path: Path, monkeypatch) -> None:
     failing(monkeypatch, tmp_path, errno.EROFS, lambda: True)
     with pytest.raises(OSError, match=r"evaluations\.jsonl"):
-        evaluate.append(tmp_path, 1, evaluate.Evaluation(0.0, 0.0, 0.0, 1))
+        evaluate.append(tmp_path, 1, evaluate.Evaluation({"loss": 0.0}, 1))
 
 
 def may_mount() -> bool:

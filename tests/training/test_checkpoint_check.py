@@ -11,7 +11,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from draco import data
 from draco.job import Job, parse, to_dict
 from draco.runs import events
 from draco.training import checkpoint, checkpoint_check, state
@@ -49,7 +48,7 @@ OPTIMIZERS = {
 
 
 def fresh(job: Job) -> state.Training:
-    return state.Training(Built(job, data.load(job.data.name, Path(job.data.root), "train")))
+    return state.Training(Built(job))
 
 
 def flat(value: Any) -> list[Any]:

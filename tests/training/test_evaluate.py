@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from draco import data
 from draco.cli.main import main
 from draco.data import batches
 from draco.job import Job
 from draco.models.flat import flatten
 from draco.runs import directory as run_directory
+from draco.tasks.images import Images
 from draco.training import build, checkpoint, evaluate
 
 Make = Callable[..., Job]
@@ -23,9 +23,9 @@ NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 
 def test_figures_are_those_of_a_slow_loop(make_job: Make) -> None:
     job = make_job("model=fc")
-    split = data.load("synthetic", Path(job.data.root), "test")
-    model = build.build_model(job, split.info)
-    result = evaluate.evaluate_model(model, split, batch_size=100)
+    built = build.Built(job)
+    split, model = built.test.split, built.model
+    result = evaluate.evaluate_model(built.task, model, built.test, batch_size=100)
     top1 = top5 = 0
     loss = 0.0
     for i in range(len(split.labels)):
@@ -36,18 +36,18 @@ def test_figures_are_those_of_a_slow_loop(make_job: Make) -> None:
         top5 += int(y[0] in order[:5])
         loss -= float(scores.log_softmax(0)[y[0]])
     n = len(split.labels)
-    assert (result.top1, result.top5, result.samples) == (top1 / n, top5 / n, n)
-    assert result.loss == pytest.approx(loss / n, rel=1e-4)
+    assert (result.metrics["top1"], result.metrics["top5"], result.samples) == (top1 / n, top5 / n, n)
+    assert result.metrics["loss"] == pytest.approx(loss / n, rel=1e-4)
 
 
 def test_batch_norm_is_evaluated_with_running_statistics_and_left_training(make_job: Make) -> None:
     job = make_job("model=resnet18", "batch_size=10")
-    split = data.load("synthetic", Path(job.data.root), "test")
-    small = split._replace(images=split.images[:20], labels=split.labels[:20])
-    model = build.build_model(job, split.info).train()
+    built = build.Built(job)
+    split, model = built.test.split, built.model
+    small = Images(split._replace(images=split.images[:20], labels=split.labels[:20]))
     before = torch.cat([b.flatten().double() for b in model.buffers()])
-    one, all_ = (evaluate.evaluate_model(model, small, batch_size=b) for b in (1, 20))
-    assert one.loss == pytest.approx(all_.loss, rel=1e-4)
+    one, all_ = (evaluate.evaluate_model(built.task, model, small, batch_size=b) for b in (1, 20))
+    assert one.metrics["loss"] == pytest.approx(all_.metrics["loss"], rel=1e-4)
     assert model.training
     assert torch.equal(before, torch.cat([b.flatten().double() for b in model.buffers()]))
 
@@ -55,10 +55,10 @@ def test_batch_norm_is_evaluated_with_running_statistics_and_left_training(make_
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 def test_evaluation_leaves_the_parameters_in_the_flat_vector(make_job: Make, device: str) -> None:
     job = make_job("model=fc")
-    split = data.load("synthetic", Path(job.data.root), "test")
-    model = build.build_model(job, split.info)
+    built = build.Built(job)
+    model = built.model
     flat = flatten(model)
-    evaluate.evaluate_model(model, split, batch_size=512, device=device)
+    evaluate.evaluate_model(built.task, model, built.test, batch_size=512, device=device)
     flat.zero_()
     assert all(not p.any() for p in model.parameters())
 
@@ -74,10 +74,9 @@ def steps_of(run: Path) -> list[int]:
 
 def test_every_checkpoint_is_evaluated_once(finished, make_job: Make) -> None:
     job = make_job("steps=3", "checkpoint_every=1")
-    test = data.load("synthetic", Path(job.data.root), "test")
-    first = list(evaluate.evaluate_run(finished.run, job, test, follow=False, batch_size=512))
+    first = list(evaluate.evaluate_run(finished.run, build.Built(job), follow=False, batch_size=512))
     assert [step for step, _ in first] == [1, 2, 3]
-    assert list(evaluate.evaluate_run(finished.run, job, test, follow=True)) == []
+    assert list(evaluate.evaluate_run(finished.run, build.Built(job), follow=True)) == []
     assert steps_of(finished.run) == [1, 2, 3]
 
 
@@ -92,12 +91,11 @@ def test_a_checkpoint_that_cannot_be_used_is_told_of_once_and_the_others_are_eva
     foreign["job"]["seed"] += 1
     (folder / "step-00000003.json").unlink()
     checkpoint.save(folder, 3, foreign)
-    test = data.load("synthetic", Path(job.data.root), "test")
     said: list[tuple[int, str]] = []
 
     def look() -> list[int]:
         found = evaluate.evaluate_run(
-            finished.run, job, test, follow=False, batch_size=512, refuse=lambda *refusal: said.append(refusal)
+            finished.run, build.Built(job), follow=False, batch_size=512, refuse=lambda *refusal: said.append(refusal)
         )
         return [step for step, _ in found]
 
@@ -132,10 +130,9 @@ def test_what_the_server_writes_in_the_place_of_a_refused_checkpoint_is_evaluate
             run_directory.write_status(finished.run, "succeeded", 3)
 
     monkeypatch.setattr(evaluate.time, "sleep", nap)
-    test = data.load("synthetic", Path(job.data.root), "test")
     said: list[int] = []
     found = evaluate.evaluate_run(
-        finished.run, job, test, follow=True, batch_size=1024, refuse=lambda step, why: said.append(step)
+        finished.run, build.Built(job), follow=True, batch_size=1024, refuse=lambda step, why: said.append(step)
     )
     assert [step for step, _ in found] == [1, 2, 3]
     assert said == [3]
@@ -146,7 +143,7 @@ def test_the_command_says_what_it_could_not_evaluate_and_that_not_all_is_done(fi
     (folder / "step-00000003.json").write_text("{}")
     assert main(["eval", str(finished.run), "--here"]) == 7
     printed = capsys.readouterr()
-    assert printed.out.count("top-1") == 2
+    assert printed.out.count("top1") == 2
     assert printed.err.startswith(f"not evaluated: {folder}/step-00000003.pt: its manifest must hold")
     assert printed.err.count("\n") == 1
 
@@ -155,7 +152,7 @@ def test_an_evaluation_that_half_fitted_on_the_disk_spoils_only_itself(tmp_path:
     (tmp_path / "evaluations.jsonl").write_text(
         '{"step": 1, "top1": 0.5, "top5": 0.6, "loss": 0.7, "samples": 10}\n{"step": 2, "ti'
     )
-    evaluate.append(tmp_path, 3, evaluate.Evaluation(0.5, 0.6, 0.7, 10))
+    evaluate.append(tmp_path, 3, evaluate.Evaluation({"loss": 0.7}, 10))
     assert evaluate.done_steps(tmp_path) == {1, 3}
 
 
@@ -177,7 +174,6 @@ def test_following_takes_new_checkpoints_and_ends_with_the_run(finished, make_jo
 
     trainer = threading.Thread(target=rest_of_the_training)
     trainer.start()
-    test = data.load("synthetic", Path(job.data.root), "test")
-    seen = [step for step, _ in evaluate.evaluate_run(finished.run, job, test, follow=True, batch_size=1024)]
+    seen = [step for step, _ in evaluate.evaluate_run(finished.run, build.Built(job), follow=True, batch_size=1024)]
     trainer.join()
     assert seen == [1, 2, 3]

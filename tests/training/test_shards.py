@@ -15,7 +15,7 @@ from draco.job import Job
 from draco.runs import events
 from draco.sampling import derive_seed, generator, partition_bounds
 from draco.training import transport, worker
-from draco.training.build import Built, build_shards
+from draco.training.build import Built
 from draco.training.gradients import StepVectors
 
 Make = Callable[..., Job]
@@ -139,8 +139,7 @@ def test_seeds_differ_in_the_dirichlet_split() -> None:
 
 
 def vectors(job: Job) -> StepVectors:
-    split = data.load(job.data.name, Path(job.data.root), "train")
-    return worker.build_vectors(Built(job, split))
+    return worker.build_vectors(Built(job))
 
 
 @pytest.mark.parametrize("options", [DIRICHLET, ("data.split=by_class",)], ids=["dirichlet", "by_class"])
@@ -148,8 +147,7 @@ def test_a_worker_takes_every_sample_of_its_shard_once_an_epoch_and_no_other(
     make_job: Make, options: tuple[str, ...]
 ) -> None:
     job = make_job(*options, "batch_size=1003")  # slices of 201 and 200 samples; shards of 820 and 819
-    split = data.load(job.data.name, Path(job.data.root), "train")
-    owned, source = build_shards(job, split.labels), vectors(job)
+    owned, source = Built(job).shards, vectors(job)
     for partition in range(5):
         size = len(owned[partition])
         used = torch.cat([source.indices(step, partition) for step in range(1, 10)])
@@ -185,7 +183,7 @@ def test_the_start_event_says_what_each_worker_owns(make_job: Make, train) -> No
     (start,) = [e for e in events.read(train(job).run / "events.jsonl") if e["event"] == "start"]
     split = data.load(job.data.name, Path(job.data.root), "train")
     expected = [[0] * 10 for _ in range(5)]
-    for own, shard in zip(expected, build_shards(job, split.labels), strict=True):
+    for own, shard in zip(expected, Built(job).shards, strict=True):
         for label in split.labels[shard].tolist():
             own[label] += 1
     assert start["class_counts"] == expected

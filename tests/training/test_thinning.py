@@ -10,13 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from draco import data
 from draco.cli.main import main
 from draco.job import Job, parse, to_yaml
 from draco.job.fields import CheckpointKeepSection
 from draco.runs import directory as run_directory
 from draco.runs import events, hold
-from draco.training import checkpoint, evaluate, thinning
+from draco.training import build, checkpoint, evaluate, thinning
 from draco.training.evaluate import Evaluation
 from draco.training.thinning import WAITING, staying, thin
 
@@ -24,7 +23,7 @@ Make = Callable[..., Job]
 
 
 def rated(top1: float, loss: float = 1.0) -> Evaluation:
-    return Evaluation(top1, 1.0, loss, 10)
+    return Evaluation({"top1": top1, "top5": 1.0, "loss": loss}, 10)
 
 
 def staying_slowly(steps, evaluated, keep, waiting):
@@ -187,7 +186,6 @@ def test_an_evaluator_passes_over_what_goes_and_the_command_says_so(
 ) -> None:
     job = make_job("steps=6", "checkpoint_every=1", "checkpoint_keep=all", "model=fc")
     run = train(job).run
-    test = data.load("synthetic", Path(job.data.root), "test")
     load, read = checkpoint.load, list[int]()
 
     def goes(path: Path, limit: int | None = None) -> checkpoint.Contents:
@@ -201,7 +199,7 @@ def test_an_evaluator_passes_over_what_goes_and_the_command_says_so(
     monkeypatch.setattr(checkpoint, "load", goes)
     refused: list[int] = []
     found = evaluate.evaluate_run(
-        run, job, test, follow=False, batch_size=1024, refuse=lambda step, why: refused.append(step)
+        run, build.Built(job), follow=False, batch_size=1024, refuse=lambda step, why: refused.append(step)
     )
     assert [step for step, _ in found] == [1, 5, 6]
     assert read == [1, 2, 3, 4, 5, 6]
@@ -219,7 +217,7 @@ def test_evaluations_that_an_earlier_version_or_a_full_disk_left_are_read(tmp_pa
         {"step": 1, "top1": 0.7, "top5": 0.8, "loss": None, "samples": 10},
     ]  # fmt: skip
     (tmp_path / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "t')
-    assert evaluate.evaluations(tmp_path) == {1: Evaluation(0.5, 0.6, 1.0, 10)}
+    assert evaluate.evaluations(tmp_path) == {1: Evaluation({"top1": 0.5, "top5": 0.6, "loss": 1.0}, 10)}
     assert thinning.staying([1, 2], {}, CheckpointKeepSection(last=1)) == {2}
     shutil.rmtree(tmp_path)
     assert evaluate.evaluations(tmp_path) == {}

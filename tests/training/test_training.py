@@ -16,6 +16,7 @@ from draco.job import Job
 from draco.runs import events, machine
 from draco.schemes import Scheme
 from draco.training import adversary, build, server, state, transport, worker
+from draco.training.greeting import Greeting
 from draco.training.gradients import Plan, StepVectors
 
 Make = Callable[..., Job]
@@ -175,10 +176,10 @@ def test_batch_norm_statistics_are_the_mean_over_partitions_of_what_torch_measur
     indices = batch_indices(job.seed, 1, 6, len(split.labels))
     means = []
     for part in (indices[:3], indices[3:]):
-        model = build.build_model(job, split.info).train()
+        model = build.Built(job).model
         model(batches.batch(split, part, None)[0])
         means.append(torch.cat([torch.cat([b.running_mean, b.running_var]) for b in _norms(model)]))
-    final = build.build_model(job, split.info)
+    final = build.Built(job).model
     from draco.training import checkpoint
 
     final.load_state_dict(checkpoint.load(checkpoint.newest(trained.run / "checkpoints"))["model"])
@@ -191,8 +192,9 @@ def _norms(model: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
 
 
 def vectors(job: Job, partitions: int) -> StepVectors:
-    split = data.load("synthetic", Path(job.data.root), "train")
-    return StepVectors(build.build_model(job, split.info), split, Plan(job.seed, job.batch_size, partitions, False))
+    built = build.Built(job)
+    plan = Plan(job.seed, job.batch_size, partitions, len(built.train))
+    return StepVectors(built.task, built.model, built.train, plan)
 
 
 @pytest.mark.parametrize(("batch", "partitions"), [(12, 3), (13, 5), (5, 5), (9, 1)])
@@ -228,8 +230,7 @@ def test_one_backward_over_weighted_losses_equals_explicit_encoding(make_job: Ma
 )
 def test_encoding_is_free_where_the_model_allows_it(make_job: Make, model: str, encoding: str, free: bool) -> None:
     job = make_job(*CYCLIC, f"model={model}", f"scheme.encoding={encoding}")
-    split = data.load("synthetic", Path(job.data.root), "train")
-    assert build.Built(job, split).encodes_freely is free
+    assert build.Built(job).encodes_freely is free
 
 
 def test_free_and_explicit_encoding_train_the_same_model(make_job: Make, train) -> None:
@@ -391,11 +392,13 @@ def test_a_diverged_model_is_an_error_and_not_a_result(make_job: Make, train) ->
 
 def test_votes_are_chosen_from_what_workers_say_of_themselves(make_job: Make) -> None:
     job = make_job(*REPETITION)
-    assert server.choose_vote(job, [b"a", b"a", b"a"])[0] == "exact"
-    vote, why = server.choose_vote(job, [b"a", b"b", b"a"])
+    a, b = Greeting("a"), Greeting("b")
+    assert server.choose_vote(job, [a, a, a])[0] == "exact"
+    assert server.choose_vote(job, [a, None, a, Greeting(fault="no file")])[0] == "exact"
+    vote, why = server.choose_vote(job, [a, b, a])
     assert vote == "tolerance"
     assert "2 different platforms" in why
-    assert server.choose_vote(make_job(*REPETITION, "scheme.vote=exact"), [b"a", b"b"])[0] == "exact"
+    assert server.choose_vote(make_job(*REPETITION, "scheme.vote=exact"), [a, b])[0] == "exact"
 
 
 def test_rows_of_the_code_are_handed_out_anew_every_step(make_job: Make, train) -> None:

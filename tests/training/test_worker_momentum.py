@@ -129,7 +129,7 @@ def by_hand(job: Job, beta: float) -> torch.Tensor:
     from draco.training import build
 
     split = data.load("synthetic", Path(job.data.root), "train")
-    model = build.build_model(job, split.info)
+    model = build.Built(job).model
     averages = [torch.zeros_like(p) for p in model.parameters()]
     for step in range(1, job.steps + 1):
         inputs, labels = batches.batch(split, batch_indices(job.seed, step, job.batch_size, len(split.labels)), None)
@@ -311,11 +311,10 @@ def test_a_step_that_is_not_taken_changes_no_momentum_that_is_kept(make_job: Mak
 
 @pytest.mark.parametrize("row", [slice(None), slice(0, 1)], ids=["all", "one"])
 def test_momenta_of_another_size_are_not_restored(make_job: Make, train, row: slice) -> None:
-    from draco import data
 
     job = make_job(*MOMENTUM)
     contents = checkpoint.load(checkpoint.newest(train(job).run / "checkpoints"))
     contents["momenta"] = contents["momenta"][row, :-1] if row == slice(None) else contents["momenta"][row]
-    training = state.Training(Built(job, data.load("synthetic", Path(job.data.root), "train")))
+    training = state.Training(Built(job))
     with pytest.raises(checkpoint.CheckpointError, match="momenta: is "):
         training.restore(3, {**contents, "momenta": contents["momenta"].contiguous()})

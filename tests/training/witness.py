@@ -20,6 +20,7 @@ from draco.runs import directory as run_directory
 from draco.runs import events
 from draco.runs.machine import describe
 from draco.training import checkpoint, process
+from draco.training.build import Built
 
 RECORD = Path(__file__).with_name("witness.json")
 ATTACKED = "attack={name: reverse_gradient, who: drawn}"
@@ -107,7 +108,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     data.prepare(job.data.name, folder / "data")
     directory = run_directory.create(folder / "runs", job.name, to_yaml(job))
     files.replace(directory / "secret", b"11" * 32)
-    process.serve_all(job, directory, folder / "data")
+    process.serve_all(Built(job), directory)
     path = checkpoint.newest(directory / "checkpoints")
     assert path is not None
     state = checkpoint.load(path)["model"]

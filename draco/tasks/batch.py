@@ -1,0 +1,58 @@
+"""What is done with batches of any task: a tensor, or tuples, lists and dicts of tensors whose first dimension is B."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from draco.lazy import Tensor, torch
+
+
+def tensors(batch: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a batch, in their order."""
+    if isinstance(batch, torch.Tensor):
+        yield batch
+    elif isinstance(batch, (tuple, list)):
+        for part in batch:
+            yield from tensors(part)
+    elif hasattr(batch, "values"):
+        for part in batch.values():
+            yield from tensors(part)
+
+
+def moved(batch: Any, device: str) -> Any:
+    """Return a batch on a device; what is no tensor stays as it is."""
+    return batch if device == "cpu" else _mapped(batch, lambda tensor: tensor.to(device))
+
+
+def joined(batches: Sequence[Any]) -> Any:
+    """Return several batches as one, one after the other; None where their tensors cannot follow each other.
+
+    They cannot where they differ beyond the first dimension, as sequences that are padded batch by batch.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    columns = list(zip(*([*tensors(batch)] for batch in batches), strict=True))
+    if not all(_fit(column) for column in columns):
+        return None
+    whole = iter([torch.cat(column) for column in columns])
+    return _mapped(batches[0], lambda tensor: next(whole))
+
+
+def _fit(column: Sequence[Tensor]) -> bool:
+    return all(
+        each.dim() and each.shape[1:] == column[0].shape[1:] and each.dtype == column[0].dtype for each in column
+    )
+
+
+def _mapped(batch: Any, change: Any) -> Any:
+    """Return a batch of the same kind with each of its tensors changed, in their order."""
+    if isinstance(batch, torch.Tensor):
+        return change(batch)
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(_mapped(part, change) for part in batch))
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(_mapped(part, change) for part in batch)
+    if hasattr(batch, "items"):
+        return {key: _mapped(part, change) for key, part in batch.items()}
+    return batch

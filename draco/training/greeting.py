@@ -1,0 +1,79 @@
+"""What each worker says of itself before the first step: what it runs on, what it sees, or why it cannot take part.
+
+A Byzantine worker can say anything here. What follows from it must be right whoever lies (server.py says what does).
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from draco.errors import TrainingError
+from draco.job import Job
+from draco.plain import plain
+
+_FAULT_CHARACTERS = 300  # a greeting has 1024 bytes, and a character up to 6 in JSON
+
+
+class Greeting(NamedTuple):
+    """One worker's own words, made harmless."""
+
+    platform: str = ""  # what decides its rounding: two workers that say the same should agree bit for bit
+    sees: str = ""  # what its task's samples and frozen parameters are, as a digest
+    fault: str = ""  # why it cannot take part
+
+
+def platform_of(job: Job) -> str:
+    """Describe what decides this process's rounding."""
+    facts = {
+        "torch": torch.__version__,
+        "isa": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "mkldnn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
+        "device": torch.cuda.get_device_name() if job.device == "cuda" else "cpu",
+    }
+    return json.dumps(facts, sort_keys=True)
+
+
+def write(greeting: Greeting) -> bytes:
+    """Return a greeting as it is sent."""
+    return json.dumps(greeting._replace(fault=greeting.fault[:_FAULT_CHARACTERS])._asdict()).encode()
+
+
+def read(text: bytes) -> Greeting | None:
+    """Return what a worker said, made harmless; None where it has not said anything."""
+    if not text:
+        return None
+    try:
+        found: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, Mapping) or not all(isinstance(found.get(key, ""), str) for key in Greeting._fields):
+        return Greeting(plain(text.decode(errors="replace"), 200))  # which no other platform is like
+    return Greeting(*(plain(found.get(key, ""), 2 * _FAULT_CHARACTERS) for key in Greeting._fields))
+
+
+def require_all(greetings: Sequence[Greeting | None], adversaries: int) -> None:
+    """Refuse to start where more workers than the adversaries that a job tolerates cannot take part.
+
+    Raises:
+        TrainingError: says which workers, and their reasons.
+    """
+    faults = {rank: said.fault for rank, said in enumerate(greetings, start=1) if said and said.fault}
+    if len(faults) <= adversaries:
+        return
+    reasons: dict[str, list[int]] = {}
+    for rank, why in faults.items():
+        reasons.setdefault(why, []).append(rank)
+    told = [f"worker{'s' if len(ranks) > 1 else ''} {_list(ranks)}: {why}" for why, ranks in reasons.items()]
+    raise TrainingError(f"workers cannot take part: {'; '.join(told)}")
+
+
+def _list(ranks: Sequence[int]) -> str:
+    shown = ", ".join(map(str, ranks[:5]))
+    return f"{shown} and {len(ranks) - 5} more" if len(ranks) > 5 else shown
