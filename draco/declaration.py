@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, get_args, get_origin
 
 
 class OptionError(ValueError):
@@ -48,6 +50,18 @@ class Option:
         named = {"ge": self.ge, "gt": self.gt, "le": self.le, "lt": self.lt}
         return {name: value for name, value in named.items() if value is not None}
 
+    def other_kind(self, value: Any) -> str | None:
+        """Return what a number must be, where it is not of this option's kind; choices are judged with the bounds."""
+        kinds = get_args(self.kind) if get_origin(self.kind) is UnionType else (self.kind,)
+        if value is None and NoneType in kinds:
+            return None
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if int in kinds and not whole:
+            return "must be a whole number"
+        if float in kinds and not (whole or (isinstance(value, Real) and not isinstance(value, bool))):
+            return "must be a number"
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
@@ -61,6 +75,13 @@ class Declaration:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""
         return self.function(*args, **kwargs)
+
+    def require_kinds(self, given: Mapping[str, Any]) -> None:
+        """Raise OptionError where a number that the function takes is given as something else."""
+        for name, value in given.items():
+            option = self.options.get(name)
+            if option is not None and option.argument and (words := option.other_kind(value)):
+                raise OptionError(self.name, name, f"{words}, got {value!r}")
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of the given options that the function takes; None stands for the function's own default."""

@@ -1,6 +1,7 @@
 """The door of the library: what a caller gives as rows of numbers, or as a count, made what the code behind it takes.
 
 Tensors pass as they are. numpy arrays, lists of vectors and lists of lists become tensors. All else is a ValueError.
+`of_its_kind` is the way back, for those whose users get out what they put in.
 """
 
 from __future__ import annotations
@@ -29,6 +30,20 @@ def as_tensor(owner: str, what: str, given: Any) -> Tensor:
     tensor: Tensor = given.detach()
     whole = not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype not in (torch.bool, torch.uint8)
     return tensor.double() if whole else tensor
+
+
+def of_its_kind(given: Any, made: Tensor) -> Any:
+    """Return what was made of numbers in the kind that they were given in.
+
+    That is a tensor for a tensor or a list of tensors, an array for an array or a list of arrays, and lists of Python's
+    numbers for lists of them. An array shares the memory of `made`.
+    """
+    if isinstance(given, torch.Tensor) or (
+        not isinstance(given, np.ndarray) and any(isinstance(row, torch.Tensor) for row in given)
+    ):
+        return made
+    arrays = isinstance(given, np.ndarray) or any(isinstance(row, np.ndarray) for row in given)
+    return made.numpy() if arrays else made.tolist()
 
 
 def as_count(owner: str, what: str, given: Any) -> int:

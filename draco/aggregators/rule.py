@@ -9,8 +9,6 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from numbers import Integral, Real
-from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
@@ -65,13 +63,23 @@ class RowsDeclaration(Declaration):
         Raises:
             ValueError: one of them is of no such kind.
         """
-        for name, value in options.items():
-            option = self.options.get(name)
-            if option is not None and option.argument and (words := _other_kind(option.kind, value)):
-                raise OptionError(self.name, name, f"{words}, got {value!r}")
+        self.require_kinds(options)
         rows = as_tensor(self.name, "gradients", gradients)
         self.require_rows(rows)
         return rows, as_count(self.name, "f", f)
+
+    def require(self, f: Any, options: Mapping[str, Any]) -> int:
+        """Return f as a whole number, where it and the options are legal for some gradients.
+
+        Raises:
+            ValueError: they are legal for none.
+        """
+        self.require_kinds(options)
+        if (count := as_count(self.name, "f", f)) < 0:
+            raise ValueError(f"{self.name}: f = {count}; it must be 0 or more")
+        for option, message in _out_of_bounds(self.options, options):
+            raise OptionError(self.name, option, message)
+        return count
 
     def require_rows(self, gradients: Tensor) -> None:
         """Raise ValueError unless `gradients` is (n, d >= 1), float32 or float64."""
@@ -90,19 +98,6 @@ class RowsDeclaration(Declaration):
             if option in self.options:
                 raise OptionError(self.name, option, message)
             raise ValueError(message)
-
-
-def _other_kind(kind: Any, value: Any) -> str | None:
-    """Return what a value must be, where it is not of its option's kind; choices are judged with the bounds."""
-    kinds = get_args(kind) if get_origin(kind) is UnionType else (kind,)
-    if value is None and NoneType in kinds:
-        return None
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if int in kinds and not whole:
-        return "must be a whole number"
-    if float in kinds and not (whole or (isinstance(value, Real) and not isinstance(value, bool))):
-        return "must be a number"
-    return None
 
 
 def _out_of_bounds(options: Mapping[str, Option], given: Mapping[str, Any]) -> Faults:

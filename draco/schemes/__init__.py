@@ -2,6 +2,7 @@
 
 from draco.declaration import table
 from draco.errors import DecodeError
+from draco.given import as_count
 from draco.schemes.approximate import APPROXIMATE
 from draco.schemes.cyclic import CYCLIC
 from draco.schemes.cyclic_dft import CYCLIC_DFT
@@ -23,6 +24,7 @@ __all__ = [
     "SchemeDeclaration",
     "Sizes",
     "build",
+    "build_scheme",
     "options",
 ]
 
@@ -47,8 +49,18 @@ def options(name: str) -> tuple[str, ...]:
     return (*(option for option, declared in scheme.options.items() if declared.argument), *scheme.supplied)
 
 
-def build(name: str, *, workers: int, adversaries: int, **settings: object) -> Scheme:
+def build_scheme(name: str, *, workers: int, adversaries: int, **settings: object) -> Scheme:
     """Return the scheme for n workers of which up to s are adversaries.
+
+    `scheme.partitions(row)` says which of the k partitions of a batch a row computes, and `scheme.encode(row,
+    gradients)` what it sends for their gradients. `scheme.decode(replies)` makes gradients of what arrived, and names
+    the rows that lied. Sources: docs/library.md, and `help` of `draco.schemes.SCHEMES[name].function`.
+
+    Args:
+        name: as in jobs, such as "cyclic" or "repetition"; an unknown one is answered with all.
+        workers: n, 1 or more.
+        adversaries: s, 0 or more.
+        settings: the scheme's own options, such as `redundancy=5`; docs/jobs.md has them with their bounds.
 
     Raises:
         ValueError: there is no such scheme or option, or the scheme cannot keep its promise for these numbers.
@@ -57,8 +69,13 @@ def build(name: str, *, workers: int, adversaries: int, **settings: object) -> S
     if unknown := sorted(set(settings) - set(allowed)):
         known = ", ".join(allowed) or "none"
         raise ValueError(f"{name}: unknown option {', '.join(unknown)}; its options are: {known}")
+    SCHEMES[name].require_kinds(settings)
+    workers, adversaries = as_count(name, "workers", workers), as_count(name, "adversaries", adversaries)
     if workers < 1:
         raise ValueError(f"{name}: workers is {workers}, must be 1 or more")
     if adversaries < 0:
         raise ValueError(f"{name}: adversaries is {adversaries}, must be 0 or more")
     return SCHEMES[name](workers=workers, adversaries=adversaries, **settings)
+
+
+build = build_scheme  # as the trainer calls it: `schemes.build`

@@ -16,20 +16,25 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from draco.given import as_tensor
+from draco.given import as_count, as_tensor
 from draco.lazy import Tensor, torch
 
 Mask = npt.NDArray[np.bool_]
 
 
 class Decoded(NamedTuple):
-    """What the server makes of one step's replies."""
+    """What the server makes of one step's replies.
 
-    # (m, d) float32: free of adversaries, up to what the scheme promises. Their mean is the step's gradient. Where
-    # replies were padded there are more than d columns, and the first d count.
+    Attributes:
+        gradients: (m, d) float32, free of adversaries, up to what the scheme promises. Their mean is the step's
+            gradient. Where replies were padded, as `solon`'s are, there are more columns, and the first d count.
+        suspects: the rows whose reply was not what an honest worker would have sent, increasing.
+        error: of an approximate scheme the L2 norm of its error or a bound on it, relative; None: it is exact.
+    """
+
     gradients: Tensor
-    suspects: tuple[int, ...]  # rows whose reply was not what an honest worker would have sent, increasing
-    error: float | None = None  # of an approximate scheme: L2 norm of its error or a bound on it; None: exact
+    suspects: tuple[int, ...]
+    error: float | None = None
 
 
 class Inspection(Protocol):
@@ -50,7 +55,21 @@ def _same(d: int) -> int:
 
 
 class Scheme(NamedTuple):
-    """One scheme, built for n workers and s adversaries."""
+    """One scheme, built for n workers and s adversaries: who computes what, `encode` and `decode`.
+
+    A worker of row i computes the gradients of `partitions(i)`, and sends what `encode` makes of them. The server hands
+    the replies to `decode`. A row is a place in the code; hand rows out anew and secretly at each step.
+
+    Attributes:
+        name, workers, adversaries: as it was built for; n and s.
+        redundancy: the most partitions that one worker computes.
+        assignment: (n, k) bool; row i computes partition j of the k that a batch is cut into.
+        dtype: the torch.dtype of a reply.
+        amplification: worst relative error of the result per relative error of a reply; None: exact.
+        summary: one line that says what it is.
+        stragglers: rows that the server need not wait for.
+        bad: the most of the decoded gradients that s adversaries may make wrong.
+    """
 
     name: str
     workers: int  # n
@@ -69,17 +88,37 @@ class Scheme(NamedTuple):
     stragglers: int = 0  # rows that the server need not wait for
     bad: int = 0  # the most of the decoded gradients that s adversaries may make wrong, or leave without a majority
 
-    def encode(self, row: int, gradients: Tensor) -> Tensor:
-        """Return what a row sends, (e,), for the gradients (load, d) of its partitions in increasing order.
+    def __repr__(self) -> str:
+        """Return what it was built for; the summary says more."""
+        words = f"redundancy={self.redundancy}, partitions={self.assignment.shape[1]}"
+        return f"Scheme({self.name!r}, workers={self.workers}, adversaries={self.adversaries}, {words})"
+
+    def partitions(self, row: int) -> tuple[int, ...]:
+        """Return the partitions that a row computes, increasing.
 
         Raises:
-            ValueError: the gradients have another shape.
+            ValueError: there is no such row.
         """
+        if not 0 <= (place := as_count(self.name, "row", row)) < self.workers:
+            raise ValueError(f"{self.name}: row is {row}, must be 0 to {self.workers - 1}")
+        return tuple(np.flatnonzero(self.assignment[place]).tolist())
+
+    def encode(self, row: int, gradients: Tensor | npt.NDArray[Any] | Sequence[Any]) -> Tensor:
+        """Return what a row sends, (e,), for the gradients (load, d) of its partitions in increasing order.
+
+        Args:
+            row: 0 to n - 1.
+            gradients: those of `partitions(row)`: a tensor, an array, or a list of tensors, arrays or lists; float32 or
+                float64 as a tensor, else taken as float32.
+
+        Raises:
+            ValueError: there is no such row, or the gradients have another shape.
+        """
+        load = len(self.partitions(row))
         given, gradients = gradients, as_tensor(self.name, "gradients", gradients)
         if not gradients.is_floating_point():
             raise ValueError(f"{self.name}: gradients are {gradients.dtype}, must be float32 or float64")
         gradients = gradients if isinstance(given, torch.Tensor) else gradients.float()
-        load = int(self.assignment[row].sum())
         if gradients.ndim != 2 or gradients.shape[0] != load:
             raise ValueError(
                 f"{self.name}: gradients have shape {tuple(gradients.shape)}, must be ({load}, d), a row a partition"
@@ -87,12 +126,18 @@ class Scheme(NamedTuple):
         return self.encoder(row, gradients)
 
     def decode(
-        self, replies: Tensor, arrived: Mask | None = None, *, seed: int | None = None, inspection: Any = None
+        self,
+        replies: Tensor | npt.NDArray[Any] | Sequence[Any],
+        arrived: Mask | Sequence[bool] | None = None,
+        *,
+        seed: int | None = None,
+        inspection: Any = None,
     ) -> Decoded:
         """Return the gradients that honest workers would have given.
 
         Args:
-            replies: (n, e) by row; not changed, though the result may be a view of it.
+            replies: (n, e) by row, a tensor, an array or a list; not changed, though the result may be a view of it.
+                In a list None stands for a reply that never came.
             arrived: (n,) bool; rows that are False never came (or were refused) and their content is not read.
             seed: of this step's secret projections; drawn from the operating system where None.
             inspection: what `inspect` began for these replies and `add` was told of every arrived row.
@@ -102,6 +147,9 @@ class Scheme(NamedTuple):
             ValueError: the shape or the dtype of `replies` or `arrived` is wrong.
         """
         n = self.workers
+        here = np.ones(n, np.bool_) if arrived is None else _here(self.name, arrived, n)
+        if isinstance(replies, (list, tuple)) and len(replies) == n:
+            here, replies = _without_absent(here, replies)
         given, replies = replies, as_tensor(self.name, "replies", replies)
         if not isinstance(given, torch.Tensor) and torch.can_cast(replies.dtype, self.dtype):
             replies = replies.to(self.dtype)
@@ -113,9 +161,6 @@ class Scheme(NamedTuple):
             raise ValueError(
                 f"{self.name}: replies have column stride {replies.stride(1)}, each row must be contiguous"
             )
-        here = np.ones(n, np.bool_) if arrived is None else np.asarray(arrived, np.bool_)
-        if here.shape != (n,):
-            raise ValueError(f"{self.name}: arrived has shape {here.shape}, must be ({n},)")
         return self.decoder(replies, here, secrets.randbits(63) if seed is None else seed, inspection)
 
     def groups(self) -> list[int] | None:
@@ -162,3 +207,23 @@ class Scheme(NamedTuple):
             replicas = self.assignment.sum(0)
             left = int((2 * self.assignment[list(absent)].sum(0) < replicas).sum())
         return self.tolerates(absent, (), left)
+
+
+def _here(name: str, arrived: Mask | Sequence[bool], n: int) -> Mask:
+    """Return who arrived (n,); ValueError where it is no such thing, such as the numbers of rows."""
+    given = np.asarray(arrived)
+    if given.shape != (n,):
+        raise ValueError(f"{name}: arrived has shape {given.shape}, must be ({n},)")
+    here = given.astype(np.bool_)
+    if not np.array_equal(here, given):
+        raise ValueError(f"{name}: arrived must be True or False for each of the {n} rows, got {arrived!r}")
+    return here
+
+
+def _without_absent(here: Mask, replies: Sequence[Any]) -> tuple[Mask, Sequence[Any]]:
+    """Return who arrived, and replies of which those that are None are copies of one that did."""
+    there = next((reply for reply in replies if reply is not None), None)
+    absent = np.array([reply is None for reply in replies])
+    if there is None or not absent.any():
+        return here, replies
+    return here & ~absent, [there if reply is None else reply for reply in replies]
