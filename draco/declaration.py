@@ -13,6 +13,8 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, get_args, get_origin
 
+from draco import own
+
 
 class OptionError(ValueError):
     """A value that does not go with the others: `repetition: redundancy must be from 2s+1 = 3 to 9 workers, got 2`."""
@@ -43,6 +45,7 @@ class Option:
     only_with: OnlyWith | None = None
     required: bool = False  # it must be given; the default is not used
     argument: bool = True  # False: the trainer reads it, and the function does not take it
+    nullable: bool = False  # None is a value that the function takes, and not the same as leaving it out
 
     @property
     def bounds(self) -> dict[str, float]:
@@ -85,10 +88,51 @@ class Declaration:
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of the given options that the function takes; None stands for the function's own default."""
-        taken = (name for name, option in self.options.items() if option.argument)
-        return {name: given[name] for name in taken if given.get(name) is not None}
+        return {
+            name: given[name]
+            for name, option in self.options.items()
+            if option.argument and name in given and (given[name] is not None or option.nullable)
+        }
 
 
-def table(*entries: Any) -> dict[str, Any]:
-    """Return the entries by name."""
-    return {entry.name: entry for entry in entries}
+class Table(dict[str, Any]):
+    """Declarations by name, and by path: `table["my_rules.py:trimmed_krum"]` is one made of the user's own code.
+
+    Only the entries that Draco has are counted, listed and asked for by `in`.
+    """
+
+    def __init__(self, entries: Mapping[str, Any], adapt: Callable[[str, Any], Any]) -> None:
+        """`adapt` makes a declaration of a path and of what it names; it raises OwnCodeError where it cannot."""
+        super().__init__(entries)
+        self._adapt = adapt
+        self._own: dict[str, tuple[Any, Any]] = {}  # path -> what it named, and the declaration made of it
+
+    def __missing__(self, name: str) -> Any:
+        """Return the declaration of what a path names.
+
+        Raises:
+            KeyError: the name is no path.
+            OwnCodeError: the user's own code cannot be imported, or is not of the kind.
+        """
+        if not own.is_path(name):
+            raise KeyError(name)
+        found = own.load(name)
+        known = self._own.get(name)
+        if known is None or known[0] is not found:  # a notebook may have defined it anew
+            known = self._own[name] = found, self._adapt(name, found)
+        return known[1]
+
+
+def table(*entries: Any, adapt: Callable[[str, Any], Any]) -> Any:
+    """Return the table of the entries; see `Table`."""
+    return Table({entry.name: entry for entry in entries}, adapt)
+
+
+def is_known(entries: Mapping[str, Any], name: str) -> bool:
+    """Say whether a name is an entry's, or a path, which only loading it shows to be good."""
+    return name in entries or own.is_path(name)
+
+
+def short(name: str) -> str:
+    """Return the name of an entry as tables and figures show it: of a path, what it names."""
+    return name.rpartition(":")[2] if own.is_path(name) else name

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["Tensor", "torch"]
+__all__ = ["Tensor", "load_torch", "torch"]
 
 
 def _lazy(name: str) -> ModuleType:
@@ -28,6 +28,11 @@ def _lazy(name: str) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def load_torch() -> None:
+    """Load torch now; an `import torch.optim` of foreign code would else execute that module twice."""
+    torch.__version__  # noqa: B018
 
 
 class _OnlyInAnnotations(type):

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from draco.errors import OwnCodeError
+from draco.lazy import load_torch
 
 FOLDER = "DRACO_CODE"  # the environment's name of the folder of a run's own files
 
@@ -47,6 +48,7 @@ def load(path: str) -> Any:
     source, _, name = path.rpartition(":")
     if not source or not name.isidentifier():
         raise OwnCodeError(f"{path}: must be a file or a module and a name in it, such as my_task.py:Digits")
+    load_torch()  # whose parts cannot be imported before it is loaded itself
     module = _file(source, str(root().absolute())) if source.endswith(".py") else _module(source)
     try:
         return getattr(module, name)
@@ -69,10 +71,10 @@ def blamed(what: str) -> Iterator[None]:
 def place(error: BaseException) -> str:
     """Return where in a user's own code an error arose, as `, my_task.py, line 3`; nothing where none of it is."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f", {_short(error.filename)}, line {error.lineno}"
+        return f", {shown(error.filename)}, line {error.lineno}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if is_own(frame.filename):
-            return f", {_short(frame.filename)}, line {frame.lineno}"
+            return f", {shown(frame.filename)}, line {frame.lineno}"
     return ""
 
 
@@ -85,7 +87,8 @@ def is_own(file: str) -> bool:
     return path.is_file() and not any(path.is_relative_to(each) for each in foreign)
 
 
-def _short(file: str) -> str:
+def shown(file: str) -> str:
+    """Return a file's path as a message shows it: from `root()` where it is below that."""
     path = Path(file)
     return str(path.relative_to(root().absolute())) if path.is_relative_to(root().absolute()) else file
 

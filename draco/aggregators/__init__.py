@@ -32,9 +32,10 @@ from draco.aggregators.mda import MDA
 from draco.aggregators.median_of_means import MEDIAN_OF_MEANS
 from draco.aggregators.mixing import ARC, BUCKETING, CLIPPING, NNM
 from draco.aggregators.nearest import CGE, MONNA
+from draco.aggregators.own_rule import adapt_pre_aggregator, adapt_rule
 from draco.aggregators.rule import PreAggregatorDeclaration, RuleDeclaration
 from draco.aggregators.smea import SMEA
-from draco.declaration import table
+from draco.declaration import is_known, table
 from draco.given import as_tensor
 from draco.lazy import Tensor, torch
 
@@ -42,9 +43,11 @@ __all__ = ["AGGREGATORS", "PRE_AGGREGATORS", "PreAggregatorDeclaration", "RuleDe
 
 AGGREGATORS: dict[str, RuleDeclaration] = table(
     MEAN, MEDIAN, TRIMMED_MEAN, MEAMED, SIGN_MAJORITY, MEDIAN_OF_MEANS, GEOMETRIC_MEDIAN, KRUM, MULTI_KRUM, BULYAN, MDA,
-    SMEA, CAF, CENTERED_CLIPPING, MONNA, CGE,
+    SMEA, CAF, CENTERED_CLIPPING, MONNA, CGE, adapt=adapt_rule,
 )  # fmt: skip
-PRE_AGGREGATORS: dict[str, PreAggregatorDeclaration] = table(NNM, BUCKETING, CLIPPING, ARC)
+PRE_AGGREGATORS: dict[str, PreAggregatorDeclaration] = table(
+    NNM, BUCKETING, CLIPPING, ARC, adapt=adapt_pre_aggregator
+)  # fmt: skip
 
 
 def aggregate(
@@ -64,21 +67,26 @@ def aggregate(
 
     Args:
         gradients: (n, d): a tensor, an array or a list of rows.
-        rule: its name in `AGGREGATORS`.
+        rule: its name in `AGGREGATORS`, or the path of your own, such as my_rules.py:trimmed_krum.
         f: declared Byzantine rows of the gradients; how it changes on the way is said in mixing.py.
-        pre: names in `PRE_AGGREGATORS` with their options, first come first.
-        generator: what pre-aggregators draw from.
+        pre: names in `PRE_AGGREGATORS`, or paths, with their options, first come first.
+        generator: what pre-aggregators, and rules of your own, draw from.
         options: the rule's.
 
     Raises:
         ValueError: an unknown name, no generator to draw from, or what the rules themselves raise.
+        OwnCodeError: a path names nothing that can be used, or what it names breaks its promise.
     """
-    if rule not in AGGREGATORS:
+    if not is_known(AGGREGATORS, rule):
         raise ValueError(f"aggregator {rule!r} is not one of {', '.join(AGGREGATORS)}")
     for name, _ in pre:
-        if name not in PRE_AGGREGATORS:
+        if not is_known(PRE_AGGREGATORS, name):
             raise ValueError(f"pre-aggregator {name!r} is not one of {', '.join(PRE_AGGREGATORS)}")
     declared, steps = AGGREGATORS[rule], [(PRE_AGGREGATORS[name], its) for name, its in pre]
+    if declared.draws:
+        if generator is None:
+            raise ValueError(f"{rule}: draws at random and needs a generator")
+        options["generator"] = generator
     gradients, f = declared.taken(gradients, f, options)
     for before, given in steps:
         before.taken(gradients, f, given)

@@ -129,6 +129,7 @@ class RuleDeclaration(RowsDeclaration):
     remembers: bool = False  # it starts at `centre` (d,), the last step's gradient, which a checkpoint then holds
     trusts: bool = False  # it takes `reference`, the place of the gradient of the worker that option `trusted` names
     by_coordinate: bool = False  # it looks at every coordinate by itself
+    draws: bool = False  # it takes a `generator`
     # (n, f, **options) -> the weights of rows by their inner products; for options it does not take, rows are needed.
     weighing: Callable[..., Weighing] | None = None
 

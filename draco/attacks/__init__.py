@@ -17,6 +17,7 @@ from draco.attacks.code_aware import (
 )
 from draco.attacks.conduct import SILENT, SLOW, WRONG_SIZE
 from draco.attacks.omniscient import ALIE, ALIE_OPTIMISED, IPM, IPM_OPTIMISED, MIMIC
+from draco.attacks.own_attack import adapt_attack
 from draco.attacks.plain import (
     CONSTANT,
     GAUSSIAN,
@@ -62,4 +63,5 @@ ATTACKS: Mapping[str, AttackDeclaration] = table(
     SILENT,
     SLOW,
     WRONG_SIZE,
+    adapt=adapt_attack,
 )

@@ -63,6 +63,10 @@ class AttackDeclaration(Declaration):
             value = self.usual_strength(workers, byzantine)
         return float(value)
 
+    def others(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the given options that the function takes besides its strength."""
+        return {name: value for name, value in self.arguments(given).items() if name != self.strength}
+
     def sent_bytes(self, length: int) -> int | None:
         """Return how many bytes of a frame are sent; None: no message."""
         return int(self.sent * length) or None

@@ -5,14 +5,18 @@ from typing import NamedTuple
 
 from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
 from draco.data.datasets import DATASETS
-from draco.declaration import OptionError
+from draco.declaration import OptionError, short
+from draco.errors import OwnCodeError
 from draco.job.fields import SECTIONS, DataSection, Job
 from draco.job.messages import legal_values, properties, show
 from draco.job.numbers import aggregator_f, attack, byzantine_count, sizes, structure
+from draco.job.own_section import OwnSection
 from draco.job.unions import only_with
 from draco.models import MODELS, model_fault
+from draco.optimizers import OPTIMIZERS, SCHEDULES
 from draco.schemes import SCHEMES
 
+_SOME_STEPS = 100  # of a schedule that is tried, where the job counts epochs
 SCHEME = ("workers", "scheme.name", "scheme.adversaries", "scheme.redundancy")  # what sizes follow from
 
 
@@ -28,7 +32,7 @@ def check(job: Job) -> list[Fault]:
     """Return what is wrong with a job whose single fields are right."""
     found = list(_check_options(job))
     told = {fault.path for fault in found}
-    others = (_check_scheme, _check_own, _check_attack, _check_training, _check_task)
+    others = (_check_scheme, _check_own, _check_attack, _check_training, _check_own_code, _check_task)
     return [*found, *(fault for checked in others for fault in checked(job) if fault.path not in told)]
 
 
@@ -47,6 +51,13 @@ def _check_options(job: Job) -> Iterator[Fault]:
                 yield Fault(f"{key}.{option}", message, (f"{key}.{needed.option}", f"{key}.name"))
 
 
+def option_path(job: Job, key: str, option: str) -> str:
+    """Return where an option of a section's entry stands; those of a user's own code stand in `options`."""
+    section = getattr(job, key)
+    own = isinstance(section, OwnSection) and option not in type(section).model_fields
+    return f"{key}.options.{option}" if own else f"{key}.{option}"
+
+
 def _check_scheme(job: Job) -> Iterator[Fault]:
     """Yield what does not go together in n, s, the scheme's options, B and the aggregator."""
     name, n, s = job.scheme.name, job.workers, job.scheme.adversaries
@@ -61,7 +72,7 @@ def _check_scheme(job: Job) -> Iterator[Fault]:
     try:
         k = sizes(job).partitions
     except OptionError as e:
-        yield Fault(f"scheme.{e.option}", e.message, about)
+        yield Fault(option_path(job, "scheme", e.option), e.message, about)
         return
     except ValueError as e:
         yield Fault("scheme.name", str(e), about)
@@ -150,7 +161,7 @@ def _check_attack_needs(job: Job, about: tuple[str, ...]) -> Iterator[Fault]:
         try:
             declared.usual_strength(job.workers, count)
         except ValueError as e:
-            yield Fault(f"attack.{declared.strength}", f"is missing: {e}", about)
+            yield Fault(option_path(job, "attack", declared.strength), f"is missing: {e}", about)
     if fault := declared.fault(SCHEMES[job.scheme.name]):
         yield Fault("attack.name", fault, about)
     if declared.lasting and (given.who != "fixed" or given.until_step is not None):
@@ -177,6 +188,31 @@ def _check_training(job: Job) -> Iterator[Fault]:
     if job.steps is not None and warmup >= job.steps and warmup:
         message = f"must be fewer than the job's {job.steps} steps, got {warmup}"
         yield Fault("schedule.warmup_steps", message, ("steps",))
+
+
+def _check_own_code(job: Job) -> Iterator[Fault]:
+    """Yield what does not go together in the fields beside a user's own code, and what its trial showed."""
+    spec = job.aggregator
+    if isinstance(spec, OwnSection):
+        rule = AGGREGATORS[spec.name]
+        if spec.get("f") is not None and not rule.robust:
+            yield Fault("aggregator.f", f"{short(spec.name)} takes no f: leave it out", ("aggregator.name",))
+        if spec.get("per_layer") and not rule.whole_rows:
+            yield Fault("aggregator.per_layer", f"{short(spec.name)} is not for single layers: leave it out")
+    optimizer, schedule = OPTIMIZERS[job.optimizer.name], SCHEDULES[job.schedule.name]
+    arguments = optimizer.arguments(job.optimizer.given())
+    try:
+        optimizer.doubt(arguments)
+    except OwnCodeError as e:
+        yield Fault("optimizer.name", str(e), ("optimizer.options",))
+        return
+    warmup = job.schedule.warmup_steps
+    steps = max((job.steps or _SOME_STEPS) - warmup, 1)
+    try:
+        given = schedule.arguments(job.schedule.given())
+        schedule.tried(lambda parameter: optimizer([parameter], **arguments), steps, warmup, given)
+    except OwnCodeError as e:
+        yield Fault("schedule.name", str(e), ("schedule.options", "optimizer.name"))
 
 
 def _check_task(job: Job) -> Iterator[Fault]:
@@ -228,7 +264,7 @@ def _check_aggregator(job: Job) -> Iterator[Fault]:
         yield Fault("aggregator.name", f"{spec.name} with f = {f} needs at least {needed} gradients, {left}", about)
         return
     for option, message in rule.faults(m, f, spec.given()):
-        yield Fault(f"aggregator.{option}", message, (*about, "aggregator.name"))
+        yield Fault(option_path(job, "aggregator", option), message, (*about, "aggregator.name"))
     if rule.trusts:
         if not SCHEMES[job.scheme.name].individual or spec.pre:
             message = (
@@ -237,12 +273,15 @@ def _check_aggregator(job: Job) -> Iterator[Fault]:
             yield Fault("aggregator.name", message, ("scheme.name", "aggregator.pre"))
         if (trusted := spec.get("trusted")) > job.workers:
             message = f"must be one of {job.workers} workers, got {trusted}"
-            yield Fault("aggregator.trusted", message, ("workers",))
+            yield Fault(option_path(job, "aggregator", "trusted"), message, ("workers",))
 
 
 def warnings(job: Job) -> list[str]:
     """Return a sentence for everything that is allowed but that a user may not have meant."""
     found: list[str] = []
+    optimizer = OPTIMIZERS[job.optimizer.name]
+    if doubt := optimizer.doubt(optimizer.arguments(job.optimizer.given())):
+        found.append(f"optimizer: {doubt}")
     s, scheme, rule, (_, m, bad) = job.scheme.adversaries, job.scheme.name, job.aggregator.name, sizes(job)
     individual, robust, f = SCHEMES[scheme].individual, AGGREGATORS[rule].robust, aggregator_f(job)
     count = byzantine_count(job)

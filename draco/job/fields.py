@@ -15,6 +15,7 @@ from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
 from draco.attacks import ATTACKS
 from draco.data.datasets import DATASETS
 from draco.declaration import OnlyWith
+from draco.job.own_section import OwnSection
 from draco.job.plain_options import PlainOptions
 from draco.job.unions import AS_TUPLE, NamedSection, Part, Section, described, kinds, union
 from draco.models import MODELS
@@ -91,6 +92,12 @@ class SchemeSection(NamedSection):
     adversaries: int = described(0, "Adversaries s that the job must tolerate.", ge=0, le=4096)
 
 
+class OwnSchemeSection(OwnSection, SchemeSection):
+    """A scheme of your own."""
+
+    table = SCHEMES
+
+
 class PreAggregatorSection(NamedSection):
     """What is done to the decoded gradients before the aggregator."""
 
@@ -102,12 +109,20 @@ def _written_out(value: Any) -> Any:
     return tuple({"name": item} if isinstance(item, str) else item for item in value)
 
 
+class OwnPreAggregatorSection(OwnSection, PreAggregatorSection):
+    """A pre-aggregator of your own."""
+
+    table = PRE_AGGREGATORS
+
+
 PRE_AGGREGATOR_KINDS = kinds("pre_aggregator", PRE_AGGREGATORS, PreAggregatorSection)
 if TYPE_CHECKING:
     PreAggregators = tuple[PreAggregatorSection, ...]
 else:
     PreAggregators = Annotated[
-        tuple[union(PRE_AGGREGATOR_KINDS), ...], Field(max_length=8), BeforeValidator(_written_out)
+        tuple[union(PRE_AGGREGATOR_KINDS, OwnPreAggregatorSection), ...],
+        Field(max_length=8),
+        BeforeValidator(_written_out),
     ]
 
 
@@ -119,16 +134,30 @@ class AggregatorSection(NamedSection):
     )
 
 
+_F = described(
+    None,
+    "Bad gradients that the rule must tolerate; null: as many as the scheme says that adversaries may make bad.",
+    ge=0,
+    le=4096,
+)
+_PER_LAYER = described(False, "Apply the rule, and what comes before it, to each layer by itself, as the original did.")
+
+
+class OwnAggregatorSection(OwnSection, AggregatorSection):
+    """An aggregator of your own."""
+
+    table = AGGREGATORS
+
+    f: int | None = _F
+    per_layer: bool = _PER_LAYER
+
+
 def _of_rule(rule: Any) -> Mapping[str, Any]:
     fields: dict[str, Any] = {}
     if rule.robust:
-        text = (
-            "Bad gradients that the rule must tolerate; null: as many as the scheme says that adversaries may make bad."
-        )
-        fields["f"] = int | None, described(None, text, ge=0, le=4096)
+        fields["f"] = int | None, _F
     if rule.whole_rows:
-        text = "Apply the rule, and what comes before it, to each layer by itself, as the original did."
-        fields["per_layer"] = bool, described(False, text)
+        fields["per_layer"] = bool, _PER_LAYER
     return fields
 
 
@@ -165,6 +194,12 @@ class AttackSection(NamedSection):
         return values
 
 
+class OwnAttackSection(OwnSection, AttackSection):
+    """An attack of your own."""
+
+    table = ATTACKS
+
+
 def _of_attack(attack: Any) -> Mapping[str, Any]:
     if attack.placed is None:
         return {}
@@ -179,10 +214,22 @@ class OptimizerSection(NamedSection):
     weight_decay: float
 
 
+class OwnOptimizerSection(OwnSection):
+    """An optimizer of your own, such as torch.optim:RMSprop."""
+
+    table = OPTIMIZERS
+
+
 class ScheduleSection(NamedSection):
     """torch.optim.lr_scheduler's schedule of that name, counted in steps, after an optional linear warm-up."""
 
     warmup_steps: int = described(0, "Steps over which lr first rises linearly to optimizer.lr.", ge=0)
+
+
+class OwnScheduleSection(OwnSection, ScheduleSection):
+    """A schedule of your own, such as torch.optim.lr_scheduler:CosineAnnealingWarmRestarts."""
+
+    table = SCHEDULES
 
 
 class WireSection(Section):
@@ -243,14 +290,14 @@ if TYPE_CHECKING:
     AnyScheme = SchemeSection
     AnyAggregator = AggregatorSection
     AnyAttack = AttackSection
-    AnyOptimizer = OptimizerSection
+    AnyOptimizer = NamedSection
     AnySchedule = ScheduleSection
 else:
-    AnyScheme = union(SCHEME_KINDS)
-    AnyAggregator = union(AGGREGATOR_KINDS, "mean")
-    AnyAttack = union(ATTACK_KINDS, "none")
-    AnyOptimizer = union(OPTIMIZER_KINDS, "sgd")
-    AnySchedule = union(SCHEDULE_KINDS, "constant")
+    AnyScheme = union(SCHEME_KINDS, OwnSchemeSection)
+    AnyAggregator = union(AGGREGATOR_KINDS, OwnAggregatorSection, "mean")
+    AnyAttack = union(ATTACK_KINDS, OwnAttackSection, "none")
+    AnyOptimizer = union(OPTIMIZER_KINDS, OwnOptimizerSection, "sgd")
+    AnySchedule = union(SCHEDULE_KINDS, OwnScheduleSection, "constant")
 
 
 class Job(Section):
@@ -323,16 +370,16 @@ SECTIONS: dict[str, Part] = {
     "task": Part("name", {"": TaskSection}),
     "data": Part("name", {"": DataSection}),
     "local": Part("momentum", {"": LocalSection}),
-    "scheme": Part("name", SCHEME_KINDS),
-    "aggregator": Part("name", AGGREGATOR_KINDS, "mean"),
-    "attack": Part("name", ATTACK_KINDS, "none"),
-    "optimizer": Part("name", OPTIMIZER_KINDS, "sgd"),
-    "schedule": Part("name", SCHEDULE_KINDS, "constant"),
+    "scheme": Part("name", SCHEME_KINDS, own=OwnSchemeSection),
+    "aggregator": Part("name", AGGREGATOR_KINDS, "mean", OwnAggregatorSection),
+    "attack": Part("name", ATTACK_KINDS, "none", OwnAttackSection),
+    "optimizer": Part("name", OPTIMIZER_KINDS, "sgd", OwnOptimizerSection),
+    "schedule": Part("name", SCHEDULE_KINDS, "constant", OwnScheduleSection),
     "checkpoint_keep": Part("name", {"": CheckpointKeepSection}),
     "wire": Part("dtype", {"": WireSection}),
     "on_loss": Part("name", {"": OnLossSection}),
 }
-PRE_AGGREGATOR = Part("name", PRE_AGGREGATOR_KINDS)  # each item of aggregator.pre
+PRE_AGGREGATOR = Part("name", PRE_AGGREGATOR_KINDS, own=OwnPreAggregatorSection)  # each item of aggregator.pre
 
 # What stands in for a required value that is missing or at fault while the rest is checked.
 STAND_INS: dict[str, Any] = {

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job
+from draco.job.plain_options import LEGAL as PLAIN
 from draco.job.unions import Part, Section
 
 
@@ -35,7 +36,10 @@ def name_message(part: Part, values: Mapping[str, Any]) -> str:
     if part.short not in values:
         return f"is missing; must be {legal}"
     name = values[part.short]
-    return f"must be {legal}, got {show(name)}{_slip(name, list(part.kinds))}"
+    slip = _slip(name, list(part.kinds))
+    if part.own and not slip and isinstance(name, str) and {".", "/"} & {*name}:
+        slip = "; your own is a file or a module, a colon and a name in it: my_rules.py:trimmed_krum"
+    return f"must be {legal}, got {show(name)}{slip}"
 
 
 def _slip(value: Any, names: Sequence[str]) -> str:
@@ -51,10 +55,10 @@ def legal_values(key: str, schema: Mapping[str, Any]) -> str:
     """Say in words which values a field's JSON Schema allows; `key` is that of a field of the job, or empty."""
     if key in SECTIONS:
         return _legal_section(SECTIONS[key])
-    if "discriminator" in schema:
+    if "oneOf" in schema:
         return _legal_section(PRE_AGGREGATOR)
     if schema.get("type") == "object":
-        return "a mapping of names to plain values"
+        return PLAIN
     if "anyOf" in schema:
         return ", or ".join("null" if part == {"type": "null"} else legal_values("", part) for part in schema["anyOf"])
     if "enum" in schema:
@@ -63,6 +67,8 @@ def legal_values(key: str, schema: Mapping[str, Any]) -> str:
         return f"a list of {len(schema['prefixItems'])}, each {legal_values('', schema['prefixItems'][0])}"
     if "items" in schema:
         return f"a list, each {legal_values('', schema['items'])}"
+    if "type" not in schema:
+        return "given"
     if "pattern" in schema and ":" in schema["pattern"]:
         return "a file or a module and a name in it, such as my_task.py:Digits"
     if "pattern" in schema:

@@ -4,6 +4,7 @@ Letters as in `fields`: n workers, s adversaries, k partitions, m gradients afte
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -19,15 +20,18 @@ def structure(job: Job) -> dict[str, Any]:
     return SCHEMES[job.scheme.name].arguments(job.scheme.given())
 
 
-@lru_cache(maxsize=256)
 def sizes(job: Job) -> Sizes:
     """Return k, m and how many of the m the scheme's adversaries may make bad.
 
     Raises:
         ValueError: there is no such scheme for the job's numbers; `check` reports it.
     """
-    scheme = SCHEMES[job.scheme.name]
-    return scheme.sizes(job.workers, job.scheme.adversaries, **structure(job))
+    return _sizes(job, SCHEMES[job.scheme.name].sizes)
+
+
+@lru_cache(maxsize=256)
+def _sizes(job: Job, of: Callable[..., Sizes]) -> Sizes:
+    return of(job.workers, job.scheme.adversaries, **structure(job))
 
 
 def keeps_rows(job: Job) -> bool:

@@ -14,6 +14,8 @@ from draco.errors import JobError
 from draco.job.checks import Fault, check
 from draco.job.fields import ORIGINAL_OPTIONS, PRE_AGGREGATOR, SECTIONS, STAND_INS, Job
 from draco.job.messages import field_message, name_message, nearest, properties, show
+from draco.job.own_checks import check_own
+from draco.job.own_section import OwnSection
 from draco.job.unions import Section
 
 
@@ -37,6 +39,10 @@ def parse(text: str, source: str, overrides: Sequence[str] = (), *, checked: boo
         faults += _override(tree, override)
     job, found, at_fault = _fields(tree)
     faults += found
+    if not checked:
+        job, found, wrong = check_own(job)
+        faults += (fault for fault in found if fault.path not in at_fault)
+        at_fault |= wrong
     for fault in () if checked else check(job):
         if not any(_is_under(path, hidden) for path in (fault.path, *fault.about) for hidden in at_fault):
             faults.append(fault)
@@ -137,9 +143,17 @@ def _override(tree: dict[str, Any], override: str) -> list[Fault]:
         tree[keys[0]] = _expand(keys[0], value)
     elif len(keys) == 2 and isinstance(tree.setdefault(keys[0], {}), dict):
         tree[keys[0]][keys[1]] = value
+    elif len(keys) == 3 and keys[1] == "options" and _is_open(tree, keys[0]):
+        tree[keys[0]]["options"] = {**tree[keys[0]].get("options", {}), keys[2]: value}
     else:
         return [Fault(where, f"unknown key {path}; keys are {', '.join(Job.model_fields)} and their sections' keys")]
     return []
+
+
+def _is_open(tree: Mapping[str, Any], key: str) -> bool:
+    """Say whether single options of a user's own code can be set in the section `key`."""
+    section = tree.get(key)
+    return isinstance(section, dict) and isinstance(section.get("options", {}), dict)
 
 
 def _fields(tree: dict[str, Any]) -> tuple[Job, list[Fault], set[str]]:
@@ -197,6 +211,11 @@ def _drop_unknown(tree: dict[str, Any], wrong: set[str]) -> tuple[list[Fault], s
     for prefix, values, kind in parts:
         for key in [key for key in values if key not in kind.model_fields]:
             own = SECTIONS[prefix[:-1]] if prefix else None
+            if issubclass(kind, OwnSection):
+                message = f"unknown key; the options of your own code are in {prefix}options, such as {{{key}: ...}}"
+                faults.append(Fault(f"{prefix}{key}", message))
+                del values[key]
+                continue
             if own and (names := own.having(key)):
                 if f"{prefix}{own.short}" not in wrong:
                     name = values.get(own.short, own.default)

@@ -44,10 +44,18 @@ Letters: n workers, s Byzantine workers to tolerate, r redundancy, k partitions 
 decoding, f bad ones among them.
 """
 
+_OWN = """\
+A scheme, an aggregator, a pre-aggregator, an attack, an optimizer and a schedule can be your own
+([extend.md](extend.md)). Its name is then a path, a file or a module and a name in it: `my_rules.py:trimmed_krum`,
+`torch.optim:RMSprop`. Files are looked for from where the command is started. All that the code takes by name stands in
+one mapping, `{name: my_rules.py:trimmed_krum, options: {keep: 3}}`, and is checked against what it takes. The section's
+other options are those that are common to all. `SET="aggregator.options.keep=4"` overrides one option.
+"""
+
 
 def reference() -> str:
     """Return the page."""
-    return "\n".join([INTRODUCTION, *_whole(), *_sections(), *_models_and_data()])
+    return "\n".join([INTRODUCTION, *_whole(), *_sections(), *_own(), *_models_and_data()])
 
 
 def _whole() -> Iterator[str]:
@@ -127,6 +135,13 @@ def _entry(key: str, entry: Declaration, kind: type[Section]) -> Iterator[str]:
     if entry.options:
         yield ""
         yield from _options(kind, entry.options)
+
+
+def _own() -> Iterator[str]:
+    kind = PRE_AGGREGATOR.own
+    assert kind is not None
+    yield f"\n## Your own code\n\n{_OWN}"
+    yield from _options(kind, ("name", "options"))
 
 
 def least_rule(letter: str, least: Callable[[int], int]) -> str:

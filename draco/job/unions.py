@@ -5,16 +5,17 @@ declaration's options become the fields of its kind, with their types, bounds an
 """
 
 from collections.abc import Callable, Mapping
-from functools import reduce
-from operator import or_
-from typing import Annotated, Any, Literal, NamedTuple, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, create_model
 
 from draco.declaration import Declaration, OnlyWith, Option
+from draco.own import is_path
 
 # A list of ranks and the like: YAML gives a list, a frozen value holds a tuple.
 AS_TUPLE = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+
+OWN = "own"  # the kind of section that a path is, where pydantic names kinds
 
 
 class Section(BaseModel):
@@ -46,12 +47,15 @@ class Part(NamedTuple):
     short: str  # the option that the short form gives
     kinds: Mapping[str, type[Section]]  # by that option's value; under "" the only kind, whatever the value is
     default: str | None = None  # the name where none is given
+    own: type[Section] | None = None  # the kind of a user's own code, whose name is its path
 
     def kind(self, values: Any) -> type[Section] | None:
         """Return the kind of section that `values` are meant as; None: their name is none of the part's."""
         if "" in self.kinds:
             return self.kinds[""]
         name = values.get(self.short, self.default) if isinstance(values, Mapping) else None
+        if self.own is not None and is_path(name):
+            return self.own
         return self.kinds.get(name) if isinstance(name, str) else None
 
     def having(self, option: str) -> list[str]:
@@ -82,21 +86,29 @@ def kinds(
     made: dict[str, type[NamedSection]] = {}
     for name, entry in entries.items():
         fields: dict[str, Any] = {"name": (Literal[name], described(name, _sentence(entry.text)))}
-        fields |= {option: _field(declared) for option, declared in entry.options.items()}
+        fields |= {option: field(declared) for option, declared in entry.options.items()}
         fields |= more(entry)
         made[name] = create_model(f"{title}_{name}", __base__=base, __doc__=_sentence(entry.text), **fields)
     return made
 
 
-def union(of: Mapping[str, type[NamedSection]], default: str | None = None) -> Any:
-    """Return the type of a field that holds one of the kinds; `default` is the name where none is given."""
+def union(of: Mapping[str, type[NamedSection]], own: type[NamedSection], default: str | None = None) -> Any:
+    """Return the type of a field that holds one of the kinds, or that of a path, `own`.
+
+    `default` is the name where none is given.
+    """
+
+    def tag(value: Any) -> Any:
+        name = value.get("name", default) if isinstance(value, Mapping) else getattr(value, "name", None)
+        return OWN if is_path(name) else name
 
     def named(value: Any) -> Any:
         if isinstance(value, Mapping) and "name" not in value and default is not None:
             return {"name": default, **value}
         return value
 
-    return Annotated[reduce(or_, of.values()), Field(discriminator="name"), BeforeValidator(named)]
+    kinds = [Annotated[kind, Tag(name)] for name, kind in [*of.items(), (OWN, own)]]
+    return Annotated[Union[tuple(kinds)], Discriminator(tag), BeforeValidator(named)]  # noqa: UP007
 
 
 def only_with(kind: type[BaseModel], option: str) -> OnlyWith | None:
@@ -106,7 +118,8 @@ def only_with(kind: type[BaseModel], option: str) -> OnlyWith | None:
     return given if isinstance(given, OnlyWith) else None
 
 
-def _field(option: Option) -> tuple[Any, Any]:
+def field(option: Option) -> tuple[Any, Any]:
+    """Return the type and the field of an option, with its bounds."""
     default = ... if option.required else option.default
     if get_origin(option.kind) is tuple:
         item, *others = option.kind.__args__

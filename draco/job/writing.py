@@ -4,9 +4,11 @@ import io
 from typing import Any
 
 from draco.aggregators import AGGREGATORS
+from draco.declaration import short
 from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job
 from draco.job.messages import properties, show
 from draco.job.numbers import attack
+from draco.job.own_section import PATH, OwnSection
 from draco.job.unions import Part, Section, only_with
 from draco.schemes import SCHEMES
 
@@ -29,12 +31,12 @@ def to_words(job: Job) -> str:
 
     Every option of the scheme, the rule, the attack, the data, the workers and the wire that is not the usual is said.
     """
-    rules = [f"{step.name}{_options(step)}" for step in job.aggregator.pre]
+    rules = [f"{short(step.name)}{_options(step)}" for step in job.aggregator.pre]
     if rules or AGGREGATORS[job.aggregator.name].robust or SCHEMES[job.scheme.name].individual:
-        rules.append(f"{job.aggregator.name}{_options(job.aggregator, 'pre')}")
-    scheme = f"{job.scheme.name} s={job.scheme.adversaries}{_options(job.scheme, 'adversaries')}"
+        rules.append(f"{short(job.aggregator.name)}{_options(job.aggregator, 'pre')}")
+    scheme = f"{short(job.scheme.name)} s={job.scheme.adversaries}{_options(job.scheme, 'adversaries')}"
     more = [*_unusual(job.data, "root", "source"), *_unusual(job.local), *_unusual(job.wire)]
-    told = f"{job.attack.name}{_options(job.attack)}" if attack(job) else "no attack"
+    told = f"{short(job.attack.name)}{_options(job.attack)}" if attack(job) else "no attack"
     return f"{', '.join([scheme, *rules, f'{job.workers} workers', *more])}; {told}"
 
 
@@ -46,11 +48,13 @@ def _options(section: Section, *but: str) -> str:
 def _unusual(section: Section, *but: str) -> list[str]:
     """Return `option=value` for every option of a section that is not what it is unless given, but for some."""
     values, fields = section.model_dump(mode="json"), type(section).model_fields
-    return [
-        f"{option}={value if isinstance(value, str) else show(value)}"
+    told = {
+        option: value
         for option, value in values.items()
         if option not in (*but, "name") and getattr(section, option) != fields[option].default
-    ]
+    }
+    told |= told.pop("options", {}) if isinstance(section, OwnSection) else {}
+    return [f"{option}={value if isinstance(value, str) else show(value)}" for option, value in told.items()]
 
 
 def _applies(section: Section, option: str) -> bool:
@@ -74,7 +78,7 @@ def schema() -> dict[str, Any]:
     """Return the JSON Schema of a job file, for editors; most checks across fields are only in `parse`."""
     out = Job.model_json_schema()
     parts = [*SECTIONS.values(), PRE_AGGREGATOR]
-    for kind in (kind for part in parts for kind in part.kinds.values()):
+    for kind in (kind for part in parts for kind in _kinds(part)):
         conditions = [
             {"if": {"required": [option]}, "then": _needs(kind, *needed)}
             for option in kind.model_fields
@@ -88,16 +92,21 @@ def schema() -> dict[str, Any]:
                 out["$defs"][kind.__name__].setdefault("required", []).insert(0, "name")
     for key, part in SECTIONS.items():
         _shorten(out["properties"][key], part)
-    for kind in SECTIONS["aggregator"].kinds.values():
+    for kind in _kinds(SECTIONS["aggregator"]):
         _shorten(out["$defs"][kind.__name__]["properties"]["pre"]["items"], PRE_AGGREGATOR)
     for values in (out, *out["$defs"].values()):
         for field in values["properties"].values():
             field.pop("title", None)
             field.pop("only_with", None)
     for key, part in {**SECTIONS, "aggregator.pre": PRE_AGGREGATOR}.items():
-        _share(out["$defs"], key, [out["$defs"][kind.__name__]["properties"] for kind in part.kinds.values()])
+        _share(out["$defs"], key, [out["$defs"][kind.__name__]["properties"] for kind in _kinds(part)])
     out["oneOf"] = [{"required": ["steps"]}, {"required": ["epochs"]}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **out, "title": "Draco job"}
+
+
+def _kinds(part: Part) -> list[type[Section]]:
+    """Return the kinds of a section, and that of a user's own code."""
+    return [*part.kinds.values(), *([part.own] if part.own else [])]
 
 
 def _share(definitions: dict[str, Any], key: str, kinds: list[dict[str, Any]]) -> None:
@@ -125,4 +134,6 @@ def _shorten(whole: dict[str, Any], part: Part) -> None:
     whole.pop("discriminator", None)
     whole.pop("default", None)
     sections = whole.pop("oneOf", None) or [{"$ref": whole.pop("$ref")}]
-    whole["anyOf"] = [*([{"enum": names}] if names else []), *sections]
+    short_forms = [{"enum": names}] if names else []
+    short_forms += [{"type": "string", "pattern": PATH}] if part.own else []
+    whole["anyOf"] = [*short_forms, *sections]

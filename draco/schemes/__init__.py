@@ -1,6 +1,6 @@
 """The coding schemes by name: who computes what, what is sent, and how the server makes gradients of it."""
 
-from draco.declaration import table
+from draco.declaration import is_known, table
 from draco.errors import DecodeError
 from draco.given import as_count
 from draco.schemes.approximate import APPROXIMATE
@@ -9,6 +9,7 @@ from draco.schemes.cyclic_dft import CYCLIC_DFT
 from draco.schemes.declaration import SchemeDeclaration, Sizes
 from draco.schemes.detox import DETOX
 from draco.schemes.election import ELECTION
+from draco.schemes.own_scheme import adapt_scheme
 from draco.schemes.placement import PLACEMENT
 from draco.schemes.repetition import REPETITION
 from draco.schemes.scheme import Decoded, Inspection, Scheme
@@ -38,12 +39,13 @@ SCHEMES: dict[str, SchemeDeclaration] = table(
     APPROXIMATE,
     ELECTION,
     SOLON,
+    adapt=adapt_scheme,
 )
 
 
 def options(name: str) -> tuple[str, ...]:
     """Return the names of the arguments that the scheme takes besides workers and adversaries."""
-    if name not in SCHEMES:
+    if not is_known(SCHEMES, name):
         raise ValueError(f"unknown scheme {name!r}, must be one of {', '.join(SCHEMES)}")
     scheme = SCHEMES[name]
     return (*(option for option, declared in scheme.options.items() if declared.argument), *scheme.supplied)

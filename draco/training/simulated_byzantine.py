@@ -141,6 +141,7 @@ class ByzantineWorker:
         declared = attack(job)
         assert declared is not None
         self._attack = declared
+        self._others = declared.others(job.attack.given())
         self._magnitude = declared.magnitude(job.attack.given(), job.workers, byzantine_count(job))
         # A momentum goes on beneath the lies.
         self._lies_blindly = not declared.own and not job.local.momentum
@@ -171,7 +172,7 @@ class ByzantineWorker:
         """Return what takes the place of the honest reply, before it is packed into bytes."""
         source = generator(self._job.seed, "attack", task.step, self.rank)
         scene = self._knowledge.scene(self.rank, task)
-        return self._attack(reply, magnitude=self._magnitude, generator=source, scene=scene)
+        return self._attack(reply, magnitude=self._magnitude, generator=source, scene=scene, **self._others)
 
     def _sent(self, length: int, timing: wire.Timing) -> int | None:
         """Return how much of a frame is sent, when it is time; None: nothing comes in time, or ever."""

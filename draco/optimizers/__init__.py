@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from draco.declaration import Declaration, Option, table
+from draco.declaration import Option, table
 from draco.lazy import torch
+from draco.optimizers.declaration import OptimizerDeclaration, ScheduleDeclaration, uncompiled
+from draco.optimizers.own_optimizer import adapt_optimizer, adapt_schedule
 
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerDeclaration(Declaration):
-    """What an optimizer declares besides."""
-
-    vectors: Callable[[Mapping[str, Any]], int]  # options -> vectors as long as the parameters that it keeps
-
-
-@functools.cache
-def _uncompiled(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """Return torch's optimizer without what keeps torch's compiler off it: for that alone the compiler is imported.
-
-    That import takes as long as torch's own, and nothing of Draco's is compiled. What remains is the same code.
-    """
-    spared = ("add_param_group", "state_dict", "load_state_dict", "zero_grad")
-    methods = {name: inspect.unwrap(getattr(kind, name)) for name in spared}
-    return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))})
+__all__ = ["OPTIMIZERS", "SCHEDULES", "OptimizerDeclaration", "ScheduleDeclaration"]
 
 
 def _weight_decay(usual: float) -> Option:
@@ -45,7 +28,7 @@ _ADAM = {
 OPTIMIZERS: dict[str, OptimizerDeclaration] = table(
     OptimizerDeclaration(
         name="sgd",
-        function=lambda parameters, **options: _uncompiled(torch.optim.SGD)(parameters, **options),
+        function=lambda parameters, **options: uncompiled(torch.optim.SGD)(parameters, **options),
         text="stochastic gradient descent",
         options={
             "lr": _lr(0.01),
@@ -57,18 +40,19 @@ OPTIMIZERS: dict[str, OptimizerDeclaration] = table(
     ),
     OptimizerDeclaration(
         name="adam",
-        function=lambda parameters, **options: _uncompiled(torch.optim.Adam)(parameters, **options),
+        function=lambda parameters, **options: uncompiled(torch.optim.Adam)(parameters, **options),
         text="Adam",
         options={"lr": _lr(0.001), "weight_decay": _weight_decay(0.0), **_ADAM},
         vectors=lambda given: 2,
     ),
     OptimizerDeclaration(
         name="adamw",
-        function=lambda parameters, **options: _uncompiled(torch.optim.AdamW)(parameters, **options),
+        function=lambda parameters, **options: uncompiled(torch.optim.AdamW)(parameters, **options),
         text="Adam with decoupled weight decay",
         options={"lr": _lr(0.001), "weight_decay": _weight_decay(0.01), **_ADAM},
         vectors=lambda given: 2,
     ),
+    adapt=adapt_optimizer,
 )
 
 
@@ -96,9 +80,9 @@ def _cosine(optimizer: torch.optim.Optimizer, *, eta_min: float, steps: int, **_
 
 _GAMMA = Option(float, 0.1, "Factor of each decay.", gt=0.0, le=1.0)
 # (optimizer, *, steps after the warm-up, warmup (its steps), options) -> the schedule after the warm-up.
-SCHEDULES: dict[str, Declaration] = table(
-    Declaration(name="constant", function=_constant, text="the same learning rate throughout"),
-    Declaration(
+SCHEDULES: dict[str, ScheduleDeclaration] = table(
+    ScheduleDeclaration(name="constant", function=_constant, text="the same learning rate throughout"),
+    ScheduleDeclaration(
         name="step",
         function=_step,
         text="a decay after every so many steps",
@@ -107,7 +91,7 @@ SCHEDULES: dict[str, Declaration] = table(
             "gamma": _GAMMA,
         },
     ),
-    Declaration(
+    ScheduleDeclaration(
         name="multistep",
         function=_multistep,
         text="a decay at each milestone",
@@ -116,16 +100,17 @@ SCHEDULES: dict[str, Declaration] = table(
             "gamma": _GAMMA,
         },
     ),
-    Declaration(
+    ScheduleDeclaration(
         name="exponential",
         function=_exponential,
         text="a decay at every step",
         options={"gamma": Option(float, None, "Factor of the decay at every step.", gt=0.0, le=1.0, required=True)},
     ),
-    Declaration(
+    ScheduleDeclaration(
         name="cosine",
         function=_cosine,
         text="half a cosine down to eta_min",
         options={"eta_min": Option(float, 0.0, "Learning rate at the last step.", ge=0.0)},
     ),
+    adapt=adapt_schedule,
 )
