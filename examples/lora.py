@@ -39,7 +39,7 @@ class Digits(draco.Task):
 
         config = ViTConfig(
             image_size=8,
-            patch_size=2,
+            patch_size=4,
             num_channels=1,
             num_labels=10,
             hidden_size=self.width,

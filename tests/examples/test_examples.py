@@ -1,6 +1,7 @@
 """The examples, trained with fewer steps: each task learns under its job's attack, and shows what it is there to show."""
 
 import importlib.util
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -51,8 +52,8 @@ def losses(trained: Trained) -> list[float]:
 
 
 def evaluation(trained: Trained) -> dict[str, Any]:
-    *_, last = events.evaluations(trained.run / "evaluations.jsonl")
-    return dict(last)
+    found: dict[str, Any] = json.loads((trained.run / "evaluations.jsonl").read_text().splitlines()[-1])
+    return found
 
 
 def caught_all(trained: Trained) -> bool:
