@@ -1,4 +1,4 @@
-"""The examples, trained with fewer steps: each task learns under its job's attack, and shows what it is there to show."""
+"""The examples, with fewer steps: each task learns under its job's attack, and shows what it is there to show."""
 
 import importlib.util
 import json
@@ -90,7 +90,7 @@ def test_images_of_an_npz_file_are_learnt_under_attack(train: Train, tmp_path: P
     module("npz").write_digits(str(file))
     trained = train(job("npz", "steps=60", f"task.options.file={file}"))
     assert caught_all(trained)
-    assert evaluation(trained)["accuracy"] > 0.8
+    assert evaluation(trained)["accuracy"] > 0.7
 
 
 def test_augmentation_moves_each_image_by_what_the_generator_says(tmp_path: Path) -> None:
@@ -108,21 +108,24 @@ def test_augmentation_moves_each_image_by_what_the_generator_says(tmp_path: Path
     assert all(any(torch.equal(image, place[i]) for place in places) for i, image in enumerate(moved))
 
 
-@pytest.mark.parametrize("attack", ["alie", "reverse_gradient"])
-def test_a_coded_gpt_under_attack_has_the_losses_of_the_attack_free_one_bit_for_bit(train: Train, attack: str) -> None:
-    """Beside it: 2 honest workers, who compute the same 2 partitions; and the mean, which the attack does reach."""
-    few = "steps=6", "eval_every=0"
-    free = losses(train(job("gpt", *few, "attack=none")))
-    honest = losses(train(job("gpt", *few, "attack=none", "scheme=uncoded", "workers=2")))
-    coded = train(job("gpt", *few, f"attack={attack}"))
-    assert caught_all(coded)
-    assert losses(coded) == free == honest
+def test_a_coded_gpt_under_attack_has_the_losses_of_the_attack_free_one_bit_for_bit(train: Train) -> None:
+    """Beside it: 2 honest workers, who compute the same 2 partitions; and the mean, which the attacks do reach."""
+
+    def trained(*overrides: str) -> Trained:
+        return train(job("gpt", "steps=4", "schedule.warmup_steps=1", "eval_every=0", *overrides))
+
+    free = losses(trained("attack=none"))
+    assert len(free) == 4
     assert free[-1] < free[0]
-    unprotected = losses(train(job("gpt", *few, f"attack={attack}", "attack.adversaries=3", "scheme=uncoded")))
-    attack_free = losses(train(job("gpt", *few, "attack=none", "scheme=uncoded")))
-    # Before the first update nothing is changed yet but the reported loss, which is under attack as well.
-    assert all(abs(a - b) > 1e-4 for a, b in zip(unprotected[1:], attack_free[1:], strict=True))
-    assert attack_free[0] == pytest.approx(free[0], rel=1e-6)
+    assert losses(trained("attack=none", "scheme=uncoded", "workers=2")) == free
+    mean = losses(trained("attack=none", "scheme=uncoded"))
+    assert mean[0] == pytest.approx(free[0], rel=0.01)  # the same samples in 15 partitions: other masks of dropout
+    for attack in ("attack={name: alie, z: 1}", "attack=reverse_gradient"):
+        coded = trained(attack)
+        assert caught_all(coded)
+        assert losses(coded) == free
+        attacked = losses(trained(attack, "attack.adversaries=3", "scheme=uncoded"))
+        assert all(abs(a - b) > 1e-3 for a, b in zip(attacked, mean, strict=True))
 
 
 @pytest.mark.long
@@ -133,13 +136,11 @@ def test_a_gpt_learns_to_write_bytes(train: Train) -> None:
 
 
 def test_lora_learns_and_sends_only_its_adapters_and_its_head(train: Train) -> None:
-    adapters = train(job("lora", "steps=40"))
+    adapters = train(job("lora", "steps=16"))
     full = train(job("lora", "steps=1", "eval_every=0", "task.options.adapters=false"))
     assert caught_all(adapters)
-    assert evaluation(adapters)["accuracy"] > 0.4
+    assert evaluation(adapters)["accuracy"] > 0.45
     sent, all_of_it = (steps(trained)[0]["bytes_received"] for trained in (adapters, full))
     assert 15 < all_of_it / sent < 25
-    (said,) = re.findall(r"^\| adapters of rank 4.*?\| ([\d,]+) \|", README, re.MULTILINE)
-    assert int(said.replace(",", "")) == sent
-    (said,) = re.findall(r"^\| all weights.*?\| ([\d,]+) \|", README, re.MULTILINE)
-    assert int(said.replace(",", "")) == all_of_it
+    table = dict(re.findall(r"^\| (adapters|all).*\| ([\d,]+) \|$", README, re.MULTILINE))
+    assert table == {"adapters": f"{sent:,}", "all": f"{all_of_it:,}"}
