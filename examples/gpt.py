@@ -4,7 +4,7 @@ The text is the reference of the Python language, 466 kB that every Python bring
 module pydoc_data.topics; licence PSF-2.0). The last tenth is for testing. A sample is one sequence, and its loss is the
 mean over its bytes, in nats. For a text of your own replace the one line that reads it.
 
-    draco train examples/gpt.yaml --simulate
+    make train JOB=examples/gpt.yaml SIMULATE=1
 """
 
 import math

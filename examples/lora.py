@@ -2,15 +2,17 @@
 
 The model is a vision transformer of transformers, with the adapters of peft (Hu et al., LoRA, ICLR 2022,
 arXiv:2106.09685). The samples are scikit-learn's 1,797 handwritten digits, 8x8. So that the example needs no network,
-the base is small and made on the spot, with random weights. A model of a hub takes its place by one line:
+the base is small and made on the spot, with random weights. A hub's model takes its place:
 
-    base = AutoModelForImageClassification.from_pretrained("google/vit-base-patch16-224", revision="...", num_labels=10)
+    base = AutoModelForImageClassification.from_pretrained(
+        "google/vit-base-patch16-224-in21k", revision="...", num_labels=10
+    )
 
 `revision` is a commit, so that all processes read the same weights, each from the disk of its node: `hf download` them
-there beforehand. (Images must then have that model's size and channels.)
+there beforehand. Images must then have that model's size and channels, here 3 x 224 x 224.
 
-    draco train examples/lora.yaml --simulate
-    draco train examples/lora.yaml --simulate --set task.options.adapters=false     # all weights, for comparison
+    make train JOB=examples/lora.yaml SIMULATE=1
+    make train JOB=examples/lora.yaml SIMULATE=1 SET="task.options.adapters=false"     # all weights, for comparison
 """
 
 import torch

@@ -7,8 +7,8 @@ The file holds four arrays, named as in the well-known mnist.npz:
 
 This writes such a file of 1,797 handwritten digits, 8x8, which are part of scikit-learn, and then trains on it:
 
-    python examples/npz.py data/digits.npz
-    draco train examples/npz.yaml --simulate
+    .venv/bin/python examples/npz.py data/digits.npz
+    make train JOB=examples/npz.yaml SIMULATE=1
 """
 
 import sys

@@ -3,7 +3,7 @@
 The table has 442 rows and is part of scikit-learn (load_diabetes; Efron, Hastie, Johnstone and Tibshirani, Least Angle
 Regression, Annals of Statistics 2004). For a table of your own replace the one line that loads it.
 
-    draco train examples/tabular.yaml --simulate
+    make train JOB=examples/tabular.yaml SIMULATE=1
 """
 
 import torch
