@@ -125,7 +125,7 @@ def test_a_coded_gpt_under_attack_has_the_losses_of_the_attack_free_one_bit_for_
         assert caught_all(coded)
         assert losses(coded) == free
         attacked = losses(trained(attack, "attack.adversaries=3", "scheme=uncoded"))
-        assert all(abs(a - b) > 1e-3 for a, b in zip(attacked, mean, strict=True))
+        assert all(a != b for a, b in zip(attacked, mean, strict=True))
 
 
 @pytest.mark.long
