@@ -123,8 +123,8 @@ class Table(dict[str, Any]):
         return known[1]
 
 
-def table(*entries: Any, adapt: Callable[[str, Any], Any]) -> Any:
-    """Return the table of the entries; see `Table`."""
+def table(adapt: Callable[[str, Any], Any], *entries: Any) -> Any:
+    """Return the table of the entries; `adapt` makes one of a user's own code, see `Table`."""
     return Table({entry.name: entry for entry in entries}, adapt)
 
 

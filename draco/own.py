@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 import traceback
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -103,7 +104,8 @@ def _file(source: str, folder: str) -> ModuleType:
             sys.path.insert(0, each)
     found = importlib.util.find_spec(file.stem) if file.stem.isidentifier() else None
     own = found is not None and found.origin is not None and Path(found.origin).absolute() == file.absolute()
-    name = file.stem if own else f"own_{file.stem}"  # never in the place of another module
+    # Never in the place of another module, nor of a file of the same name in another folder.
+    name = file.stem if own else f"own_{file.stem}_{zlib.crc32(bytes(file.absolute())):08x}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)

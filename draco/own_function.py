@@ -161,10 +161,11 @@ def _is_plain(annotation: Any) -> bool:
 
 def _annotations(function: Any) -> Mapping[str, Any]:
     """Return the annotations of a function or of a class's constructor, as far as they can be read."""
+    annotated = function.__init__ if inspect.isclass(function) else inspect.unwrap(function)
     try:
-        return typing.get_type_hints(function.__init__ if inspect.isclass(function) else inspect.unwrap(function))
+        return typing.get_type_hints(annotated)
     except Exception:  # whatever evaluating a foreign annotation raises: it only means that nothing is checked by it
-        return {}
+        return getattr(annotated, "__annotations__", {})
 
 
 def _kind(value: Any) -> str:

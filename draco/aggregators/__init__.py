@@ -42,12 +42,10 @@ from draco.lazy import Tensor, torch
 __all__ = ["AGGREGATORS", "PRE_AGGREGATORS", "PreAggregatorDeclaration", "RuleDeclaration", "aggregate", "per_layer"]
 
 AGGREGATORS: dict[str, RuleDeclaration] = table(
-    MEAN, MEDIAN, TRIMMED_MEAN, MEAMED, SIGN_MAJORITY, MEDIAN_OF_MEANS, GEOMETRIC_MEDIAN, KRUM, MULTI_KRUM, BULYAN, MDA,
-    SMEA, CAF, CENTERED_CLIPPING, MONNA, CGE, adapt=adapt_rule,
+    adapt_rule, MEAN, MEDIAN, TRIMMED_MEAN, MEAMED, SIGN_MAJORITY, MEDIAN_OF_MEANS, GEOMETRIC_MEDIAN, KRUM,
+    MULTI_KRUM, BULYAN, MDA, SMEA, CAF, CENTERED_CLIPPING, MONNA, CGE,
 )  # fmt: skip
-PRE_AGGREGATORS: dict[str, PreAggregatorDeclaration] = table(
-    NNM, BUCKETING, CLIPPING, ARC, adapt=adapt_pre_aggregator
-)  # fmt: skip
+PRE_AGGREGATORS: dict[str, PreAggregatorDeclaration] = table(adapt_pre_aggregator, NNM, BUCKETING, CLIPPING, ARC)
 
 
 def aggregate(

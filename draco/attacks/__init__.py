@@ -38,6 +38,7 @@ from draco.declaration import table
 __all__ = ["ATTACKS", "AttackDeclaration", "Scene", "attackers", "placed_rows"]
 
 ATTACKS: Mapping[str, AttackDeclaration] = table(
+    adapt_attack,
     NONE,
     REVERSE_GRADIENT,
     CONSTANT,
@@ -63,5 +64,4 @@ ATTACKS: Mapping[str, AttackDeclaration] = table(
     SILENT,
     SLOW,
     WRONG_SIZE,
-    adapt=adapt_attack,
 )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from draco.compare.grid import Grid, expanded, is_kept
+from draco.declaration import short
 from draco.errors import JobError
 from draco.job import Job, parse
 from draco.job.fields import SECTIONS
@@ -28,7 +29,7 @@ class Cell(NamedTuple):
     def attack(self) -> str:
         """The attack's column in tables and its panel in plots: all axes that are about the attack."""
         shown = [_with_key(axis, level) for axis, level in self.levels.items() if is_about_attack(axis)]
-        return " ".join(shown) or self.job.attack.name
+        return " ".join(shown) or short(self.job.attack.name)
 
     @property
     def setting(self) -> str:
@@ -36,7 +37,7 @@ class Cell(NamedTuple):
         shown = [
             _with_key(axis, level) for axis, level in self.levels.items() if axis != SEED and not is_about_attack(axis)
         ]
-        return " ".join(shown) or self.job.scheme.name
+        return " ".join(shown) or short(self.job.scheme.name)
 
 
 def is_about_attack(axis: str) -> bool:
@@ -153,6 +154,7 @@ def _labels(axis: str, levels: Sequence[Any]) -> list[str]:
     names = [
         level.get(SECTIONS[axis].short) if axis in SECTIONS and isinstance(level, dict) else None for level in whole
     ]
+    names = _shortened(names)
     out = []
     for level, name in zip(whole, names, strict=True):
         if name is None:
@@ -160,6 +162,15 @@ def _labels(axis: str, levels: Sequence[Any]) -> list[str]:
         elif names.count(name) == 1:
             out.append(str(name))
         else:
-            options = [f"{key}={show(value)}" for key, value in level.items() if key != SECTIONS[axis].short]
+            given = {key: value for key, value in level.items() if key != SECTIONS[axis].short}
+            given |= given.pop("options") if isinstance(given.get("options"), dict) else {}
+            options = [f"{key}={show(value)}" for key, value in given.items()]
             out.append(" ".join([str(name), *options]))
     return out
+
+
+def _shortened(names: Sequence[Any]) -> list[Any]:
+    """Return the names with paths as what they name, where no other name is that."""
+    shorts = [short(name) if isinstance(name, str) else name for name in names]
+    whole = {each: {name for name, other in zip(names, shorts, strict=True) if other == each} for each in {*shorts}}
+    return [each if len(whole[each]) == 1 else name for each, name in zip(shorts, names, strict=True)]

@@ -221,9 +221,12 @@ def _check_task(job: Job) -> Iterator[Fault]:
         if job.model is None:
             yield Fault("model", f"is missing; must be one of {', '.join(MODELS)}, or give a task", ("task",))
         if job.data.name is None:
-            yield Fault("data.name", f"is missing; must be one of {', '.join(DATASETS)}, or give a task", ("task",))
-        if job.model is not None and job.data.name is not None:
-            yield from _check_data(job, job.model, job.data.name)
+            path = "data" if job.data == DataSection() else "data.name"
+            yield Fault(
+                path, f"is missing; must be one of {', '.join(DATASETS)}, or give a task", ("task", "data.name")
+            )
+        else:
+            yield from _check_data(job, job.data.name)
         return
     given: dict[str, object] = {"model": job.model, "data.name": job.data.name, "data.source": job.data.source}
     given |= {"data.augment": job.data.augment, "data.own": job.data.own or None}
@@ -231,7 +234,7 @@ def _check_task(job: Job) -> Iterator[Fault]:
         yield Fault(path, f"must be left out beside task, which has its own ({job.task.name})", ("task",))
 
 
-def _check_data(job: Job, model: str, name: str) -> Iterator[Fault]:
+def _check_data(job: Job, name: str) -> Iterator[Fault]:
     """Yield what does not go together in data, model and batch."""
     info = DATASETS[name]
     if job.data.augment and not info.augment:
@@ -240,7 +243,7 @@ def _check_data(job: Job, model: str, name: str) -> Iterator[Fault]:
         yield Fault("data.source", f"{name} has no original files to take: leave it out", ("data.name",))
     if job.data.own and job.data.source is None:
         yield Fault("data.own", "needs data.source, the folder of your files; or leave it out", ("data.source",))
-    fault = model_fault(model, info.shape)
+    fault = None if job.model is None else model_fault(job.model, info.shape)
     if fault is not None:
         yield Fault("model", f"{fault} ({name})", ("data.name",))
     if job.batch_size > info.train:

@@ -385,6 +385,7 @@ PRE_AGGREGATOR = Part("name", PRE_AGGREGATOR_KINDS, own=OwnPreAggregatorSection)
 STAND_INS: dict[str, Any] = {
     "name": "job",
     "workers": 1,
+    "task": {"name": "task.py:Task"},
     "model": "lenet",
     "data": {"name": "mnist"},
     "batch_size": 1,

@@ -26,7 +26,7 @@ def field_message(keys: Sequence[str], tree: Mapping[str, Any]) -> str:
     legal = legal_values(key if len(keys) == 1 else "", properties(kind)[key])
     if key not in part:
         return f"is missing; must be {legal}"
-    names = _choices(properties(kind)[key])
+    names = choices(properties(kind)[key])
     return f"must be {legal}, got {show(part[key])}{_slip(part[key], names)}"
 
 
@@ -77,14 +77,14 @@ def legal_values(key: str, schema: Mapping[str, Any]) -> str:
     return " ".join([_TYPES[schema["type"]], " and ".join(bounds)]).strip()
 
 
-def _choices(schema: Mapping[str, Any]) -> list[str]:
+def choices(schema: Mapping[str, Any]) -> list[str]:
     """Return the names that a field's JSON Schema allows, null not counted."""
     return [name for each in (schema, *schema.get("anyOf", ())) for name in each.get("enum", ())]
 
 
 def _legal_section(part: Part) -> str:
     keys = dict.fromkeys(key for kind in part.kinds.values() for key in kind.model_fields)
-    names = list(part.kinds) if "" not in part.kinds else _choices(properties(part.kinds[""])[part.short])
+    names = list(part.kinds) if "" not in part.kinds else choices(properties(part.kinds[""])[part.short])
     either = f"one of {', '.join(names)}, or " if names else ""
     return f"{either}a mapping with the keys {', '.join(keys)}"
 

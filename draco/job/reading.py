@@ -117,7 +117,8 @@ def _read(text: str) -> tuple[dict[str, Any] | None, list[Fault]]:
     value, faults = load_yaml(text)
     if isinstance(value, dict):
         return {str(key): _expand(str(key), item) for key, item in value.items()}, faults
-    return None, faults or [Fault("", f"must be a mapping with the keys {', '.join(STAND_INS)}, got {show(value)}")]
+    keys = ", ".join(key for key in STAND_INS if key != "task")
+    return None, faults or [Fault("", f"must be a mapping with the keys {keys}, got {show(value)}")]
 
 
 def _expand(key: str, value: Any) -> Any:

@@ -69,7 +69,7 @@ def _key(key: str) -> list[str]:
         default = _MISSING if field.is_required() else _usual(SECTIONS[key])
         return [f"`{key}`", f"[section](#{key})", default, field.description or ""]
     if key == "model":
-        return [f"`{key}`", "[name](#models)", _MISSING, Job.model_fields[key].description or ""]
+        return [f"`{key}`", "[name](#models)", "null", Job.model_fields[key].description or ""]
     return _option(Job, key)
 
 
@@ -77,6 +77,8 @@ def _usual(part: Part) -> str:
     if part.default:
         return f"`{part.default}`"
     (kind,) = part.kinds.values()
+    if kind.model_fields[part.short].is_required():
+        return "null"
     return f"`{part.short}: {_default(kind, part.short).strip('`')}`"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from draco.aggregators import AGGREGATORS
 from draco.declaration import short
 from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job
-from draco.job.messages import properties, show
+from draco.job.messages import choices, properties, show
 from draco.job.numbers import attack
 from draco.job.own_section import PATH, OwnSection
 from draco.job.unions import Part, Section, only_with
@@ -130,10 +130,12 @@ def _needs(kind: type[Section], other: str, values: tuple[str, ...]) -> dict[str
 
 def _shorten(whole: dict[str, Any], part: Part) -> None:
     """Let a section also be given by its name alone."""
-    names = list(part.kinds) if "" not in part.kinds else properties(part.kinds[""])[part.short].get("enum", [])
+    only = properties(part.kinds[""])[part.short] if "" in part.kinds else {}
+    names = choices(only) if only else list(part.kinds)
+    forms: list[dict[str, Any]] = [{"enum": names}] if names else []
+    if "pattern" in only or part.own:
+        forms.append({"type": "string", "pattern": only.get("pattern", PATH)})
     whole.pop("discriminator", None)
     whole.pop("default", None)
-    sections = whole.pop("oneOf", None) or [{"$ref": whole.pop("$ref")}]
-    short_forms = [{"enum": names}] if names else []
-    short_forms += [{"type": "string", "pattern": PATH}] if part.own else []
-    whole["anyOf"] = [*short_forms, *sections]
+    sections = whole.pop("oneOf", None) or whole.pop("anyOf", None) or [{"$ref": whole.pop("$ref")}]
+    whole["anyOf"] = [*forms, *sections]

@@ -26,6 +26,7 @@ _ADAM = {
     "eps": Option(float, 1e-8, "Added to the root of the second moment.", gt=0.0, le=1.0),
 }
 OPTIMIZERS: dict[str, OptimizerDeclaration] = table(
+    adapt_optimizer,
     OptimizerDeclaration(
         name="sgd",
         function=lambda parameters, **options: uncompiled(torch.optim.SGD)(parameters, **options),
@@ -52,7 +53,6 @@ OPTIMIZERS: dict[str, OptimizerDeclaration] = table(
         options={"lr": _lr(0.001), "weight_decay": _weight_decay(0.01), **_ADAM},
         vectors=lambda given: 2,
     ),
-    adapt=adapt_optimizer,
 )
 
 
@@ -81,6 +81,7 @@ def _cosine(optimizer: torch.optim.Optimizer, *, eta_min: float, steps: int, **_
 _GAMMA = Option(float, 0.1, "Factor of each decay.", gt=0.0, le=1.0)
 # (optimizer, *, steps after the warm-up, warmup (its steps), options) -> the schedule after the warm-up.
 SCHEDULES: dict[str, ScheduleDeclaration] = table(
+    adapt_schedule,
     ScheduleDeclaration(name="constant", function=_constant, text="the same learning rate throughout"),
     ScheduleDeclaration(
         name="step",
@@ -112,5 +113,4 @@ SCHEDULES: dict[str, ScheduleDeclaration] = table(
         text="half a cosine down to eta_min",
         options={"eta_min": Option(float, 0.0, "Learning rate at the last step.", ge=0.0)},
     ),
-    adapt=adapt_schedule,
 )

@@ -40,10 +40,14 @@ class ScheduleDeclaration(Declaration):
 
 @functools.cache
 def uncompiled(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """Return torch's optimizer without what keeps torch's compiler off it: for that alone the compiler is imported.
+    """Return an optimizer without what keeps torch's compiler off it: for that alone the compiler is imported.
 
-    That import takes as long as torch's own, and nothing of Draco's is compiled. What remains is the same code.
+    That import takes as long as torch's own, and nothing of Draco's is compiled. What remains is the same code. What a
+    class that is not torch's defines itself stays as it is.
     """
-    spared = ("add_param_group", "state_dict", "load_state_dict", "zero_grad")
-    methods = {name: inspect.unwrap(getattr(kind, name)) for name in spared}
-    return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))})
+    names = ("add_param_group", "state_dict", "load_state_dict", "zero_grad")
+    spared = [name for name in names if getattr(kind, name) is getattr(torch.optim.Optimizer, name)]
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in spared}
+    if kind.__module__.partition(".")[0] == "torch":
+        methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), methods)

@@ -41,7 +41,8 @@ def adapt_optimizer(path: str, found: Any) -> OptimizerDeclaration:
         build, options = known.function, known.options
     else:
         options = read(path, found, OPTIMIZER, 1, ()).options
-        build = uncompiled(found) if _is_torchs(found) else found
+        is_class = isinstance(found, type) and issubclass(found, torch.optim.Optimizer)
+        build = uncompiled(found) if is_class else found
 
     def function(parameters: Any, **given: Any) -> torch.optim.Optimizer:
         with watched(path):
@@ -107,11 +108,6 @@ def adapt_schedule(path: str, found: Any) -> ScheduleDeclaration:
     return ScheduleDeclaration(
         name=path, function=function, text=f"your own: {path}", options=options, own=True, tried=tried
     )
-
-
-def _is_torchs(found: Any) -> bool:
-    named = isinstance(found, type) and found.__module__.partition(".")[0] == "torch"
-    return named and issubclass(found, torch.optim.Optimizer)
 
 
 def _trial(path: str, build: Callable[..., Any], given: Mapping[str, Any]) -> Trial:

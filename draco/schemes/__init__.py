@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 SCHEMES: dict[str, SchemeDeclaration] = table(
+    adapt_scheme,
     UNCODED,
     REPETITION,
     CYCLIC,
@@ -39,7 +40,6 @@ SCHEMES: dict[str, SchemeDeclaration] = table(
     APPROXIMATE,
     ELECTION,
     SOLON,
-    adapt=adapt_scheme,
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from draco.errors import OwnCodeError
+from draco.errors import DecodeError, OwnCodeError
 from draco.lazy import Tensor, torch
 from draco.own_function import declared, default, defined, read, require_tensor, unchanged, watched
 from draco.schemes.declaration import SchemeDeclaration, Sizes
@@ -96,9 +96,7 @@ class _Building:
         if made.weights is not None and np.shape(made.weights) != assignment.shape:
             raise self._fault(f"weights must be {assignment.shape} as the assignment, or None")
         if str(made.dtype) != f"torch.{self._dtype}":
-            raise self._fault(
-                f"replies are {made.dtype}; without a declaration that says so they must be {self._dtype}"
-            )
+            raise self._fault(f"replies are {made.dtype}, must be {self._dtype}; a SchemeDeclaration says otherwise")
 
     def _watched(self, made: Scheme) -> Scheme:
         path, source = self._path, self._source
@@ -120,21 +118,21 @@ class _Building:
                 found = f"{tuple(gradients.shape)} {gradients.dtype}"
                 raise self._fault(f"its decoder returned gradients {found}; they must be (m, d) float32")
             if any(type(row) is not int or not 0 <= row < made.workers for row in suspects):
-                raise self._fault(
-                    f"its decoder's suspects are {suspects!r}; they must be rows, 0 to {made.workers - 1}"
-                )
+                raise self._fault(f"its decoder's suspects are {suspects!r}; must be rows, 0 to {made.workers - 1}")
             return decoded
 
         return made._replace(name=path, encoder=encode, decoder=decode)
 
     def _try(self, made: Scheme) -> None:
         replies, gradients = _replies(made)
-        with watched(self._path):
+        try:
             decoded = made.decode(replies, seed=1)
+        except DecodeError as error:
+            raise self._fault(f"its decoder fails on what its own encoder sends: {error}") from error
         if decoded.gradients.shape[1] < gradients.shape[1]:
             found = f"{decoded.gradients.shape[1]} of {gradients.shape[1]} numbers"
             raise self._fault(f"its decoder leaves {found} of each gradient")
-        if made.weights is None:
+        if made.weights is None or replies.shape != (made.workers, _TRIED) or not replies.is_floating_point():
             return
         for row in range(made.workers):  # where weights are given, the trainer may encode by them
             weighed = torch.from_numpy(np.asarray(made.weights, np.float64)[row]).float() @ gradients

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from draco.aggregators import AGGREGATORS
 from draco.job import Job, to_dict
+from draco.optimizers import OPTIMIZERS, SCHEDULES
 from draco.training import build
 
 Values = Mapping[str, Any]
 
+_DEEPEST, _FEW = 12, 1 << 10  # of what a user's own optimizer keeps: levels, and numbers that are no parameters'
 _SLACK = 1 << 24  # bytes of a checkpoint that are no tensors, and then some
 
 
@@ -49,11 +51,9 @@ def misfit(contents: Values, own: Values, job: Job, step: int, parameters: int) 
     if type(contents["torch"]) is not str:
         return f"torch: is {_kind(contents['torch'])} instead of a version"
     older = contents["torch"] != own["torch"]
-    state = _optimizer_state(job, parameters) if step else {}
-    optimizer = {**own["optimizer"], "state": state}
     return (
-        _difference(contents["optimizer"], optimizer, "optimizer", older)
-        or _difference(contents["schedule"], own["schedule"], "schedule", older)
+        _optimizer_misfit(contents["optimizer"], own["optimizer"], job, step, parameters, older)
+        or _schedule_misfit(contents["schedule"], own["schedule"], job, older)
         or ("" if contents["schedule"].get("last_epoch") == step else f"schedule: is not that of step {step}")
         or _difference(contents.get("centre"), own.get("centre"), "centre")
         or _difference(contents.get("momenta"), own.get("momenta"), "momenta")
@@ -90,16 +90,61 @@ def _flat(values: Values, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _optimizer_misfit(found: Any, own: Values, job: Job, step: int, parameters: int, older: bool) -> str:
+    """Return why `found` is no state of the job's optimizer at that step, or nothing.
+
+    What a user's own keeps may take another form from step to step. There it must be finite, and of the parameters'
+    length; its `load_state_dict` says the rest.
+    """
+    if not OPTIMIZERS[job.optimizer.name].own:
+        state = _optimizer_state(job, parameters) if step else {}
+        return _difference(found, {**own, "state": state}, "optimizer", older)
+    if not isinstance(found, dict) or found.keys() != own.keys():
+        return f"optimizer: is not a dict of {_show(', '.join(own))}"
+    groups = [{"params": group["params"]} for group in own["param_groups"]]
+    theirs = found["param_groups"]
+    if not isinstance(theirs, list) or any(not isinstance(group, dict) for group in theirs):
+        return "optimizer.param_groups: is not a list of dicts"
+    held = [{"params": group.get("params")} for group in theirs]
+    return _difference(held, groups, "optimizer.param_groups") or _strange(found, "optimizer", parameters)
+
+
+def _schedule_misfit(found: Any, own: Values, job: Job, older: bool) -> str:
+    if not SCHEDULES[job.schedule.name].own:
+        return _difference(found, own, "schedule", older)
+    return _strange(found, "schedule", 1) if isinstance(found, dict) else "schedule: is not a dict"
+
+
+def _strange(found: Any, where: str, longest: int, depth: int = _DEEPEST) -> str:
+    """Return what a state of a user's own code must not hold, or nothing: it is of tensors and plain values."""
+    if not depth:
+        return f"{where}: is nested too deeply"
+    if isinstance(found, Tensor):
+        if found.numel() > max(longest, _FEW):
+            return f"{where}: has {found.numel()} numbers"
+        return _tensor_difference(found, torch.empty(found.shape, dtype=found.dtype, device="meta"), where)
+    if isinstance(found, dict):
+        inner = ((value, f"{where}.{_show(key)}") for key, value in found.items())
+    elif isinstance(found, list | tuple):
+        inner = ((value, f"{where}.{place}") for place, value in enumerate(found))
+    elif type(found) in (int, float):
+        return "" if _is_finite(found) or found in (math.inf, -math.inf) else f"{where}: is not a finite number"
+    else:
+        return "" if found is None or type(found) in (bool, str) else f"{where}: is {_kind(found)}"
+    return next(filter(None, (_strange(value, name, longest, depth - 1) for value, name in inner)), "")
+
+
 def _optimizer_state(job: Job, parameters: int) -> dict[Any, Any]:
-    """Return the optimizer's state after a step; tensors of p elements take no memory.
+    """Return the optimizer's state after a step, or three of a user's own; tensors of p elements take no memory.
 
     The step is one of two elements, whose places those of p then take: a step on the `meta` device has torch import its
     symbolic shapes, for most of a second.
     """
     vector = nn.Parameter(torch.zeros(2))
     optimizer = build.build_optimizer(job, vector)
-    vector.grad = torch.zeros(2)
-    optimizer.step()
+    for _ in range(3 if OPTIMIZERS[job.optimizer.name].own else 1):
+        vector.grad = torch.ones(2)
+        optimizer.step()
     state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
     return {index: {name: _widened(value, parameters) for name, value in each.items()} for index, each in state.items()}
 

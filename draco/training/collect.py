@@ -93,12 +93,20 @@ class Collector:
         lap("exchange")
         if len(here.refused) == self.job.workers and set(here.refused.values()) == {NOT_FINITE}:
             raise TrainingError(f"step {step}: no worker's reply is finite: {DIVERGED}")
+        self._require_working(step, here)
         if decoded is None:
             decoded = self._decode_or_blame(step, here, seed, inspection)
         lap("decode")
         sent = {rank: self.replies[row, : self.momentum] for rank, row in enumerate(rows, 1) if here.mask[row]}
         momenta = {**sent, **here.attached} if self.momentum else {}
         return Replies(decoded, here.absent, here.refused, here.timings, here.bytes_received, momenta, late)
+
+    def _require_working(self, step: int, here: _Arrived) -> None:
+        """Raise TrainingError where the code of more workers has failed than may lie about it."""
+        failed = {rank: why for rank, why in here.refused.items() if why.startswith(wire.FAILED)}
+        if len(failed) > self.job.scheme.adversaries:
+            why = next(iter(failed.values())).removeprefix(f"{wire.FAILED}: ")
+            raise TrainingError(f"step {step}: the code of {ranks(set(failed))} failed: {why}")
 
     def _exchange(
         self, step: int, model: Tensor, here: _Arrived, seed: int, inspection: Inspection | None, lap: Lap

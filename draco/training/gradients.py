@@ -22,9 +22,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from draco.errors import OwnCodeError
 from draco.models import batch_norm
 from draco.models.dropout import SeededDropout, set_dropout
 from draco.models.flat import flatten, trained
+from draco.own import blamed
 from draco.sampling import batch_indices, generator, partition_bounds
 from draco.tasks import Task
 from draco.tasks.batch import joined, moved
@@ -138,7 +140,8 @@ class StepVectors:
 
     def _loss(self, batch: Any, sizes: Sequence[int], weights: Sequence[float]) -> Tensor:
         """Return the weighted sum of the losses of a batch of whole partitions, scaled by k / B, as one number."""
-        losses = self._task.loss(self.model, batch)
+        with blamed(f"{type(self._task).__name__}.loss()"):
+            losses = self._task.loss(self.model, batch)
         if not self._task.per_sample:  # one partition, of which it is the mean
             return losses * (weights[0] * self._scale * sizes[0])
         repeated = [weight for weight, size in zip(weights, sizes, strict=True) for _ in range(size)]
@@ -158,9 +161,14 @@ class StepVectors:
     def _batch_of(self, step: int, partition: int) -> Any:
         """Return the samples of a partition as a batch, augmented, on the device."""
         source = generator(self._plan.seed, "augmentation", step, partition)
-        batch = self._task.drawn(self._samples, self.indices(step, partition), source)
+        name = type(self._task).__name__
+        with blamed(f"{name}: the samples of partition {partition} at step {step}"):
+            batch = self._task.drawn(self._samples, self.indices(step, partition), source)
         if self._flips:
-            batch = self._task.flipped(batch)
+            with blamed(f"{name}.flipped()"):
+                batch = self._task.flipped(batch)
+            if batch is None:
+                raise OwnCodeError(f"{name}: label_flip needs false labels: add {name}.flipped()")
         return moved(batch, self._device)
 
 

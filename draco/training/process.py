@@ -12,7 +12,7 @@ from draco.errors import MissingError, OwnCodeError
 from draco.job import attack, parse, to_yaml
 from draco.runs import stages
 from draco.runs.directory import read_job
-from draco.training import adversary, greeting, server, transport
+from draco.training import adversary, greeting, server, transport, wire
 from draco.training.build import Built
 from draco.training.gradients import Remembered
 from draco.training.greeting import Greeting
@@ -46,8 +46,9 @@ def main(run: Path, simulate: bool) -> None:
             whole = _serve(run, size)
     except transport.ServerGone:
         transport.fail(everybody=False)
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        own = isinstance(error, OwnCodeError) and error.__cause__ is not None  # its place is in what it says
+        traceback.print_exception(error.__cause__ if own else error)
         transport.fail(everybody=rank == 0)  # without a worker the others may go on
     transport.leave(finalize=whole)
 
@@ -78,13 +79,12 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
     job = built.job
     try:
         vectors = build_vectors(built, followed(job, rank))
-        honest = build_worker(built, rank, vectors)
+        worker: Worker | ByzantineWorker = (honest := build_worker(built, rank, vectors))
+        if adversary.may_be_byzantine(job, rank):
+            worker = ByzantineWorker(job, honest, Knowledge(built, vectors), time.sleep)
     except OwnCodeError as error:  # the server says it to the user
         side.greet(greeting.write(Greeting(fault=str(error))))
         raise
-    worker: Worker | ByzantineWorker = honest
-    if adversary.may_be_byzantine(job, rank):
-        worker = ByzantineWorker(job, honest, Knowledge(built, vectors), time.sleep)
     model = torch.zeros(vectors.parameters)
     room = worker.wire.frame_bytes + Attached(job, vectors.parameters).room
     frame = torch.zeros(room, dtype=torch.uint8)
@@ -93,7 +93,11 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
     if job.local.momentum:
         side.take_momenta(worker.momenta)
     for task in side.tasks(model):
-        length = worker.reply(task, model, frame)
+        try:
+            length = worker.reply(task, model, frame)
+        except OwnCodeError as error:
+            traceback.print_exception(error.__cause__ or error)
+            length = wire.pack_fault(str(error), frame)
         if length is not None:
             side.reply(frame, length)
 

@@ -32,7 +32,7 @@ from draco.runs import hold, machine
 from draco.runs.events import EventLog
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import SCHEMES
-from draco.training import adversary, checkpoint, checkpoint_check, evaluate, greeting, room, wire
+from draco.training import adversary, checkpoint, checkpoint_check, evaluate, greeting, rehearsal, room, wire
 from draco.training.build import Built
 from draco.training.collect import DIVERGED, Collector, Replies
 from draco.training.greeting import Greeting
@@ -245,6 +245,7 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
         vote, why = choose_vote(job, greetings)
         built.vote = vote  # before the scheme is asked for
         scheme = built.scheme
+        rehearsal.rehearse(built)
         voted = "vote" in SCHEMES[scheme.name].options
         about = {"vote": vote, "vote_reason": why} if voted else _about_shards(built)
         log.write(

@@ -3,6 +3,7 @@
 It is what a checkpoint holds. Shapes: n workers, p parameters, b BatchNorm statistics, d = p + b + 1 (gradients.py).
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +13,8 @@ from draco.aggregators import AGGREGATORS
 from draco.job import to_dict, total_steps
 from draco.models import batch_norm
 from draco.models.flat import flatten, trained_state
+from draco.own import is_path
+from draco.own_function import watched
 from draco.tasks import count
 from draco.training import build, checkpoint, checkpoint_check
 from draco.training.build import Built
@@ -33,6 +36,11 @@ class Ledger:
         self.falsely_accused += len(suspects - byzantine)
         for rank in suspects:
             self.suspicions[rank] = self.suspicions.get(rank, 0) + 1
+
+
+def _watched(name: str) -> AbstractContextManager[None]:
+    """Name a user's own optimizer or schedule in what its step raises."""
+    return watched(f"{name}: step()") if is_path(name) else nullcontext()
 
 
 class Training:
@@ -68,8 +76,10 @@ class Training:
         if self.centre is not None:
             self.centre.copy_(vector[:p])
         self.optimizer.param_groups[0]["params"][0].grad = vector[:p]
-        self.optimizer.step()
-        self.schedule.step()
+        with _watched(self.job.optimizer.name):
+            self.optimizer.step()
+        with _watched(self.job.schedule.name):
+            self.schedule.step()
         if self.statistics.numel():
             self.statistics += self.momenta * (vector[p:-1] - self.statistics)
             batch_norm.write_statistics(self.model, self.statistics)
@@ -99,9 +109,12 @@ class Training:
         """
         if why := checkpoint_check.misfit(contents, self.contents(), self.job, step, self.flat.numel()):
             raise checkpoint.CheckpointError(why)
+        try:
+            self.optimizer.load_state_dict(contents["optimizer"])
+            self.schedule.load_state_dict(contents["schedule"])
+        except Exception as error:  # of a user's own; ours take what fits
+            raise checkpoint.CheckpointError(f"{type(error).__name__}: {error}") from error
         self.model.load_state_dict(contents["model"], strict=False)  # without frozen parameters
-        self.optimizer.load_state_dict(contents["optimizer"])
-        self.schedule.load_state_dict(contents["schedule"])
         batch_norm.read_statistics(self.model, self.statistics)
         self.ledger = Ledger(**contents["ledger"])
         if self.centre is not None:

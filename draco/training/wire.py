@@ -7,6 +7,9 @@ A frame is 64 bytes of header and then the payload, in one buffer and one messag
 
 The server fixes size, dtype, compression and step beforehand, and refuses a frame that says or is anything else. With
 float32 and no compression nothing is copied: the reply matrix is a view of the receive buffer. Nothing is unpickled.
+
+A worker whose task fails says so in a frame of its own: the magic DRCF, and a sentence. The server does not trust that
+either: it refuses the frame, with the sentence as the reason.
 """
 
 import struct
@@ -16,8 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from draco.plain import plain
+
 HEADER = struct.Struct("<4sHHqqqdd16x")
 MAGIC = b"DRC1"
+FAULT = b"DRCF"
+FAILED = "its code failed"  # begins the reason for which a frame with a fault is refused
+_SENTENCE_CHARACTERS = 400
 _BLOSC_MARGIN = 64  # bytes; a Blosc2 chunk that does not shrink is stored with 32 bytes of overhead
 _ALIGNMENT = 64  # bytes; rows start on cache lines
 
@@ -88,12 +96,22 @@ def pack(vector: Tensor, wire: Wire, step: int, timing: Timing, frame: Tensor) -
     return HEADER.size + size
 
 
+def pack_fault(sentence: str, frame: Tensor) -> int:
+    """Write into `frame` why there is no reply; return its length in bytes."""
+    raw = (FAULT + sentence[:_SENTENCE_CHARACTERS].encode())[: len(frame)]
+    frame[: len(raw)] = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+    return len(raw)
+
+
 def unpack(frame: Tensor, length: int, wire: Wire, step: int, out: Tensor) -> Timing | str:
     """Check the frame of `length` received bytes and leave its vector in `out` (elements,).
 
     Where `wire.in_place`, `out` is expected to be the frame's own payload and is left as it is. Returns the worker's
     timing, or one sentence that says why the frame is refused. Whether the numbers are finite is not checked here.
     """
+    if length >= len(FAULT) and frame[: len(FAULT)].numpy().tobytes() == FAULT:
+        said = frame[len(FAULT) : min(length, len(FAULT) + 4 * _SENTENCE_CHARACTERS)].numpy().tobytes()
+        return f"{FAILED}: {plain(said.decode(errors='replace'), _SENTENCE_CHARACTERS)}"
     if length < HEADER.size:
         return f"{length} bytes are shorter than a header"
     head = frame[: HEADER.size].numpy().tobytes()

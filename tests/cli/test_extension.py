@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,14 @@ import torch
 from checkout import make
 from conftest import Trained, copied
 
+from draco.job import parse
 from draco.runs import events
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/extend.md").read_text()
-FILES = dict(re.findall(r"A new file `([\w/.]+)`:\n\n```python\n(.*?)```", PAGE, re.DOTALL))
+WRITTEN = dict(re.findall(r"A new file `([\w/.]+)`:\n\n```python\n(.*?)```", PAGE, re.DOTALL))
+FILES = {path: text for path, text in WRITTEN.items() if "/" in path}
+(OWN_JOB,) = re.findall(r"`mine.yaml`:\n\n```yaml\n(.*?)```", PAGE, re.DOTALL)
 (JOB,) = re.findall(r"`toy.yaml`:\n\n```yaml\n(.*?)```", PAGE, re.DOTALL)
 TABLES = (  # of draco, table, module, name in it, entry
     ("aggregators", "AGGREGATORS", "draco.aggregators.near_median", "NEAR_MEDIAN", "NEAR_MEDIAN"),
@@ -84,6 +88,18 @@ def test_options_are_accepted_within_their_bounds_and_refused_in_the_usual_words
     assert "aggregator.keep: must be at most m - f = 2 gradients" in validate(extended, "aggregator.keep=3").stderr
 
 
+def test_the_job_with_code_of_ones_own_trains_as_the_page_says(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, train: Callable[..., Trained]
+) -> None:
+    (tmp_path / "my_rules.py").write_text(WRITTEN["my_rules.py"])
+    monkeypatch.chdir(tmp_path)
+    job = parse(OWN_JOB, "mine.yaml", [f"data.root={data_root}", "launcher=simulate"])
+    done = train(job)
+    assert done.status.state == "succeeded"
+    (start, *_) = events.read(done.run / "events.jsonl")
+    assert start["setting"].startswith("uncoded s=0, normed, near_median (f=1 keep=4), 6 workers; shrink")
+
+
 def test_schema_and_reference_have_the_options(extended: Path) -> None:
     assert make(extended, "schema").returncode == 0
     schema = json.loads((extended / "jobs/schema.json").read_text())
@@ -93,7 +109,7 @@ def test_schema_and_reference_have_the_options(extended: Path) -> None:
     }  # fmt: skip
     assert "keep" in schema["$defs"]["aggregator_near_median"]["properties"]
     assert "attack_shrink" in schema["$defs"]
-    assert "linear" in schema["properties"]["model"]["enum"]
+    assert "linear" in schema["properties"]["model"]["anyOf"][0]["enum"]
     reference = (extended / "docs/jobs.md").read_text()
     assert "### aggregator: near_median" in reference
     assert "| `linear` | 1 x 1 | no |" in reference

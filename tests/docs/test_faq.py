@@ -102,11 +102,14 @@ WRONG = (
     "batch_size=1", "batch_size=999999",
     "workers", "a.b.c=1", "schedule={name: multistep, milestones: [3,2]}", "attack={name: ipm, adversaries: 9}",
     "attack.adversaries=10",
+    "aggregator=nowhere.py:rule", "aggregator=torch:mean", "aggregator=torch:nothing", "aggregator=rule.py",
+    "optimizer=torch.optim:LBFGS", "optimizer={name: 'torch.optim:SGD', options: {lrr: 1}}",
+    "optimizer={name: 'torch.optim:SGD', lr: 1}", "schedule=torch.optim.lr_scheduler:StepLR",
 )  # fmt: skip
 # The same for jobs that are right and get a warning.
 DOUBTFUL = (
     "attack.adversaries=2", "scheme=uncoded attack.adversaries=1", "aggregator=median",
-    "schedule={name: multistep, milestones: [100]}",
+    "schedule={name: multistep, milestones: [100]}", "optimizer=torch.optim:Adafactor",
     "scheme=uncoded aggregator=median attack={name: alie, adversaries: 1}", "scheme={name: detox, adversaries: 2}",
     "scheme=uncoded attack=none local.momentum=0.5 optimizer.momentum=0.5",
 )  # fmt: skip

@@ -28,7 +28,7 @@ from draco.job import (
     warnings,
 )
 from draco.job.fields import ORIGINAL_OPTIONS, PRE_AGGREGATOR, SECTIONS
-from draco.job.messages import properties
+from draco.job.messages import choices, properties
 from draco.models import MODELS
 from draco.schemes import SCHEMES, build
 
@@ -731,7 +731,7 @@ def test_the_names_in_the_spec_are_those_in_the_tables() -> None:
     tables = {"scheme": SCHEMES, "aggregator": AGGREGATORS, "attack": ATTACKS}
     assert {key: list(SECTIONS[key].kinds) for key in tables} == {key: list(table) for key, table in tables.items()}
     properties = schema()["properties"]
-    assert properties["model"]["enum"] == list(MODELS)
+    assert choices(properties["model"]) == list(MODELS)
     assert properties["data"]["anyOf"][0]["enum"] == list(DATASETS)
 
 

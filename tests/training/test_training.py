@@ -16,8 +16,8 @@ from draco.job import Job
 from draco.runs import events, machine
 from draco.schemes import Scheme
 from draco.training import adversary, build, server, state, transport, worker
-from draco.training.greeting import Greeting
 from draco.training.gradients import Plan, StepVectors
+from draco.training.greeting import Greeting
 
 Make = Callable[..., Job]
 REPETITION = ("scheme.name=repetition", "scheme.adversaries=1")
