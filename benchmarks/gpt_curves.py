@@ -21,6 +21,7 @@ JOB = "examples/gpt.yaml"
 REVERSED = "attack=reverse_gradient"
 UNCODED = "scheme=uncoded"
 EVERY = "eval_every=25"
+TOP = 9  # bits per byte that are shown
 # What is trained -> overrides of the job. The first three are one curve, drawn ever thinner.
 RUNS: dict[str, tuple[str, ...]] = {
     "repetition, no attack": ("attack=none",),
@@ -34,7 +35,7 @@ STYLES: tuple[dict[str, Any], ...] = (
     {"color": "C0", "linewidth": 3},
     {"color": "black", "linewidth": 1, "linestyle": ":"},
     {"color": "C1", "linewidth": 1.2},
-    {"color": "C3", "linewidth": 1.2, "marker": "x", "markevery": [-1]},
+    {"color": "C3", "linewidth": 1.2},
 )
 
 
@@ -69,10 +70,12 @@ def draw(target: Path) -> None:
             curve = train(overrides, Path(folder))
         reported.append(curve.losses)
         print(f"{label:36} {len(curve.losses):4} steps, bits per byte {[*curve.evaluated.values()]}", flush=True)
-        axes.plot([*curve.evaluated], [*curve.evaluated.values()], label=label, **style)
+        first, *_, last = curve.evaluated.values()
+        beyond = f" (above: {first:.0f} to {last:.0f})" if first > TOP else ""
+        axes.plot([*curve.evaluated], [*curve.evaluated.values()], label=label + beyond, **style)
     free, *coded = reported[:3]
     print(f"coded and attack-free losses are the same bits: {all(losses == free for losses in coded)}")
-    axes.set(xlabel="step", ylabel="bits per byte of the test text", ylim=(3, 9))
+    axes.set(xlabel="step", ylabel="bits per byte of the test text", ylim=(3, TOP))
     axes.axhline(8, color="0.5", linewidth=0.8, linestyle="--")
     axes.text(200, 8.06, "knows nothing", ha="right", fontsize="small", color="0.3")
     axes.legend(fontsize="small")

@@ -65,7 +65,7 @@ def test_a_job_is_named_after_its_file_and_begins_with_its_question(path: Path) 
     first, second, *_ = path.read_text().splitlines()
     assert first.startswith("# ")
     assert "?" in first
-    assert second == f"name: {path.stem.replace("_", "-")}"
+    assert second == "name: " + path.stem.replace("_", "-")
     assert job(path.stem).steps
 
 
