@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from draco import own
 from draco.errors import JobError
 from draco.job.checks import Fault, check
 from draco.job.fields import ORIGINAL_OPTIONS, PRE_AGGREGATOR, SECTIONS, STAND_INS, Job
@@ -43,12 +44,22 @@ def parse(text: str, source: str, overrides: Sequence[str] = (), *, checked: boo
         job, found, wrong = check_own(job)
         faults += (fault for fault in found if fault.path not in at_fault)
         at_fault |= wrong
-    for fault in () if checked else check(job):
+    for fault in () if checked else _checked(job):
         if not any(_is_under(path, hidden) for path in (fault.path, *fault.about) for hidden in at_fault):
             faults.append(fault)
     if faults:
         raise _error(source, faults)
     return job
+
+
+def _checked(job: Job) -> list[Fault]:
+    """Return what does not go together in a job; what a user's own declaration raises meanwhile is a fault too."""
+    try:
+        return check(job)
+    except Exception as error:
+        if not (place := own.place(error)):
+            raise
+        return [Fault("", f"your own code failed while the job was checked{place}: {type(error).__name__}: {error}")]
 
 
 def _error(source: str, faults: Sequence[Fault]) -> JobError:

@@ -35,7 +35,7 @@ def adapt_scheme(path: str, found: Any) -> SchemeDeclaration:
     """
     scheme = declared(path, found, SchemeDeclaration, SCHEME)
     if scheme is not None:
-        return replace(scheme, function=_Building(path, scheme.function, scheme.function, scheme.dtype))
+        return replace(scheme, function=_Building(path, scheme.function, scheme.function, scheme.dtype, scheme))
     signature = read(path, found, SCHEME, 0, _HANDED)
     build = _Building(path, found, lambda **arguments: found(**signature.of(arguments)), "float32")
     supplied = tuple(name for name in _SUPPLIED if name in signature.handed)
@@ -61,9 +61,11 @@ def adapt_scheme(path: str, found: Any) -> SchemeDeclaration:
 class _Building:
     """The building of a user's own scheme, watched and tried."""
 
-    def __init__(self, path: str, source: Any, function: Any, dtype: str) -> None:
-        """`source` is the user's own, which messages name; `dtype` is that of the replies."""
-        self._path, self._source, self._function, self._dtype = path, source, function, dtype
+    def __init__(
+        self, path: str, source: Any, function: Any, dtype: str, says: SchemeDeclaration | None = None
+    ) -> None:
+        """`source` is the user's own, which messages name; `dtype` is that of the replies, `says` its declaration."""
+        self._path, self._source, self._function, self._dtype, self._says = path, source, function, dtype, says
 
     def __call__(self, *, workers: int, adversaries: int, **options: Any) -> Scheme:
         """Return the scheme, its parts watched.
@@ -79,7 +81,16 @@ class _Building:
         self._check(made, workers, adversaries)
         scheme = self._watched(made)
         self._try(scheme)
+        if self._says is not None:
+            given = {name: options[name] for name in self._says.arguments(options)}
+            self._compare(scheme, self._says.sizes(workers, adversaries, **given))
         return scheme
+
+    def _compare(self, made: Scheme, said: Sizes) -> None:
+        replies, _ = _replies(made)
+        found = Sizes(made.assignment.shape[1], len(made.decode(replies, seed=1).gradients), made.bad)
+        if found != said:
+            raise self._fault(f"its sizes are {tuple(said)} as declared, and {tuple(found)} as built: k, m, bad")
 
     def _check(self, made: Scheme, workers: int, adversaries: int) -> None:
         assignment = made.assignment

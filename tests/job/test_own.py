@@ -64,6 +64,9 @@ DECLARED = RuleDeclaration(
 )
 
 
+SLOPPY = RuleDeclaration(name="sloppy", function=nearest, text="sloppy", least=lambda f: {}["missing key"])
+
+
 def shrink(reply, *, magnitude=0.5, generator, twist: bool = False):
     return reply * magnitude
 
@@ -117,6 +120,10 @@ class ByNorm(Heavy):
 
 NUMBER = 3
 """
+
+
+def line_of(word: str) -> int:
+    return next(number for number, line in enumerate(CODE.splitlines(), start=1) if word in line)
 
 
 @pytest.fixture
@@ -255,9 +262,11 @@ def test_options_may_be_as_deep_and_as_many_as_is_said() -> None:
         ("aggregator={name: mean, pre: [{name: 'mine.py:rows', options: {factr: 1}}]}",
          "aggregator.pre: mine.py:rows: options.factr: rows has no such option"),
         ("scheme={name: 'mine.py:pairs', options: {groups: 2}}",
-         "scheme.name: mine.py:pairs, mine.py, line 43: ValueError: 9 workers are not in 2 equal groups"),
+         f"scheme.name: mine.py:pairs, mine.py, line {line_of('raise ValueError')}: ValueError: 9 workers are"),
         ("scheme={name: 'mine.py:pairs', options: {groups: 9}}",
          "scheme.options.groups: must be at most 4, got 9"),
+        ("aggregator=mine.py:SLOPPY",
+         f"your own code failed while the job was checked, mine.py, line {line_of('missing key')}: KeyError: 'missing"),
         ("optimizer=torch.optim:LBFGS", "optimizer.name: torch.optim:LBFGS: step(): TypeError: LBFGS.step() missing"),
         ("optimizer=torch.optim:Muon", "optimizer.name: torch.optim:Muon: ValueError: Muon only supports 2D"),
         ("optimizer=mine.py:Forgetful",
@@ -326,6 +335,14 @@ def test_a_grid_compares_own_rules_by_their_short_names(folder: Path) -> None:
     ]
     assert cells[3].job.attack.get("magnitude") == 0.1
     assert not any("/" in cell.name or ":" in cell.name for cell in cells)
+
+
+def test_an_option_of_an_own_rule_can_be_an_axis(folder: Path) -> None:
+    text = "{name: g, base: x, set: {aggregator: 'mine.py:nearest'}, axes: {aggregator.options.keep: [1, 2]}}"
+    cells = expand(parse_grid(text, "g"), JOB, "g")
+    assert [(cell.name, cell.setting, cell.job.aggregator.get("keep")) for cell in cells] == [
+        ("keep1", "keep=1", 1), ("keep2", "keep=2", 2)
+    ]  # fmt: skip
 
 
 def test_a_job_without_paths_imports_neither_torch_nor_anybodys_code(folder: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from draco.errors import DecodeError, OwnCodeError
 from draco.job import Job, parse
 from draco.optimizers import OPTIMIZERS
 from draco.runs import events
-from draco.schemes import SCHEMES, build
+from draco.schemes import SCHEMES, Sizes, build
 from draco.training import checkpoint, checkpoint_check, state
 from draco.training.build import Built
 
@@ -358,6 +359,15 @@ def test_an_optimizer_that_fails_later_is_named_and_what_was_done_is_kept(
 def test_a_scheme_that_breaks_its_promise_is_told_of_before_it_is_used(mine: Path, how: str, what: str) -> None:
     with pytest.raises(OwnCodeError, match=rf"mine.py:strange.*: {what}"):
         build("mine.py:strange", workers=5, adversaries=1, how=how)
+
+
+def test_a_declared_scheme_must_build_what_it_declares(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = replace(SCHEMES["repetition"], sizes=lambda workers, adversaries, **options: Sizes(2, 2))
+    monkeypatch.setitem(draco.own.GIVEN, "<given>:declared", declared)
+    with pytest.raises(OwnCodeError, match=r"sizes are \(2, 2, 0\) as declared, and \(3, 3, 0\) as built"):
+        build("<given>:declared", workers=9, adversaries=1)
+    monkeypatch.setitem(draco.own.GIVEN, "<given>:declared", SCHEMES["repetition"])
+    assert build("<given>:declared", workers=9, adversaries=1).name == "<given>:declared"
 
 
 def test_the_library_takes_paths_too(mine: Path) -> None:
