@@ -9,7 +9,7 @@ option = $(if $(value $(2)),--$(1) $(call given,$(2)))
 # One path with spaces where there is such a file or folder, several paths otherwise.
 paths = $(if $(shell test -e $(call given,$(1)) && echo yes),$(call given,$(1)),$(value $(1)))
 TRAIN_OPTIONS = $(call option,set,SET) $(if $(SIMULATE),--simulate) $(if $(RESUME),--resume) \
-    $(if $(NEW),--new) $(if $(DRY_RUN),--dry-run) $(if $(DETACH),--detach)
+    $(if $(RECORDED),--recorded-code) $(if $(NEW),--new) $(if $(DRY_RUN),--dry-run) $(if $(DETACH),--detach)
 # Where: the cluster that is up if there is one, NAME=... among several, LOCAL=1 this machine all the same.
 WHERE = $(call option,on,NAME) $(if $(LOCAL),--here)
 CLUSTER_NAME = $(call option,name,NAME)
@@ -22,7 +22,7 @@ PLAN_OPTIONS = $(CLUSTER_NAME) $(call option,cluster,CLUSTER) $(call option,work
     $(call option,image,IMAGE) $(SETTINGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval report compare logs stop data validate test test-all lint bench schema lock clean \
+.PHONY: help setup train eval report compare logs stop data validate test test-all lint bench schema wheel lock clean \
     soak image cluster-up cluster-status status ssh cluster-down cluster-purge plan doctor extend interrupt \
     leftovers
 
@@ -42,7 +42,7 @@ setup: .venv/ready ## Set up .venv (TORCH=cpu|cuda, PYTHON=, EXTRAS=tensorboard)
 .venv/ready-dev: .venv/ready
 	@$(PYTHON) -I bootstrap.py --torch $(TORCH) --extras dev && touch $@
 
-train: .venv/ready ## Train JOB=... (SET="a.b=v c=d" SIMULATE=1 RESUME=1 NEW=1 DRY_RUN=1 DETACH=1 LOCAL=1)
+train: .venv/ready ## Train JOB=... (SET="a.b=v c=d" SIMULATE=1 RESUME=1 RECORDED=1 NEW=1 DRY_RUN=1 DETACH=1 LOCAL=1)
 	@$(if $(value JOB),,echo "make train: say which job: make train JOB=jobs/quickstart.yaml" >&2; exit 2)
 	@$(DRACO) train $(call given,JOB) $(TRAIN_OPTIONS) $(WHERE)
 
@@ -137,8 +137,11 @@ bench: .venv/ready-dev ## Measure kernels, aggregators and a training step again
 schema: .venv/ready ## Write jobs/schema.json and docs/jobs.md, the reference of every key, anew from the tables
 	@$(DRACO) validate --schema > jobs/schema.json && $(DRACO) validate --reference > docs/jobs.md
 
+wheel: .venv/ready ## Build the package for other environments, dist/draco-*.whl (docs/library.md)
+	@rm -rf build && .venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist . && ls dist/draco-*.whl
+
 lock: .venv/ready-dev ## Write constraints.txt anew from what is installed
 	@.venv/bin/python -m pip freeze --all | grep -viE '^(torch|torchvision|draco|hdmedians|mlxtend|byzfl|byzpy|pip|-e|#)' > constraints.txt
 
 clean: ## Remove the virtual environment and caches; runs and data stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis draco.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis draco.egg-info build dist

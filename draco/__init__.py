@@ -8,16 +8,18 @@ every gradient computed by several workers, finds who lied, and recovers what an
     scheme = draco.build_scheme("cyclic", workers=9, adversaries=1)
     scheme.encode(row, gradients)                   what a worker sends
     scheme.decode(replies)                          .gradients and .suspects, or a DecodeError
+    draco.run(job, task=Digits)                     trains a job, and returns its run: records, model, report
 
 docs/library.md has each in three lines. `__all__` is what is public; CHANGELOG.md says how a name would go.
 """
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # True to type checkers, as that of `typing`, which would have to be loaded
 
 __version__ = "0.1.0"
 
-# The public names, and the only list of them. The imports below tell editors and type checkers what they are;
-# `_HOMES` is where they are found at their first use, so that `import draco` loads nothing else.
+# The public names, and the only list of them. The imports below tell editors and type checkers what they are. What runs
+# looks into `_HOMES` at the first use of a name, so that `import draco` loads nothing else; to a type checker such a
+# `__getattr__` would make every name one that is there.
 __all__ = [
     "ARC",
     "CAF",
@@ -33,6 +35,7 @@ __all__ = [
     "Decoded",
     "DracoError",
     "GeometricMedian",
+    "Interrupted",
     "Krum",
     "Meamed",
     "Mean",
@@ -42,16 +45,19 @@ __all__ = [
     "MultiKrum",
     "PreRule",
     "Rule",
+    "Run",
     "Scheme",
     "SignMajority",
     "Task",
     "TrimmedMean",
     "aggregate",
     "build_scheme",
+    "run",
 ]
 
 if TYPE_CHECKING:
     from draco.errors import DecodeError, DracoError
+    from draco.experiment import Interrupted, Run, run
     from draco.rules import (
         ARC,
         CAF,
@@ -79,25 +85,31 @@ if TYPE_CHECKING:
     )
     from draco.schemes import Decoded, Scheme, build_scheme
     from draco.tasks import Task
+else:
+    _HOMES = {
+        "draco.errors": ("DecodeError", "DracoError"),
+        "draco.experiment": ("Interrupted", "Run", "run"),
+        "draco.schemes": ("Decoded", "Scheme", "build_scheme"),
+        "draco.tasks": ("Task",),
+    }
 
-_HOMES = {
-    "draco.errors": ("DecodeError", "DracoError"),
-    "draco.schemes": ("Decoded", "Scheme", "build_scheme"),
-    "draco.tasks": ("Task",),
-}
+    def __getattr__(name: str) -> object:
+        """Return a public name, from its home, at its first use."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
 
+        home = next((home for home, names in _HOMES.items() if name in names), "draco.rules")
+        try:
+            found = globals()[name] = getattr(import_module(home), name)
+        except ModuleNotFoundError as error:
+            from draco import extras
 
-def __getattr__(name: str) -> Any:
-    """Return a public name, from its home, at its first use."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+            if (needs := extras.missing(error)) is None:
+                raise
+            return extras.stand_in(name, needs)
+        return found
 
-    home = next((home for home, names in _HOMES.items() if name in names), "draco.rules")
-    found = globals()[name] = getattr(import_module(home), name)
-    return found
-
-
-def __dir__() -> list[str]:
-    """Return the public names, and those that every module has."""
-    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+    def __dir__() -> list[str]:
+        """Return the public names, and those that every module has."""
+        return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import threading
 import traceback
 import zlib
 from collections.abc import Iterator
@@ -23,9 +24,15 @@ from draco.errors import OwnCodeError
 from draco.lazy import load_torch
 
 FOLDER = "DRACO_CODE"  # the environment's name of the folder of a run's own files
+DIGEST = "DRACO_CODE_DIGEST"  # and of what that folder must hold; see draco/code/recorded.py
+
+NOWHERE = "<given>"  # in the place of a file
 
 # What a caller of `draco.run` hands over itself, by a path that no file can have: `<given>:Digits`.
 GIVEN: dict[str, Any] = {}
+
+
+_IMPORTS = threading.local()  # .files: what this thread is importing now, the innermost last
 
 
 def is_path(name: object) -> bool:
@@ -47,6 +54,11 @@ def load(path: str) -> Any:
     if path in GIVEN:
         return GIVEN[path]
     source, _, name = path.rpartition(":")
+    if source == NOWHERE:
+        raise OwnCodeError(
+            f"{path}: was defined in the session that gave it to draco.run, and is in no file: give it again, as in "
+            f"draco.Run(RUN, task={name}), or put it into a file"
+        )
     if not source or not name.isidentifier():
         raise OwnCodeError(f"{path}: must be a file or a module and a name in it, such as my_task.py:Digits")
     load_torch()  # whose parts cannot be imported before it is loaded itself
@@ -56,6 +68,17 @@ def load(path: str) -> Any:
     except AttributeError:
         known = ", ".join(key for key, value in vars(module).items() if _is_its_own(module, key, value)) or "nothing"
         raise OwnCodeError(f"{path}: {source} has no {name}; it defines {known}") from None
+
+
+def importing() -> str:
+    """Return the user's file or module that is being imported for its path; empty where none is."""
+    files: list[str] = getattr(_IMPORTS, "files", [])
+    return files[-1] if files else ""
+
+
+def forget() -> None:
+    """Let files be loaded anew that were loaded before, as those of another folder are to be loaded now."""
+    _file.cache_clear()
 
 
 @contextmanager
@@ -114,7 +137,7 @@ def _file(source: str, folder: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        with blamed(f"{source}: cannot be imported"):
+        with _imported(source):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
@@ -126,8 +149,19 @@ def _module(source: str) -> ModuleType:
     folder = str(root().absolute())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    with blamed(f"{source}: cannot be imported"):
+    with _imported(source):
         return importlib.import_module(source)
+
+
+@contextmanager
+def _imported(source: str) -> Iterator[None]:
+    """Let `importing` name a file or a module, and blame it for what it raises."""
+    _IMPORTS.files = [*getattr(_IMPORTS, "files", []), source]
+    try:
+        with blamed(f"{source}: cannot be imported"):
+            yield
+    finally:
+        _IMPORTS.files = _IMPORTS.files[:-1]
 
 
 def _is_its_own(module: ModuleType, key: str, value: Any) -> bool:

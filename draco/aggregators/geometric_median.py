@@ -11,6 +11,7 @@ from draco.aggregators.gram import distances_to, equal_weights, spread_of, squar
 from draco.aggregators.rows import below_half, finite_rows
 from draco.aggregators.rule import Matrix, RuleDeclaration, Weighing, majority
 from draco.declaration import OnlyWith, Option
+from draco.errors import MissingError
 from draco.lazy import Tensor, torch
 
 NEAR_A_ROW = 1e-2  # a point this near to a row, relative to the middle distance, may be on a slow way to it
@@ -47,6 +48,7 @@ def geometric_median(
     Raises:
         ValueError: n < 2f + 1, half of the rows or more hold NaN or Inf, nu is negative, or is given to hdmedians, or
             an unknown backend.
+        MissingError: the package hdmedians is asked for and not installed.
     """
     GEOMETRIC_MEDIAN.check_options(len(gradients), f, nu=nu, backend=backend)
     if backend == "hdmedians":
@@ -145,8 +147,13 @@ def _minimal_at(gram: Matrix, row: int) -> bool:
 
 def _hdmedians(gradients: Tensor, rows: list[int], tol: float, max_iterations: int) -> Tensor:
     """Return the geometric median that the package hdmedians finds for the chosen rows, (n, d) -> (d,)."""
-    import hdmedians  # built from source and needed for this comparison only
-
+    try:
+        import hdmedians  # built from source and needed for this comparison only
+    except ModuleNotFoundError as error:
+        raise MissingError(
+            "geometric_median: backend hdmedians needs the package hdmedians, which is not installed; the backend gram "
+            "finds the same point without it"
+        ) from error
     points = gradients[rows].double().T.cpu().numpy()
     found = np.asarray(hdmedians.geomedian(points, axis=1, eps=tol, maxiters=max_iterations))  # a view that can die
     return torch.tensor(found, dtype=gradients.dtype, device=gradients.device)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from draco.cli import arguments, console, jobs
+from draco.cli import arguments, console
 from draco.errors import ExitCode, JobError
 
 if TYPE_CHECKING:
@@ -45,11 +45,12 @@ def add(commands: Any) -> None:
 
 def compare_grid(args: argparse.Namespace) -> int:
     """Run `draco compare`."""
+    from draco.launch import ready
 
     def prepare(cells: Sequence["Job"]) -> None:
         for job in {(job.data.name, job.data.root, job.device): job for job in cells}.values():
-            jobs.require_device(args.grid, job.device)
-            jobs.prepare_data(job, said)
+            ready.require_device(args.grid, job.device)
+            ready.prepare_data(job, said)
 
     said = console.messages()
     return compare(args.grid, Options(args.runs, args.processes, args.dry_run, args.new), said, prepare)
@@ -63,13 +64,14 @@ def read(path: Path) -> "tuple[Grid, list[Cell]]":
     """
     from draco.compare.cells import expand
     from draco.compare.grid import parse_grid
+    from draco.launch import ready
 
     grid = parse_grid(_text(path, "a grid such as jobs/compare/robustness.yaml"), str(path))
     if isinstance(grid.base, str):
         base = _text(path.parent / grid.base, f"{path}: base must name a job file, from the grid's folder")
     else:
         base = json.dumps(grid.base, default=str)
-    return grid, [cell._replace(job=jobs.here(cell.job)) for cell in expand(grid, base, str(path))]
+    return grid, [cell._replace(job=ready.here(cell.job)) for cell in expand(grid, base, str(path))]
 
 
 def _text(path: Path, what: str) -> str:
@@ -118,7 +120,7 @@ def compare(path: Path, options: Options, said: "Console", prepare: "Callable[[S
         replace(root / "grid.yaml", path.read_bytes())
         progress = Progress(cells, steps, outcomes, root, processes, said)
         ended = run(cells, root, outcomes, processes, progress)
-        tabulate(cells, outcomes, root, processes, said)
+        tabulate(grid, cells, outcomes, root, processes, said)
     return _exit_code(outcomes, root, ended, said)
 
 
@@ -156,19 +158,32 @@ def _say_what(
 
 
 def tabulate(
-    cells: "Sequence[Cell]", outcomes: "Mapping[str, Outcome]", root: Path, processes: int, said: "Console"
+    grid: "Grid",
+    cells: "Sequence[Cell]",
+    outcomes: "Mapping[str, Outcome]",
+    root: Path,
+    processes: int,
+    said: "Console",
 ) -> None:
-    """Write the tables and plots of what there is into the comparison's folder, and print the ranking."""
-    from draco.compare import plots, results, table
+    """Write the tables and plots of what there is into the comparison's folder, and print the ranking.
+
+    Raises:
+        JobError: the metric that the grid names is one that no cell has.
+    """
+    from draco.compare import measure, plots, results, table
     from draco.files import replace
 
     found = results.read(cells, outcomes, root)
-    tidy, over = results.by_evaluation(found), results.over_seeds(found)
+    try:
+        by = measure.chosen(grid.metric, grid.mode, [result.evaluations for result in found])
+    except ValueError as error:
+        raise JobError([f"{root / 'grid.yaml'}: metric: {error}"]) from error
+    tidy, over = results.by_evaluation(found, by), results.over_seeds(found, by)
     table.write_csv(tidy, root / "evaluations.csv")
     table.write_csv(over, root / "summary.csv")
     parquet = table.write_parquet(tidy, root / "evaluations.parquet")
-    ranking = results.rank(over)
-    text = f"{table.markdown(ranking)}\n\n{table.caption(over, processes)}\n"
+    ranking = results.rank(over, by)
+    text = f"{table.markdown(ranking)}\n\n{table.caption(over, processes, by)}\n"
     replace(root / "summary.md", text.encode())
     files = [root / "evaluations.csv", root / "summary.csv", root / "summary.md", *plots.draw(found, ranking, root)]
     print(text)

@@ -1,8 +1,11 @@
 """Evaluation: `draco eval` evaluates a run's checkpoints on the test samples."""
 
 import argparse
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from draco import metrics
 from draco.cli import arguments, console
 from draco.errors import ExitCode, JobError, MissingError
 
@@ -10,7 +13,7 @@ from draco.errors import ExitCode, JobError, MissingError
 def add(commands: Any) -> None:
     """Add `draco eval` to the parser."""
     parser = arguments.command(
-        commands, "eval", evaluate, "evaluate a run's checkpoints: top-1, top-5, loss",
+        commands, "eval", evaluate, "evaluate a run's checkpoints: accuracy, or the task's metrics",
         "Results go to evaluations.jsonl in the run directory; a checkpoint is evaluated once.",
     )  # fmt: skip
     arguments.add_run(parser)
@@ -20,13 +23,20 @@ def add(commands: Any) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Run `draco eval`."""
+    """Run `draco eval`; a job's own code is loaded from the run."""
+    from draco.code import recorded
     from draco.launch.resume import named_or_newest
+
+    run = named_or_newest(args.run, args.runs)
+    with recorded.loading_from(run):
+        return _evaluate(args, run)
+
+
+def _evaluate(args: argparse.Namespace, run: Path) -> int:
     from draco.runs.directory import read_job
     from draco.training.build import Built
     from draco.training.evaluate import evaluate_run, passed_over
 
-    run = named_or_newest(args.run, args.runs)
     try:
         job = read_job(run)
     except JobError as error:
@@ -44,7 +54,7 @@ def evaluate(args: argparse.Namespace) -> int:
     ):
         count += 1
         refused.discard(step)
-        console.say(f"step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items()))
+        console.say(f"step {step}: " + _line(result.metrics))
     if gone := passed_over(run):
         which = f"step {gone[0]}" if len(gone) == 1 else f"{len(gone)} of the steps {gone[0]} to {gone[-1]}"
         console.warn(f"not there any more: {which}; checkpoint_keep: all keeps every checkpoint")
@@ -53,3 +63,9 @@ def evaluate(args: argparse.Namespace) -> int:
     if not count:
         console.say(f"{run}: every checkpoint is evaluated already; see {run / 'evaluations.jsonl'}")
     return 0
+
+
+def _line(found: Mapping[str, float]) -> str:
+    """Return the metrics of an evaluation as they are printed."""
+    forms = {name: ".4f" if name in metrics.MODES else ".4g" for name in metrics.ordered(found)}
+    return "  ".join(f"{metrics.label(name)} {found[name]:{form}}" for name, form in forms.items())

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from draco.cli import arguments, console, where
-from draco.errors import JobError, MissingError
+from draco.errors import JobError, OwnCodeError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from draco.cluster.backend import Cluster
     from draco.job import Job
 
@@ -52,44 +50,6 @@ def read_job(path: Path, overrides: Sequence[str] = (), *, checked: bool = False
     return parse(text, str(path), overrides, checked=checked)
 
 
-def here(job: "Job") -> "Job":
-    """Return a job that is to train on this machine, with `~` and variables in its paths replaced.
-
-    Raises:
-        MissingError: a variable is not set.
-    """
-    from draco.files import expanded
-
-    paths = {key: str(expanded(path)) for key in ("root", "source") if (path := getattr(job.data, key)) is not None}
-    return job.model_copy(update={"data": job.data.model_copy(update=paths)})
-
-
-def require_device(path: Path, device: str) -> None:
-    """Make sure that the device a job asks for is there.
-
-    Raises:
-        MissingError: it is not.
-    """
-    if device == "cpu":
-        return
-    import torch
-
-    if not torch.cuda.is_available():
-        raise MissingError(f"{path}: device: cuda, but torch sees no GPU; device=cpu, or make setup TORCH=cuda")
-
-
-def prepare_data(job: "Job", said: "Console") -> None:
-    """Download or convert a job's data set, unless it is there; a job's own task has no data of Draco's."""
-    from draco import data
-
-    if job.data.name is None:
-        return
-
-    source = Path(job.data.source) if job.data.source else None
-    with said.status(f"preparing {job.data.name}"):
-        data.prepare(job.data.name, Path(job.data.root), source, own=job.data.own)
-
-
 def validate(args: argparse.Namespace) -> int:
     """Run `draco validate`."""
     if args.schema:
@@ -102,14 +62,18 @@ def validate(args: argparse.Namespace) -> int:
 
         print(reference())
         return 0
+    from draco.code.gather import gather
+
     if not args.jobs:
         raise JobError(["validate: name at least one job file, --schema or --reference"])
     faults: list[str] = []
     for path in args.jobs:
         try:
-            read_job(path, args.set)
+            gather(read_job(path, args.set))
         except JobError as error:
             faults += error.faults
+        except OwnCodeError as error:
+            faults += [f"{path}: {line}" for line in str(error).splitlines()]
         else:
             console.say(f"{path}: valid")
     if faults:
@@ -120,15 +84,16 @@ def validate(args: argparse.Namespace) -> int:
 def data(args: argparse.Namespace) -> int:
     """Run `draco data`."""
     from draco.data import verify
+    from draco.launch import ready
 
     if cluster := where.target(args):
         return _data_on_cluster(cluster, [read_job(path) for path in args.jobs])
     for path in args.jobs:
-        job = here(read_job(path))
+        job = ready.here(read_job(path))
         if job.data.name is None:
             console.say(f"{path}: its task has its own data; nothing to prepare")
             continue
-        prepare_data(job, console.messages())
+        ready.prepare_data(job, console.messages())
         verify(job.data.name, Path(job.data.root), own=job.data.own)
         console.say(f"{job.data.name}: complete and unchanged in {Path(job.data.root) / job.data.name}")
     return 0

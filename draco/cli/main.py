@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from draco import files
+from draco import extras, files
 from draco.cli import cluster, streams, where
 from draco.cli.parser import build_parser
 from draco.errors import DracoError, ExitCode
@@ -39,6 +39,10 @@ def _run(words: Sequence[str]) -> int:
         return int(args.do(args))
     except DracoError as error:
         return _end(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        if not (needs := extras.missing(error)):
+            raise
+        return _end(f"draco {words[0]}: {needs}", ExitCode.MISSING)
     except OSError as error:
         if code := streams.fault(error):
             return code

@@ -2,6 +2,7 @@
 
 import argparse
 
+from draco import __version__
 from draco.cli import bench, cluster, compare, evaluate, internal, jobs, report, runs, train
 from draco.errors import ExitCode
 
@@ -21,6 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"draco {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     train.add(commands)
     runs.add(commands)  # logs, stop

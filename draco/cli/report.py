@@ -23,7 +23,10 @@ def add(commands: Any) -> None:
         help="where the page and its figures go (default: RUN/report, of several runs a folder beside the first)",
     )  # fmt: skip
     parser.add_argument(
-        "--plot", type=arguments.path, metavar="FILE", help="also draw test accuracy by step into this SVG or PNG"
+        "--plot",
+        type=arguments.path,
+        metavar="FILE",
+        help="also draw test accuracy, or the loss, by step into this SVG or PNG",
     )
     arguments.add_where(parser)
 

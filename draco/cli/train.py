@@ -5,13 +5,12 @@ import contextlib
 import importlib
 import os
 import shlex
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from draco.cli import arguments, console, where
-from draco.cli.jobs import here, prepare_data, read_job, require_device
-from draco.errors import ExitCode, MissingError, RefusedError
+from draco.cli.jobs import read_job
+from draco.errors import ExitCode, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from draco.cluster.backend import Cluster
+    from draco.code.gather import Gathered
     from draco.job import Job
     from draco.launch.fork_client import ForkServer
     from draco.launch.resume import Taken
@@ -41,12 +41,16 @@ def add(commands: Any) -> None:
     parser.add_argument("--simulate", action="store_true", help="server and workers in one process: launcher=simulate")
     parser.add_argument("--resume", action="store_true", help="go on with the newest unfinished run of this job")
     parser.add_argument("--new", action="store_true", help="start anew beside an unfinished run of this job")
+    parser.add_argument(
+        "--recorded-code", action="store_true", help="with --resume: go on with the run's own copy of the job's code"
+    )
     arguments.add_runs(parser)
     parser.add_argument(
         "--secret", type=arguments.path, metavar="FILE", help="use this file as the run's secret, to replay it"
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be run, and run nothing")
     parser.add_argument("--checked", action="store_true", help=argparse.SUPPRESS)  # by the operator that sends it
+    parser.add_argument("--code", metavar="DIGEST", help=argparse.SUPPRESS)  # of the own code that it has sent before
     parser.add_argument("--detach", action="store_true", help="return once it has started; it outlives the terminal")
     arguments.add_where(parser)
 
@@ -80,46 +84,75 @@ def _early(args: argparse.Namespace) -> "Iterator[ForkServer | None]":
 def _train(args: argparse.Namespace, early: "ForkServer | None") -> int:
     from draco.job import warnings
 
+    if args.recorded_code and not args.resume:
+        raise RefusedError("--recorded-code: only with --resume; it goes on with the code that a run has recorded")
+    _load_recorded(args)
     overrides = [*args.set, *(["launcher=simulate"] if args.simulate else [])]
     job = read_job(args.job, overrides, checked=args.checked)
     said = console.messages()
+    own = _own_code(args, job, said)
     for warning in [] if args.checked else warnings(job):
         said.print(f"warning: {args.job}: {warning}", style="yellow", highlight=False)
     if cluster := where.target(args):
-        return _on_cluster(cluster, args, job, said)
-    return _here(args, here(job), said, early)
+        return _on_cluster(cluster, args, job, own, said)
+    from draco.launch import ready
+
+    return _here(args, ready.here(job), own, said, early)
+
+
+def _load_recorded(args: argparse.Namespace) -> None:
+    """Let own code be loaded from where an operator has put it, or that of a run's job.yaml from the run."""
+    from draco.code.recorded import Copy, copy
+    from draco.code.store import STORE
+
+    found = Copy(STORE / args.code, args.code) if args.code else None
+    if args.job.name == "job.yaml" and (args.job.parent / "state.json").exists():
+        found = copy(args.job.parent)
+    os.environ.update(found.environment if found else {})
+
+
+def _own_code(args: argparse.Namespace, job: "Job", said: "Console") -> "Gathered":
+    """Return the job's own code as it is now; nothing where a run goes on with what it has recorded."""
+    from draco.code import gather
+
+    if args.recorded_code:
+        return gather.Gathered()
+    found = gather.gather(job)
+    for warning in [] if args.checked else gather.said(found):
+        said.print(f"warning: {warning}", style="yellow", highlight=False)
+    return found
 
 
 # On this machine, which may be a cluster's head
 
 
-def _here(args: argparse.Namespace, job: "Job", said: "Console", early: "ForkServer | None") -> int:
+def _here(args: argparse.Namespace, job: "Job", own: "Gathered", said: "Console", early: "ForkServer | None") -> int:
     """Start the job on this machine and watch it, unless it is to run by itself."""
-    from draco.launch import not_started, rank_placement, roster, supervise
+    from draco.code import gather, recorded
+    from draco.launch import ready, roster, supervise, worker_code
     from draco.launch.plan import plan
     from draco.launch.progress import Progress
 
-    if job.tensorboard and find_spec("tensorboard") is None:
-        raise MissingError(f"{args.job}: tensorboard: the package is missing; make setup EXTRAS=tensorboard")
-    require_device(args.job, job.device)
     nodes = None if args.here or job.launcher == "simulate" else roster.read()
+    if not nodes:
+        gather.check_installed(own.found)
     if nodes:
-        for warning in rank_placement.warnings(job, nodes, rank_placement.place(nodes, job.workers)):
-            said.print(f"warning: {warning}", style="yellow", highlight=False)
-    if fault := not_started.shared_memory_fault(job):
-        raise MissingError(fault)
+        ready.warn_of_nodes(job, nodes, said)
+    ready.require(args.job, job)
     if args.dry_run:
-        print(plan(job, args.runs / f"{job.name}-ID", nodes))
+        run = args.runs / f"{job.name}-ID"
+        code = recorded.Copy(worker_code.folder(own.pack, run, nodes), own.pack.digest) if own.pack.files else None
+        print(plan(job, run, nodes, code=code))
         return 0
     if args.detach:
-        directory, held = _prepare(args, job, nodes, said)
+        directory, held = _prepare(args, job, own, nodes, said)
         supervise.detach(directory, args.here, held=held)
         if not args.checked:  # an operator elsewhere knows what to say
             said.print(IN_THE_BACKGROUND, highlight=False)
         print(directory)
         return 0
     with supervise.fork_server(job, early) as forks:  # it imports torch while the run is prepared
-        directory, held = _prepare(args, job, nodes, said)
+        directory, held = _prepare(args, job, own, nodes, said)
         processes = "one process" if job.launcher == "simulate" else f"{job.workers} workers and a server"
         said.print(f"{job.name}: {directory}", highlight=False)
         progress = Progress(directory / "events.jsonl", said, f"starting {processes}")
@@ -128,60 +161,18 @@ def _here(args: argparse.Namespace, job: "Job", said: "Console", early: "ForkSer
     return _finish(args, directory, outcome.status, outcome.output)
 
 
-def _prepare(args: argparse.Namespace, job: "Job", nodes: "Roster | None", said: "Console") -> "Taken":
-    """See to the nodes and the data, and return the run directory, taken: a new one, or the one to go on with."""
-    from draco import files
-    from draco.launch import space
-    from draco.launch.resume import new_run, unfinished
-    from draco.runs import directory as run_directory
-
-    secret = _secret(args.secret) if args.secret else b""
-    taken = unfinished(args.runs, job, resume=args.resume, new=args.new)
-    try:
-        said.print(space.require(args.runs, [(job, taken and taken.run)]), highlight=False)
-        _see_to(args, job, nodes, said)
-        if taken is None:
-            taken = new_run(args.runs, job)
-            if secret:
-                files.replace(taken.run / "secret", secret, mode=0o600)
-        run_directory.forget_stop(taken.run)
-    except BaseException:
-        if taken:
-            taken.hold.release()
-        raise
-    return taken
-
-
-def _see_to(args: argparse.Namespace, job: "Job", nodes: "Roster | None", said: "Console") -> None:
-    """Check the nodes, and prepare the data here and there."""
-    from draco.launch import preflight, worker_data
-
-    if nodes:
-        with said.status(f"checking {len(nodes.nodes)} nodes"):
-            preflight.check(nodes)
-    if job.data.name is None:
-        return
-    if not (args.checked and Path(job.data.root, job.data.name).exists()):  # else the ranks look whether it is whole
-        prepare_data(job, said)
-    if nodes:
-        with said.status(f"preparing {job.data.name} on the workers"):
-            worker_data.provide(nodes, job)
-
-
-def _secret(path: Path) -> bytes:
-    """Return a run's secret from a file.
+def _prepare(args: argparse.Namespace, job: "Job", own: "Gathered", nodes: "Roster | None", said: "Console") -> "Taken":
+    """See to the nodes, the data and the code, and return the run directory, taken: a new one, or that to go on with.
 
     Raises:
-        MissingError: it holds something else.
+        RefusedError: the job's own code is not what the run has recorded.
     """
-    content = path.read_bytes()
-    try:
-        whole = len(bytes.fromhex(content.decode())) > 0
-    except ValueError:
-        whole = False
-    if not whole:
-        raise MissingError(f"{path}: is no run's secret, which is a line of hexadecimal digits as in runs/*/secret")
-    return content
+    from draco.launch import ready
+
+    return ready.take(
+        args.runs, job, own, nodes, said, resume=args.resume, new=args.new, as_recorded=args.recorded_code,
+        secret=args.secret, checked=args.checked,
+    )  # fmt: skip
 
 
 def _finish(args: argparse.Namespace, directory: Path, status: "Status", output: str) -> int:
@@ -198,7 +189,7 @@ def _finish(args: argparse.Namespace, directory: Path, status: "Status", output:
 # On a cluster
 
 
-def _on_cluster(cluster: "Cluster", args: argparse.Namespace, job: "Job", said: "Console") -> int:
+def _on_cluster(cluster: "Cluster", args: argparse.Namespace, job: "Job", own: "Gathered", said: "Console") -> int:
     """Start the job on the cluster's head and watch it, unless it is to run by itself."""
     from draco.cluster import backend, lifecycle, remote, state
     from draco.job import to_yaml
@@ -208,6 +199,9 @@ def _on_cluster(cluster: "Cluster", args: argparse.Namespace, job: "Job", said: 
     workers = len(cluster.workers)
     said.print(f"on {cluster.name} ({cluster.backend}: head and {workers} workers)", highlight=False)
     options = [f"--{word}" for word in ("resume", "new") if getattr(args, word)]
+    options += ["--recorded-code"] if args.recorded_code else []
+    if own.pack.files:
+        options += remote.send_code(cluster, own.pack)
     if args.dry_run:
         return remote.start(cluster, to_yaml(job), [*options, "--dry-run"])[0]
     lifecycle.compare_images(cluster, state.folder(cluster.name))
@@ -252,4 +246,5 @@ def _again(args: argparse.Namespace) -> str:
     words += [f"NAME={args.on}"] if args.on else []
     words += ["LOCAL=1"] if args.here else []
     words += ["SIMULATE=1"] if args.simulate else []
+    words += ["RECORDED=1"] if args.recorded_code else []
     return " ".join([*words, "RESUME=1"])

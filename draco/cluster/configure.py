@@ -23,7 +23,9 @@ _FATAL = re.compile(r"^(?:fatal|failed): \[([^\]]+)\].*?(?:=> (.*))?$")
 
 
 def require() -> None:
-    """Raise a MissingError unless Ansible is in this virtual environment."""
+    """Raise a MissingError unless Ansible is in this virtual environment, and its playbooks are where Draco is."""
+    if not PLAYS.exists():
+        raise MissingError("draco cluster: the playbooks are in the repository: run it in a checkout")
     if not _tool("ansible-playbook").exists():
         raise MissingError("ansible is not in this virtual environment; make setup EXTRAS=cluster")
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from draco.cluster import state
 from draco.cluster.backend import BACKENDS, HEAD, Cluster
 from draco.cluster.repair import Repair
+from draco.code.pack import Pack, dumped
 from draco.errors import NotConfiguredError
 from draco.launch.interrupts import Interrupts
 from draco.launch.progress import Progress
@@ -42,6 +43,21 @@ def draco(cluster: Cluster, *arguments: str) -> list[str]:
 def same(cluster: Cluster, arguments: Sequence[str], text: str = "") -> int:
     """Run a command on the head as if it were run here and return its exit code; `text` is its standard input."""
     return subprocess.run(draco(cluster, *arguments), input=text.encode(), check=False).returncode
+
+
+def send_code(cluster: Cluster, pack: Pack) -> list[str]:
+    """Put a job's own code on the head, by its digest; return the options by which a start there takes it.
+
+    Raises:
+        NotConfiguredError: the head did not take it; says why.
+    """
+    argv = [cluster.python, "-m", "draco.code.store", "put", pack.digest]
+    command = on_node(cluster, HEAD, argv)
+    made = subprocess.run(command, input=dumped(pack), capture_output=True, text=True, check=False)
+    if made.returncode:
+        why = (made.stderr.strip().splitlines() or [f"exit code {made.returncode}"])[-1]
+        raise NotConfiguredError(f"{cluster.name}: its head did not take the job's own code: {why}")
+    return ["--code", pack.digest]
 
 
 def start(cluster: Cluster, job_yaml: str, options: Sequence[str]) -> tuple[int, str]:

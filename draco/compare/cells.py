@@ -119,7 +119,7 @@ def _job(grid: Grid, base: str, name: str, combination: Mapping[str, Any]) -> Jo
     changes = [f"{key}={json.dumps(value, default=str)}" for key, value in in_order]  # JSON is YAML
     job = parse(base, "", [f'name="{title}"', "launcher=simulate", *changes])
     if job.eval_every == 0:
-        raise JobError(["eval_every: 0 leaves no accuracy to compare; null evaluates at the end, 20 every 20 steps"])
+        raise JobError(["eval_every: 0 leaves no evaluation to compare; null evaluates at the end, 20 every 20 steps"])
     return job
 
 

@@ -15,6 +15,7 @@ from draco.job.fields import SECTIONS
 from draco.job.messages import nearest, show
 from draco.job.reading import load_yaml
 from draco.job.unions import Section
+from draco.metrics import MODES, NAME, Mode
 
 _AS_TUPLE = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 Partial = dict[str, Any]  # axis -> value or list of values
@@ -29,6 +30,8 @@ _WHAT = {
     "axes": "a mapping from a job's keys, such as scheme, optimizer.lr or seed, to lists of values",
     "only": "a list of mappings from axes to a value or a list of values",
     "exclude": "a list of mappings from axes to a value or a list of values",
+    "metric": "the name of a metric of the test samples, such as loss",
+    "mode": "min or max",
 }
 
 
@@ -45,6 +48,10 @@ class Grid(Section):
     axes: dict[str, Levels] = Field(description="Key of a job -> the values it takes.", min_length=1)
     only: Partials = Field((), description="Keep only cells that match one of these; empty: all.")
     exclude: Partials = Field((), description="Leave out cells that match one of these.")
+    metric: str | None = Field(
+        None, description="By which settings are ranked; null: top1 where all cells have it, else loss.", pattern=NAME
+    )
+    mode: Mode | None = Field(None, description="Whether its least or its most is best; known of loss, top1, top5.")
 
 
 def parse_grid(text: str, source: str) -> Grid:
@@ -99,6 +106,10 @@ def _check(grid: Grid) -> Iterator[str]:
                 yield f"{part}: {key} is given by the comparison: leave it out"
             elif not _is_key(key.split(".")):
                 yield f"{part}: unknown key {key}; keys look like steps or scheme.adversaries"
+    if grid.mode and not grid.metric:
+        yield "mode: says what is best of a metric: give metric too, or leave it out"
+    if grid.metric and not grid.mode and grid.metric not in MODES:
+        yield f"mode: is missing; must be min or max: whether less or more of {grid.metric} is better"
     for axis, levels in grid.axes.items():
         seen: list[Any] = []
         for level in levels:

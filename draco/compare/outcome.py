@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from draco.errors import DecodeError, TrainingError
+from draco.code.changes import difference as difference_of_code
+from draco.code.gather import gather
+from draco.code.recorded import pack_of
+from draco.errors import DecodeError, OwnCodeError, TrainingError
 from draco.job import Job
 from draco.job.messages import show
 from draco.launch.settle import settle
@@ -57,13 +60,22 @@ def _is_result(run: Path) -> bool:
 
 
 def difference(run: Path, job: Job) -> str:
-    """Return in which values the run's job is another than `job`; empty where it is the same."""
+    """Return in which values and files of its own the run's job is another than `job`; empty where it is the same."""
     try:
         old = read_job(run).model_dump()
     except (OSError, ValueError) as error:
         return f"its job.yaml is of no use now ({str(error).splitlines()[0]})"
     new = job.model_dump()
-    return "; ".join(_differences("", old, new))
+    return "; ".join([*_differences("", old, new), *_changed(run, job)])
+
+
+def _changed(run: Path, job: Job) -> Iterator[str]:
+    """Yield what is other in a job's own code than the run has recorded."""
+    try:
+        if found := difference_of_code(pack_of(run), gather(job).pack):
+            yield f"code: {found.splitlines()[0]}"
+    except OwnCodeError as error:
+        yield f"code: {str(error).splitlines()[0]}"
 
 
 def _differences(prefix: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
+from draco import metrics
 from draco.compare.cells import Cell
 from draco.compare.outcome import Outcome
 from draco.plain import lines
@@ -145,7 +146,11 @@ class Progress:
         self._bar.remove_task(self._bars.pop(name))
         ended = len(self._cells) - len(self._left)
         self._bar.update(self._whole, completed=ended, numbers=f"about {in_words(self.left())} left")
-        accuracy = [e["top1"] for e in events.evaluations(self._root / name / "evaluations.jsonl")]
-        how = f"{accuracy[-1]:.1%}" if what.state == "succeeded" and accuracy else f"{what.state} at step {what.step}"
+        how = f"{what.state} at step {what.step}"
+        evaluations = [*events.evaluations(self._root / name / "evaluations.jsonl")]
+        if what.state == "succeeded" and evaluations:
+            quality = metrics.recorded(evaluations[-1])
+            how = f"{quality['top1']:.1%}" if "top1" in quality else f"test loss {quality['loss']:.4g}"
+            how += f" at step {what.step} of {self._steps[name]}" if what.step < self._steps[name] else ""
         why = f": {what.reason}" if what.reason and what.state != "succeeded" else ""
         self.say(f"[{ended}/{len(self._cells)}] {name}: {how}{why}; about {in_words(self.left())} left")

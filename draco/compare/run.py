@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from draco import files
+from draco.code.gather import gather
 from draco.compare.cells import Cell
 from draco.compare.outcome import Outcome, difference, outcome
 from draco.compare.progress import Progress
@@ -107,7 +108,7 @@ def _start(cell: Cell, directory: Path, forks: str | None) -> subprocess.Popen[b
     if not (directory / "state.json").exists():
         shutil.rmtree(directory, ignore_errors=True)  # nothing was ever run there: the state is written last
         directory.mkdir(parents=True)
-        run_directory.furnish(directory, to_yaml(cell.job))
+        run_directory.furnish(directory, to_yaml(cell.job), gather(cell.job).pack)
     if not (directory / "secret").exists():
         files.replace(directory / "secret", secret(cell.job.seed).encode(), mode=0o600)
     run_directory.forget_stop(directory)

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from draco.compare.measure import Measure
 from draco.compare.results import Ranking, Row
 from draco.files import replace
 from draco.plain import plain
@@ -45,39 +46,38 @@ def write_parquet(rows: Sequence[Row], target: Path) -> bool:
 
 
 def markdown(ranking: Ranking) -> str:
-    """Return the ranking as a Markdown table: accuracy after the last step in percent, and what a step takes."""
+    """Return the ranking as a Markdown table: the measure after the last step, and what a step takes."""
     header = ["setting", *ranking.attacks, "worst", "ms/step", "MB/step"]
     lines = [header, [":--", *["--:"] * (len(header) - 1)]]
     for setting in ranking.settings:
         rows = [ranking.rows[setting, attack] for attack in ranking.attacks if (setting, attack) in ranking.rows]
-        accuracies = [in_words(ranking.rows.get((setting, attack))) for attack in ranking.attacks]
+        finals = [in_words(ranking.rows.get((setting, attack)), ranking.measure) for attack in ranking.attacks]
         lines.append(
             [
-                setting, *accuracies,
-                f"**{worst_in_words(rows)}**",
+                setting, *finals,
+                f"**{worst_in_words(rows, ranking.measure)}**",
                 _median(rows, "step_seconds_mean", 1e3, ".0f"), _median(rows, "bytes_per_step_mean", 1e-6, ".1f"),
             ]
         )  # fmt: skip
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def in_words(row: Row | None) -> str:
-    """Return what a combination came to: its accuracy, or why it has none."""
+def in_words(row: Row | None, measure: Measure) -> str:
+    """Return what a combination came to: its measure, or why it has none."""
     if row is None:
         return NO_CELL
     if row["failed"]:
         return FAILS if row["failed"] == row["seeds"] else f"{FAILS} ({row['failed']} of {row['seeds']})"
-    if row["accuracy"] is None:
+    if row[measure.column] is None:
         return UNFINISHED
-    spread = "" if row["accuracy_std"] is None else f" ± {row['accuracy_std'] * 100:.1f}"
-    return f"{row['accuracy']:.1%}{spread}" + ("*" if row["unfinished"] else "")
+    return measure.text(row[measure.column], row[f"{measure.column}_std"]) + ("*" if row["unfinished"] else "")
 
 
-def worst_in_words(rows: Sequence[Row]) -> str:
-    """Return the worst accuracy of a setting, of which these are all rows, or why there is none."""
+def worst_in_words(rows: Sequence[Row], measure: Measure) -> str:
+    """Return the worst of a setting, of which these are all rows, or why there is none."""
     if any(row["failed"] for row in rows):
         return FAILS
-    return UNFINISHED if rows[0]["worst"] is None else f"{rows[0]['worst']:.1%}"
+    return UNFINISHED if rows[0]["worst"] is None else measure.text(rows[0]["worst"])
 
 
 def _median(rows: Sequence[Row], key: str, scale: float, form: str) -> str:
@@ -86,13 +86,16 @@ def _median(rows: Sequence[Row], key: str, scale: float, form: str) -> str:
     return format(known[len(known) // 2] * scale, form) if known else "-"
 
 
-def caption(rows: Sequence[Row], processes: int) -> str:
+def caption(rows: Sequence[Row], processes: int, measure: Measure) -> str:
     """Return what has to be said below the ranking."""
     seeds = sorted({row["seeds"] for row in rows})
+    what = "Test accuracy" if measure.is_accuracy else f"Test {measure.metric}"
+    lowest = "lowest" if measure.mode == "max" else "highest"
     said = [
-        f"Test accuracy after the last step, mean ± standard deviation over {' or '.join(map(str, seeds))} "
-        f"{'seed' if seeds == [1] else 'seeds'}; worst: the lowest mean of the row. {FAILS}: the training ended before "
-        f"its last step, for its gradient was not finite or could not be decoded. Times with {processes} at a time."
+        f"{what} after the last step, mean ± standard deviation over {' or '.join(map(str, seeds))} "
+        f"{'seed' if seeds == [1] else 'seeds'}; worst: the {lowest} mean of the row. {FAILS}: the training ended "
+        "before its last step, for its gradient was not finite or could not be decoded. "
+        f"Times with {processes} at a time."
     ]
     if any(row["unfinished"] for row in rows):
         said.append(f"{sum(row['unfinished'] for row in rows)} cells are not finished; *: some of its seeds.")

@@ -7,11 +7,12 @@ from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
 from draco.data.datasets import DATASETS
 from draco.declaration import OptionError, short
 from draco.errors import OwnCodeError
-from draco.job.fields import SECTIONS, DataSection, Job
+from draco.job.fields import BUILT_IN_LOGGERS, SECTIONS, DataSection, Job
 from draco.job.messages import legal_values, properties, show
 from draco.job.numbers import aggregator_f, attack, byzantine_count, sizes, structure
 from draco.job.own_section import OwnSection
 from draco.job.unions import only_with
+from draco.metrics import MODES
 from draco.models import MODELS, model_fault
 from draco.optimizers import OPTIMIZERS, SCHEDULES
 from draco.schemes import SCHEMES
@@ -32,7 +33,10 @@ def check(job: Job) -> list[Fault]:
     """Return what is wrong with a job whose single fields are right."""
     found = list(_check_options(job))
     told = {fault.path for fault in found}
-    others = (_check_scheme, _check_own, _check_attack, _check_training, _check_own_code, _check_task)
+    others = (
+        _check_scheme, _check_own, _check_attack, _check_training, _check_own_code, _check_task, _check_evaluation,
+        _check_loggers,
+    )  # fmt: skip
     return [*found, *(fault for checked in others for fault in checked(job) if fault.path not in told)]
 
 
@@ -234,6 +238,34 @@ def _check_task(job: Job) -> Iterator[Fault]:
         yield Fault(path, f"must be left out beside task, which has its own ({job.task.name})", ("task",))
 
 
+def _check_evaluation(job: Job) -> Iterator[Fault]:
+    """Yield what does not go together in the metrics that the job names, and in when it evaluates."""
+    if job.stop_early and not job.eval_every:
+        message = f"counts evaluations while training: needs eval_every of 1 or more, got {show(job.eval_every)}"
+        yield Fault("stop_early", message, ("eval_every",))
+    named = {"checkpoint_keep": (job.checkpoint_keep.metric, job.checkpoint_keep.mode)}
+    if job.stop_early:
+        named["stop_early"] = job.stop_early.metric, job.stop_early.mode
+    for key, (metric, mode) in named.items():
+        if metric is None and mode is not None:
+            yield Fault(f"{key}.mode", "says what is best of a metric: give metric too, or leave it out")
+        elif metric is not None and metric not in MODES:
+            if job.task is None:
+                message = f"must be one of {', '.join(MODES)} without a task of your own, got {show(metric)}"
+                yield Fault(f"{key}.metric", message, ("task",))
+            elif mode is None:
+                message = f"is missing; must be min or max: whether less or more of {metric} is better"
+                yield Fault(f"{key}.mode", message, (f"{key}.metric",))
+
+
+def _check_loggers(job: Job) -> Iterator[Fault]:
+    for logger in dict.fromkeys(job.loggers):
+        if logger.options and logger.name in BUILT_IN_LOGGERS:
+            yield Fault("loggers", f"{logger.name} has no options: leave them out")
+        if job.loggers.count(logger) > 1:
+            yield Fault("loggers", f"{logger.name} is there twice: give it once")
+
+
 def _check_data(job: Job, name: str) -> Iterator[Fault]:
     """Yield what does not go together in data, model and batch."""
     info = DATASETS[name]
@@ -310,6 +342,12 @@ def warnings(job: Job) -> list[str]:
         found.append(f"aggregator: adversaries may win or spoil {bad} gradients after {scheme}, and {rule} {tolerates}")
     if robust and m == 1:
         found.append(f"aggregator: {scheme} leaves one gradient, so {rule} has nothing to choose from")
+    stop, every = job.stop_early, job.eval_every
+    if stop and every and job.steps is not None and (least := (stop.patience + 1) * every) >= job.steps:
+        found.append(
+            f"stop_early: patience {stop.patience} and eval_every {every} end a run after {least} steps at the "
+            f"earliest, and the job has {job.steps}"
+        )
     if job.local.momentum and job.optimizer.get("momentum"):
         found.append("local.momentum: optimizer.momentum averages over steps once more, at the server")
     if job.steps is not None and any(stone >= job.steps for stone in job.schedule.get("milestones") or ()):

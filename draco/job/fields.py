@@ -18,6 +18,7 @@ from draco.declaration import OnlyWith
 from draco.job.own_section import OwnSection
 from draco.job.plain_options import PlainOptions
 from draco.job.unions import AS_TUPLE, NamedSection, Part, Section, described, kinds, union
+from draco.metrics import NAME
 from draco.models import MODELS
 from draco.optimizers import OPTIMIZERS, SCHEDULES
 from draco.schemes import SCHEMES
@@ -29,6 +30,8 @@ else:
     ModelName = Literal[tuple(MODELS)]
     DataName = Literal[tuple(DATASETS)]
 
+OLD_WORD = "tensorboard"  # the key that was before `loggers`
+MetricName = Annotated[str, Field(pattern=NAME)]
 Rank = Annotated[int, Field(ge=1)]
 Ranks = Annotated[tuple[Rank, ...], Field(min_length=1), AS_TUPLE]
 
@@ -252,7 +255,48 @@ class CheckpointKeepSection(Section):
     every: int = described(
         10, "Every so many of the evaluated ones, by number; 0: none for that.", ge=0, le=10_000, only_with=_SOME
     )
-    best: bool = described(True, "The one with the best evaluation, by accuracy, then by loss.", only_with=_SOME)
+    best: bool = described(True, "The one with the best evaluation, by metric, of equals by loss.", only_with=_SOME)
+    metric: MetricName | None = described(
+        None, "By which the best is chosen; null: top1 where there is one, else loss.", only_with=_SOME
+    )
+    mode: Literal["min", "max"] | None = described(
+        None, "Whether the least or the most of it is best; null: as is known of loss, top1, top5.", only_with=_SOME
+    )
+
+
+class StopEarlySection(Section):
+    """When a training ends before its last step: where a metric of the test samples improves no more."""
+
+    metric: MetricName = described("loss", "A metric of the task: loss, top1 and top5 without a task of your own.")
+    patience: int = described(
+        5, "So many evaluations in a row, one every eval_every steps, without a better one end the run.", ge=1, le=10**6
+    )
+    min_delta: float = described(0.0, "By how much one must be better than the best so far.", ge=0.0, le=1e30)
+    mode: Literal["min", "max"] | None = described(
+        None, "Whether the least or the most is best; null: as is known of loss, top1, top5."
+    )
+
+
+BUILT_IN_LOGGERS = ("tensorboard", "csv")
+LOGGER = rf"^({'|'.join(BUILT_IN_LOGGERS)}|[^:\s][^:]*:[A-Za-z_][A-Za-z0-9_]*)$"  # the name of one
+
+
+class LoggerSection(Section):
+    """Where steps and evaluations are written besides the run's own records, as they happen."""
+
+    name: str = described(
+        ..., "tensorboard, csv, or a file or an importable module, and a class in it, such as my_loggers.py:Wandb.",
+        pattern=LOGGER, max_length=4096,
+    )  # fmt: skip
+    options: PlainOptions = described(
+        PlainOptions(), "For your own: what its constructor takes besides run and job, by name."
+    )
+
+
+if TYPE_CHECKING:
+    Loggers = tuple[LoggerSection, ...]
+else:
+    Loggers = Annotated[tuple[LoggerSection, ...], Field(max_length=8), BeforeValidator(_written_out)]
 
 
 class OnLossSection(Section):
@@ -347,6 +391,9 @@ class Job(Section):
     eval_every: int | None = described(
         None, "Steps between evaluations while training; null: only at the end; 0: never.", ge=0
     )
+    stop_early: StopEarlySection | None = described(
+        None, "When the training ends before its last step, by a metric or with options; null: never."
+    )
     eval_batch_size: int = described(1000, "Batch size of an evaluation.", ge=1)
     wire: WireSection = described(WireSection(), "Wire format, by dtype or with options.")
     reply_timeout_s: float = described(
@@ -362,7 +409,38 @@ class Job(Section):
     on_loss: OnLossSection = described(
         OnLossSection(), "What a loss of nodes or processes leads to, by name or with options."
     )
-    tensorboard: bool = described(False, "Also write TensorBoard files into the run directory.")
+    code: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], AS_TUPLE] = described(
+        (),
+        "More files and folders of your own code, besides those found by its imports; [.] takes the working directory. "
+        "They are recorded in the run, which loads them from there.",
+    )
+    loggers: Loggers = described(
+        (), "Where steps and evaluations are written besides, each by name or with options: tensorboard, csv, your own."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_new_words(cls, values: Any) -> Any:
+        return renewed(values) if isinstance(values, dict) else values
+
+
+def renewed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a job in the words of today: `tensorboard: true` is the old word for a logger.
+
+    What is neither true nor false stays.
+    """
+    old = values.get(OLD_WORD)
+    if not isinstance(old, bool):
+        return dict(values)
+    found = {key: value for key, value in values.items() if key != OLD_WORD}
+    loggers = found.get("loggers", ())
+    if old and isinstance(loggers, list | tuple) and not any(_name(each) == OLD_WORD for each in loggers):
+        found["loggers"] = [OLD_WORD, *loggers]
+    return found
+
+
+def _name(logger: Any) -> Any:
+    return logger.get("name") if isinstance(logger, Mapping) else logger
 
 
 # The parts of a job that are sections. The short form of `local` is a number, so a string is at fault there.
@@ -376,6 +454,7 @@ SECTIONS: dict[str, Part] = {
     "optimizer": Part("name", OPTIMIZER_KINDS, "sgd", OwnOptimizerSection),
     "schedule": Part("name", SCHEDULE_KINDS, "constant", OwnScheduleSection),
     "checkpoint_keep": Part("name", {"": CheckpointKeepSection}),
+    "stop_early": Part("metric", {"": StopEarlySection}),
     "wire": Part("dtype", {"": WireSection}),
     "on_loss": Part("name", {"": OnLossSection}),
 }

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job
+from draco.job.fields import BUILT_IN_LOGGERS, LOGGER, PRE_AGGREGATOR, SECTIONS, Job
 from draco.job.plain_options import LEGAL as PLAIN
 from draco.job.unions import Part, Section
+from draco.metrics import NAME
 
 
 @cache
@@ -57,6 +58,9 @@ def legal_values(key: str, schema: Mapping[str, Any]) -> str:
         return _legal_section(SECTIONS[key])
     if "oneOf" in schema:
         return _legal_section(PRE_AGGREGATOR)
+    if "$ref" in schema:  # an item of `loggers`
+        names = ", ".join(BUILT_IN_LOGGERS)
+        return f"one of {names}, or a class of yours such as my_loggers.py:Wandb, or a mapping with name and options"
     if schema.get("type") == "object":
         return PLAIN
     if "anyOf" in schema:
@@ -69,6 +73,10 @@ def legal_values(key: str, schema: Mapping[str, Any]) -> str:
         return f"a list, each {legal_values('', schema['items'])}"
     if "type" not in schema:
         return "given"
+    if schema.get("pattern") == NAME:
+        return "the name of a metric, such as loss"
+    if schema.get("pattern") == LOGGER:
+        return f"{', '.join(BUILT_IN_LOGGERS)}, or a file or a module and a class in it, such as my_loggers.py:Wandb"
     if "pattern" in schema and ":" in schema["pattern"]:
         return "a file or a module and a name in it, such as my_task.py:Digits"
     if "pattern" in schema:

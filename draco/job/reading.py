@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from draco import own
 from draco.errors import JobError
 from draco.job.checks import Fault, check
-from draco.job.fields import ORIGINAL_OPTIONS, PRE_AGGREGATOR, SECTIONS, STAND_INS, Job
+from draco.job.fields import OLD_WORD, ORIGINAL_OPTIONS, PRE_AGGREGATOR, SECTIONS, STAND_INS, Job, renewed
 from draco.job.messages import field_message, name_message, nearest, properties, show
 from draco.job.own_checks import check_own
 from draco.job.own_section import OwnSection
@@ -170,9 +170,13 @@ def _is_open(tree: Mapping[str, Any], key: str) -> bool:
 
 def _fields(tree: dict[str, Any]) -> tuple[Job, list[Fault], set[str]]:
     """Return a job of what is right in `tree`, the faults of single fields, and the paths left out for them."""
-    tree = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    tree = {key: dict(value) if isinstance(value, dict) else value for key, value in renewed(tree).items()}
     wrong: set[str] = set()
     faults = list(_wrong_names(tree, wrong))
+    if OLD_WORD in tree:
+        faults.append(
+            Fault(OLD_WORD, f"must be true or false, got {show(tree.pop(OLD_WORD))}; loggers is its new word")
+        )
     unknown, meant = _drop_unknown(tree, wrong)
     faults += unknown
     while True:

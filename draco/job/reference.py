@@ -7,7 +7,7 @@ from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
 from draco.attacks import ATTACKS
 from draco.data.datasets import DATASETS
 from draco.declaration import Declaration
-from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job
+from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job, LoggerSection
 from draco.job.messages import legal_values, properties, show
 from draco.job.unions import Part, Section, only_with
 from draco.models import MODELS
@@ -66,19 +66,22 @@ def _whole() -> Iterator[str]:
 def _key(key: str) -> list[str]:
     if key in SECTIONS:
         field = Job.model_fields[key]
-        default = _MISSING if field.is_required() else _usual(SECTIONS[key])
+        default = _MISSING if field.is_required() else _usual(key)
         return [f"`{key}`", f"[section](#{key})", default, field.description or ""]
     if key == "model":
         return [f"`{key}`", "[name](#models)", "null", Job.model_fields[key].description or ""]
+    if key == "loggers":
+        return [f"`{key}`", "list of [sections](#loggers)", "none", Job.model_fields[key].description or ""]
     return _option(Job, key)
 
 
-def _usual(part: Part) -> str:
+def _usual(key: str) -> str:
+    part = SECTIONS[key]
     if part.default:
         return f"`{part.default}`"
-    (kind,) = part.kinds.values()
-    if kind.model_fields[part.short].is_required():
+    if Job.model_fields[key].default is None:
         return "null"
+    (kind,) = part.kinds.values()
     return f"`{part.short}: {_default(kind, part.short).strip('`')}`"
 
 
@@ -87,6 +90,7 @@ def _sections() -> Iterator[str]:
         yield from _section(key, part)
         if key == "aggregator":
             yield from _section("aggregator.pre", PRE_AGGREGATOR)
+    yield from _section("loggers", Part("name", {"": LoggerSection}))
 
 
 def _section(key: str, part: Part) -> Iterator[str]:

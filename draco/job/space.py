@@ -14,6 +14,7 @@ from draco.optimizers import OPTIMIZERS
 # what runs really write.
 _REST, _SHARE = 1 << 16, 0.02
 _EVENT_BYTES, _WORKER_BYTES = 600, 12  # of a line for each step, and for each worker in it
+_LOGGED_BYTES = {"csv": 200, "tensorboard": 900}  # of a step in the files of a logger
 
 
 class Space(NamedTuple):
@@ -21,7 +22,7 @@ class Space(NamedTuple):
 
     checkpoints: int  # at a time
     each: int  # bytes of one
-    events: int  # bytes
+    events: int  # bytes, with those of its loggers
 
     @property
     def whole(self) -> int:
@@ -39,7 +40,8 @@ def space(job: Job) -> Space | None:
 
 def space_of(job: Job, steps: int, size: Size) -> Space:
     """Return the space that a run of so many steps takes, with a model of that size."""
-    events = steps * (_EVENT_BYTES + _WORKER_BYTES * job.workers)
+    logged = sum(_LOGGED_BYTES.get(logger.name, 0) for logger in job.loggers)
+    events = steps * (_EVENT_BYTES + logged + _WORKER_BYTES * job.workers)
     return Space(_most_checkpoints(job, steps), checkpoint_bytes(job, size), events)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from draco.aggregators import AGGREGATORS
 from draco.declaration import short
-from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job
+from draco.job.fields import OLD_WORD, PRE_AGGREGATOR, SECTIONS, Job, LoggerSection
 from draco.job.messages import choices, properties, show
 from draco.job.numbers import attack
 from draco.job.own_section import PATH, OwnSection
@@ -94,12 +94,17 @@ def schema() -> dict[str, Any]:
         _shorten(out["properties"][key], part)
     for kind in _kinds(SECTIONS["aggregator"]):
         _shorten(out["$defs"][kind.__name__]["properties"]["pre"]["items"], PRE_AGGREGATOR)
+    loggers = out["properties"]["loggers"]["items"]
+    path = {"type": "string", "pattern": properties(LoggerSection)["name"]["pattern"]}
+    loggers["anyOf"] = [path, {"$ref": loggers.pop("$ref")}]
     for values in (out, *out["$defs"].values()):
         for field in values["properties"].values():
             field.pop("title", None)
             field.pop("only_with", None)
     for key, part in {**SECTIONS, "aggregator.pre": PRE_AGGREGATOR}.items():
         _share(out["$defs"], key, [out["$defs"][kind.__name__]["properties"] for kind in _kinds(part)])
+    old = "The old word for a logger of that name."
+    out["properties"][OLD_WORD] = {"type": "boolean", "deprecated": True, "description": old}
     out["oneOf"] = [{"required": ["steps"]}, {"required": ["epochs"]}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **out, "title": "Draco job"}
 

@@ -2,8 +2,10 @@
 
 plan.py            what is run, as values: a command line, its environment, its files
 rank_placement.py  which node hosts which ranks; roster.py: the nodes that a head has
+ready.py           what a run on this machine needs before it starts: packages, nodes, data, its directory
 preflight.py       the checks before a run; facts.py, round_trip.py and sweep.py are run on the nodes for it
-worker_data.py     the job's data set on every node; every_node.py: one question to all of them by ssh
+worker_data.py     the job's data set on every node; worker_code.py: its own code there
+every_node.py      one question to all nodes by ssh
 run.py             one launch: its process from start to end
 fork_server.py     imports torch once for all ranks of a node; fork_client.py: how a rank becomes its child
 watch.py           when a launch is ended by force; changes.py, notices.py: when at its next step, as nodes come and go

@@ -10,18 +10,20 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from draco.code.discovery import is_installed
 
 _PACKAGES = ("torch", "torchvision", "numpy", "mpi4py", "openmpi")
 _SKEW_S = 5.0
 Facts = Mapping[str, Any]
 
 
-def facts() -> dict[str, Any]:
-    """Return what is true of this process's machine. Imports nothing large."""
+def facts(modules: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what is true of this process's machine, and which of some modules it lacks. Imports nothing large."""
     return {
         "draco": _sources(),
         "python": platform.python_version(),
@@ -29,6 +31,7 @@ def facts() -> dict[str, Any]:
         "time": time.time(),
         "sees_runs": _sees(Path("runs")),
         "reads_data": os.access("data", os.R_OK | os.X_OK),
+        **({"lacks": [name for name in modules if not is_installed(name, [Path()])]} if modules else {}),
     }
 
 
@@ -79,5 +82,11 @@ def faults(name: str, said: object, head: Facts) -> list[str]:
     return out
 
 
+def lacking(said: object) -> list[str]:
+    """Return the modules that a node says it lacks."""
+    found = said.get("lacks") if isinstance(said, Mapping) else None
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
 if __name__ == "__main__":
-    json.dump(facts(), sys.stdout)
+    json.dump(facts(sys.argv[1:]), sys.stdout)

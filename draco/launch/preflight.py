@@ -2,18 +2,21 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from draco.code import recorded
+from draco.code.discovery import Need, missing
 from draco.errors import MissingError, NotConfiguredError
 from draco.job import Job
-from draco.launch import every_node, rank_placement, sweep, worker_data
+from draco.launch import every_node, rank_placement, sweep, worker_code, worker_data
 from draco.launch.environment import launch_environment
-from draco.launch.facts import facts, faults
+from draco.launch.facts import facts, faults, lacking
 from draco.launch.plan import AS_ROOT, mpirun
 from draco.launch.roster import Roster
 from draco.runs import directory as run_directory
@@ -23,15 +26,17 @@ _ROUND_LIMIT_S = 60.0
 _LEAST_FREE_BYTES = 64 << 20
 
 
-def check(roster: Roster) -> None:
+def check(roster: Roster, needs: Mapping[str, Need] = {}) -> None:
     """Raise an error that names every node that is not fit for a run, with its reason.
 
-    Ranks of runs that have ended, which a node kept that was cut off at the time, are ended on the way.
+    `needs` are the packages that the job's own code imports. Ranks of runs that have ended, which a node kept that was
+    cut off at the time, are ended on the way.
 
     Raises:
         NotConfiguredError: nodes cannot be reached, differ from the head, or MPI does not work between them.
     """
-    found = [*_disk(Path("runs")), *_nodes(roster)]
+    here = missing(needs, lacking(facts([*needs])), roster.nodes[0].name if roster.nodes else "")
+    found = [*_disk(Path("runs")), *here, *_nodes(roster, needs)]
     if not found:
         found = _round(roster)
     if found:
@@ -45,17 +50,20 @@ def _disk(runs: Path) -> list[str]:
     return [f"{runs.absolute()}: {free >> 20} MiB free; a run needs {_LEAST_FREE_BYTES >> 20} MiB or more"]
 
 
-def _nodes(roster: Roster) -> list[str]:
+def _nodes(roster: Roster, needs: Mapping[str, Need] = {}) -> list[str]:
     supervised = [str(run) for run in run_directory.runs(Path("runs")) if is_supervised(run)]
     kept = sorted({*sweep.going_on(), *supervised})
-    return [fault for faults in _unfit(roster, ["--but", *kept]).values() for fault in faults]
+    return [fault for faults in _unfit(roster, ["--but", *kept], needs=needs).values() for fault in faults]
 
 
-def _unfit(roster: Roster, ended: Sequence[str], only: Sequence[str] = ()) -> dict[str, list[str]]:
+def _unfit(
+    roster: Roster, ended: Sequence[str], only: Sequence[str] = (), needs: Mapping[str, Need] = {}
+) -> dict[str, list[str]]:
     """Let worker nodes, or those named, end what is left of runs; return what is wrong with each of them."""
     asked = time.time()
     sweeping = every_node.sweeping(roster, *ended)
-    answers = every_node.ask(roster, [*sweeping, "&&", *every_node.module(roster, "draco.launch.facts")], only=only)
+    asking = every_node.module(roster, "draco.launch.facts", *map(shlex.quote, needs))
+    answers = every_node.ask(roster, [*sweeping, "&&", *asking], only=only)
     mine = {**facts(), "asked": asked}
     found: dict[str, list[str]] = {}
     for name, answer in answers.items():
@@ -67,7 +75,7 @@ def _unfit(roster: Roster, ended: Sequence[str], only: Sequence[str] = ()) -> di
         except ValueError:
             found[name] = [f"{name}: its facts are not JSON: {answer.output[:80]!r}"]
             continue
-        found[name] = faults(name, said, mine)
+        found[name] = [*faults(name, said, mine), *missing(needs, lacking(said), name)]
     return found
 
 
@@ -79,6 +87,7 @@ def fit(roster: Roster, job: Job, run: Path, names: Sequence[str]) -> list[str]:
     found = [name for name, faults in _unfit(roster, [str(run)], names).items() if not faults]
     try:
         worker_data.provide(roster, job, found)
+        worker_code.provide(roster, recorded.pack_of(run), found)
     except MissingError:
         return []
     return found

@@ -89,18 +89,24 @@ class Progress:
                 self.say(line)
 
     def _step(self, event: Event) -> None:
+        rate, numbers = self._told(event)
+        self._bar.update(self._task, completed=event["step"], numbers=numbers)
+        if self._console.is_terminal or time.monotonic() - self._said < _PLAIN_EVERY_S:
+            return
+        self._said = time.monotonic()
+        self.say(f"step {event['step']}/{self._steps}  {numbers}{self._left(event, rate)}")
+
+    def _told(self, event: Event) -> tuple[float, str]:
+        """Return steps per second, and what is shown of a step: its loss, the rate, who is suspected or absent."""
         self._times = [*self._times[-_RECENT:], event["time"]]
         elapsed = self._times[-1] - self._times[0]
         rate = (len(self._times) - 1) / elapsed if elapsed > 0 else 0.0
         suspects = ", ".join(map(str, event.get("suspects", ()))) or "none"
         loss = f"{event['loss']:.4f}" if "loss" in event else "-"
-        numbers = f"loss {loss}  {rate:.1f} steps/s  suspects: {suspects}{absent(event)}"
-        self._bar.update(self._task, completed=event["step"], numbers=numbers)
-        if self._console.is_terminal or time.monotonic() - self._said < _PLAIN_EVERY_S:
-            return
-        self._said = time.monotonic()
-        left = f"  {(self._steps - event['step']) / rate:.0f} s left" if rate else ""
-        self.say(f"step {event['step']}/{self._steps}  {numbers}{left}")
+        return rate, f"loss {loss}  {rate:.1f} steps/s  suspects: {suspects}{absent(event)}"
+
+    def _left(self, event: Event, rate: float) -> str:
+        return f"  {(self._steps - event['step']) / rate:.0f} s left" if rate else ""
 
 
 def absent(event: Mapping[str, Any]) -> str:
@@ -129,5 +135,9 @@ def _relaunch(event: Event) -> list[str]:
     return [f"launch {event.get('launch', '?')}{hosts}{out}", *warnings]
 
 
-# What is said of the supervisor's events: a line, and one more for each warning.
-_SENTENCES = {"notice": _notice, "interruption": _interruption, "relaunch": _relaunch}
+def _logger(event: Event) -> list[str]:
+    return [f"warning: {event['name']} is left out of the loggers after step {event['step']}: {event['why']}"]
+
+
+# What is said of other events: a line, and one more for each warning.
+_SENTENCES = {"notice": _notice, "interruption": _interruption, "relaunch": _relaunch, "logger": _logger}

@@ -3,6 +3,11 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from draco.code import recorded
+from draco.code.changes import difference
+from draco.code.discovery import discover
+from draco.code.gather import Gathered, gather, sources
+from draco.code.pack import Pack
 from draco.errors import JobError, MissingError, RefusedError
 from draco.job import Job, to_yaml
 from draco.launch.keep import kept
@@ -22,10 +27,34 @@ class Taken(NamedTuple):
     hold: Hold
 
 
-def new_run(runs: Path, job: Job) -> Taken:
-    """Make a run directory for the job."""
-    run = run_directory.create(runs, job.name, to_yaml(job))
+def new_run(runs: Path, job: Job, pack: Pack | None = None) -> Taken:
+    """Make a run directory for the job, with its own code in it: `pack`, or left out its files as they are now.
+
+    Raises:
+        OwnCodeError: files of its own are missing, or cannot travel.
+    """
+    pack = gather(job).pack if pack is None else pack
+    run = run_directory.create(runs, job.name, to_yaml(job), pack)
     return Taken(run, hold.take(run / hold.SUPERVISOR, f"{run}: was taken over"))
+
+
+def code_of(run: Path, job: Job, now: Gathered, *, as_recorded: bool) -> Gathered:
+    """Return the own code that an unfinished run goes on with, which is what it has recorded.
+
+    Raises:
+        RefusedError: the job's files are others `now`, and `as_recorded` was not asked for; shows how they differ.
+        OwnCodeError: the recorded copy itself was changed.
+    """
+    kept = recorded.pack_of(run)
+    if as_recorded:
+        return Gathered(kept, discover(sources(job), run / recorded.FOLDER))
+    if changed := difference(kept, now.pack):
+        raise RefusedError(
+            f"{run}: the job's own code has changed since this run was made: restore it, or go on with the recorded "
+            "code by --recorded-code (make: RECORDED=1), or start anew with the changed code by --new (make: NEW=1):\n"
+            f"{changed}"
+        )
+    return now
 
 
 def unfinished(runs: Path, job: Job, *, resume: bool, new: bool) -> Taken | None:
@@ -37,9 +66,14 @@ def unfinished(runs: Path, job: Job, *, resume: bool, new: bool) -> Taken | None
     """
     if resume and new:
         raise RefusedError("--resume and --new exclude each other: give one")
+    ended_early = ""
     for run in reversed(run_directory.runs(runs)):
         status = settle(run)
-        if status.state == "succeeded" or not _is_of(run, job):
+        if status.state == "succeeded":
+            if status.message and not ended_early and _is_of(run, job):
+                ended_early = f"{run}: {status.message}; there is nothing to resume"
+            continue
+        if not _is_of(run, job):
             continue
         found = life(run)
         if found.by:
@@ -53,9 +87,11 @@ def unfinished(runs: Path, job: Job, *, resume: bool, new: bool) -> Taken | None
             return _take(run)
         if status.step and not new:
             raise RefusedError(
-                f"{run}: this job {status.state} at step {status.step}; --resume (make: RESUME=1) goes on with it, "
-                "--new (make: NEW=1) starts anew"
+                f"{run}: this job {status.state} at step {status.step}; --resume (make: RESUME=1; Python: "
+                "resume=True) goes on with it, --new (make: NEW=1; Python: new=True) starts anew"
             )
+    if resume and ended_early:
+        raise RefusedError(f"{ended_early}: leave --resume out to start another")
     if resume:
         raise RefusedError(f"{runs}: no unfinished run of this very job; leave --resume out to start one")
     return None

@@ -20,9 +20,9 @@ from typing import NamedTuple
 from rich.console import Console
 
 from draco import files
-from draco.errors import TrainingError
+from draco.errors import OwnCodeError, TrainingError
 from draco.job import Job
-from draco.launch import every_node, fork_client, keep, preflight, rank_placement
+from draco.launch import every_node, fork_client, keep, preflight, rank_placement, worker_code
 from draco.launch.changes import Changes, Notifications
 from draco.launch.decide import End, Relaunch, Seen, decide
 from draco.launch.environment import launch_environment, process_environment
@@ -104,7 +104,13 @@ def _supervise(
             )  # fmt: skip
             changes = Changes(notifications, out, _returning(job, directory, roster))
             look = _looking(watch, changes, stops)
-            ended = run(plan(job, directory, here, forks=forks), directory, progress, stops, look, watch.gone)
+            try:
+                code = worker_code.of_run(directory, here)
+            except OwnCodeError as error:
+                run_directory.write_status(directory, "failed", run_directory.read_status(directory).step, str(error))
+                return Outcome(run_directory.read_status(directory), "")
+            planned = plan(job, directory, here, forks=forks, code=code)
+            ended = run(planned, directory, progress, stops, look, watch.gone)
             fruitless = 0 if watch.stepped else fruitless + 1
             (directory / "stop").unlink(missing_ok=True)  # before the user's request is looked for: see ask_to_stop
             seen = Seen(

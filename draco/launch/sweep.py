@@ -33,7 +33,7 @@ def sweep(ends: Callable[[str], bool]) -> list[int]:
 
 
 def remove_copies(run: Path) -> None:
-    """Remove what mpirun has written on a worker node of its ranks' output, which the head has too.
+    """Remove what mpirun has written on a worker node of its ranks' output, which the head has, and its folders.
 
     A folder with a state is the run's own, and stays as it is: the nodes may share it with the head.
     """
@@ -41,7 +41,7 @@ def remove_copies(run: Path) -> None:
         return
     for path in (run / "logs").glob("rank.*.out"):
         path.unlink(missing_ok=True)
-    for folder in (run / "logs", run):
+    for folder in (run / "logs", run, run.parent):  # a folder of runs would be taken for the head's (facts.py)
         with contextlib.suppress(OSError):  # there is none, or it holds something else
             folder.rmdir()
 

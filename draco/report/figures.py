@@ -7,7 +7,7 @@ any kind of colour vision tell apart. Names of runs are never taken for mathemat
 import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 os.environ.pop("MPLBACKEND", None)  # a notebook's: where it is unknown matplotlib cannot be imported
@@ -21,6 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from draco import metrics
 from draco.report.series import CLASSES, PARTS, Floats, Series, heat, maxima, means
 
 mpl.rcdefaults()  # the same figures whatever matplotlibrc is in the working folder or the user's home
@@ -35,6 +36,7 @@ _STYLES = ("-", "--", "-.", ":")  # curves that coincide stay visible
 _PARTS = dict(zip(PARTS, ("#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#009e73", "#cc79a7"), strict=True))
 _SHOWN = {"interruption": ("v", "#d55e00", "interruption"), "resume": ("^", "#009e73", "resumed")}
 _LONG = 48  # letters of a name in a legend
+_METRICS = 4  # of a task's own, of which curves are drawn
 _SPREAD = 50.0  # of losses, from which on their axis is logarithmic
 
 
@@ -58,39 +60,47 @@ def encoded(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def accuracy(runs: Sequence[Curves]) -> Figure:
-    """Draw test accuracy by step."""
+def drawn(runs: Iterable[Series]) -> list[str]:
+    """Return the metrics of which the runs have curves: accuracy, those of other tasks, and their loss."""
+    evaluated = [run for run in runs if len(run.evaluations)]
+    found = metrics.ordered(name for run in evaluated for name in run.metrics)
+    own = [name for name in found if name not in metrics.MODES][:_METRICS]
+    others = any("top1" not in run.metrics for run in evaluated)
+    return [*(["top1"] if "top1" in found else []), *own, *(["loss"] if others else [])]
+
+
+def quality(runs: Sequence[Curves], metric: str) -> Figure:
+    """Draw a metric of the test samples by step."""
     figure = _new(4)
     axes = figure.subplots()
-    lines = [_evaluations(axes, run, index, column=0) for index, run in enumerate(runs)]
-    axes.set(xlabel="step", ylabel="test accuracy, %")
+    lines = [_evaluations(axes, run, index, metric, column=0) for index, run in enumerate(runs)]
+    axes.set(xlabel="step", ylabel=_axis(metric))
+    _stretch(axes, [run.series.metric(metric) for run in runs], metric)
     axes.grid(alpha=0.3)
     axes.legend(lines, _labels(runs), fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
 def curves(runs: Sequence[Curves]) -> Figure:
-    """Draw loss and, where there are evaluations, accuracy: against the step and against the run's own clock."""
-    evaluated = any(len(run.series.evaluations) for run in runs)
-    figure = _new(5.4 if evaluated else 3.2)
-    grid = figure.subplots(2 if evaluated else 1, 2, squeeze=False, sharex="col", sharey="row")
+    """Draw loss and, where there are evaluations, metrics: against the step and against the run's own clock."""
+    shown_metrics = drawn(run.series for run in runs)
+    figure = _new(3.2 + 2.2 * len(shown_metrics))
+    grid = figure.subplots(1 + len(shown_metrics), 2, squeeze=False, sharex="col", sharey="row")
     scale, unit = _time_unit(runs)
     lines = []
     for index, run in enumerate(runs):
         for column in (0, 1):
             x, loss = _loss(run.series, column)
             (line,) = grid[0, column].plot(x / (scale if column else 1), loss, **_look(index), linewidth=1.2)
-            if evaluated:
-                _evaluations(grid[1, column], run, index, column, scale if column else 1)
+            for row, metric in enumerate(shown_metrics, start=1):
+                _evaluations(grid[row, column], run, index, metric, column, scale if column else 1)
         lines.append(line)
     shown = [_mark(axes, run.series, scale) for axes in grid[:, 1] for run in runs]
-    losses = np.concatenate([_loss(run.series, 0)[1] for run in runs])
-    losses = losses[np.isfinite(losses)]
-    if len(losses) and losses.min() > 0 and losses.max() > _SPREAD * losses.min():
-        grid[0, 0].set_yscale("log")
+    _stretch(grid[0, 0], [_loss(run.series, 0)[1] for run in runs], "loss")
     grid[0, 0].set_ylabel("training loss")
-    if evaluated:
-        grid[1, 0].set_ylabel("test accuracy, %")
+    for row, metric in enumerate(shown_metrics, start=1):
+        grid[row, 0].set_ylabel(_axis(metric))
+        _stretch(grid[row, 0], [run.series.metric(metric) for run in runs], metric)
     grid[-1, 0].set_xlabel("step")
     grid[-1, 1].set_xlabel(f"time, {unit}")
     for axes in grid.flat:
@@ -200,10 +210,24 @@ def _loss(run: Series, column: int) -> tuple[Floats, Floats]:
     return means(x, run.steps, into), means(run.loss, run.steps, into)
 
 
-def _evaluations(axes: Axes, run: Curves, index: int, column: int, scale: float = 1.0) -> Line2D:
-    points = run.series.evaluations
-    (line,) = axes.plot(points[:, column] / scale, 100 * points[:, 2], **_look(index), marker="o", markersize=3)
+def _evaluations(axes: Axes, run: Curves, index: int, metric: str, column: int, scale: float = 1.0) -> Line2D:
+    values = run.series.metric(metric)
+    values = np.where(np.isfinite(values), 100 * values if metric == "top1" else values, np.nan)
+    x = run.series.evaluations[:, column] / scale
+    (line,) = axes.plot(x, values, **_look(index), marker="o", markersize=3)
     return line
+
+
+def _axis(metric: str) -> str:
+    return "test accuracy, %" if metric == "top1" else f"test {metric}"
+
+
+def _stretch(axes: Axes, values: Sequence[Floats], metric: str) -> None:
+    """Make an axis logarithmic where what stands on it is spread widely above 0; accuracy's never is."""
+    whole = np.concatenate(values) if values else np.zeros(0)
+    known = whole[np.isfinite(whole)]
+    if metric != "top1" and len(known) and known.min() > 0 and known.max() > _SPREAD * known.min():
+        axes.set_yscale("log")
 
 
 def _look(index: int) -> dict[str, Any]:

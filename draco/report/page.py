@@ -51,12 +51,17 @@ def write(lefts: Sequence[Left], folder: Path | None = None) -> Path:
 
 
 def plot(lefts: Sequence[Left], target: Path) -> None:
-    """Draw test accuracy by step, one line a run, into a file whose ending decides the format."""
+    """Draw test accuracy by step, one line a run, into a file whose ending decides the format.
+
+    Where a run has no accuracy, their losses are drawn.
+    """
     runs = gather(lefts)
     ends = ["" if run.left.summary.state == "succeeded" else f" ({run.left.summary.state})" for run in runs]
     some = [figures.Curves(run.label + end, run.series) for run, end in zip(runs, ends, strict=True)]
+    evaluated = [run.series for run in runs if len(run.series.evaluations)]
+    metric = "top1" if all("top1" in series.metrics for series in evaluated) else "loss"
     try:
-        content = figures.encoded(figures.accuracy(some), target.suffix.removeprefix("."))
+        content = figures.encoded(figures.quality(some, metric), target.suffix.removeprefix("."))
     except ValueError as error:  # no such format
         raise MissingError(f"{target}: the figure cannot be drawn ({error}); name a file that ends in .svg") from error
     files.replace(target, content)

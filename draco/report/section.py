@@ -21,6 +21,7 @@ _STATES = {
     "failed": "The run failed.",
     "lost": "The run ended because nodes or processes were lost; it can be resumed.",
     "succeeded": "The run took all its steps.",
+    "early": "The run succeeded before its last step, as its stop_early says.",
 }
 _WORST = ", then ".join(reversed(CLASSES))
 
@@ -28,7 +29,8 @@ _WORST = ", then ".join(reversed(CLASSES))
 def section(run: Run, at: int, pictures: Mapping[str, bytes]) -> dict[str, Any]:
     """Return what `run.html.j2` shows of the page's run number `at`, with its own of the page's figures."""
     summary, message = run.left.summary, run.left.message
-    state = _STATES.get(summary.state, f"The state of the run is {summary.state}.")
+    early = summary.state == "succeeded" and any(event["event"] == "stop_early" for event in run.left.events)
+    state = _STATES.get("early" if early else summary.state, f"The state of the run is {summary.state}.")
     marks = [
         (number(mark.seconds, ",.1f"), str(mark.step), mark.kind.replace("_", " "), mark.about)
         for mark in run.series.marks
@@ -37,7 +39,7 @@ def section(run: Run, at: int, pictures: Mapping[str, bytes]) -> dict[str, Any]:
         "label": run.label,
         "anchor": f"run-{at}",
         "state": f"{state} {message}".strip(),
-        "well": summary.state == "succeeded" and not message,
+        "well": summary.state == "succeeded" and (early or not message),
         "notes": [note for note in summary.notes if note != message],
         "setting": summary.setting,
         "directory": plain(str(summary.run)),

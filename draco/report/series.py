@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from draco import metrics
+
 Record = Mapping[str, Any]
 Floats = NDArray[np.float64]
 PARTS = ("compute", "encode", "communication", "decode", "aggregate", "update")
@@ -18,7 +20,7 @@ PARTS = ("compute", "encode", "communication", "decode", "aggregate", "update")
 CLASSES = ("no record", "honest", "straggling", "lost", "suspect", "caught", "falsely accused", "missed")
 NO_RECORD, HONEST, STRAGGLING, LOST, SUSPECT, CAUGHT, ACCUSED, MISSED = range(len(CLASSES))
 _BEGINS = ("refused_checkpoint", "resume", "start")  # what a launch writes before its first step, in this order
-_MARKED = ("notice", "interruption", "relaunch", "refused_checkpoint", "resume", "end")
+_MARKED = ("notice", "interruption", "relaunch", "refused_checkpoint", "resume", "logger", "stop_early", "end")
 
 
 class Mark(NamedTuple):
@@ -58,7 +60,8 @@ class Series:
     parts: Floats  # (t, len(PARTS)) seconds
     received: Floats  # (t,) bytes
     errors: Floats  # (t,) decoding errors
-    evaluations: Floats  # (e, 5): step, seconds, top1, top5, loss
+    evaluations: Floats  # (e, 2 + metrics): step, seconds, and each metric; NaN where one was not evaluated
+    metrics: tuple[str, ...]  # the names of these columns
     marks: tuple[Mark, ...]
     records: tuple[Record, ...]  # (t,) the events themselves
     workers: int
@@ -66,6 +69,12 @@ class Series:
     def bins(self, most: int) -> Bins:
         """Divide the run's steps, of which there is one at least, as `bins` does."""
         return bins(int(self.steps[0]), int(self.steps[-1]), most)
+
+    def metric(self, name: str) -> Floats:
+        """Return a metric at each evaluation, (e,); NaN where it was not evaluated."""
+        if name not in self.metrics:
+            return np.full(len(self.evaluations), np.nan)
+        return self.evaluations[:, 2 + self.metrics.index(name)]
 
 
 def taken(events: Iterable[Record]) -> list[Record]:
@@ -111,12 +120,16 @@ def series(events: Sequence[Record], evaluations: Iterable[Record] = ()) -> Seri
     kept = taken(events)
     steps = np.array([e["step"] for e in kept], np.int64)
     when = np.array([at[id(e)] for e in kept])
-    by_step = {e["step"]: e for e in evaluations}
+    by_step = {step: metrics.recorded(e) for step, e in sorted({e["step"]: e for e in evaluations}.items())}
+    names = metrics.ordered(name for each in by_step.values() for name in each)
     # A model is as old as its step, whenever it was evaluated.
     rows = [
-        [step, at[id(own)] if (own := _step(kept, steps, step)) else np.nan, e["top1"], e["top5"], e["loss"]]
-        for step, e in sorted(by_step.items())
-    ]
+        [
+            step, at[id(own)] if (own := _step(kept, steps, step)) else np.nan,
+            *(each.get(name, np.nan) for name in names),
+        ]
+        for step, each in by_step.items()
+    ]  # fmt: skip
     return Series(
         steps=steps,
         seconds=when,
@@ -124,7 +137,8 @@ def series(events: Sequence[Record], evaluations: Iterable[Record] = ()) -> Seri
         parts=np.array([[e.get("seconds", {}).get(part, 0.0) for part in PARTS] for e in kept]).reshape(-1, len(PARTS)),
         received=_floats(e.get("bytes_received") for e in kept),
         errors=_floats(e.get("decoding_error") for e in kept),
-        evaluations=np.array(rows, np.float64).reshape(-1, 5),
+        evaluations=np.array(rows, np.float64).reshape(-1, 2 + len(names)),
+        metrics=tuple(names),
         marks=tuple(_marks(events, seconds)),
         records=tuple(kept),
         workers=_workers(events, kept),
@@ -173,6 +187,10 @@ def _about(event: Record) -> str:
         return f"{event.get('file', '?')}: {event.get('why', '')}"
     if kind == "resume":
         return f"after step {event.get('step', '?')}, from {event.get('file', '?')}"
+    if kind == "logger":
+        return f"{event['name']} is left out: {event['why']}"
+    if kind == "stop_early":
+        return f"{event['metric']} was best at step {event.get('best_step', '?')}"
     return ": ".join(str(event[key]) for key in ("state", "message") if event.get(key))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from draco import metrics
 from draco.errors import MissingError
 from draco.plain import lines
 from draco.report.series import PARTS, Record, taken
@@ -36,9 +37,7 @@ class Summary:
     step: int  # the last step that was taken
     steps: int | None  # the steps that were asked for
     loss: float | None  # training loss of the last step
-    top1: float | None  # of the newest evaluation, as fractions
-    top5: float | None
-    test_loss: float | None
+    metrics: Mapping[str, float]  # of the newest evaluation, in the order in which they are shown; top1 as a fraction
     evaluated: tuple[int, int] | None  # (step, samples) of that evaluation
     caught: int | None  # lies, counted per worker and step
     missed: int | None
@@ -46,6 +45,7 @@ class Summary:
     seconds: Mapping[str, float]  # median seconds of each part of a step
     step_seconds: float | None  # median seconds of a step
     bytes_per_step: float | None  # median bytes received by the server in a step
+    logging_seconds: float | None  # median seconds that the job's loggers took for a step
     notes: tuple[str, ...]  # what a reader should know before believing the rest
 
 
@@ -104,8 +104,14 @@ def summarise(
         said.append(f"went on by itself after {causes.total()} interruptions: {'; '.join(most)}")
     if redrawn := sum("redrawn" in step for step in steps):
         said.append(f"drew the rows of {redrawn} steps anew, whose replies could not be decoded")
+    said += [
+        f"{e['name']} was left out of the loggers after step {e['step']}: {e['why']}"
+        for e in events
+        if e["event"] == "logger"
+    ]
     said += _late(steps)
     evaluation = max(evaluations, key=lambda e: int(e["step"]), default={})
+    quality = metrics.recorded(evaluation)
     times = [e["seconds"] for e in steps if "seconds" in e]
     sizes = [e["bytes_received"] for e in steps if "bytes_received" in e]
     return Summary(
@@ -116,9 +122,7 @@ def summarise(
         step=last.get("step", 0),
         steps=start.get("steps"),
         loss=last.get("loss"),
-        top1=evaluation.get("top1"),
-        top5=evaluation.get("top5"),
-        test_loss=evaluation.get("loss"),
+        metrics={name: quality[name] for name in metrics.ordered(quality)},
         evaluated=(evaluation["step"], evaluation["samples"]) if evaluation else None,
         caught=end.get("caught"),
         missed=end.get("missed"),
@@ -126,6 +130,7 @@ def summarise(
         seconds={part: median(time.get(part, 0.0) for time in times) for part in PARTS} if times else {},
         step_seconds=median(sum(time.get(part, 0.0) for part in PARTS) for time in times) if times else None,
         bytes_per_step=median(sizes) if sizes else None,
+        logging_seconds=median(logged) if (logged := [t["log"] for t in times if "log" in t]) else None,
         notes=(*notes, *said),
     )
 

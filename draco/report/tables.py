@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from draco import metrics
 from draco.plain import plain
 from draco.report.series import PARTS
 from draco.report.summary import Summary
@@ -20,23 +21,25 @@ def table(summaries: Sequence[Summary]) -> Table:
             whole.add_row(*map(Text, fact))
         return whole
     rows = Table(show_lines=True, caption=Text("\n".join(footnotes(summaries))), caption_justify="left")
-    for stack in _STACKS:
+    stacks, headers, shown = _stacks(summaries), columns(summaries), quality(summaries)
+    for stack in stacks:
         rows.add_column(
             "\n".join(stack),
             justify="left" if stack[0] in WORDS else "right",
             overflow="fold",
-            no_wrap=stack != _STACKS[0],
+            no_wrap=stack != stacks[0],
         )
     for summary in summaries:
-        values = dict(zip(COLUMNS, cells(summary), strict=True))
-        rows.add_row(*(Text("\n".join(values[header] for header in stack)) for stack in _STACKS))
+        values = dict(zip(headers, cells(summary, shown), strict=True))
+        rows.add_row(*(Text("\n".join(values[header] for header in stack)) for stack in stacks))
     return rows
 
 
 def markdown(summaries: Sequence[Summary]) -> str:
     """Return the runs as a Markdown table, one row each."""
-    rule = [":--" if header in WORDS else "--:" for header in COLUMNS]
-    lines = [COLUMNS, rule, *([_MARKS.sub(r"\\\g<0>", cell) for cell in cells(summary)] for summary in summaries)]
+    headers, shown = columns(summaries), quality(summaries)
+    rule = [":--" if header in WORDS else "--:" for header in headers]
+    lines = [headers, rule, *([_MARKS.sub(r"\\\g<0>", cell) for cell in cells(s, shown)] for s in summaries)]
     grid = ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join([*grid, *("\n" + _MARKS.sub(r"\\\g<0>", note) for note in footnotes(summaries))])
 
@@ -45,9 +48,32 @@ _MARKS = re.compile(r"[\\`*<>|$~\[\]]")  # of Markdown, in text that is none; _ 
 WORDS = ("run", "setting", "state")
 _LIES = ("caught", "missed", "accused")
 _TIMES = tuple(f"{part} ms" for part in PARTS)
-COLUMNS = (*WORDS, "steps", "accuracy", *_LIES, "ms/step", *_TIMES, "MB/step", "steps/s")
-# On a terminal several values stand below each other, so that a row fits into 80 columns.
-_STACKS = (WORDS[:2], ("state", "steps", "accuracy"), _LIES, _TIMES[:3], _TIMES[3:], ("ms/step", "MB/step", "steps/s"))
+_RATES = ("ms/step", "MB/step", "steps/s")
+_MOST = 3  # metrics of a task's own that have a column
+
+
+def quality(summaries: Sequence[Summary]) -> list[str]:
+    """Return the metrics that have a column: accuracy, those of other tasks, and their loss."""
+    found = metrics.ordered(name for s in summaries for name in s.metrics)
+    own = [name for name in found if name not in metrics.MODES]
+    others = any(s.metrics and "top1" not in s.metrics for s in summaries)
+    accuracy = "top1" in found or not others
+    return [*(["top1"] if accuracy else []), *own[:_MOST], *(["loss"] if others else [])]
+
+
+def columns(summaries: Sequence[Summary]) -> list[str]:
+    """Return the headers of a table of these runs."""
+    return [*WORDS, "steps", *map(_name, quality(summaries)), *_LIES, "ms/step", *_TIMES, "MB/step", "steps/s"]
+
+
+def _stacks(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
+    """Return which values stand below each other on a terminal, so that a row fits into 80 columns."""
+    found = tuple(map(_name, quality(summaries)))
+    return [WORDS[:2], ("state", "steps", *found), _LIES, _TIMES[:3], _TIMES[3:], _RATES]
+
+
+def _name(metric: str) -> str:
+    return "accuracy" if metric == "top1" else f"test {metric}"
 
 
 def footnotes(summaries: Sequence[Summary]) -> list[str]:
@@ -55,14 +81,14 @@ def footnotes(summaries: Sequence[Summary]) -> list[str]:
     return [f"* {plain(s.run.name)}: {'; '.join(map(plain, s.notes))}" for s in summaries if s.notes]
 
 
-def cells(s: Summary) -> list[str]:
-    """Return one run's values, one for each of `COLUMNS`."""
+def cells(s: Summary, shown: Sequence[str]) -> list[str]:
+    """Return one run's values, one for each of `columns`; `shown` are the metrics among them."""
     return [
         plain(s.run.name),
         s.setting,
         s.state + ("*" if s.notes else ""),
         _of(s.step, s.steps),
-        _number(s.top1, ".2%"),
+        *(metrics.shown(name, s.metrics[name]) if name in s.metrics else "-" for name in shown),
         _number(s.caught, ","),
         _number(s.missed, ","),
         _number(s.falsely_accused, ","),
@@ -75,23 +101,33 @@ def cells(s: Summary) -> list[str]:
 
 def facts(s: Summary) -> list[tuple[str, str]]:
     """Return (what, how much) for everything there is to say about one run."""
-    accuracy = "not evaluated"
-    if s.evaluated:
-        accuracy = f"{_number(s.top1, '.2%')} of {s.evaluated[1]:,} test samples after step {s.evaluated[0]}"
-        accuracy += f" (top-5 {_number(s.top5, '.2%')}, loss {_number(s.test_loss, '.4g')})"
     caught, missed, accused = (_number(value, ",") for value in (s.caught, s.missed, s.falsely_accused))
     return [
         ("setting", s.setting),
         ("steps", _of(s.step, s.steps)),
-        ("accuracy", accuracy),
+        _evaluation(s),
         ("training loss", _number(s.loss, ".4g")),
         ("lies", f"{caught} caught, {missed} missed, {accused} falsely accused"),
         ("step", f"{_milliseconds(s.step_seconds)} ms, {_rate(s.step_seconds)} steps/s (medians)"),
         ("of which ms", ", ".join(f"{part} {_milliseconds(s.seconds.get(part))}" for part in PARTS)),
         ("received", f"{_megabytes(s.bytes_per_step)} MB per step"),
+        *([("loggers", f"{_milliseconds(s.logging_seconds)} ms after a step")] if s.logging_seconds else []),
         ("directory", plain(str(s.run))),
         *(("note", note) for note in s.notes),
     ]
+
+
+def _evaluation(s: Summary) -> tuple[str, str]:
+    """Return what the newest evaluation says: accuracy first where there is one, else all metrics alike."""
+    if not s.evaluated:
+        return "accuracy", "not evaluated"
+    where = f"of {s.evaluated[1]:,} test samples after step {s.evaluated[0]}"
+    first, *others = s.metrics
+    if first == "top1":
+        more = ", ".join(f"{metrics.label(name)} {metrics.shown(name, s.metrics[name])}" for name in others)
+        return "accuracy", f"{metrics.shown(first, s.metrics[first])} {where} ({more})"
+    said = ", ".join(f"{metrics.label(name)} {metrics.shown(name, value)}" for name, value in s.metrics.items())
+    return "evaluation", f"{said} {where}"
 
 
 def _of(step: int, steps: int | None) -> str:

@@ -97,7 +97,7 @@ class MultiKrum(Rule):
 
 
 class Bulyan(Rule):
-    """The mean, per coordinate, of the values around the median of rows that Krum selects (arXiv:1802.07927)."""
+    """The mean of each coordinate's middle values of rows that Krum selects, (n, d) -> (d,) (arXiv:1802.07927)."""
 
     declaration = AGGREGATORS["bulyan"]
 
@@ -115,7 +115,7 @@ class MDA(Rule):
 
 
 class SMEA(Rule):
-    """The mean of the n - f rows whose covariance has the least greatest eigenvalue (arXiv:2302.04787)."""
+    """The mean of the n - f rows of least greatest eigenvalue of the covariance, (n, d) -> (d,) (arXiv:2302.04787)."""
 
     declaration = AGGREGATORS["smea"]
 
@@ -124,7 +124,7 @@ class SMEA(Rule):
 
 
 class CAF(Rule):
-    """A mean in which rows far out along the direction of most variance lose weight (arXiv:2505.01874)."""
+    """A mean in which rows far out in the direction of most variance lose weight, (n, d) -> (d,) (arXiv:2505.01874)."""
 
     declaration = AGGREGATORS["caf"]
 

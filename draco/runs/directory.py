@@ -2,6 +2,7 @@
 
 runs/<name>-<id>/
 job.yaml            the job as it was validated
+code/               the job's own code as it was when the run was made, read-only; see draco/code/
 state.json          pending, running, interrupted, succeeded, failed or lost; replaced by rename
 events.jsonl        one JSON object a line, written by the server; by the supervisor what it does between launches
 evaluations.jsonl   one JSON object a line, written by the evaluator only
@@ -31,6 +32,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from draco import files
+from draco.code import recorded
+from draco.code.pack import NOTHING, Pack
 from draco.errors import MissingError
 from draco.job import Job, parse
 from draco.plain import plain
@@ -58,8 +61,8 @@ class Status(NamedTuple):
         return self.state in ("pending", "running")
 
 
-def create(root: Path, name: str, job_yaml: str) -> Path:
-    """Make a new run directory in state `pending` and return it."""
+def create(root: Path, name: str, job_yaml: str, pack: Pack = NOTHING) -> Path:
+    """Make a new run directory in state `pending` and return it; `pack` is the job's own code."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     run = root / f"{name}-{stamp}"
     attempt = 1
@@ -70,14 +73,15 @@ def create(root: Path, name: str, job_yaml: str) -> Path:
         except FileExistsError:
             attempt += 1
             run = root / f"{name}-{stamp}-{attempt}"
-    return furnish(run, job_yaml)
+    return furnish(run, job_yaml, pack)
 
 
-def furnish(run: Path, job_yaml: str) -> Path:
+def furnish(run: Path, job_yaml: str, pack: Pack = NOTHING) -> Path:
     """Make an empty folder a run directory in state `pending`, which is written last, and return it."""
     for folder in ("checkpoints", "logs"):
         (run / folder).mkdir()
     reserve(run)
+    recorded.record(run, pack)
     files.replace(run / "job.yaml", job_yaml.encode())
     write_status(run, "pending")
     return run

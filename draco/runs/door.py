@@ -7,11 +7,13 @@ Required is only what gives an event its place; what an older version left out i
 """
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from draco import metrics
 from draco.plain import plain, value
 
 Event = dict[str, Any]
@@ -112,13 +114,27 @@ class _End(_Event):
     falsely_accused: Count = _maybe()
 
 
+class _Stopped(_Event):  # stop_early
+    step: Count
+    metric: str
+    best: Number | None = _maybe()
+    best_step: Count | None = _maybe()
+
+
+class _Logger(_Event):
+    name: str
+    step: Count
+    why: str
+
+
 class _Evaluation(_Record):
     step: Count
-    top1: Share
-    top5: Share
+    top1: Share = _maybe()
+    top5: Share = _maybe()
     loss: float  # of a model that has diverged it may be anything
     samples: Count
     time: Time = _maybe()
+    by: str = _maybe()
 
 
 class _State(_Record):
@@ -133,7 +149,8 @@ class _State(_Record):
 
 _EVENTS: Mapping[str, type[_Record]] = {
     "start": _Start, "step": _Step, "checkpoint": _File, "resume": _File, "refused_checkpoint": _RefusedCheckpoint,
-    "notice": _Notice, "interruption": _Interruption, "relaunch": _Relaunch, "end": _End,
+    "notice": _Notice, "interruption": _Interruption, "relaunch": _Relaunch, "stop_early": _Stopped, "logger": _Logger,
+    "end": _End,
 }  # fmt: skip
 
 
@@ -149,8 +166,18 @@ def event(line: bytes) -> Event:
 
 
 def evaluation(line: bytes) -> Event:
-    """Return the evaluation in a line; raises as `event` does."""
-    return _checked(_object(line), _Evaluation)
+    """Return the evaluation in a line: besides what the table says, any number in it is a metric by its name.
+
+    Raises:
+        ValueError: why it is none, in a few words.
+    """
+    found = _checked(_object(line), _Evaluation)
+    for name, number in metrics.among(found):
+        if metrics.LARGEST < abs(number) < math.inf:  # a whole number may be too large for a float
+            raise ValueError(plain(f"{name}: is beyond {metrics.LARGEST:.0e}", 200))
+    if why := metrics.fault(metrics.recorded(found)):
+        raise ValueError(plain(why, 200))
+    return found
 
 
 def state(text: bytes | str) -> Event:

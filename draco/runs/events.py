@@ -53,9 +53,11 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         self._lines = Lines(path)
 
-    def write(self, event: str, **fields: Any) -> None:
-        """Append one event."""
-        self._lines.append({"event": event, "time": round(time.time(), 6), **fields})
+    def write(self, event: str, **fields: Any) -> Event:
+        """Append one event, and return it as it stands there."""
+        whole = {"event": event, "time": round(time.time(), 6), **fields}
+        self._lines.append(whole)
+        return whole
 
     def beat(self) -> None:
         """Show that the server is alive where a while passes without an event: the file's time is its heartbeat."""

@@ -6,14 +6,14 @@ It reads only checkpoints that their manifest confirms, does none twice, and can
 import copy
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from draco import own
+from draco import metrics, own
 from draco.errors import OwnCodeError
 from draco.job import Job
 from draco.models.flat import trained_size, trained_state
@@ -26,6 +26,7 @@ from draco.training import checkpoint, checkpoint_check
 from draco.training.build import Built
 
 POLL_S = 1.0
+TRAINING = "training"  # who made an evaluation: the server, between two steps
 
 
 class Evaluation(NamedTuple):
@@ -66,16 +67,17 @@ def evaluate_model(
                 sums[figure] = sums.get(figure, 0.0) + whole.item()
         beat()
     model.train(was_training)
-    if "loss" not in sums:
-        raise OwnCodeError(f'{name}.evaluate() must return a "loss" for each of {size} test samples; has {[*sums]}')
+    if why := metrics.fault(sums):
+        raise OwnCodeError(f"{name}.evaluate() returns what cannot be recorded, of {size} test samples: {why}")
     return Evaluation({figure: total / size for figure, total in sums.items()}, size)
 
 
-def append(run: Path, step: int, result: Evaluation) -> None:
-    """Add one line to the run's evaluations."""
+def append(run: Path, step: int, result: Evaluation, by: str = "") -> None:
+    """Add one line to the run's evaluations; `by`: who made it, where that is not an evaluator beside the training."""
     file = Lines(run / "evaluations.jsonl")
+    whose = {"by": by} if by else {}
     try:
-        file.append({"step": step, "time": round(time.time(), 3), **result.metrics, "samples": result.samples})
+        file.append({"step": step, "time": round(time.time(), 3), **whose, **result.metrics, "samples": result.samples})
     finally:
         file.close()
 
@@ -83,12 +85,17 @@ def append(run: Path, step: int, result: Evaluation) -> None:
 def evaluations(run: Path) -> dict[int, Evaluation]:
     """Return the evaluations that are recorded, by step; of one that was made twice the later."""
     recorded = events.evaluations(run / "evaluations.jsonl")
-    return {each["step"]: Evaluation(metrics_of(each), each["samples"]) for each in recorded}
+    return {each["step"]: Evaluation(metrics.recorded(each), each["samples"]) for each in recorded}
 
 
-def metrics_of(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the figures in a line of evaluations.jsonl."""
-    return {name: value for name, value in record.items() if name not in ("step", "time", "samples")}
+def of_training(run: Path, last: int) -> dict[int, dict[str, float]]:
+    """Return the metrics that the training itself has recorded up to the step `last`, by step, rising.
+
+    Others, of `draco eval` beside it, may be of another device or batch size, and so of other bits.
+    """
+    recorded = events.evaluations(run / "evaluations.jsonl")
+    own = {each["step"]: metrics.recorded(each) for each in recorded if each.get("by") == TRAINING}
+    return {step: own[step] for step in sorted(own) if step <= last}
 
 
 def done_steps(run: Path) -> set[int]:
@@ -149,7 +156,7 @@ def _evaluate(
             if mark in refused:
                 continue
             try:
-                _load(model, job, step, path)
+                load_weights(model, job, step, path)
             except checkpoint.CheckpointError as error:
                 if not _changed(path):  # the server has removed it: see `passed_over`
                     continue
@@ -167,7 +174,7 @@ def _evaluate(
         time.sleep(POLL_S)
 
 
-def _load(model: nn.Module, job: Job, step: int, path: Path) -> None:
+def load_weights(model: nn.Module, job: Job, step: int, path: Path) -> None:
     """Load a checkpoint of the job into its model."""
     state = trained_state(model)
     limit = checkpoint_check.limit(job, state, trained_size(model))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from draco.code import recorded
 from draco.errors import MissingError, OwnCodeError
 from draco.job import attack, parse, to_yaml
 from draco.runs import stages
@@ -31,6 +32,7 @@ def main(run: Path, simulate: bool) -> None:
     """Do this process's part in the run. Only the server, or the simulation, looks into the run directory."""
     if simulate:
         _obey_signals(run)
+        recorded.verify_here()
         job = read_job(run)
         torch.set_num_threads(job.threads)
         serve_all(Built(job), run)
@@ -54,6 +56,7 @@ def main(run: Path, simulate: bool) -> None:
 
 
 def _serve(run: Path, size: int) -> bool:
+    recorded.verify_here()
     job = read_job(run)
     if size != job.workers + 1:
         raise MissingError(f"{run}: the job has {job.workers} workers and a server, but MPI started {size} processes")
@@ -78,6 +81,7 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
     """Answer the server's tasks, as the worker `rank`, until it says that there are no more."""
     job = built.job
     try:
+        recorded.verify_here()
         vectors = build_vectors(built, followed(job, rank))
         worker: Worker | ByzantineWorker = (honest := build_worker(built, rank, vectors))
         if adversary.may_be_byzantine(job, rank):

@@ -10,6 +10,7 @@ Where it does not, the run ends `lost` and its supervisor starts it again.
 Shapes: n workers, d = p + b + 1 elements of a step vector (see gradients.py), m gradients after decoding.
 """
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,12 +33,13 @@ from draco.runs import hold, machine
 from draco.runs.events import EventLog
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import SCHEMES
-from draco.training import adversary, checkpoint, checkpoint_check, evaluate, greeting, rehearsal, room, wire
+from draco.training import adversary, checkpoint, checkpoint_check, greeting, rehearsal, room, wire
+from draco.training.appraisal import Appraisal
 from draco.training.build import Built
 from draco.training.collect import DIVERGED, Collector, Replies
 from draco.training.greeting import Greeting
+from draco.training.loggers import Loggers
 from draco.training.state import Training
-from draco.training.tensorboard import Board
 from draco.training.thinning import thin
 from draco.training.transport import ServerTransport, Task
 from draco.training.worker_momentum import followed
@@ -256,12 +258,15 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
             kept = [followed(job, rank) for rank in range(1, job.workers + 1)]
             transport.hand_momenta([training.worker_momenta[rows.start : rows.stop] for rows in kept])
         server = Server(built, training, transport, run_directory.secret(run), run_directory.nodes(run))
-        stopped = _steps(server, built, run, log)
+        state, message = _steps(server, built, run, log)
         transport.stop()
+    except KeyboardInterrupt:  # in the midst of a step, maybe of an update: the newest checkpoint counts
+        _record_end(training, run, log, "interrupted", "killed by its user", save=False)
+        raise
     except BaseException as error:
         _record_end(training, run, log, "lost" if isinstance(error, WorkerError) else "failed", _reason(error, run))
         raise
-    _record_end(training, run, log, "interrupted" if stopped else "succeeded", "asked to stop" if stopped else "")
+    _record_end(training, run, log, state, message)
 
 
 def _about_shards(built: Built) -> dict[str, Any]:
@@ -288,33 +293,25 @@ def _resume(training: Training, run: Path, log: EventLog) -> None:
         log.write("resume", step=training.step, file=used.name)
 
 
-def _steps(server: Server, built: Built, run: Path, log: EventLog) -> bool:
-    """Take the remaining steps; return whether the run was asked to stop before the last."""
+def _steps(server: Server, built: Built, run: Path, log: EventLog) -> tuple[run_directory.State, str]:
+    """Take the remaining steps; return the state in which the run ends, and why where that is before its last step."""
     job, training = server.job, server.training
-    board = Board(run) if job.tensorboard else None
-    while training.step < training.steps:
-        if (run / "stop").exists():
-            return True
-        if (run / "checkpoint").exists():  # asked for where the run may end before its next checkpoint
-            (run / "checkpoint").unlink()
-            _save(training, run, log)
-        event = server.run_step()
-        log.write("step", **event)
-        if board:
-            board.step(event)
-        last = training.step == training.steps
-        if last or (job.checkpoint_every and training.step % job.checkpoint_every == 0):
-            _save(training, run, log)
-        if (last and job.eval_every != 0) or (job.eval_every and training.step % job.eval_every == 0):
-            result = evaluate.evaluate_model(
-                built.task, training.model, built.test, job.eval_batch_size, job.device, log.beat
-            )
-            evaluate.append(run, training.step, result)
-            if board:
-                board.evaluation(training.step, result)
-    if board:
-        board.close()
-    return False
+    with contextlib.closing(Loggers(job, run, training.step, log)) as loggers:
+        appraisal = Appraisal(built, training, run, log, loggers)
+        early = appraisal.look()
+        while training.step < training.steps and not early:
+            if (run / "stop").exists():
+                return "interrupted", "asked to stop"
+            if (run / "checkpoint").exists():  # asked for where the run may end before its next checkpoint
+                (run / "checkpoint").unlink()
+                _save(training, run, log)
+            event = server.run_step()
+            event["seconds"] |= loggers.spent()
+            loggers.step(log.write("step", **event))
+            if training.step == training.steps or (job.checkpoint_every and training.step % job.checkpoint_every == 0):
+                _save(training, run, log)
+            early = appraisal.look()
+    return "succeeded", early
 
 
 def _save(training: Training, run: Path, log: EventLog) -> None:
@@ -334,8 +331,12 @@ def _record_refusal(run: Path, log: EventLog, message: str) -> None:
         log.close()
 
 
-def _record_end(training: Training, run: Path, log: EventLog, state: run_directory.State, message: str) -> None:
+def _record_end(
+    training: Training, run: Path, log: EventLog, state: run_directory.State, message: str, *, save: bool = True
+) -> None:
     """Leave a checkpoint of the last whole step, the end event and the state, whatever brought the end about.
+
+    Without `save` no checkpoint is left: what the model holds may be half a step.
 
     On a full disk the state at least is written, from the space kept for it; it names the step that is really saved.
 
@@ -344,7 +345,7 @@ def _record_end(training: Training, run: Path, log: EventLog, state: run_directo
     """
     step = training.step
     try:
-        if step or not checkpoint.is_begun(run / "checkpoints"):
+        if save and (step or not checkpoint.is_begun(run / "checkpoints")):
             _save(training, run, log)
         else:  # none could be used: a checkpoint of step 0 beside them would pass for their state
             step = _newest_step(run)

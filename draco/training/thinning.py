@@ -4,9 +4,11 @@ One goes only after a newer one is safe. While an evaluator is at work, those th
 newest WAITING of them; it passes over what is gone nevertheless, and says so.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from draco import metrics
 from draco.job.fields import CheckpointKeepSection
 from draco.runs import directory as run_directory
 from draco.runs import hold
@@ -33,8 +35,7 @@ def staying(
     if keep.every:
         kept |= {*sorted(evaluated)[keep.every - 1 :: keep.every]}
     if keep.best and (found := [step for step in steps if step in evaluated]):
-        figures = {step: evaluated[step].metrics for step in found}
-        kept.add(max(found, key=lambda step: (figures[step].get("top1", 0.0), -_finite(figures[step]["loss"]), step)))
+        kept.add(_best({step: evaluated[step].metrics for step in found}, keep))
     if waiting:
         kept |= {*[step for step in steps if step not in evaluated][-waiting:]}
     return kept & {*steps}
@@ -59,5 +60,8 @@ def thin(run: Path, keep: CheckpointKeepSection, every: int) -> None:
             checkpoint.remove(folder, step)
 
 
-def _finite(loss: float) -> float:
-    return loss if loss == loss else float("inf")
+def _best(evaluated: Mapping[int, Mapping[str, float]], keep: CheckpointKeepSection) -> int:
+    """Return the step with the best evaluation, of equals the newest; one without the metric is worse than all."""
+    metric = keep.metric or metrics.usual({name for found in evaluated.values() for name in found})
+    mode = metrics.mode_of(metric, keep.mode)
+    return max(evaluated, key=lambda step: (metrics.rank({metric: math.nan, **evaluated[step]}, metric, mode), step))

@@ -172,8 +172,8 @@ def test_eval_and_report_say_what_is_missing(tmp_path: Path, capsys) -> None:
 
 
 def test_tensorboard_is_asked_for_before_anything_starts(job: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("draco.cli.train.find_spec", lambda name: None)
-    assert main(["train", str(job), "--set", "tensorboard=true"]) == 3
+    monkeypatch.setattr("draco.launch.ready.find_spec", lambda name: None)
+    assert main(["train", str(job), "--set", "loggers=[tensorboard]"]) == 3
     assert "make setup EXTRAS=tensorboard" in capsys.readouterr().err
     assert not (job.parent / "runs").exists()
 
@@ -188,7 +188,7 @@ def test_a_gpu_that_is_not_there_is_missed_before_anything_starts(job: Path, cap
 def test_tensorboard_files_hold_the_figures_of_every_step(job: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    assert main(["train", str(job), "--simulate", "--set", "tensorboard=true"]) == 0
+    assert main(["train", str(job), "--simulate", "--set", "loggers=[tensorboard]"]) == 0
     (run,) = (job.parent / "runs").iterdir()
     board = EventAccumulator(str(run / "tensorboard")).Reload()
     logged = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]

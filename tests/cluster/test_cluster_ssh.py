@@ -8,6 +8,7 @@ import faults
 import pytest
 from clusters import Bench
 from test_cluster import why_not
+from test_own_code import write
 
 from draco.cluster import netns
 from draco.cluster.backend import Request
@@ -78,6 +79,16 @@ def test_a_run_prepares_the_data_on_every_machine_and_trains(bench: Bench) -> No
         assert bench.on(node, "sh", "-c", "ls runs | grep .").returncode != 0
     assert bench.status()["run"]["state"] == "succeeded"
     assert [node["name"] for node in bench.status()["nodes"]] == ["head", "left", "right"]
+
+
+def test_own_code_is_sent_to_every_machine_and_mended_where_it_was_touched(bench: Bench) -> None:
+    write(bench.folder)
+    for _ in range(2):
+        trained = bench.draco("train", "own.yaml", "--set", "steps=4")
+        assert trained.returncode == 0, trained.stderr
+        (digest,) = bench.sh("left", "ls data/.code").split()
+        assert bench.sh("right", f"cat data/.code/{digest}/lib/scale.py") == "SCALE = 1.0\n"
+        bench.sh("right", f"echo SCALE = 3.0 > data/.code/{digest}/lib/scale.py")  # by its own user, who may
 
 
 def test_a_machine_whose_key_nobody_knows_is_refused(bench: Bench, tmp_path: Path) -> None:

@@ -278,6 +278,12 @@ def test_without_ansible_the_error_says_what_to_install(ansible: Ansible) -> Non
     configure.require()
 
 
+def test_an_installed_copy_has_no_playbooks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(configure, "PLAYS", tmp_path / "ansible")
+    with pytest.raises(MissingError, match="draco cluster: the playbooks are in the repository: run it in a checkout"):
+        configure.require()
+
+
 # ssh
 
 

@@ -37,8 +37,8 @@ COMMANDS = sorted({
     for text in SPEAKING.values()
     for command in re.findall(r"(?:^    |`)\$? ?(make [a-z][^`\n]*)", text, re.MULTILINE)
 })  # fmt: skip
-# Which a reader is to make, and tests/cli/test_extension.py makes; and the name that stands for a task's file.
-OF_THE_READER = {"my_task.py", *re.findall(r"A new file `([\w/.]+)`", PAGES["docs/extend.md"])}
+# Which a reader is to make, and tests/cli/test_extension.py makes.
+OF_THE_READER = {*re.findall(r"A new file `([\w/.]+)`", PAGES["docs/extend.md"]), "my_task.py", "my_rules.py"}
 OF_THE_READER |= {*re.findall(r"A file `([\w.]+)`", PAGES["docs/train-your-own.md"])}
 OF_THE_ORIGINAL = {"distributed_nn.py", "tools/pytorch_ec2.py"}
 FILES = subprocess.run(

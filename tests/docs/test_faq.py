@@ -101,7 +101,8 @@ WRONG = (
     "model=vgg11", "data.augment=true", "data={name: mnist_5k, source: x}", "data.own=true",
     "batch_size=1", "batch_size=999999",
     "workers", "a.b.c=1", "schedule={name: multistep, milestones: [3,2]}", "attack={name: ipm, adversaries: 9}",
-    "attack.adversaries=10",
+    "attack.adversaries=10", "stop_early=loss", "stop_early=f1 eval_every=5", "checkpoint_keep={mode: min}",
+    "loggers=[{name: csv, options: {a: 1}}]", "loggers=[csv,csv]", "loggers=[tensorbord]", "tensorboard=perhaps",
     "aggregator=nowhere.py:rule", "aggregator=torch:mean", "aggregator=torch:nothing", "aggregator=rule.py",
     "optimizer=torch.optim:LBFGS", "optimizer={name: 'torch.optim:SGD', options: {lrr: 1}}",
     "optimizer={name: 'torch.optim:SGD', lr: 1}", "schedule=torch.optim.lr_scheduler:StepLR",
@@ -111,7 +112,7 @@ DOUBTFUL = (
     "attack.adversaries=2", "scheme=uncoded attack.adversaries=1", "aggregator=median",
     "schedule={name: multistep, milestones: [100]}", "optimizer=torch.optim:Adafactor",
     "scheme=uncoded aggregator=median attack={name: alie, adversaries: 1}", "scheme={name: detox, adversaries: 2}",
-    "scheme=uncoded attack=none local.momentum=0.5 optimizer.momentum=0.5",
+    "scheme=uncoded attack=none local.momentum=0.5 optimizer.momentum=0.5", "stop_early={patience: 9} eval_every=20",
 )  # fmt: skip
 RIGHT = (
     "{name: small, workers: 9, model: lenet, data: mnist, batch_size: 180, steps: 100, "

@@ -209,7 +209,8 @@ def test_a_job_trains_in_a_folder_full_of_modules_from_a_shell_full_of_variables
 
 def test_figures_are_drawn_whatever_a_notebook_or_a_file_of_the_folder_says_of_matplotlib(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nsavefig.facecolor: red\n")
-    code = "from draco.report import figures; f = figures.accuracy([]); print(len(figures.encoded(f, 'png')) > 1000)"
+    code = "from draco.report import figures; f = figures.quality([], 'top1')"
+    code += "; print(len(figures.encoded(f, 'png')) > 1000)"
     code += "; print({k: v for k, v in figures.mpl.rcParams.items() if v != figures.mpl.rcParamsDefault[k]}.keys())"
     made = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "MPLBACKEND": "module://matplotlib_inline.x"},

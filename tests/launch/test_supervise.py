@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from draco.code.recorded import Copy
 from draco.errors import RefusedError
 from draco.job import Job, parse, to_dict, to_yaml
 from draco.launch import changes, every_node, fork_client, head, preflight, supervise
@@ -400,8 +401,8 @@ class Launches:
         self.fit: list[str] = []  # nodes that could take part again
         self.asked: list[list[str]] = []
 
-    def plan(self, job: Job, directory: Path, roster: Roster | None, forks: str | None) -> Plan:
-        del forks
+    def plan(self, job: Job, directory: Path, roster: Roster | None, forks: str | None, code: Copy | None) -> Plan:
+        del forks, code
         line = self.lines[min(len(self.rosters), len(self.lines) - 1)]
         self.rosters.append(roster)
         self.states.append(state(directory))
@@ -692,7 +693,7 @@ from draco.launch import supervise
 from draco.launch.plan import Plan
 
 directory = Path(sys.argv[1])
-supervise.plan = lambda *_, forks: Plan(("sh", "-c", f"touch '{directory / 'up'}'; exec sleep 60"), ())
+supervise.plan = lambda *_, **__: Plan(("sh", "-c", f"touch '{directory / 'up'}'; exec sleep 60"), ())
 supervise.supervise(run_directory.read_job(directory), directory, None)
 """
 

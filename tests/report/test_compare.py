@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,9 +19,10 @@ import torch
 from rich.console import Console
 
 from draco.cli import compare
-from draco.compare import capacity, plots, progress, results, table
+from draco.compare import capacity, measure, plots, progress, results, table
 from draco.compare import run as running
 from draco.compare.cells import Cell
+from draco.compare.measure import ACCURACY, LOSS
 from draco.compare.outcome import Outcome, difference, outcome
 from draco.errors import ExitCode, MissingError, RefusedError, TrainingError
 from draco.job import parse, to_yaml
@@ -158,8 +160,8 @@ def test_a_cell_that_was_stopped_within_goes_on_to_the_bits_of_one_that_was_not(
 
     append = evaluate.append
 
-    def and_stop(run: Path, step: int, result: evaluate.Evaluation) -> None:
-        append(run, step, result)
+    def and_stop(run: Path, step: int, result: evaluate.Evaluation, by: str) -> None:
+        append(run, step, result, by)
         if step == 1 and not (run / "stop").exists():
             os.kill(os.getpid(), signal.SIGTERM)
             run_directory.ask_to_stop(run)
@@ -294,6 +296,7 @@ def hand_made(
     top1: Sequence[float],
     state: run_directory.State = "succeeded",
     printed: str = "",
+    metric: str = "top1",
     **levels: str,
 ) -> results.Result:
     """Return the result of a run directory written by hand: an evaluation at every second step."""
@@ -310,7 +313,7 @@ def hand_made(
     log.write("end", state=state, step=last, message="", caught=1, missed=2, falsely_accused=3, suspicions={})
     log.close()
     lines = [
-        {"step": 2 * i, "top1": value, "top5": 0.9, "loss": 0.5, "samples": 9} for i, value in enumerate(top1, start=1)
+        {"step": 2 * i, "top5": 0.9, "loss": 0.5, "samples": 9, metric: value} for i, value in enumerate(top1, start=1)
     ]
     (run / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run / "logs" / "output.log").write_text(printed)
@@ -375,7 +378,7 @@ def found(tmp_path: Path) -> list[results.Result]:
 
 
 def test_the_tidy_table_has_a_row_for_every_cell_and_evaluation(found: list[results.Result], tmp_path: Path) -> None:
-    table.write_csv(results.by_evaluation(found), tmp_path / "t.csv")
+    table.write_csv(results.by_evaluation(found, ACCURACY), tmp_path / "t.csv")
     written = rows(tmp_path / "t.csv")
     assert len(written) == 6 * 2 + 1 + 1
     first = written[0]
@@ -394,7 +397,7 @@ def test_the_tidy_table_has_a_row_for_every_cell_and_evaluation(found: list[resu
 
 
 def test_means_over_seeds_and_the_worst_over_attacks(found: list[results.Result]) -> None:
-    over = {(row["aggregator"], row["attack"]): row for row in results.over_seeds(found)}
+    over = {(row["aggregator"], row["attack"]): row for row in results.over_seeds(found, ACCURACY)}
     assert over["median", "none"]["accuracy"] == pytest.approx(mean([0.7, 0.8]))
     assert over["median", "none"]["accuracy_std"] == pytest.approx(stdev([0.7, 0.8]))
     assert {over["median", attack]["worst"] for attack in ("none", "random")} == {mean([0.5, 0.3])}
@@ -405,27 +408,27 @@ def test_means_over_seeds_and_the_worst_over_attacks(found: list[results.Result]
 
 
 def test_settings_are_ranked_by_the_worst_attack_and_those_that_fail_come_last(found: list[results.Result]) -> None:
-    over = results.over_seeds(found)
-    lines = table.markdown(results.rank(over[::-1])).splitlines()
+    over = results.over_seeds(found, ACCURACY)
+    lines = table.markdown(results.rank(over[::-1], ACCURACY)).splitlines()
     assert lines[0] == "| setting | random | none | worst | ms/step | MB/step |"
     assert lines[2] == "| median | 40.0% ± 14.1 | 75.0% ± 7.1 | **40.0%** | 150 | 0.0 |"
     assert lines[3] == "| mean | fails (1 of 2) | 90.0% ± 0.0 | **fails** | 150 | 0.0 |"
-    assert "over 2 seeds" in table.caption(over, 3)
-    assert "1 cells are not finished" in table.caption(over, 3)
+    assert "over 2 seeds" in table.caption(over, 3, ACCURACY)
+    assert "1 cells are not finished" in table.caption(over, 3, ACCURACY)
 
 
 def test_a_curve_ends_where_a_seed_of_it_ends(found: list[results.Result]) -> None:
     by_name = {result.cell.name: result for result in found}
-    points = plots.curve([by_name["median-none-1"], by_name["median-none-2"]])
+    points = plots.curve([by_name["median-none-1"], by_name["median-none-2"]], ACCURACY)
     assert points == [
         (2, pytest.approx(0.15), pytest.approx(stdev([0.1, 0.2]))),
         (4, pytest.approx(0.75), stdev([0.7, 0.8])),
     ]
-    assert [step for step, *_ in plots.curve([by_name["mean-none-1"], by_name["mean-random-1"]])] == [2]
+    assert [step for step, *_ in plots.curve([by_name["mean-none-1"], by_name["mean-random-1"]], ACCURACY)] == [2]
 
 
 def test_both_plots_are_drawn_as_pictures_and_as_drawings(found: list[results.Result], tmp_path: Path) -> None:
-    ranking = results.rank(results.over_seeds(found))
+    ranking = results.rank(results.over_seeds(found, ACCURACY), ACCURACY)
     drawn = plots.draw(found, ranking, tmp_path)
     assert [path.name for path in drawn] == ["accuracy.png", "accuracy.svg", "final.png", "final.svg"]
     for path, start in zip(drawn, (b"\x89PNG", b"<?xml") * 2, strict=True):
@@ -433,7 +436,7 @@ def test_both_plots_are_drawn_as_pictures_and_as_drawings(found: list[results.Re
 
 
 def test_the_plots_show_what_was_found(found: list[results.Result]) -> None:
-    ranking = results.rank(results.over_seeds(found))
+    ranking = results.rank(results.over_seeds(found, ACCURACY), ACCURACY)
     panels = [axes for axes in plots.curves(found, ranking).axes if axes.get_visible()]
     assert [axes.get_title() for axes in panels] == ["none", "random"]
     lines = {line.get_label(): line.get_ydata() for line in panels[0].get_lines()}
@@ -448,7 +451,7 @@ def test_the_plots_show_what_was_found(found: list[results.Result]) -> None:
 @pytest.mark.parametrize(("attacks", "shape"), [(1, (1, 1)), (3, (1, 3)), (4, (2, 2)), (5, (2, 3)), (7, (3, 3))])
 def test_every_attack_has_a_panel_and_no_other_is_seen(attacks: int, shape: tuple[int, int]) -> None:
     names = [f"attack {i}" for i in range(attacks)]
-    figure = plots.curves([], results.Ranking([], names, {}))
+    figure = plots.curves([], results.Ranking([], names, {}, ACCURACY))
     grid = figure.axes[0].get_subplotspec().get_gridspec()
     assert (grid.nrows, grid.ncols) == shape
     assert [axes.get_title() for axes in figure.axes if axes.get_visible()] == names
@@ -456,9 +459,60 @@ def test_every_attack_has_a_panel_and_no_other_is_seen(attacks: int, shape: tupl
 
 def test_parquet_holds_what_the_csv_holds_where_it_can_be_written(found: list[results.Result], tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
-    tidy = results.by_evaluation(found)
+    tidy = results.by_evaluation(found, ACCURACY)
     assert table.write_parquet(tidy, tmp_path / "t.parquet")
     assert parquet.read_table(tmp_path / "t.parquet").to_pylist() == tidy
+
+
+@pytest.fixture
+def regressions(tmp_path: Path) -> list[results.Result]:
+    """Two settings of a task without top1: the second has the lower loss and the higher mae, and once diverged."""
+    made = [
+        hand_made(tmp_path, f"{rule}-{seed}", values, metric="loss", aggregator=rule, attack="none", seed=seed)
+        for rule, seed, values in (("mean", "1", [4.0, 2.0]), ("mean", "2", [4.0, 3.0]), ("median", "1", [9.0, 1.0]))
+    ]
+    for result, mae in zip(made, (0.1, 0.3, math.inf), strict=True):
+        for e in result.evaluations:
+            del e["top5"]
+            e["mae"] = mae
+    return made
+
+
+def test_cells_without_accuracy_are_ranked_by_the_least_of_the_worst_losses(
+    regressions: list[results.Result], tmp_path: Path
+) -> None:
+    by = measure.chosen(None, None, [result.evaluations for result in regressions])
+    assert by == LOSS
+    over = results.over_seeds(regressions, by)
+    assert [(row["final_loss"], row["worst"]) for row in over] == [(2.5, 2.5), (1.0, 1.0)]
+    ranking = results.rank(over, by)
+    assert table.markdown(ranking).splitlines()[2:] == [
+        "| median | 1 | **1** | 150 | 0.0 |", "| mean | 2.5 ± 0.71 | **2.5** | 150 | 0.0 |",
+    ]  # fmt: skip
+    assert table.caption(over, 3, by).startswith("Test loss after the last step")
+    assert "worst: the highest mean of the row" in table.caption(over, 3, by)
+    assert [path.name for path in plots.draw(regressions, ranking, tmp_path)][:3:2] == ["loss.png", "final.png"]
+    table.write_csv(results.by_evaluation(regressions, by), tmp_path / "t.csv")
+    first = rows(tmp_path / "t.csv")[1]
+    assert (first["step"], first["test_mae"], first["test_loss"], first["final_loss"]) == ("4", "0.1", "2.0", "2.0")
+    assert not {"top1", "accuracy"} & {*first}
+
+
+def test_a_grid_may_name_what_it_is_ranked_by_and_what_is_no_number_is_the_worst(
+    regressions: list[results.Result],
+) -> None:
+    evaluated = [result.evaluations for result in regressions]
+    by = measure.chosen("mae", "max", evaluated)
+    assert results.rank(results.over_seeds(regressions, by), by).settings == ["median", "mean"]
+    by = measure.chosen("mae", "min", evaluated)
+    assert results.rank(results.over_seeds(regressions, by), by).settings == ["mean", "median"]
+    regressions[1].evaluations[-1]["mae"] = math.nan
+    assert [row["worst"] for row in results.over_seeds(regressions, by)] == pytest.approx(
+        [math.nan, math.inf], nan_ok=True
+    )
+    with pytest.raises(ValueError, match="have no f1, they have mae, loss"):
+        measure.chosen("f1", "max", evaluated)
+    assert "nan" in table.markdown(results.rank(results.over_seeds(regressions, by), by))
 
 
 # --- estimates and processes -----------------------------------------------------------------------------------------

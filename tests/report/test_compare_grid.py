@@ -162,7 +162,10 @@ def test_levels_of_one_name_are_told_apart_by_their_options() -> None:
             "scheme.adversaries is given by a value of the axis scheme as well",
         ),
         ("{name: g, base: b, axes: {sceme: [uncoded]}}", "sceme: unknown key; did you mean scheme?"),
-        ("{name: g, base: b, axes: {seed: [1]}, set: {eval_every: 0}}", "leaves no accuracy to compare"),
+        ("{name: g, base: b, axes: {seed: [1]}, set: {eval_every: 0}}", "leaves no evaluation to compare"),
+        ("{name: g, base: b, axes: {seed: [1]}, metric: mae}", "mode: is missing; must be min or max"),
+        ("{name: g, base: b, axes: {seed: [1]}, mode: min}", "mode: says what is best of a metric"),
+        ("{name: g, base: b, axes: {seed: [1]}, metric: no name}", "metric: must be the name of a metric"),
     ],
 )
 def test_a_fault_of_a_grid_says_where_and_what(text: str, words: str) -> None:

@@ -20,7 +20,7 @@ from draco.compare import progress as compare_progress
 from draco.errors import DracoError
 from draco.launch import head
 from draco.launch.progress import Progress
-from draco.report import overview, section, series
+from draco.report import figures, overview, section, series
 from draco.report.elements import Run
 from draco.runs import directory as run_directory
 from draco.runs import door, events
@@ -33,8 +33,13 @@ RECORDED = timed([
     {"event": "relaunch", "launch": 2, "nodes": ["c"], "without": {"b": "gone"}, "warnings": ["c is full"]},
     {"event": "refused_checkpoint", "file": "x", "why": "damaged"}, {"event": "resume", "step": 1, "file": "w"},
     start(job()), step(2), step(3, refused={"1": "it was late"}, redrawn=["1 or 2"]),
+    {"event": "logger", "name": "my.py:Mine", "step": 3, "why": "OSError: no"},
+    {"event": "stop_early", "step": 3, "metric": "loss", "best": 0.5, "best_step": 1},
     {"event": "end", "state": "succeeded", "step": 3, "message": "", "caught": 2, "missed": 0, "falsely_accused": 0},
 ])  # fmt: skip
+EVALUATED = [
+    *EVALUATIONS, {"step": 2, "mae": 0.5, "loss": float("nan"), "samples": 7, "by": "training", "time": 3.0},
+]  # fmt: skip
 EXAMPLES = int(os.environ.get("ODD_EXAMPLES", "40"))
 STATE = {"state": "failed", "step": 3, "message": "why", "pid": 1, "host": "h", "updated": 1.0, "started": "5"}
 ODD: st.SearchStrategy[Any] = st.recursive(
@@ -84,7 +89,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(mutated(RECORDED), mutated(EVALUATIONS), mutated([STATE]))
+@given(mutated(RECORDED), mutated(EVALUATED), mutated([STATE]))
 def test_nobody_who_reads_a_run_meets_more_than_an_error_with_a_sentence(
     run: Path, log: bytes, evaluations: bytes, state: bytes
 ) -> None:
@@ -100,6 +105,8 @@ def test_nobody_who_reads_a_run_meets_more_than_an_error_with_a_sentence(
     pictures = {f"{stem}-1": b"" for stem in drawn}
     section.section(shown, 1, pictures)
     overview.curves([shown], b"")
+    for metric in figures.drawn([arrays]):
+        figures.encoded(figures.quality([figures.Curves("x", arrays)], metric), "svg")
     (run / "events.jsonl").write_bytes(b"")
     with Progress(run / "events.jsonl", Console(file=io.StringIO(), width=80), "starting") as progress:
         (run / "events.jsonl").write_bytes(log)
@@ -133,9 +140,9 @@ def test_what_is_not_understood_is_counted_and_the_first_is_named(tmp_path: Path
     assert left.summary.notes == (
         "events.jsonl: 3 lines of it were not understood and left out; "
         "first: line 7 (step: input should be greater than or equal to 0)",
-        "evaluations.jsonl: 1 line of it was not understood and left out; first: line 1 (top1: field required)",
+        "evaluations.jsonl: 1 line of it was not understood and left out; first: line 1 (loss: field required)",
     )
-    assert (left.summary.step, left.summary.caught, left.summary.top1) == (3, 3, 0.9)
+    assert (left.summary.step, left.summary.caught, left.summary.metrics["top1"]) == (3, 3, 0.9)
     assert main(["report", str(run), "--html", str(tmp_path / "page")]) == 0
     assert "3 lines of it were not understood" in " ".join(capsys.readouterr().out.split())
     assert "3 lines of it were not understood" in (tmp_path / "page" / "index.html").read_text()

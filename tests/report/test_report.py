@@ -35,7 +35,7 @@ def test_a_whole_run_is_summarised_by_its_last_step_its_counts_and_its_medians()
 
 def test_the_evaluation_of_the_latest_step_counts_wherever_it_stands_in_the_file() -> None:
     got = report.summarise(Path("r"), "succeeded", whole_run(), EVALUATIONS)
-    assert (got.top1, got.top5, got.test_loss, got.evaluated) == (0.9, 0.99, 0.25, (3, 1000))
+    assert (got.metrics, got.evaluated) == ({"top1": 0.9, "top5": 0.99, "loss": 0.25}, (3, 1000))
 
 
 def test_steps_that_a_resumed_run_took_twice_count_once_and_the_resumption_is_noted() -> None:
@@ -78,7 +78,7 @@ def test_counts_from_before_the_last_step_are_not_shown_as_if_they_covered_it() 
 
 def test_a_run_without_any_event_is_summarised_as_unknown_and_not_as_zero() -> None:
     got = report.summarise(Path("runs/x-1"), "pending", [], [])
-    assert (got.name, got.step, got.steps, got.loss, got.top1, got.step_seconds) == ("x-1", 0, None, None, None, None)
+    assert (got.name, got.step, got.steps, got.loss, got.metrics, got.step_seconds) == ("x-1", 0, None, None, {}, None)
     assert "not evaluated" in shown([got])
 
 

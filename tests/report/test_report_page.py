@@ -152,7 +152,7 @@ def test_several_runs_are_overlaid_and_each_has_its_part(full: Path, tmp_path: P
     assert path.parent == tmp_path / f"report-{full.name}-{other.name}"
     assert [link["href"] for link in document.elements("a")] == ["#run-1", "#run-2"]
     assert [row[0] for row in document.rows("run")] == ["run", full.name, other.name]
-    assert f"Not evaluated, so without an accuracy: {other.name}." in document.text
+    assert f"Not evaluated: {other.name}." in document.text
     assert "The events do not tell the server's machine and versions." in document.text
     assert "a suspect of such a step is only that" in document.text  # of the second, whose steps do not tell who lied
     assert len(document.elements("img")) == 1 + 4 + 3

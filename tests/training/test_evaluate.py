@@ -143,7 +143,7 @@ def test_the_command_says_what_it_could_not_evaluate_and_that_not_all_is_done(fi
     (folder / "step-00000003.json").write_text("{}")
     assert main(["eval", str(finished.run), "--here"]) == 7
     printed = capsys.readouterr()
-    assert printed.out.count("top1") == 2
+    assert printed.out.count("top-1") == 2
     assert printed.err.startswith(f"not evaluated: {folder}/step-00000003.pt: its manifest must hold")
     assert printed.err.count("\n") == 1
 

@@ -28,6 +28,15 @@ def rated(top1: float, loss: float = 1.0) -> Evaluation:
 
 def staying_slowly(steps, evaluated, keep, waiting):
     """The obvious twin: asks of each checkpoint why it would stay."""
+    metric = keep.metric or "top1"
+    sign = -1 if metric == "loss" or keep.mode == "min" else 1
+
+    def value(step: int) -> float:
+        return evaluated[step].metrics[metric]
+
+    def loss(step: int) -> float:
+        return evaluated[step].metrics["loss"]
+
     kept = set()
     for step in steps:
         newer = sum(other > step for other in steps)
@@ -38,8 +47,9 @@ def staying_slowly(steps, evaluated, keep, waiting):
             if other in evaluated
             and step in evaluated
             and (
-                (evaluated[other].top1 > evaluated[step].top1)
-                or (evaluated[other].top1 == evaluated[step].top1 and other > step)
+                (sign * value(other) > sign * value(step))
+                or (value(other) == value(step) and loss(other) < loss(step))
+                or (value(other) == value(step) and loss(other) == loss(step) and other > step)
             )
         ]
         behind = sum(other > step and other not in evaluated for other in steps)
@@ -55,15 +65,16 @@ def staying_slowly(steps, evaluated, keep, waiting):
 
 @given(
     st.sets(st.integers(1, 60), min_size=1),
-    st.dictionaries(st.integers(1, 60), st.integers(0, 3)),
+    st.dictionaries(st.integers(1, 60), st.tuples(st.integers(0, 3), st.integers(0, 3))),
     st.integers(1, 5),
     st.integers(0, 4),
     st.booleans(),
     st.integers(0, 4),
+    st.sampled_from([{}, {"metric": "loss"}, {"metric": "top1"}, {"metric": "top5", "mode": "min"}]),
 )
-def test_what_stays_is_what_the_words_say(there, marks, last, every, best, waiting) -> None:
-    steps, evaluated = sorted(there), {step: rated(mark / 3) for step, mark in marks.items()}
-    keep = CheckpointKeepSection(last=last, every=every, best=best)
+def test_what_stays_is_what_the_words_say(there, marks, last, every, best, waiting, by) -> None:
+    steps, evaluated = sorted(there), {step: rated(mark / 3, loss / 2) for step, (mark, loss) in marks.items()}
+    keep = CheckpointKeepSection(last=last, every=every, best=best, **by)
     kept = staying(steps, evaluated, keep, waiting)
     assert kept == staying_slowly(steps, evaluated, keep, waiting)
     assert steps[-1] in kept
@@ -74,6 +85,17 @@ def test_what_stays_is_what_the_words_say(there, marks, last, every, best, waiti
 def test_of_equals_the_one_with_the_lower_loss_is_the_best_and_one_without_a_loss_the_worst() -> None:
     evaluated = {1: rated(0.5, 0.7), 2: rated(0.5, 0.6), 3: rated(0.5, 0.9), 4: rated(0.5, float("nan"))}
     assert staying([*range(1, 9)], evaluated, CheckpointKeepSection(last=1, every=0)) == {2, 8}
+
+
+def test_the_best_may_be_that_of_a_metric_of_a_task_and_one_without_it_is_the_worst() -> None:
+    evaluated = {
+        step: Evaluation(found, 10)
+        for step, found in ((1, {"loss": 0.1}), (2, {"loss": 0.9, "mae": 3.0}), (3, {"loss": 0.5, "mae": 2.0}))
+    }
+    steps = [*range(1, 9)]
+    assert staying(steps, evaluated, CheckpointKeepSection(last=1, every=0)) == {1, 8}  # by the loss
+    for mode, step in (("min", 3), ("max", 2)):
+        assert staying(steps, evaluated, CheckpointKeepSection(last=1, every=0, metric="mae", mode=mode)) == {step, 8}
 
 
 @pytest.fixture
@@ -107,7 +129,7 @@ def test_all_of_them_stay_where_the_job_or_its_version_says_so(saved: Path) -> N
     thin(saved, CheckpointKeepSection(name="all"), 1)
     lines = (saved / "job.yaml").read_text().splitlines(keepends=True)
     start = lines.index("checkpoint_keep:\n")
-    (saved / "job.yaml").write_text("".join([*lines[:start], *lines[start + 5 :]]))
+    (saved / "job.yaml").write_text("".join([*lines[:start], *lines[start + 7 :]]))
     job = parse((saved / "job.yaml").read_text(), "", checked=True)
     assert job == run_directory.read_job(saved)
     thin(saved, job.checkpoint_keep, 1)  # an earlier version began it
@@ -171,7 +193,7 @@ def test_a_training_leaves_those_that_stay_and_resumes_from_them_with_the_same_b
     assert left(whole.run) == [*range(1, 6)]
     thinned = train(job)
     found = evaluate.evaluations(thinned.run)
-    best = max(found, key=lambda step: (found[step].top1, -found[step].loss, step))
+    best = max(found, key=lambda step: (found[step].metrics["top1"], -found[step].metrics["loss"], step))
     assert left(thinned.run) == sorted({2, 4, 5, best})
     assert torch.equal(thinned.model, whole.model)
     for name in (".pt", ".json"):
