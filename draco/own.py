@@ -88,7 +88,7 @@ def blamed(what: str) -> Iterator[None]:
         yield
     except OwnCodeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # such as a script's own, which is imported
         raise OwnCodeError(f"{what}{place(error)}: {type(error).__name__}: {error}") from error
 
 

@@ -35,19 +35,24 @@ class Signature(NamedTuple):
         return {name: value for name, value in arguments.items() if name in self.handed or name in self.options}
 
 
-def read(path: str, function: Any, what: str, places: int, handed: Collection[str]) -> Signature:
+def read(
+    path: str, function: Any, what: str, places: int, handed: Collection[str], *, classes: bool = False
+) -> Signature:
     """Return what a function takes.
 
     Args:
         path: names it in a job.
-        function: the function, or the class of what it returns.
+        function: the function.
         what: what it must be, in words: "an aggregator is a function of gradients (n, d) ...".
         places: the number of arguments that are handed over by their place.
         handed: names of arguments that are handed over where the function has them.
+        classes: whether it may be the class of what it makes.
 
     Raises:
         OwnCodeError: it cannot be called so.
     """
+    if isinstance(function, type) and not classes:
+        raise OwnCodeError(f"{path}{defined(function)}: is a class; {what}")
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
@@ -122,10 +127,10 @@ def unchanged(path: str, function: Any, what: str, given: Tensor) -> Iterator[No
 
     It is seen by torch's count of changes in place, which costs nothing. What is changed behind torch's back is not.
     """
-    before = given._version
+    before = _changes(given)
     with watched(path):
         yield
-    if given._version != before:
+    if _changes(given) != before:
         raise OwnCodeError(f"{path}{defined(function)}: changes {what} in place; clone what you change")
 
 
@@ -136,6 +141,11 @@ def require_tensor(path: str, function: Any, made: Any, what: str, shape: tuple[
     if tuple(made.shape) != shape or made.dtype != dtype:
         found = f"{tuple(made.shape)} {made.dtype}"
         raise OwnCodeError(f"{path}{defined(function)}: returned {found}; {what} is {shape} {dtype}")
+
+
+def _changes(tensor: Tensor) -> int:
+    """Return torch's count of changes in place; of tensors of an inference nothing is counted."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _option(path: str, parameter: inspect.Parameter, annotation: Any) -> Option:

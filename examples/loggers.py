@@ -1,7 +1,7 @@
 """Watch a run in Weights & Biases or in MLflow, by a class of 20 lines each.
 
     pip install wandb        # or mlflow; neither comes with Draco, and only the server needs it
-    make train JOB=my.yaml SET="loggers=[{name: 'examples/loggers.py:Wandb', options: {project: robust}}]"
+    loggers: [{name: examples/loggers.py:Wandb, options: {project: robust}}]    # in a job
 
 A logger is made with the run's directory, its job as plain values, and the options of the job's `loggers`.
 """

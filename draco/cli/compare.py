@@ -177,7 +177,7 @@ def tabulate(
     try:
         by = measure.chosen(grid.metric, grid.mode, [result.evaluations for result in found])
     except ValueError as error:
-        raise JobError([f"{root / 'grid.yaml'}: metric: {error}"]) from error
+        raise JobError([f"{root / 'grid.yaml'}: metric: cannot be ranked by: {error}"]) from error
     tidy, over = results.by_evaluation(found, by), results.over_seeds(found, by)
     table.write_csv(tidy, root / "evaluations.csv")
     table.write_csv(over, root / "summary.csv")

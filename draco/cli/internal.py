@@ -13,12 +13,14 @@ started on nodes as modules, not from here: they answer before anything large is
 """
 
 import argparse
+import contextlib
 import json
 import signal
 from pathlib import Path
 from typing import Any
 
 from draco.cli import arguments
+from draco.errors import OwnCodeError
 
 
 def add(commands: Any) -> None:
@@ -53,11 +55,14 @@ def rank(args: argparse.Namespace) -> int:
 
 def supervise(args: argparse.Namespace) -> int:
     """Stay with a detached run until it has ended."""
+    from draco.code import recorded
     from draco.launch import keep, roster, supervise
     from draco.runs import hold
     from draco.runs.directory import read_job
 
     held = None if args.lock is None else hold.adopt(args.run / hold.SUPERVISOR, args.lock)
+    with contextlib.suppress(OwnCodeError):  # a copy that is not whole ends the run below, with a record
+        recorded.load_from(recorded.copy(args.run))
     job, nodes = read_job(args.run), None if args.here else roster.read()
     after = keep.end_what_is_left(args.run, nodes) if args.again else None
     supervise.supervise(job, args.run, nodes, after=after, held=held)

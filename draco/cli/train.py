@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from draco.cli import arguments, console, where
 from draco.cli.jobs import read_job
-from draco.errors import ExitCode, RefusedError
+from draco.errors import ExitCode, OwnCodeError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,20 +102,25 @@ def _train(args: argparse.Namespace, early: "ForkServer | None") -> int:
 
 def _load_recorded(args: argparse.Namespace) -> None:
     """Let own code be loaded from where an operator has put it, or that of a run's job.yaml from the run."""
-    from draco.code.recorded import Copy, copy
+    from draco.code.recorded import Copy, copy, load_from
     from draco.code.store import STORE
 
     found = Copy(STORE / args.code, args.code) if args.code else None
     if args.job.name == "job.yaml" and (args.job.parent / "state.json").exists():
         found = copy(args.job.parent)
-    os.environ.update(found.environment if found else {})
+    load_from(found)
 
 
 def _own_code(args: argparse.Namespace, job: "Job", said: "Console") -> "Gathered":
-    """Return the job's own code as it is now; nothing where a run goes on with what it has recorded."""
+    """Return the job's own code as it is now.
+
+    Where a run goes on with what it has recorded, the files of now serve to read the job, if they are there at all.
+    """
     from draco.code import gather
 
     if args.recorded_code:
+        with contextlib.suppress(OwnCodeError):
+            return gather.Gathered(gather.gather(job).pack)
         return gather.Gathered()
     found = gather.gather(job)
     for warning in [] if args.checked else gather.said(found):

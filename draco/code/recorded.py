@@ -54,10 +54,18 @@ def pack_of(run: Path) -> Pack:
     return read(found.folder)
 
 
+def load_from(found: Copy | None) -> None:
+    """Let this process load own code from a copy, to its end; whether that is whole is looked at elsewhere.
+
+    No compiled code is written beside it: that would be run in the place of what was recorded.
+    """
+    if found:
+        os.environ.update(found.environment)
+        sys.dont_write_bytecode = True
+
+
 def verify_here() -> None:
     """In a process of a run: make sure that the copy which it is to load from is the one that was recorded.
-
-    No compiled code is written beside the copy from then on, as it would be run in the place of what was recorded.
 
     Raises:
         OwnCodeError: it is another.

@@ -20,7 +20,9 @@ def draw(results: Sequence[Result], ranking: Ranking, folder: Path) -> list[Path
     from draco.report.figures import encoded
 
     drawings: Mapping[str, Callable[[], Any]] = {
-        "accuracy" if ranking.measure.is_accuracy else ranking.measure.metric: lambda: curves(results, ranking),
+        "accuracy" if ranking.measure.is_accuracy else f"test-{ranking.measure.metric}": lambda: curves(
+            results, ranking
+        ),
         "final": lambda: heat_map(ranking),
     }
     files = []

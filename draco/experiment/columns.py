@@ -52,7 +52,7 @@ def evaluations(records: Iterable[Mapping[str, Any]]) -> Columns:
 
     Of two evaluations of a step the later counts.
     """
-    latest = {record["step"]: _flat(record) for record in records}
+    latest = {record["step"]: _flat({k: v for k, v in record.items() if k != "by"}) for record in records}
     return _columns(EVALUATIONS, [latest[step] for step in sorted(latest)])
 
 

@@ -40,7 +40,7 @@ def adapt_optimizer(path: str, found: Any) -> OptimizerDeclaration:
     if known is not None:
         build, options = known.function, known.options
     else:
-        options = read(path, found, OPTIMIZER, 1, ()).options
+        options = read(path, found, OPTIMIZER, 1, (), classes=True).options
         is_class = isinstance(found, type) and issubclass(found, torch.optim.Optimizer)
         build = uncompiled(found) if is_class else found
 
@@ -87,7 +87,7 @@ def adapt_schedule(path: str, found: Any) -> ScheduleDeclaration:
     if known is not None:
         build, options = known.function, known.options
     else:
-        signature = read(path, found, SCHEDULE, 1, ("steps", "warmup"))
+        signature = read(path, found, SCHEDULE, 1, ("steps", "warmup"), classes=True)
         options = signature.options
 
         def build(optimizer: Any, **arguments: Any) -> Any:

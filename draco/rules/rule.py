@@ -136,10 +136,11 @@ def aggregate(gradients: Any, rule: str, *, f: int = 0, pre: Pre = (), generator
     Args:
         gradients: a tensor or an array (n, d), float32 or float64, or a list of n tensors, arrays or lists of d
             numbers. They are not changed.
-        rule: the aggregator's name in jobs, such as "krum"; an unknown one is answered with all.
+        rule: the aggregator's name in jobs, such as "krum"; an unknown one is answered with all. Or the path of a
+            function of your own, such as "my_rules.py:trimmed_krum".
         f: declared Byzantine rows; the rows that hold NaN or Inf are among them.
         pre: pre-aggregators that come first, by name, or as (name, options): `["nnm", ("bucketing", {"size": 2})]`.
-        generator: the torch.Generator that "bucketing" draws from.
+        generator: the torch.Generator that "bucketing", and rules of your own, draw from.
         options: the rule's own, as in its class: `neighbours=3`.
 
     Returns:
@@ -148,6 +149,7 @@ def aggregate(gradients: Any, rule: str, *, f: int = 0, pre: Pre = (), generator
     Raises:
         ValueError: an unknown name, an option out of its bounds, too few rows for f, or gradients of no such kind.
         TypeError: an option that the rule does not have.
+        OwnCodeError: your own rule is missing, or breaks its contract.
     """
     steps = [(each, {}) if isinstance(each, str) else each for each in pre]
     made = aggregators.aggregate(gradients, rule, f=f, pre=steps, generator=generator, **options)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from draco.code import recorded
-from draco.errors import MissingError, OwnCodeError
+from draco.errors import JobError, MissingError, OwnCodeError
 from draco.job import attack, parse, to_yaml
 from draco.runs import stages
 from draco.runs.directory import read_job
@@ -70,10 +70,17 @@ def _serve(run: Path, size: int) -> bool:
 
 
 def _work(rank: int, worker_side: transport.MpiWorker) -> bool:
-    job = parse(worker_side.job(), "the server's job", checked=True)
+    text = worker_side.job()
     stages.say("told")
-    torch.set_num_threads(job.threads)
-    serve(Built(job), rank, worker_side)
+    try:
+        recorded.verify_here()  # before any of it is loaded, which reading the job may do
+        job = parse(text, "the server's job", checked=True)
+        torch.set_num_threads(job.threads)
+        built = Built(job)
+    except (JobError, OwnCodeError) as error:  # the server says it to the user
+        worker_side.greet(greeting.write(Greeting(fault=str(error))))
+        raise
+    serve(built, rank, worker_side)
     return worker_side.whole
 
 
@@ -81,7 +88,6 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
     """Answer the server's tasks, as the worker `rank`, until it says that there are no more."""
     job = built.job
     try:
-        recorded.verify_here()
         vectors = build_vectors(built, followed(job, rank))
         worker: Worker | ByzantineWorker = (honest := build_worker(built, rank, vectors))
         if adversary.may_be_byzantine(job, rank):

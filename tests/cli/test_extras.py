@@ -16,7 +16,7 @@ from draco.errors import MissingError
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXACT = ("dev", "examples")  # what nobody installs beside packages of their own
+EXACT = ("dev",)  # which nobody installs beside packages of their own
 OPTIONAL: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 

@@ -36,6 +36,12 @@ class Line(Task):
         x, y = batch
         return ((model(x) - y) ** 2).mean(1)
 """
+ATTACK = """
+import torch
+
+def opposite(reply: torch.Tensor, *, magnitude: float = 3.0) -> torch.Tensor:
+    return reply * -magnitude
+"""
 JOB = """
 name: own-code
 workers: 3
@@ -43,7 +49,7 @@ task: {name: my_task.py:Line, options: {hidden: 3}}
 batch_size: 24
 steps: 80
 scheme: {name: repetition, adversaries: 1}
-attack: reverse_gradient
+attack: lib/attack.py:opposite
 checkpoint_every: 2
 eval_every: 0
 """
@@ -60,6 +66,7 @@ def write(folder: Path) -> None:
     """Write the job and its code into an operator's folder."""
     (folder / "lib").mkdir()
     (folder / "my_task.py").write_text(TASK)
+    (folder / "lib/attack.py").write_text(ATTACK)
     (folder / "lib/scale.py").write_text("SCALE = 1.0\n")
     (folder / "own.yaml").write_text(JOB)
 

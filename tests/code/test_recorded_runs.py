@@ -68,6 +68,7 @@ def test_a_resume_takes_the_recorded_code_on_demand_only(tmp_path: Path) -> None
     assert evaluated(run) == 1.0
     again = draco(tmp_path, "train", f"{run}/job.yaml", "--here", "--new", "--simulate", "--runs", "again")
     assert again.returncode == 0, again.stderr
+    assert not [*tmp_path.rglob("code/**/__pycache__")]
     assert [evaluated(each) for each in (tmp_path / "again").iterdir()] == [1.0]
 
 

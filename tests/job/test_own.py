@@ -129,6 +129,7 @@ def line_of(word: str) -> int:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mine.py").write_text(CODE)
+    (tmp_path / "script.py").write_text("import sys\nsys.exit(3)\n")
     (tmp_path / "broken.py").write_text("x = 1\nimport no_such_module\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -241,6 +242,10 @@ def test_options_may_be_as_deep_and_as_many_as_is_said() -> None:
         ("aggregator=none.py:rule", "aggregator.name: none.py: there is no such file in"),
         ("aggregator=broken.py:rule", "aggregator.name: broken.py: cannot be imported, broken.py, line 2: ModuleNotFo"),
         ("aggregator=mine.py:NUMBER", "aggregator.name: mine.py:NUMBER: is an int; an aggregator is a function"),
+        ("aggregator=mine.py:Heavy",
+         f"aggregator.name: mine.py:Heavy, mine.py, line {line_of('class Heavy')}: is a class; an aggregator is"),
+        ("aggregator=script.py:rule",
+         "aggregator.name: script.py: cannot be imported, script.py, line 2: SystemExit: 3"),
         ("attack={name: 'mine.py:DECLARED', adversaries: 1}",
          "attack.name: mine.py:DECLARED: is a RuleDeclaration; an attack is a function"),
         ("aggregator={name: 'mine.py:nearest', options: {kep: 3}}",

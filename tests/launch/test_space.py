@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from draco import data
 from draco.cli.main import main
+from draco.data.datasets import DATASETS
 from draco.errors import MissingError
 from draco.job import Job, to_yaml
 from draco.job.fields import CheckpointKeepSection
 from draco.job.space import checkpoint_bytes, space
 from draco.launch import space as shell
-from draco.models import MODELS
+from draco.models import MODELS, model_size
 from draco.runs import directory as run_directory
 from draco.training import checkpoint
 from draco.training.build import Built
@@ -40,10 +40,12 @@ Usage = namedtuple("Usage", "total used free")
 )
 def test_a_checkpoint_is_as_large_as_is_reckoned(make_job: Make, tmp_path: Path, overrides: list[str]) -> None:
     job = make_job("steps=1", *overrides)
-    training = Training(Built(job, data.load("synthetic", Path(job.data.root), "train")))
+    training = Training(Built(job))
     training.update(torch.zeros(training.elements))
     path = checkpoint.save(tmp_path, 1, training.contents())
-    written, reckoned = path.stat().st_size, checkpoint_bytes(job)
+    info = DATASETS["synthetic"]
+    written = path.stat().st_size
+    reckoned = checkpoint_bytes(job, model_size(job.model, info.shape, info.classes))
     assert written <= reckoned <= 1.05 * written + 2**17
 
 
@@ -54,6 +56,15 @@ def test_a_line_of_events_is_no_longer_than_is_reckoned(make_job: Make, train) -
     run = train(job).run
     lines = [line for line in (run / "events.jsonl").read_text().splitlines() if '"step"' in line]
     assert max(map(len, lines)) < space(job).events / 5 < 3 * max(map(len, lines))
+
+
+def test_the_files_of_loggers_are_no_larger_than_is_reckoned(make_job: Make, train) -> None:
+    words = ["steps=20", "model=fc", "workers=3", "batch_size=3"]
+    job = make_job(*words, "loggers=[csv, tensorboard]")
+    run = train(job).run
+    reckoned = space(job).events - space(make_job(*words)).events
+    written = sum(path.stat().st_size for path in [run / "steps.csv", *(run / "tensorboard").iterdir()])
+    assert written < reckoned < 3 * written
 
 
 @pytest.mark.parametrize("keep", ["all", "{last: 3}", "{last: 1, every: 0, best: false}", "{last: 2, every: 1}"])
@@ -73,7 +84,7 @@ def test_there_are_never_more_checkpoints_than_is_reckoned(make_job: Make, keep:
 def evaluation(step: int) -> object:
     from draco.training.evaluate import Evaluation
 
-    return Evaluation(1 - step / 1000, 1.0, 1.0, 10)
+    return Evaluation({"top1": 1 - step / 1000, "loss": 1.0}, 10)
 
 
 def test_31000_steps_take_as_much_as_is_said_and_not_5_gigabytes(make_job: Make) -> None:

@@ -143,6 +143,15 @@ def test_aggregate_takes_names_options_and_pre_aggregators() -> None:
             draco.aggregate(given, "median")  # type: ignore[call-overload]
 
 
+def test_aggregate_takes_the_path_of_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "first_row.py").write_text("def first_row(gradients, *, keep=0):\n    return gradients[keep].clone()\n")
+    monkeypatch.chdir(tmp_path)
+    array = rows_of(11, 6).numpy()
+    np.testing.assert_array_equal(draco.aggregate(array, "first_row.py:first_row", keep=3), array[3])
+    with pytest.raises(draco.DracoError, match=r"first_row\.py has no last_row; it defines first_row"):
+        draco.aggregate(array, "first_row.py:last_row")
+
+
 # byzfl's object and ours for n rows of which f are Byzantine; docs/library.md has the table.
 Pair = Callable[[Any, int, int], tuple[Any, Any]]
 SAME: dict[str, Pair] = {

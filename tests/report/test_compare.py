@@ -491,7 +491,7 @@ def test_cells_without_accuracy_are_ranked_by_the_least_of_the_worst_losses(
     ]  # fmt: skip
     assert table.caption(over, 3, by).startswith("Test loss after the last step")
     assert "worst: the highest mean of the row" in table.caption(over, 3, by)
-    assert [path.name for path in plots.draw(regressions, ranking, tmp_path)][:3:2] == ["loss.png", "final.png"]
+    assert [path.name for path in plots.draw(regressions, ranking, tmp_path)][:3:2] == ["test-loss.png", "final.png"]
     table.write_csv(results.by_evaluation(regressions, by), tmp_path / "t.csv")
     first = rows(tmp_path / "t.csv")[1]
     assert (first["step"], first["test_mae"], first["test_loss"], first["final_loss"]) == ("4", "0.1", "2.0", "2.0")

@@ -26,6 +26,7 @@ from draco.runs import events
 from draco.schemes import SCHEMES, Sizes, build
 from draco.training import checkpoint, checkpoint_check, state
 from draco.training.build import Built
+from draco.training.rehearsal import rehearse
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(ROOT.glob("examples/own_*.yaml"))
@@ -91,6 +92,16 @@ def lie_short(reply):
 
 def lie_wrongly(reply, *, scene):
     return scene.others().mean(0) + scene.nothing
+
+
+def curious(reply, *, scene, generator, magnitude):
+    assert len(scene.honest()) == len(scene.others()) + len(scene.byzantine) == scene.scheme.workers
+    assert torch.equal(scene.honest()[scene.row], reply)
+    assert scene.gradients().shape[0] == scene.scheme.assignment.shape[1]
+    assert scene.flipped().shape == reply.shape
+    served = scene.served(scene.honest())
+    assert served is None or served.dtype == torch.float32
+    return torch.randn(reply.shape, dtype=reply.dtype, generator=generator) * magnitude
 
 
 def scheme(*, workers, adversaries, **parts):
@@ -185,7 +196,8 @@ def test_own_code_of_every_kind_trains_to_the_same_bits_over_mpi_and_simulated(
     (tmp_path / "mine.py").write_text(CODE)
     (tmp_path / "data").symlink_to(data_root)
     changes = (
-        *SMALL, "workers=3", "scheme.options.groups=1", "aggregator={name: 'mine.py:middle', pre: ['mine.py:scaled']}",
+        *SMALL, "data=synthetic", "workers=3", "scheme.options.groups=1",
+        "aggregator={name: 'mine.py:middle', pre: ['mine.py:scaled']}",
         "attack={name: 'examples/own_attack.py:against_the_rest', adversaries: 1, options: {strength: 3}}",
         "checkpoint_every=0", "schedule={name: 'mine.py:falling', warmup_steps: 1}",
     )  # fmt: skip
@@ -326,6 +338,19 @@ def test_an_attack_that_breaks_its_promise_is_told_of_before_the_first_step(
         train(job)
     (run,) = (mine / "runs").iterdir()
     assert not [event for event in events.read(run / "events.jsonl") if event["event"] == "step"]
+
+
+SCHEMED = ("uncoded", "repetition", "cyclic", "cyclic_dft", "detox", "placement", "approximate", "election", "solon")
+
+
+@pytest.mark.parametrize("scheme", SCHEMED)
+def test_an_attack_is_rehearsed_with_every_scheme(mine: Path, make_job: Make, scheme: str) -> None:
+    adversaries = 0 if scheme in ("uncoded", "approximate") else 1
+    job = make_job(
+        "model=fc", "workers=15", "batch_size=60", f"scheme={{name: {scheme}, adversaries: {adversaries}}}",
+        "attack={name: 'mine.py:curious', adversaries: 1}",
+    )  # fmt: skip
+    rehearse(Built(job))
 
 
 def test_an_optimizer_that_fails_later_is_named_and_what_was_done_is_kept(
