@@ -71,7 +71,7 @@ data: .venv/ready ## Download or convert the data of JOB=... beforehand
 	@$(DRACO) data $(call given,JOB) $(WHERE)
 
 validate: .venv/ready ## Check every job file, or JOB=... (RUN_CODE=1: run its own task too)
-	@$(DRACO) validate $(if $(RUN_CODE),--run-code) $(if $(value JOB),$(call paths,JOB),$(wildcard jobs/*.yaml))
+	@$(DRACO) validate $(if $(RUN_CODE),--run-code) $(if $(value JOB),$(call paths,JOB),$(wildcard jobs/*.yaml examples/*.yaml))
 
 image: ## Build the trainer image draco:latest (BASE= WHEELS_DIR= TORCH=cuda; images/README.md)
 	@images/build.sh
@@ -113,7 +113,7 @@ cluster-purge: .venv/ready ## Remove the runs and data of a cluster that is down
 	@$(DRACO) cluster purge $(CLUSTER_NAME) $(call option,cluster,CLUSTER) $(if $(YES),--yes)
 
 # What needs no root, Docker or Terraform; the rest, and whatever takes long, is for test-all.
-QUICK = $(addprefix tests/,docs training library job launch report cli)
+QUICK = $(addprefix tests/,docs training library job launch report cli examples)
 
 test: .venv/ready-dev ## Run the tests that need nothing else, in about 3 minutes (ARGS="-k cyclic" goes to pytest)
 	@.venv/bin/python -m pytest -n auto --dist loadfile -m "not long" $(QUICK) $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none
@@ -132,7 +132,7 @@ soak: .venv/ready-cluster ## Disturb a run at random and compare its model (WHER
 
 lint: .venv/ready-dev ## Run ruff, mypy, yamllint, shellcheck, hadolint, ansible-lint and checkov
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
-	@.venv/bin/yamllint --strict ansible jobs && .venv/bin/shellcheck $(SHELL_FILES) && .venv/bin/hadolint images/Dockerfile
+	@.venv/bin/yamllint --strict ansible jobs examples && .venv/bin/shellcheck $(SHELL_FILES) && .venv/bin/hadolint images/Dockerfile
 	@cd ansible && PATH="../.venv/bin:$$PATH" ../.venv/bin/ansible-lint --offline
 	@.venv/bin/uv tool run --from checkov==3.3.30 checkov -d infra --quiet --compact --skip-download
 

@@ -36,7 +36,7 @@ def main() -> int:
     """Set up what is missing; return the exit code."""
     parser = argparse.ArgumentParser(description="Set up Draco's virtual environment.")
     parser.add_argument("--torch", choices=("auto", "cpu", "cuda"), default="auto", help="torch build (auto: by GPU)")
-    parser.add_argument("--extras", default="", help="comma-separated: dev, tensorboard")
+    parser.add_argument("--extras", default="", help="comma-separated: dev, examples, tensorboard")
     parser.add_argument("--venv", default=os.path.join(ROOT, ".venv"), metavar="DIR", help="where (default: .venv)")
     parser.add_argument("--no-editable", action="store_true", help="install a copy of draco, not a link to this folder")
     args = parser.parse_args()

@@ -26,7 +26,7 @@ ORIGINAL = (ROOT / "docs/coming-from-the-original.md").read_text()
 TUTORIAL = (ROOT / "docs/tutorial.md").read_text()
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
-    for folder in (".", "docs", "images", "infra", "ansible", "tests/aws/fake_aws")
+    for folder in (".", "docs", "examples", "images", "infra", "ansible", "tests/aws/fake_aws")
     for path in sorted((ROOT / folder).glob("*.md"))
 }
 LINES = {"README.md": 180, "ARCHITECTURE.md": 200}  # at most
@@ -39,12 +39,9 @@ COMMANDS = sorted({
     for command in re.findall(r"(?:^    |`)\$? ?(make [a-z][^`\n]*)", text, re.MULTILINE)
 })  # fmt: skip
 # Which a reader is to make, and tests/cli/test_extension.py makes.
-OF_THE_READER = {
-    *re.findall(r"A new file `([\w/.]+)`", PAGES["docs/extend.md"]),
-    "my_task.py",
-    "my_rules.py",
-    "my_loggers.py",
-}
+OF_THE_READER = {*re.findall(r"A new file `([\w/.]+)`", PAGES["docs/extend.md"]), "my_task.py", "my_rules.py"}
+OF_THE_READER |= {"my_loggers.py"}
+OF_THE_READER |= {*re.findall(r"A file `([\w.]+)`", PAGES["docs/train-your-own.md"])}
 OF_THE_ORIGINAL = {"distributed_nn.py", "tools/pytorch_ec2.py"}
 FILES = subprocess.run(
     ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
