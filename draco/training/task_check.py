@@ -106,7 +106,7 @@ def seen(built: Built) -> str:
 
 def about(found: Found) -> dict[str, object]:
     """Return what the event `checked` says."""
-    return {name: value for name, value in vars(found).items() if name != "faults"}
+    return {name: value for name, value in vars(found).items() if name not in ("faults", "cause")}
 
 
 def require_agreement(job: Job, sees: str, greetings: Sequence[Greeting | None], log: EventLog) -> None:

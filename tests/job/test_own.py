@@ -223,7 +223,7 @@ def deep(levels: int) -> Any:
     "options",
     [{"a": 2**63}, {"a": float("inf")}, {"a": object()}, {"a-b": 1}, {1: 1}, {"a": {1: 2}}, {"a": "\x85"},
      {"a": deep(DEEPEST)}, {"a": [0] * MOST}, {"a": {"": 1}}],
-    ids=str,
+    ids=["large", "infinite", "object", "hyphen", "number", "key", "control", "deep", "many", "empty"],
 )  # fmt: skip
 def test_other_values_are_refused(options: Any) -> None:
     with pytest.raises(ValueError, match=r"plain|name|key|deep|values"):

@@ -20,6 +20,7 @@ from draco.launch.progress import Progress
 from draco.report import page, read
 from draco.runs import directory as run_directory
 from draco.runs import door, events
+from draco.training import greeting
 from draco.training.server import choose_vote
 
 DRAWN = ["curves", *(f"{stem}-{at}" for stem in ("suspects", "seconds", "received") for at in (1, 2))]
@@ -120,7 +121,7 @@ def test_the_status_and_an_operator_show_what_a_head_says_as_text(text: str, tmp
 def test_a_greeting_is_text(text: str, make_job) -> None:
     vote, why = choose_vote(
         make_job("scheme={name: repetition, adversaries: 1}", "workers=3"),
-        [os.fsencode(text), b"another"],
+        [greeting.read(os.fsencode(text)), greeting.Greeting("another")],
     )
     assert vote == "tolerance"
     assert_shown_as_text(why)

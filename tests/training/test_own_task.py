@@ -104,7 +104,7 @@ def test_a_code_makes_the_attack_free_model_bit_for_bit(train) -> None:
     free, attacked = train(job_of()), train(job_of("attack=reverse_gradient"))
     assert torch.equal(free.model, attacked.model)
     (line,) = [json.loads(line) for line in (free.run / "evaluations.jsonl").read_text().splitlines()]
-    assert [*line] == ["step", "time", "loss", "samples"]
+    assert [*line] == ["step", "time", "by", "loss", "samples"]
     assert line["samples"] == 20
 
 

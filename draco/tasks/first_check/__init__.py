@@ -38,6 +38,7 @@ class Found:
     """What a first check saw. Numbers are 0 where a fault kept it from looking."""
 
     faults: list[str] = field(default_factory=list)
+    cause: BaseException | None = None  # the first error that user's code has raised
     warnings: list[str] = field(default_factory=list)
     trained: int = 0  # p
     frozen: int = 0
@@ -68,7 +69,7 @@ def first_check(
     """
     found = look(task, setting, samples=samples, model=model)
     if found.faults:
-        raise OwnCodeError("\n".join(found.faults))
+        raise OwnCodeError("\n".join(found.faults)) from found.cause
     return found
 
 
@@ -101,6 +102,7 @@ def look(
                 of_figures.check_needs(calls, train, batch, found.train)
         if built is not None and batch is not None:
             _check_model_with(calls, built, batch, tested, train, found)
+    found.cause = calls.cause
     return found
 
 

@@ -48,6 +48,7 @@ class Calls:
         self.task, self.setting = task, setting
         self.faults: list[str] = []
         self.warnings: list[str] = []
+        self.cause: BaseException | None = None  # the first error that user's code has raised
         self.model: nn.Module | None = None  # names modules
         self.draws = 0  # calls that drew from a global generator
         self.told: set[str] = set()  # the modules of which it is known that they draw
@@ -94,6 +95,7 @@ class Calls:
         except Exception as raised:
             # Where the trainer called it, it has put a sentence of its own around the error.
             error = raised.__cause__ if isinstance(raised, OwnCodeError) and raised.__cause__ else raised
+            self.cause = self.cause or error
             where = own.place(error) or self.defined(method)
             text = f"{self._head(method)}{where}: {type(error).__name__}: {_first_line(error)}{about()}"
             self._note(self.faults, text)
