@@ -254,6 +254,8 @@ def _be(main: Callable[[Path, bool], None], request: Request) -> NoReturn:
     try:
         os.chdir(request.folder)
         main(Path(request.run), request.simulate)
+    except SystemExit as end:  # which has said why
+        code = end.code if isinstance(end.code, int) else 1
     except BaseException:
         sys.excepthook(*sys.exc_info())
         code = 1

@@ -142,6 +142,8 @@ def run(
     ranks = ranks_by_node(directory)
     seen = Observed(status, process.returncode, ended_because, lost, ranks, printed, asked, stops.kill, plan.is_mpi)
     state, message = judge(seen)
+    if plan.is_mpi and status.state == "failed":  # the server has said why, and mpirun only that it ended
+        printed = printed_since(logs, lengths, mpirun=False)
     words = "\n".join([line for line in printed if not stages.is_stage(line)][-_LAST_WORDS_LINES:])
     if state != "lost":
         return Ended(state, message, output=words)

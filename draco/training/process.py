@@ -2,6 +2,7 @@
 
 import importlib
 import signal
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -31,11 +32,14 @@ def load() -> None:
 def main(run: Path, simulate: bool) -> None:
     """Do this process's part in the run. Only the server, or the simulation, looks into the run directory."""
     if simulate:
-        _obey_signals(run)
-        recorded.verify_here()
-        job = read_job(run)
-        torch.set_num_threads(job.threads)
-        serve_all(Built(job), run)
+        failed = True
+        try:
+            _simulate(run)
+            failed = False
+        except DracoError as error:
+            _tell(error)
+        if failed:
+            sys.exit(1)
         return
     stages.say("imported")
     rank, size = transport.rank_and_size()
@@ -49,10 +53,28 @@ def main(run: Path, simulate: bool) -> None:
     except transport.ServerGone:
         transport.fail(everybody=False)
     except BaseException as error:
-        own = isinstance(error, OwnCodeError) and error.__cause__ is not None  # its place is in what it says
-        traceback.print_exception(error.__cause__ if own else error)
+        _tell(error)
         transport.fail(everybody=rank == 0)  # without a worker the others may go on
     transport.leave(finalize=whole)
+
+
+def _simulate(run: Path) -> None:
+    _obey_signals(run)
+    recorded.verify_here()
+    job = read_job(run)
+    torch.set_num_threads(job.threads)
+    serve_all(Built(job), run)
+
+
+def _tell(error: BaseException) -> None:
+    """Print an error: of one that says all in its sentence only that, after the traceback of a user's own code."""
+    if not isinstance(error, DracoError):
+        traceback.print_exception(error)
+        return
+    if isinstance(error, OwnCodeError) and error.__cause__ is not None:
+        traceback.print_exception(error.__cause__)
+    sys.stderr.write("".join(traceback.format_exception_only(error)))
+    sys.stderr.flush()
 
 
 def _serve(run: Path, size: int) -> bool:
