@@ -7,24 +7,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from draco.models.frozen import is_frozen
+
 
 def has_batch_statistics(model: nn.Module) -> bool:
     """Return whether, in training, the samples of a batch influence each other's outputs.
 
     They do through every BatchNorm layer that is not frozen. A frozen layer is in evaluation mode inside a model in
-    training mode, and has running statistics to use instead. The answer is about training, so it is the same while the
+    training mode (frozen.py), and has running statistics to use instead. The answer is about training, so it is the same while the
     whole model is in evaluation mode.
     """
     return any(
         module.training or module.running_mean is None or not model.training
         for module in model.modules()
-        if isinstance(module, _BatchNorm)
+        if isinstance(module, _BatchNorm) and not (is_frozen(module) and module.running_mean is not None)
     )
 
 
 def batch_norm_layers(model: nn.Module) -> list[_BatchNorm]:
-    """Return the BatchNorm layers that keep running statistics, in module order."""
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    """Return the BatchNorm layers that keep running statistics, in module order; those of frozen ones do not change."""
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and not is_frozen(module)]
     return [layer for layer in layers if layer.running_mean is not None]
 
 

@@ -79,7 +79,7 @@ def replace_dropout(model: nn.Module) -> None:
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.Dropout):
-                setattr(parent, name, SeededDropout(child.p))
+                setattr(parent, name, SeededDropout(child.p).train(child.training))
 
 
 def set_dropout(model: nn.Module, segments: Segments) -> None:

@@ -18,7 +18,7 @@ from draco import own
 from draco.errors import OwnCodeError
 from draco.job import Job
 from draco.lazy import torch
-from draco.models import dropout
+from draco.models import dropout, frozen
 from draco.sampling import derive_seed
 from draco.tasks.task import Task
 
@@ -80,6 +80,8 @@ def own_task(path: str, options: Mapping[str, Any], seed: int) -> Task:
 def task_model(task: Task, seed: int) -> nn.Module:
     """Return the task's model in training mode, with weights that depend on the seed alone.
 
+    Modules of it that the task has put into evaluation mode, such as frozen BatchNorm, stay in that.
+
     Raises:
         OwnCodeError: the task fails to build it, or it is no torch module.
     """
@@ -89,6 +91,7 @@ def task_model(task: Task, seed: int) -> nn.Module:
     if not isinstance(model, torch.nn.Module):
         raise OwnCodeError(f"{name}.model() must return a torch.nn.Module, and returns a {type(model).__name__}")
     dropout.replace_dropout(model)
+    frozen.keep_frozen(model)
     return model.train()
 
 

@@ -263,3 +263,24 @@ def test_over_mpi_the_failing_code_of_one_worker_is_an_erasure(tmp_path: Path) -
     refused = [event["refused"] for event in events.read(run / "events.jsonl") if event["event"] == "step"]
     assert [[*each] for each in refused] == [[], ["2"], [], []]
     assert "its code failed: Line.loss(), my_task.py, line 23" in refused[1]["2"]
+
+
+class FrozenNorm(Line):
+    """A net whose BatchNorm is frozen, as in fine-tuning: its running statistics are used and never change."""
+
+    def model(self) -> nn.Module:
+        net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+        net[1].running_mean.fill_(0.5)
+        net[1].eval()
+        return net
+
+
+def test_frozen_batch_norm_keeps_its_statistics_and_lets_encoding_be_free(train, monkeypatch) -> None:
+    monkeypatch.setitem(own.GIVEN, "given:FrozenNorm", FrozenNorm)
+    job = job_of("task.name=given:FrozenNorm", "scheme={name: cyclic, adversaries: 1}", "attack=reverse_gradient")
+    built, vectors = vectors_of(job)
+    assert built.encodes_freely
+    assert vectors.elements == 3 * 8 + 8 + 16 + 8 + 1 + 1  # no statistics are sent
+    state = checkpoint.load(checkpoint.newest(train(job).run / "checkpoints"))["model"]
+    assert torch.equal(state["1.running_mean"], torch.full((8,), 0.5))
+    assert torch.equal(state["1.running_var"], torch.ones(8))
