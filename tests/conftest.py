@@ -16,6 +16,7 @@ from hypothesis import settings
 from draco import data, files
 from draco.job import Job, parse, to_yaml
 from draco.runs import directory as run_directory
+from draco.tasks.building import build_task
 from draco.training import build, checkpoint, greeting, process, server, transport, worker
 from draco.training.simulated_byzantine import ByzantineWorker
 
@@ -95,15 +96,19 @@ Replace = Callable[[worker.Worker | ByzantineWorker], Reply]
 def train(tmp_path: Path, data_root: Path) -> Callable[..., Trained]:
     """Return `train(job, run=None, replace={rank: ...})`: run a job in this process, some workers replaced."""
 
+    def built_of(job: Job) -> build.Built:
+        here = job.data.model_copy(update={"root": str(data_root)})
+        return build.Built(job, build_task(job.model_copy(update={"data": here})))
+
     def run_it(job: Job, run: Path | None = None, replace: dict[int, Replace] | None = None) -> Trained:
         if run is None:
             run = run_directory.create(tmp_path / "runs", job.name, to_yaml(job))
             files.replace(run / "secret", b"11" * 32)
         (run / "stop").unlink(missing_ok=True)
         if not replace:
-            process.serve_all(build.Built(job), run)
+            process.serve_all(built_of(job), run)
             return Trained(run)
-        built = build.Built(job)
+        built = built_of(job)
         workers = process.simulated_workers(built.again())
         calls = [replace[w.rank](w) if w.rank in replace else w.reply for w in workers]
         greetings = [greeting.write(greeting.Greeting(greeting.platform_of(job)))] * job.workers

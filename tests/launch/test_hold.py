@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from draco import data
 from draco.cli.main import main
 from draco.errors import RefusedError
 from draco.job import Job, to_yaml
@@ -26,6 +25,7 @@ from draco.runs import alive, hold
 from draco.runs import directory as run_directory
 from draco.runs.alive import LOST_AFTER_S, REBOOTED_AFTER_S, life
 from draco.training import evaluate
+from draco.training.build import Built
 
 TRIES = 30
 
@@ -226,9 +226,8 @@ def test_two_servers_do_not_write_into_one_run_nor_two_evaluators(
     with hold.take(run / hold.SERVER, ""), pytest.raises(RefusedError, match="another server writes into it"):
         train(job, run)
     assert not (run / "events.jsonl").exists()
-    test = data.load("synthetic", Path(job.data.root), "test")
     with hold.take(run / hold.EVALUATOR, ""), pytest.raises(RefusedError, match="another draco eval is at work"):
-        next(evaluate.evaluate_run(run, job, test, follow=False))
+        next(evaluate.evaluate_run(run, Built(job), follow=False))
 
 
 APART = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts", "sh", "-c", 'hostname apart; exec "$@"']
@@ -327,13 +326,12 @@ def test_between_two_launches_elsewhere_a_run_is_waited_for_and_a_success_is_one
 
 def test_nothing_waits_for_ever_for_a_machine_that_is_gone(run: Path, monkeypatch, capsys) -> None:
     job = run_directory.read_job(run)
-    test = data.load("synthetic", Path(job.data.root), "test")
     monkeypatch.setattr(alive, "LOST_AFTER_S", 0.3)
     waits: list[Callable[[], object]] = [
         lambda: stop.wait(run, None),
         lambda: logs.show(run, None, follow=True),
         lambda: follow.follow(run, None),
-        lambda: list(evaluate.evaluate_run(run, job, test, follow=True)),
+        lambda: list(evaluate.evaluate_run(run, Built(job), follow=True)),
     ]
     for wait in waits:
         leave(run, ELSEWHERE, 0)
