@@ -14,8 +14,8 @@ def has_batch_statistics(model: nn.Module) -> bool:
     """Return whether, in training, the samples of a batch influence each other's outputs.
 
     They do through every BatchNorm layer that is not frozen. A frozen layer is in evaluation mode inside a model in
-    training mode (frozen.py), and has running statistics to use instead. The answer is about training, so it is the same while the
-    whole model is in evaluation mode.
+    training mode (frozen.py), and has running statistics to use instead. The answer is about training, so it is the
+    same while the whole model is in evaluation mode.
     """
     return any(
         module.training or module.running_mean is None or not model.training
