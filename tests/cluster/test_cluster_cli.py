@@ -616,14 +616,16 @@ def test_a_rank_that_printed_nothing_is_told_so(capsys) -> None:
     ],
 )
 def test_how_a_run_ended_is_told_with_the_way_on(capsys, over: run_directory.State, code: int, said: str) -> None:
-    given = argparse.Namespace(job="a.yaml", set=[], on=None, here=False, simulate=False)
+    given = argparse.Namespace(job="a.yaml", set=[], on=None, here=False, simulate=False, recorded_code=False)
     assert train.ended(given, "runs/a", run_directory.Status(over, 3, "why", 1, "head", 0.0)) == code
     assert capsys.readouterr().err == said + "\n"
 
 
 def test_a_lost_run_goes_on_once_its_cluster_is_repaired(capsys) -> None:
     is_up()
-    given = argparse.Namespace(job="a.yaml", set=["steps=9", "attack=random"], on="dev", here=False, simulate=False)
+    given = argparse.Namespace(
+        job="a.yaml", set=["steps=9", "attack=random"], on="dev", here=False, simulate=False, recorded_code=False
+    )
     assert train.ended(given, "runs/a", run_directory.Status("lost", 3, "why", 1, "head", 0.0)) == 8
     again = "make train JOB=a.yaml SET='steps=9 attack=random' NAME=dev RESUME=1"
     assert capsys.readouterr().err.splitlines()[-1] == f"go on with: make cluster-up NAME=dev && {again}"
