@@ -58,17 +58,13 @@ __all__ = [
 if TYPE_CHECKING:
     from draco.errors import DecodeError, DracoError
     from draco.experiment import Interrupted, Run, run
-    from draco.rules import (
-        ARC,
+    from draco.rules.aggregators import (
         CAF,
         CGE,
         MDA,
-        NNM,
         SMEA,
-        Bucketing,
         Bulyan,
         CenteredClipping,
-        Clipping,
         GeometricMedian,
         Krum,
         Meamed,
@@ -77,18 +73,19 @@ if TYPE_CHECKING:
         MedianOfMeans,
         MoNNA,
         MultiKrum,
-        PreRule,
-        Rule,
         SignMajority,
         TrimmedMean,
-        aggregate,
     )
+    from draco.rules.pre_aggregators import ARC, NNM, Bucketing, Clipping
+    from draco.rules.rule import PreRule, Rule, aggregate
     from draco.schemes import Decoded, Scheme, build_scheme
     from draco.tasks import Task
 else:
     _HOMES = {
         "draco.errors": ("DecodeError", "DracoError"),
         "draco.experiment": ("Interrupted", "Run", "run"),
+        "draco.rules.pre_aggregators": ("ARC", "NNM", "Bucketing", "Clipping"),
+        "draco.rules.rule": ("PreRule", "Rule", "aggregate"),
         "draco.schemes": ("Decoded", "Scheme", "build_scheme"),
         "draco.tasks": ("Task",),
     }
@@ -99,7 +96,7 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        home = next((home for home, names in _HOMES.items() if name in names), "draco.rules")
+        home = next((home for home, names in _HOMES.items() if name in names), "draco.rules.aggregators")
         try:
             found = globals()[name] = getattr(import_module(home), name)
         except ModuleNotFoundError as error:

@@ -16,7 +16,7 @@ computes the same vector.
 
 import copy
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -47,6 +47,28 @@ class Plan(NamedTuple):
     autocast: Autocast = Autocast()
     recompute: Sequence[str] = ()  # modules whose activations are not kept, as globs
 
+    @property
+    def bounds(self) -> list[tuple[int, int]]:
+        """Where each partition begins and ends in the batch."""
+        return _bounds(self.batch_size, self.partitions)
+
+    def indices(self, step: int, partition: int) -> Tensor:
+        """Return the samples of a partition: a slice of the step's batch, or as many of its shard's next ones."""
+        start, stop = self.bounds[partition]
+        if self.shards is None:  # all partitions are slices of one batch
+            return _batch(self.seed, step, self.batch_size, self.samples)[start:stop]
+        shard = self.shards[partition]
+        return shard[batch_indices(self.seed, step, stop - start, len(shard), partition)]
+
+    def drawn(self, task: Task, samples: Any, step: int, partition: int) -> Any:
+        """Return the batch of a partition on the CPU, augmented."""
+        source = generator(self.seed, "augmentation", step, partition)
+        return task.drawn(samples, self.indices(step, partition), source)
+
+
+_bounds = lru_cache(maxsize=8)(partition_bounds)
+_batch = lru_cache(maxsize=2)(batch_indices)
+
 
 def piece_sizes(samples: int, most: int | None) -> list[int]:
     """Return the sizes of the fewest pieces of a partition of at most so many samples; they differ by 1 at most."""
@@ -67,8 +89,7 @@ class StepVectors:
         self._plan, self._device = plan, device
         self._flips = False
         self._loaded = 0  # the step whose parameters the model has
-        self._batch = 0, torch.empty(0)  # step -> its samples, (B,)
-        self._bounds = partition_bounds(plan.batch_size, plan.partitions)
+        self._bounds = plan.bounds
         self._statistics = batch_norm.statistics_size(model)
         self._cleared = torch.zeros(self._statistics, device=device)
         self._scale = plan.partitions / plan.batch_size
@@ -189,22 +210,11 @@ class StepVectors:
         per_sample = torch.tensor(repeated).to(self._device) * self._scale
         return losses @ per_sample
 
-    def indices(self, step: int, partition: int) -> Tensor:
-        """Return the samples of a partition: a slice of the step's batch, or as many of its shard's next ones."""
-        plan, (start, stop) = self._plan, self._bounds[partition]
-        if plan.shards is None:
-            if self._batch[0] != step:  # all partitions are slices of one batch
-                self._batch = step, batch_indices(plan.seed, step, plan.batch_size, plan.samples)
-            return self._batch[1][start:stop]
-        shard = plan.shards[partition]
-        return shard[batch_indices(plan.seed, step, stop - start, len(shard), partition)]
-
     def _batch_of(self, step: int, partition: int) -> Any:
         """Return the samples of a partition as a batch, augmented, on the device."""
-        source = generator(self._plan.seed, "augmentation", step, partition)
         name = type(self._task).__name__
         with blamed(f"{name}: the samples of partition {partition} at step {step}"):
-            batch = self._task.drawn(self._samples, self.indices(step, partition), source)
+            batch = self._plan.drawn(self._task, self._samples, step, partition)
         if self._flips:
             with blamed(f"{name}.flipped()"):
                 batch = self._task.flipped(batch)

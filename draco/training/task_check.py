@@ -9,19 +9,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
-
 from draco import own
 from draco.errors import OwnCodeError, TrainingError
 from draco.job import Job, attack, sizes
 from draco.runs import events
 from draco.runs.events import EventLog
-from draco.sampling import batch_indices, generator, partition_bounds
 from draco.tasks import agreement
 from draco.tasks.first_check import Found, Setting, blame_not_finite, first_check
 from draco.training import checkpoint
 from draco.training.build import Built, build_scheme
-from draco.training.gradients import Plan
 from draco.training.greeting import Greeting, faulty
 
 _BLAME_S = 20.0
@@ -135,27 +131,17 @@ def blame(built: Built, step: int) -> str:
     if job.task is None:
         return ""
     setting, until = setting_of(job)._replace(device="cpu"), time.monotonic() + _BLAME_S
+    plan = built.plan
     for partition in range(setting.partitions):
-        places = _indices(built.plan, step, partition)
-        source = generator(job.seed, "augmentation", step, partition)
         try:
             with own.blamed(f"{setting.name}: step {step}"):
-                batch = built.task.drawn(built.train, places, source)
+                batch, places = plan.drawn(built.task, built.train, step, partition), plan.indices(step, partition)
                 why = blame_not_finite(built.task, setting, built.model, batch, places=places.tolist(), step=step)
         except OwnCodeError as error:
             return str(error)
         if why or time.monotonic() > until:
             return why
     return ""
-
-
-def _indices(plan: Plan, step: int, partition: int) -> Tensor:
-    """Return the samples of a partition, as `StepVectors.indices` does."""
-    start, stop = partition_bounds(plan.batch_size, plan.partitions)[partition]
-    if plan.shards is None:
-        return batch_indices(plan.seed, step, plan.batch_size, plan.samples)[start:stop]
-    shard = plan.shards[partition]
-    return shard[batch_indices(plan.seed, step, stop - start, len(shard), partition)]
 
 
 def _seen_before(run: Path) -> str:

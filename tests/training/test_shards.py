@@ -16,7 +16,6 @@ from draco.runs import events
 from draco.sampling import derive_seed, generator, partition_bounds
 from draco.training import transport, worker
 from draco.training.build import Built
-from draco.training.gradients import StepVectors
 
 Make = Callable[..., Job]
 DIRICHLET = ("data.split=dirichlet", "data.alpha=0.1")
@@ -138,30 +137,26 @@ def test_seeds_differ_in_the_dirichlet_split() -> None:
 # --- in training -----------------------------------------------------------------------------------------------------
 
 
-def vectors(job: Job) -> StepVectors:
-    return worker.build_vectors(Built(job))
-
-
 @pytest.mark.parametrize("options", [DIRICHLET, ("data.split=by_class",)], ids=["dirichlet", "by_class"])
 def test_a_worker_takes_every_sample_of_its_shard_once_an_epoch_and_no_other(
     make_job: Make, options: tuple[str, ...]
 ) -> None:
     job = make_job(*options, "batch_size=1003")  # slices of 201 and 200 samples; shards of 820 and 819
-    owned, source = Built(job).shards, vectors(job)
+    owned, plan = Built(job).shards, Built(job).plan
     for partition in range(5):
         size = len(owned[partition])
-        used = torch.cat([source.indices(step, partition) for step in range(1, 10)])
+        used = torch.cat([plan.indices(step, partition) for step in range(1, 10)])
         assert torch.equal(used[:size].sort().values, owned[partition])
         assert torch.equal(used[size : 2 * size].sort().values, owned[partition])
         assert not torch.equal(used[:size], used[size : 2 * size])
-    assert torch.equal(source.indices(4, 2), vectors(job).indices(4, 2))  # whatever was asked before
+    assert torch.equal(plan.indices(4, 2), Built(job).plan.indices(4, 2))  # whatever was asked before
 
 
 def test_samples_of_iid_jobs_are_what_they_were(make_job: Make) -> None:
-    source = vectors(make_job())
+    plan = Built(make_job()).plan
     from draco.sampling import batch_indices
 
-    assert torch.equal(torch.cat([source.indices(2, j) for j in range(5)]), batch_indices(7, 2, 15, 4096))
+    assert torch.equal(torch.cat([plan.indices(2, j) for j in range(5)]), batch_indices(7, 2, 15, 4096))
 
 
 def test_worker_i_always_computes_on_its_own_shard(make_job: Make, train) -> None:
