@@ -2,7 +2,7 @@
 
 Nothing downstream checks these values again. Pure: no files, no MPI, and no torch (`draco.lazy`).
 
-    unions -> fields -> numbers, messages -> checks -> reading        fields -> writing
+    unions -> sections, named_sections -> fields -> numbers, messages -> checks -> reading        fields -> writing
 """
 
 from draco.job.checks import check, warnings

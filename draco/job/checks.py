@@ -8,10 +8,11 @@ from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
 from draco.data.datasets import DATASETS
 from draco.declaration import OptionError, short
 from draco.errors import OwnCodeError
-from draco.job.fields import BUILT_IN_LOGGERS, SECTIONS, DataSection, Job
+from draco.job.fields import SECTIONS, Job
 from draco.job.messages import legal_values, properties, show
 from draco.job.numbers import aggregator_f, attack, byzantine_count, sizes, structure
 from draco.job.own_section import OwnSection
+from draco.job.sections import BUILT_IN_LOGGERS, DataSection
 from draco.job.unions import only_with
 from draco.metrics import MODES
 from draco.models import MODELS, model_fault

@@ -1,7 +1,6 @@
 """The fields of a job: one frozen `Job` of sections, each field with its bounds and its description.
 
-Sections with a name are made from the tables of the library (`unions.kinds`): a new scheme, rule or attack changes
-nothing here. Letters: n workers, s adversaries, r redundancy, k partitions, B global batch, m gradients after decoding.
+Letters: n workers, s adversaries, r redundancy, k partitions, B global batch, m gradients after decoding.
 """
 
 from __future__ import annotations
@@ -9,372 +8,50 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
-from draco.attacks import ATTACKS
-from draco.data.datasets import DATASETS
-from draco.declaration import OnlyWith
-from draco.job.own_section import OwnSection
-from draco.job.plain_options import PlainOptions
-from draco.job.unions import AS_TUPLE, NamedSection, Part, Section, described, kinds, union
-from draco.metrics import NAME
+from draco.job.named_sections import (
+    AGGREGATOR_KINDS,
+    ATTACK_KINDS,
+    OPTIMIZER_KINDS,
+    PRE_AGGREGATOR_KINDS,
+    SCHEDULE_KINDS,
+    SCHEME_KINDS,
+    AnyAggregator,
+    AnyAttack,
+    AnyOptimizer,
+    AnySchedule,
+    AnyScheme,
+    NoAttackSection,
+    OwnAggregatorSection,
+    OwnAttackSection,
+    OwnOptimizerSection,
+    OwnPreAggregatorSection,
+    OwnScheduleSection,
+    OwnSchemeSection,
+)
+from draco.job.sections import (
+    AutocastSection,
+    CheckpointKeepSection,
+    DataSection,
+    Globs,
+    LocalSection,
+    Loggers,
+    OnLossSection,
+    StopEarlySection,
+    TaskSection,
+    WeightsSection,
+    WireSection,
+)
+from draco.job.unions import AS_TUPLE, Part, Section, described
 from draco.models import MODELS
-from draco.optimizers import OPTIMIZERS, SCHEDULES
-from draco.schemes import SCHEMES
 
 if TYPE_CHECKING:
     ModelName = str
-    DataName = str
 else:
     ModelName = Literal[tuple(MODELS)]
-    DataName = Literal[tuple(DATASETS)]
 
 OLD_WORD = "tensorboard"  # the key that was before `loggers`
-MetricName = Annotated[str, Field(pattern=NAME)]
-Rank = Annotated[int, Field(ge=1)]
-Ranks = Annotated[tuple[Rank, ...], Field(min_length=1), AS_TUPLE]
-Globs = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], AS_TUPLE]
-
-
-class TaskSection(Section):
-    """What is trained, where it is your own: a model, its samples and the loss of each."""
-
-    name: str = described(
-        ..., "A file or an importable module, and in it a subclass of draco.Task, such as my_task.py:Digits.",
-        pattern=r"^[^:\s][^:]*:[A-Za-z_][A-Za-z0-9_]*$", max_length=4096,
-    )  # fmt: skip
-    options: PlainOptions = described(PlainOptions(), "The arguments of its constructor, by name.")
-
-
-class DataSection(Section):
-    """What the model is trained on."""
-
-    name: DataName | None = described(
-        None, "Data set; mnist_5k and the synthetic ones need no download. Null: the samples are those of task."
-    )
-    augment: bool | None = described(
-        None, "Random crops and flips while training; null: what the data set usually takes (crops and flips: CIFAR)."
-    )
-    root: str = described("data", "Folder that holds the data sets, one folder each.", min_length=1)
-    source: str | None = described(
-        None, "Folder that already holds the original files; null: download where they are missing.", min_length=1
-    )
-    own: bool = described(
-        False,
-        "The files in data.source are your own, in the format and the sizes of this data set; else their content must "
-        "be the original's.",
-    )
-    split: Literal["iid", "dirichlet", "by_class"] = described(
-        "iid",
-        "iid: each batch is dealt out to all; else each worker owns as many samples, and the scheme must be "
-        "uncoded. dirichlet: class proportions drawn from Dirichlet(alpha); by_class: pieces of all sorted by class.",
-    )
-    alpha: float | None = described(
-        None,
-        "Concentration of dirichlet, the smaller the fewer classes a worker has; required with it.",
-        ge=1e-6,
-        le=1e6,
-        only_with=OnlyWith("split", ("dirichlet",)),
-    )
-
-
-class LocalSection(Section):
-    """What each worker does to its gradient before it sends it; needs uncoded."""
-
-    momentum: float = described(
-        0.0, "Worker momentum beta: it sends m = beta m + (1 - beta) gradient; 0: the gradient itself.", ge=0.0, lt=1.0
-    )
-    clip: float | None = described(
-        None, "Norm to which it scales a longer gradient down, before momentum; null: none.", gt=0.0, le=1e30
-    )
-
-
-class WeightsSection(Section):
-    """The file of the initial weights, a plain state_dict or safetensors. Everything in it must fit the model."""
-
-    file: str | None = described(
-        None, "The file; null: the model's own initial weights. Every process reads it.", min_length=1
-    )
-    sha256: str | None = described(
-        None, "SHA-256 that the file must have, 64 digits; null: any. The run records it.", min_length=64, max_length=64
-    )
-    prefix: str = described("", "What stands before each name in the file, such as `module.`, and is cut off.")
-    fresh: Globs = described(
-        (), "Names of the model, as globs such as [head.*], that keep their own initial weights whatever the file has."
-    )
-    unused: Globs = described((), "Names in the file, as globs, that the model need not have.")
-
-
-class AutocastSection(Section):
-    """The number format of the forward and backward pass (torch.autocast). Weights and gradients stay float32."""
-
-    dtype: Literal["none", "bfloat16", "float16"] = described(
-        "none", "Format of what torch computes in fewer bits, such as products of matrices; none: float32 throughout."
-    )
-    loss_scale: float = described(
-        1024.0,
-        "Power of two by which the loss is multiplied before the backward pass and the gradient divided after it, so "
-        "that small numbers do not vanish in float16.",
-        ge=1.0,
-        le=2.0**24,
-        only_with=OnlyWith("dtype", ("float16",)),
-    )
-
-
-class SchemeSection(NamedSection):
-    """Which worker computes what, what it sends, and how the server takes Byzantine replies out."""
-
-    adversaries: int = described(0, "Adversaries s that the job must tolerate.", ge=0, le=4096)
-
-
-class OwnSchemeSection(OwnSection, SchemeSection):
-    """A scheme of your own."""
-
-    table = SCHEMES
-
-
-class PreAggregatorSection(NamedSection):
-    """What is done to the decoded gradients before the aggregator."""
-
-
-def _written_out(value: Any) -> Any:
-    """Write out the shorthand of a list of sections: `[nnm]` is `[{name: nnm}]`."""
-    if not isinstance(value, list | tuple):
-        return value
-    return tuple({"name": item} if isinstance(item, str) else item for item in value)
-
-
-class OwnPreAggregatorSection(OwnSection, PreAggregatorSection):
-    """A pre-aggregator of your own."""
-
-    table = PRE_AGGREGATORS
-
-
-PRE_AGGREGATOR_KINDS = kinds("pre_aggregator", PRE_AGGREGATORS, PreAggregatorSection)
-if TYPE_CHECKING:
-    PreAggregators = tuple[PreAggregatorSection, ...]
-else:
-    PreAggregators = Annotated[
-        tuple[union(PRE_AGGREGATOR_KINDS, OwnPreAggregatorSection), ...],
-        Field(max_length=8),
-        BeforeValidator(_written_out),
-    ]
-
-
-class AggregatorSection(NamedSection):
-    """What makes one gradient of the m that decoding leaves."""
-
-    pre: PreAggregators = described(
-        (), "Pre-aggregators in their order, each by name or with options, such as [nnm, {name: bucketing, size: 2}]."
-    )
-
-
-_F = described(
-    None,
-    "Bad gradients that the rule must tolerate; null: as many as the scheme says that adversaries may make bad.",
-    ge=0,
-    le=4096,
-)
-_PER_LAYER = described(False, "Apply the rule, and what comes before it, to each layer by itself, as the original did.")
-
-
-class OwnAggregatorSection(OwnSection, AggregatorSection):
-    """An aggregator of your own."""
-
-    table = AGGREGATORS
-
-    f: int | None = _F
-    per_layer: bool = _PER_LAYER
-
-
-def _of_rule(rule: Any) -> Mapping[str, Any]:
-    fields: dict[str, Any] = {}
-    if rule.robust:
-        fields["f"] = int | None, _F
-    if rule.whole_rows:
-        fields["per_layer"] = bool, _PER_LAYER
-    return fields
-
-
-class NoAttackSection(NamedSection):
-    """No attack: every worker sends its honest reply."""
-
-    name: Literal["none"] = described("none", "No attack.")
-
-
-class AttackSection(NamedSection):
-    """What simulated Byzantine workers send instead of their reply; it acts after encoding."""
-
-    adversaries: int | None = described(
-        None, "Simulated Byzantine workers; null: by fraction or ranks, else scheme.adversaries.", ge=1, le=4096
-    )
-    fraction: float | None = described(
-        None, "The same as a fraction of the workers, rounded down; null: by adversaries.", gt=0.0, le=1.0
-    )
-    who: Literal["fixed", "drawn", "rotating", "placed"] = described(
-        "fixed",
-        "fixed: the same workers at every step; drawn: anew for each step from (seed, step); rotating: by turns; "
-        "placed: those whose rows this step are the worst for the scheme, neighbours or whole groups (as if the secret "
-        "of the rows were known).",
-    )
-    ranks: Ranks | None = described(None, "Their ranks, 1 to n; null: drawn from the seed.")
-    from_step: int = described(1, "First step at which they attack.", ge=1)
-    until_step: int | None = described(None, "Last step at which they attack; null: they never stop.", ge=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fixed_where_ranks_are_given(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("ranks") is not None:
-            return {"who": "fixed", **values}
-        return values
-
-
-class OwnAttackSection(OwnSection, AttackSection):
-    """An attack of your own."""
-
-    table = ATTACKS
-
-
-def _of_attack(attack: Any) -> Mapping[str, Any]:
-    if attack.placed is None:
-        return {}
-    who = AttackSection.model_fields["who"]
-    return {"who": (who.annotation, described("placed", who.description or ""))}
-
-
-class OptimizerSection(NamedSection):
-    """torch.optim's optimizer of that name."""
-
-    lr: float
-    weight_decay: float
-
-
-class OwnOptimizerSection(OwnSection):
-    """An optimizer of your own, such as torch.optim:RMSprop."""
-
-    table = OPTIMIZERS
-
-
-class ScheduleSection(NamedSection):
-    """torch.optim.lr_scheduler's schedule of that name, counted in steps, after an optional linear warm-up."""
-
-    warmup_steps: int = described(0, "Steps over which lr first rises linearly to optimizer.lr.", ge=0)
-
-
-class OwnScheduleSection(OwnSection, ScheduleSection):
-    """A schedule of your own, such as torch.optim.lr_scheduler:CosineAnnealingWarmRestarts."""
-
-    table = SCHEDULES
-
-
-class WireSection(Section):
-    """How a reply travels."""
-
-    dtype: Literal["float32", "float16", "bfloat16"] = described("float32", "Number format of replies on the wire.")
-    compression: Literal["none", "blosc2"] = described("none", "Lossless compression of replies.")
-
-
-_SOME = OnlyWith("name", ("some",))
-
-
-class CheckpointKeepSection(Section):
-    """Which checkpoints stay on the disk. One is removed once a newer one is safe; the last always stays."""
-
-    name: Literal["some", "all"] = described("some", "some: those that the options below name; all: every one.")
-    last: int = described(
-        3, "The newest; a resume takes the one before where one is damaged.", ge=1, le=10_000, only_with=_SOME
-    )
-    every: int = described(
-        10, "Every so many of the evaluated ones, by number; 0: none for that.", ge=0, le=10_000, only_with=_SOME
-    )
-    best: bool = described(True, "The one with the best evaluation, by metric, of equals by loss.", only_with=_SOME)
-    metric: MetricName | None = described(
-        None, "By which the best is chosen; null: top1 where there is one, else loss.", only_with=_SOME
-    )
-    mode: Literal["min", "max"] | None = described(
-        None, "Whether the least or the most of it is best; null: as is known of loss, top1, top5.", only_with=_SOME
-    )
-
-
-class StopEarlySection(Section):
-    """When a training ends before its last step: where a metric of the test samples improves no more."""
-
-    metric: MetricName = described("loss", "A metric of the task: loss, top1 and top5 without a task of your own.")
-    patience: int = described(
-        5, "So many evaluations in a row, one every eval_every steps, without a better one end the run.", ge=1, le=10**6
-    )
-    min_delta: float = described(0.0, "By how much one must be better than the best so far.", ge=0.0, le=1e30)
-    mode: Literal["min", "max"] | None = described(
-        None, "Whether the least or the most is best; null: as is known of loss, top1, top5."
-    )
-
-
-BUILT_IN_LOGGERS = ("tensorboard", "csv")
-LOGGER = rf"^({'|'.join(BUILT_IN_LOGGERS)}|[^:\s][^:]*:[A-Za-z_][A-Za-z0-9_]*)$"  # the name of one
-
-
-class LoggerSection(Section):
-    """Where steps and evaluations are written besides the run's own records, as they happen."""
-
-    name: str = described(
-        ..., "tensorboard, csv, or a file or an importable module, and a class in it, such as my_loggers.py:Wandb.",
-        pattern=LOGGER, max_length=4096,
-    )  # fmt: skip
-    options: PlainOptions = described(
-        PlainOptions(), "For your own: what its constructor takes besides run and job, by name."
-    )
-
-
-if TYPE_CHECKING:
-    Loggers = tuple[LoggerSection, ...]
-else:
-    Loggers = Annotated[tuple[LoggerSection, ...], Field(max_length=8), BeforeValidator(_written_out)]
-
-
-class OnLossSection(Section):
-    """What becomes of a run when a node or a process is lost. It changes nothing that is computed."""
-
-    name: Literal["pack", "replace", "fail"] = described(
-        "pack",
-        "pack: go on at once, the lost ranks on the nodes that are left; replace: the same, and take a node back that "
-        "answers again, which make train brings up meanwhile; fail: end the run, resumably.",
-    )
-    on_demand: bool = described(
-        False,
-        "A node that the spot market cannot replace may be bought on demand, within max_price (aws).",
-        only_with=OnlyWith("name", ("replace",)),
-    )
-    per_hour: int = described(
-        20,
-        "Losses within an hour that are tolerated; one more ends the run.",
-        ge=0,
-        le=10_000,
-        only_with=OnlyWith("name", ("pack", "replace")),
-    )
-
-
-SCHEME_KINDS = kinds("scheme", SCHEMES, SchemeSection)
-AGGREGATOR_KINDS = kinds("aggregator", AGGREGATORS, AggregatorSection, _of_rule)
-ATTACK_KINDS: dict[str, type[NamedSection]] = {
-    "none": NoAttackSection,
-    **kinds("attack", {name: entry for name, entry in ATTACKS.items() if name != "none"}, AttackSection, _of_attack),
-}
-OPTIMIZER_KINDS = kinds("optimizer", OPTIMIZERS, OptimizerSection)
-SCHEDULE_KINDS = kinds("schedule", SCHEDULES, ScheduleSection)
-
-if TYPE_CHECKING:
-    AnyScheme = SchemeSection
-    AnyAggregator = AggregatorSection
-    AnyAttack = AttackSection
-    AnyOptimizer = NamedSection
-    AnySchedule = ScheduleSection
-else:
-    AnyScheme = union(SCHEME_KINDS, OwnSchemeSection)
-    AnyAggregator = union(AGGREGATOR_KINDS, OwnAggregatorSection, "mean")
-    AnyAttack = union(ATTACK_KINDS, OwnAttackSection, "none")
-    AnyOptimizer = union(OPTIMIZER_KINDS, OwnOptimizerSection, "sgd")
-    AnySchedule = union(SCHEDULE_KINDS, OwnScheduleSection, "constant")
 
 
 class Job(Section):

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from draco.job.fields import BUILT_IN_LOGGERS, LOGGER, PRE_AGGREGATOR, SECTIONS, Job
+from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job
 from draco.job.plain_options import LEGAL as PLAIN
+from draco.job.sections import BUILT_IN_LOGGERS, LOGGER
 from draco.job.unions import Part, Section
 from draco.metrics import NAME
 

@@ -11,7 +11,8 @@ from typing import Any
 from draco.aggregators import AGGREGATORS
 from draco.attacks import ATTACKS
 from draco.attacks.attack import AttackDeclaration
-from draco.job.fields import AttackSection, Job
+from draco.job.fields import Job
+from draco.job.named_sections import AttackSection
 from draco.schemes import SCHEMES, Sizes
 
 

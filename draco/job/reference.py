@@ -7,8 +7,9 @@ from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
 from draco.attacks import ATTACKS
 from draco.data.datasets import DATASETS
 from draco.declaration import Declaration
-from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job, LoggerSection
+from draco.job.fields import PRE_AGGREGATOR, SECTIONS, Job
 from draco.job.messages import legal_values, properties, show
+from draco.job.sections import LoggerSection
 from draco.job.unions import Part, Section, only_with
 from draco.models import MODELS
 from draco.optimizers import OPTIMIZERS, SCHEDULES

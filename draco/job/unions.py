@@ -132,3 +132,10 @@ def field(option: Option) -> tuple[Any, Any]:
 
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
+
+
+def written_out(value: Any) -> Any:
+    """Write out the shorthand of a list of sections: `[nnm]` is `[{name: nnm}]`."""
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple({"name": item} if isinstance(item, str) else item for item in value)

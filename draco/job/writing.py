@@ -5,10 +5,11 @@ from typing import Any
 
 from draco.aggregators import AGGREGATORS
 from draco.declaration import short
-from draco.job.fields import OLD_WORD, PRE_AGGREGATOR, SECTIONS, Job, LoggerSection
+from draco.job.fields import OLD_WORD, PRE_AGGREGATOR, SECTIONS, Job
 from draco.job.messages import choices, properties, show, takes_text
 from draco.job.numbers import attack
 from draco.job.own_section import PATH, OwnSection
+from draco.job.sections import LoggerSection
 from draco.job.unions import Part, Section, only_with
 from draco.schemes import SCHEMES
 

@@ -8,7 +8,7 @@ failed means that the job itself did, and would again.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from draco.job.fields import OnLossSection
+from draco.job.sections import OnLossSection
 from draco.runs.directory import State
 
 WITHIN_S = 3600.0  # on_loss.per_hour counts what happened within it

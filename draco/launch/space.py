@@ -8,7 +8,7 @@ from rich.filesize import decimal
 
 from draco.errors import MissingError
 from draco.job import Job
-from draco.job.fields import CheckpointKeepSection
+from draco.job.sections import CheckpointKeepSection
 from draco.job.space import space
 from draco.runs import directory as run_directory
 

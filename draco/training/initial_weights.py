@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from draco import own
 from draco.errors import JobError, MissingError, TrainingError
-from draco.job.fields import WeightsSection
+from draco.job.sections import WeightsSection
 from draco.runs import events
 
 _SHOWN = 20  # differences that a message lists

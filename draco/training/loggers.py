@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from draco import own
 from draco.errors import OwnCodeError
 from draco.job import Job, to_dict
-from draco.job.fields import LoggerSection
+from draco.job.sections import LoggerSection
 from draco.plain import plain
 from draco.runs.events import EventLog
 from draco.training.csv_files import CsvFiles

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from draco.job import Job
-from draco.job.fields import StopEarlySection
+from draco.job.sections import StopEarlySection
 from draco.metrics import Mode, merit, mode_of
 
 

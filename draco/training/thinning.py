@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from draco import metrics
-from draco.job.fields import CheckpointKeepSection
+from draco.job.sections import CheckpointKeepSection
 from draco.runs import directory as run_directory
 from draco.runs import hold
 from draco.training import checkpoint

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from draco.aggregators.rows import is_finite
 from draco.job import Job, attack
-from draco.job.fields import LocalSection
+from draco.job.sections import LocalSection
 from draco.training import adversary
 from draco.training.clipping import clip
 

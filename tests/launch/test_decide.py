@@ -2,7 +2,7 @@
 
 import pytest
 
-from draco.job.fields import OnLossSection
+from draco.job.sections import OnLossSection
 from draco.launch.decide import End, Relaunch, Seen, decide
 
 THREE = ("a", "b", "c")

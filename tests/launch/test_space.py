@@ -12,7 +12,7 @@ from draco.cli.main import main
 from draco.data.datasets import DATASETS
 from draco.errors import MissingError
 from draco.job import Job, to_yaml
-from draco.job.fields import CheckpointKeepSection
+from draco.job.sections import CheckpointKeepSection
 from draco.job.space import checkpoint_bytes, space
 from draco.launch import space as shell
 from draco.models import MODELS, model_size

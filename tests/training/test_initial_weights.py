@@ -11,7 +11,7 @@ from torch import nn
 from draco import files
 from draco.errors import JobError, MissingError, TrainingError
 from draco.job import Job, parse, to_yaml
-from draco.job.fields import WeightsSection
+from draco.job.sections import WeightsSection
 from draco.runs import directory as run_directory
 from draco.runs import events
 from draco.training import checkpoint, initial_weights

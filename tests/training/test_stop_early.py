@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from draco.cli.main import main
 from draco.errors import OwnCodeError, RefusedError
 from draco.job import Job, parse, to_yaml
-from draco.job.fields import StopEarlySection
+from draco.job.sections import StopEarlySection
 from draco.launch.resume import unfinished
 from draco.report import read, tables
 from draco.report.elements import Run

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from draco.cli.main import main
 from draco.job import Job, parse, to_yaml
-from draco.job.fields import CheckpointKeepSection
+from draco.job.sections import CheckpointKeepSection
 from draco.runs import directory as run_directory
 from draco.runs import events, hold
 from draco.training import build, checkpoint, evaluate, thinning

@@ -14,7 +14,7 @@ from draco import files
 from draco.attacks import ATTACKS
 from draco.errors import TrainingError
 from draco.job import Job, to_yaml
-from draco.job.fields import LocalSection
+from draco.job.sections import LocalSection
 from draco.runs import directory as run_directory
 from draco.runs import events
 from draco.sampling import generator
