@@ -25,8 +25,14 @@ from draco.training.transport import ServerTransport, Task, new_frames, ranks
 from draco.training.worker_momentum import Attached
 
 NOT_FINITE = "it holds numbers that are not finite"
-DIVERGED = "training has diverged; is a defence missing, or optimizer.lr too high?"
 Lap = Callable[[str], None]  # charges the time since the last call to a part of the step
+
+
+class DivergedError(TrainingError):
+    """No reply of a step is finite, or what was made of them is not; `what` says at which step and which."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: training has diverged; is a defence missing, or optimizer.lr too high?")
 
 
 @dataclass
@@ -83,7 +89,8 @@ class Collector:
         Raises:
             WorkerError: workers that are needed are gone or did not answer; names them.
             DecodeError: all have answered, and it cannot be decoded.
-            TrainingError: no reply is finite.
+            DivergedError: no reply is finite.
+            TrainingError: the code of more workers has failed than may lie.
         """
         inspection = self.scheme.inspect(self.replies, seed) if self.scheme.inspect else None
         here = _Arrived(tasks, np.zeros(self.job.workers, np.bool_))
@@ -92,7 +99,7 @@ class Collector:
         late = self._late(here)
         lap("exchange")
         if len(here.refused) == self.job.workers and set(here.refused.values()) == {NOT_FINITE}:
-            raise TrainingError(f"step {step}: no worker's reply is finite: {DIVERGED}")
+            raise DivergedError(f"step {step}: no worker's reply is finite")
         self._require_working(step, here)
         if decoded is None:
             decoded = self._decode_or_blame(step, here, seed, inspection)

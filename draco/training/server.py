@@ -46,7 +46,7 @@ from draco.training import (
 )
 from draco.training.appraisal import Appraisal
 from draco.training.build import Built
-from draco.training.collect import DIVERGED, Collector, Replies
+from draco.training.collect import Collector, DivergedError, Replies
 from draco.training.greeting import Greeting
 from draco.training.loggers import Loggers
 from draco.training.state import Training
@@ -196,7 +196,7 @@ class Server:
             own = self.aggregate(gradients[:, :p], f, step, trusted, self.training.centre)
             vector = torch.cat([own, rest])
         if not is_finite(vector):
-            raise TrainingError(f"step {step}: the gradient is not finite: {DIVERGED}")
+            raise DivergedError(f"step {step}: the gradient is not finite")
         return vector
 
     def _trusted(self, step: int, rows: Sequence[int], missing: set[int]) -> int:
@@ -333,10 +333,9 @@ def _step(server: Server, built: Built) -> dict[str, Any]:
     """Take one step; where the loss of a job's own task was not finite, say whose and why."""
     try:
         return server.run_step()
-    except TrainingError as error:
-        if DIVERGED in str(error) and (why := task_check.blame(built, server.training.step + 1)):
-            raise TrainingError(f"{error} {why}") from error
-        raise
+    except DivergedError as error:
+        why = task_check.blame(built, server.training.step + 1)
+        raise (TrainingError(f"{error} {why}") if why else error) from None
 
 
 def _save(training: Training, run: Path, log: EventLog) -> None:
