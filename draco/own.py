@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from draco.errors import OwnCodeError
+from draco.errors import DracoError, OwnCodeError
 from draco.lazy import load_torch
 
 FOLDER = "DRACO_CODE"  # the environment's name of the folder of a run's own files
@@ -83,12 +83,17 @@ def forget() -> None:
 
 @contextmanager
 def blamed(what: str) -> Iterator[None]:
-    """Turn what a user's own code raises into an OwnCodeError that says what was called, and its file and line."""
+    """Turn what a user's own code raises into an OwnCodeError that says what was called, and its file and line.
+
+    An error of Draco's that passed through no code of the user's says all itself.
+    """
     try:
         yield
     except OwnCodeError:
         raise
     except (Exception, SystemExit) as error:  # such as a script's own, which is imported
+        if isinstance(error, DracoError) and not place(error):
+            raise
         raise OwnCodeError(f"{what}{place(error)}: {type(error).__name__}: {error}") from error
 
 

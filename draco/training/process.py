@@ -51,10 +51,10 @@ def main(run: Path, simulate: bool) -> None:
             _obey_signals(run)
             whole = _serve(run, size)
     except transport.ServerGone:
-        transport.fail(everybody=False)
+        transport.fail()
     except BaseException as error:
         _tell(error)
-        transport.fail(everybody=rank == 0)  # without a worker the others may go on
+        transport.fail()
     transport.leave(finalize=whole)
 
 

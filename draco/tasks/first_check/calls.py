@@ -35,6 +35,7 @@ class Setting(NamedTuple):
     labels_for: str = ""  # what of the job needs labels(): `data.split: by_class`
     flipped_for: str = ""  # what of the job needs flipped(): `attack: label_flip`
     again: bool = True  # samples("train") is fetched twice, and compared
+    drawn: tuple[str, ...] = ("*",)  # globs of the tensors that model() draws; the others come from a file
 
 
 class Failed(Exception):  # noqa: N818  # never seen outside of the check

@@ -78,11 +78,12 @@ def leave(*, finalize: bool) -> NoReturn:
     os._exit(0)
 
 
-def fail(*, everybody: bool) -> NoReturn:
-    """End this process at once, or every rank of the job: leaving MPI in good order would wait for the others."""
+def fail() -> NoReturn:
+    """End this process at once: leaving MPI in good order would wait for the others.
+
+    Without a worker the others go on; without the server every worker ends. Open MPI 5.0.11 tells them of exit code 0
+    and of signals, but not of another exit code; and its Abort ends none that is not in a call of MPI at that moment.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    if everybody:
-        world().Abort(1)
-        os._exit(1)
-    os._exit(0)  # Open MPI 5.0.11 tells the others of this and of signals, but not of another exit code
+    os._exit(0)

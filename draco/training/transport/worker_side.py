@@ -57,7 +57,7 @@ class MpiWorker:
         """Say once who this worker is."""
         buffer = np.zeros(GREETING_BYTES, np.uint8)
         buffer[: len(greeting)] = np.frombuffer(greeting, np.uint8)
-        self._comm.Send(buffer, dest=0, tag=TAG_GREETING)
+        self._complete(lambda: self._comm.Isend(buffer, dest=0, tag=TAG_GREETING))
 
     def take_momenta(self, out: Tensor) -> None:
         """Receive the momenta to go on from into `out` (rows, p).
