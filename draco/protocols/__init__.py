@@ -1,0 +1,14 @@
+"""Protocols: steps in several rounds between server and workers, for exact gradients at less than 2s+1 copies.
+
+A scheme takes one round: every worker replies once, and the server decodes. A protocol asks again where claims differ,
+proves who lied, and expels them for the rest of the run. So redundancy is paid only while Byzantine workers behave.
+
+rounds.py     what is asked of workers, what comes back, and the coroutine of rounds that a step is
+court.py      claims, proofs and expulsions: who may still be asked, and how many may still lie
+reactive.py   lies + 1 copies, one upload and digests; exact at every step
+verified.py   one copy, and verifiers who are drawn after the upload; a step is undone where they find a lie
+checked.py    one copy, with the products of its matrix multiplications, which the server checks
+digested.py   the repetition code, with one upload a group and digests
+
+Coroutines are pure: no MPI, no files, no clock. `draco/training/rounds.py` drives them.
+"""

@@ -1,0 +1,77 @@
+"""One step as a coroutine of rounds: it yields what is asked of which worker, and is sent what came.
+
+A *pair* is (step, partition). A worker's *claim* on a pair is the digest of the vector that it says is right. Vectors
+are opaque here: only the digest is looked at. Workers are ranks 1..n, partitions 0..k-1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from draco.protocols.court import Court
+
+T = TypeVar("T")
+# "vector": its step vector. "digest": the SHA-256 of that. "transcript": the products of which the server makes the
+# vector, after their check. "sketch": secret projections of the vector, drawn by `Ask.seed`.
+Send = Literal["vector", "digest", "transcript", "sketch"]
+
+
+class Ask(NamedTuple):
+    """What one worker is asked for. It knows the model of the step."""
+
+    worker: int
+    step: int
+    partition: int
+    send: Send
+    seed: int = 0  # of a sketch
+
+
+class Upload(NamedTuple):
+    """A vector as it came, or as it was made of a transcript that passed its check."""
+
+    digest: bytes  # of its bytes as they came, by the server
+    vector: Any  # (d,), valid until the end of the step after this one
+
+
+class Rejected(NamedTuple):
+    """What came proves by itself that its sender lies: another size or kind than was asked for, or a failed check."""
+
+    why: str
+
+
+# To "digest": the digest; to "sketch": a tuple of floats. None: nothing came in time, which proves nothing.
+Answer = Upload | bytes | tuple[float, ...] | Rejected | None
+Rounds = Generator[Sequence[Ask], Mapping[Ask, Answer], T]  # no ask twice in a step; every ask of a round is answered
+
+
+class Committed(NamedTuple):
+    """A step whose vectors were used and are not verified yet."""
+
+    step: int
+    uploads: tuple[Upload, ...]  # of partitions 0..k-1
+    workers: tuple[int, ...]  # who sent each
+
+
+class Outcome(NamedTuple):
+    """What a step came to."""
+
+    uploads: tuple[Upload, ...]  # of partitions 0..k-1; empty: nothing, as the step before was false
+    workers: tuple[int, ...] = ()  # who sent each
+    # Of the step before: the true vectors in the place of false ones, by partition. Where there are any, that step is
+    # to be undone and taken again with them, and then this step from its beginning.
+    replaced: Mapping[int, Upload] = {}
+
+
+class Protocol(NamedTuple):
+    """A protocol built for n workers and up to s Byzantine ones."""
+
+    name: str
+    partitions: int  # k
+    # (court, step, the step before where it is not verified yet) -> rounds of the step
+    step: Callable[[Court, int, Committed | None], Rounds[Outcome]]
+    # (court, that step) -> the true vectors in the place of false ones; None: each step is right when it ends
+    close: Callable[[Court, Committed], Rounds[Mapping[int, Upload]]] | None
+    summary: str  # one line for the user at the start of a job
+    copies: Callable[[int], int]  # lies that are left -> copies of each partition where nobody lies
+    sends: tuple[Send, ...] = ("vector", "digest")  # what it may ask for
