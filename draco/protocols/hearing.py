@@ -20,13 +20,16 @@ Pair = tuple[int, int]  # step, partition
 class Hearing:
     """What is known of pairs within one step. It expels by `court`, and never asks anybody the same twice."""
 
-    def __init__(self, court: Court) -> None:
+    def __init__(self, court: Court, earlier: int | None = None) -> None:
+        """Begin with nothing known. `earlier` is the step of which not every worker has the model."""
         self.court = court
+        self.earlier = earlier
         self.claims: dict[Pair, dict[int, bytes]] = defaultdict(dict)  # worker -> digest that it says is right
         self.uploads: dict[Pair, dict[int, Upload]] = defaultdict(dict)  # worker -> what it sent
         self.asked: dict[Pair, dict[int, str]] = defaultdict(dict)  # worker -> what it was asked for last
         self.load: Counter[int] = Counter()  # pairs that each worker was given
         self.sent: Counter[int] = Counter()  # vectors that each worker was asked for
+        self.answered: set[int] = set()
         self.silent: set[int] = set()  # did not answer in time: asked last
 
     def ask(self, worker: int, pair: Pair, send: str) -> Ask:
@@ -44,9 +47,10 @@ class Hearing:
         """
         for ask, answer in answers.items():
             pair = (ask.step, ask.partition)
+            (self.silent if answer is None else self.answered).add(ask.worker)
             if answer is None:
-                self.silent.add(ask.worker)
-            elif isinstance(answer, Rejected):
+                continue
+            if isinstance(answer, Rejected):
                 self.court.expel(ask.worker, Proof(*pair, answer.why, ""))
             elif isinstance(answer, Upload):
                 self.uploads[pair][ask.worker] = answer
@@ -92,7 +96,13 @@ class Hearing:
         digest, claimants = self.leading(pair)
         if claimants < needed:
             return None
-        return next(((who, upload) for who, upload in self.uploads[pair].items() if upload.digest == digest), None)
+        sent = [(who, upload) for who, upload in self.uploads[pair].items() if upload.digest == digest]
+        return min(sent, key=lambda found: found[0] in self.court.expelled, default=None)
+
+    def able(self, pair: Pair) -> list[int]:
+        """Return the workers that may be asked about the pair now."""
+        lacking = self.court.lacking if pair[0] == self.earlier else ()
+        return [worker for worker in self.court.present if worker not in lacking]
 
     def further(self, pair: Pair, needed: int) -> list[Ask]:
         """Return what is to be asked so that `accepted` may give a vector; nothing where nobody is left to ask.
@@ -101,7 +111,8 @@ class Hearing:
         """
         digest, claimants = self.leading(pair)
         uploaded = any(upload.digest == digest for upload in self.uploads[pair].values())
-        fresh = [worker for worker in self.court.present if worker not in self.asked[pair]]
+        able = self.able(pair)
+        fresh = [worker for worker in able if worker not in self.asked[pair]]
         if claimants < needed:
             chosen = self.least_loaded(fresh, needed - claimants)
             return [
@@ -112,7 +123,7 @@ class Hearing:
             return []
         theirs = [
             worker
-            for worker in self.court.present
+            for worker in able
             if self.claims[pair].get(worker) == digest and self.asked[pair][worker] == "digest"
         ]
         return [self.ask(worker, pair, "vector") for worker in self.least_loaded(theirs or fresh, 1)]
