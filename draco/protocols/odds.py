@@ -1,20 +1,20 @@
 """The probability that a lie survives verification, in the whole run.
 
 Theorem. Let at most s of n workers be Byzantine, and let `a` verifiers of each pair be drawn after its upload,
-uniformly among the others. Then the probability that any step of the run stays false is at most 1 - prod (1 - sigma_e) over
-e = 0..s-1, however many steps there are and whatever the liars do, with sigma_e = C(s-e-1, a) / C(n-e-1, a). Proof:
-call a step with at least one false upload a try, made when e workers are expelled. Its draw is independent of all that
-was sent before. Take one of its false pairs. If one honest worker is among its verifiers, the claims differ; then every
-pair of the step gets lies + 1 claimants, so all its lies are replaced, and the pair's uploader is expelled. So a try
-survives only if all `a` verifiers of that pair are among the s-e-1 other liars: with probability sigma_e at most, even
-with several lies in the step. A try that fails costs at least one identity for ever, and sigma_e falls with e. So the
-liars have at most s tries, the best of them at e = 0, 1, ..., s-1.
+uniformly among the others. Then the probability that any step of the run stays false is at most 1 - prod (1 - sigma_e)
+over e = 0..s-1, however many steps there are and whatever the liars do, with sigma_e = C(s-e-1, a) / C(n-e-1, a).
+Proof: call a step with at least one false upload a try, made when e workers are expelled. Its draw is independent of
+all that was sent before. Take one of its false pairs. If one honest worker is among its verifiers, the claims differ;
+then every pair of the step gets lies + 1 claimants, so all its lies are replaced, and the pair's uploader is expelled.
+So a try survives only if all `a` verifiers of that pair are among the s-e-1 other liars: with probability sigma_e at
+most, even with several lies in the step. A try that fails costs at least one identity for ever, and sigma_e falls with
+e. So the liars have at most s tries, the best of them at e = 0, 1, ..., s-1.
 
 The bound is reached where colluders see all draws, lie one at a time, and confirm only where every verifier colludes.
-It would be false if a step's other lies stood while one is found: then s workers could lie at the same step, each
-with sigma_0. Assumptions: draws are secret until the upload is in; whether an honest worker is late does not depend on
-what it is asked. With up to `absent` workers away at a try, n-e-1 others are n-e-1-absent. Where still fewer can
-answer, `verifiers_for` says how many more are drawn for the same sigma. Our own derivation.
+It would be false if a step's other lies stood while one is found: then s workers could lie at the same step, each with
+sigma_0. Assumptions: draws are secret until the upload is in; whether an honest worker is late does not depend on what
+it is asked. With up to `absent` workers away at a try, n-e-1 others are n-e-1-absent. Where still fewer can answer,
+`verifiers_for` says how many more are drawn for the same sigma. Our own derivation.
 """
 
 from __future__ import annotations
