@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from operator import itemgetter
 
 from draco.protocols.court import Court, Proof
 from draco.protocols.rounds import Answer, Ask, Rejected, Upload
@@ -65,14 +66,17 @@ class Hearing:
         if before != digest:
             self.court.expel(worker, Proof(*pair, digest.hex(), before.hex()))
 
-    def live(self, pair: Pair) -> Counter[bytes]:
+    def live(self, pair: Pair) -> dict[bytes, int]:
         """Return how many of those who are not expelled claim which digest."""
-        return Counter(digest for worker, digest in self.claims[pair].items() if worker not in self.court.expelled)
+        count: dict[bytes, int] = {}
+        for worker, digest in self.claims[pair].items():
+            if worker not in self.court.expelled:
+                count[digest] = count.get(digest, 0) + 1
+        return count
 
     def leading(self, pair: Pair) -> tuple[bytes | None, int]:
         """Return the digest that most of those who are not expelled claim, and how many they are."""
-        most = self.live(pair).most_common(1)
-        return most[0] if most else (None, 0)
+        return max(self.live(pair).items(), key=itemgetter(1), default=(None, 0))
 
     def judge(self, pairs: Collection[Pair]) -> None:
         """Expel who claims something else than lies + 1 others, until nothing more follows.
@@ -92,12 +96,15 @@ class Hearing:
                         self.court.expel(worker, Proof(*pair, digest.hex(), true.hex()))
 
     def accepted(self, pair: Pair, needed: int) -> tuple[int, Upload] | None:
-        """Return a vector that `needed` workers claim, none of them expelled, and who sent it; None: not yet."""
+        """Return a vector that `needed` workers claim, and who sent it, none of them expelled; None: not yet."""
         digest, claimants = self.leading(pair)
-        if claimants < needed:
-            return None
-        sent = [(who, upload) for who, upload in self.uploads[pair].items() if upload.digest == digest]
-        return min(sent, key=lambda found: found[0] in self.court.expelled, default=None)
+        return self._sent(pair, digest) if claimants >= needed else None
+
+    def _sent(self, pair: Pair, digest: bytes | None) -> tuple[int, Upload] | None:
+        for worker, upload in self.uploads[pair].items():
+            if upload.digest == digest and worker not in self.court.expelled:
+                return worker, upload
+        return None
 
     def able(self, pair: Pair) -> list[int]:
         """Return the workers that may be asked about the pair now."""
@@ -110,7 +117,7 @@ class Hearing:
         One more upload is asked for where nobody has sent what most claim.
         """
         digest, claimants = self.leading(pair)
-        uploaded = any(upload.digest == digest for upload in self.uploads[pair].values())
+        uploaded = self._sent(pair, digest) is not None
         able = self.able(pair)
         fresh = [worker for worker in able if worker not in self.asked[pair]]
         if claimants < needed:

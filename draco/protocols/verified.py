@@ -123,9 +123,8 @@ def _close(verifiers: int, court: Court, committed: Committed) -> Rounds[Mapping
 
 def _needed(hearing: Hearing, pair: Pair) -> int:
     """Return how many live workers must claim a vector before it is used: one, unless there is doubt."""
-    doubt = len(hearing.live(pair)) > 1 or any(
-        upload.doubtful for who, upload in hearing.uploads[pair].items() if who not in hearing.court.expelled
-    )
+    uploads = hearing.uploads[pair]
+    doubt = any(upload.doubtful for upload in uploads.values()) or hearing.claims[pair].keys() - uploads.keys()
     return hearing.court.lies + 1 if doubt else 1
 
 
