@@ -158,20 +158,12 @@ def garbage(gang: Gang, ask: Ask, key: Key, true: int) -> Answer:
     return Rejected("another size") if gang.draw.random() < 0.1 else answer(ask, true)
 
 
-def doubtful(gang: Gang, ask: Ask, key: Key, true: int) -> Answer:
-    """Upload what is not finite, and confirm it."""
-    if ask.send == "vector" and gang.draw.random() < 0.3:
-        lie = gang.lie(key, true)
-        return Upload(digest(lie), lie, doubtful=True)
-    return answer(ask, gang.lies.get(key, true))
-
-
 def anything(gang: Gang, ask: Ask, key: Key, true: int) -> Answer:
     """Do something else at each ask."""
     return gang.draw.choice(MIXED)(gang, ask, key, true)
 
 
-MIXED = (always, alone, equivocate, frame, stall, garbage, doubtful, cover, *[honest] * 6)
+MIXED = (always, alone, equivocate, frame, stall, garbage, cover, *[honest] * 6)
 ALL: tuple[Attack, ...] = (
     honest,
     always,
@@ -188,5 +180,5 @@ ALL: tuple[Attack, ...] = (
     stall,
     collude,
 )
-ALL += (linger, waste, garbage, doubtful, anything)
+ALL += (linger, waste, garbage, anything)
 ATTACKS: dict[str, Attack] = {attack.__name__: attack for attack in ALL}

@@ -32,7 +32,6 @@ class Upload(NamedTuple):
 
     digest: bytes  # of its bytes as they came, by the server
     vector: Any  # (d,), valid until the end of the step after this one
-    doubtful: bool = False  # not finite, say: to be used only where lies + 1 workers claim it
 
 
 class Rejected(NamedTuple):

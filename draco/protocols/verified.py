@@ -10,7 +10,7 @@ most s tries (draco/protocols/odds.py has the rest, and what is assumed).
 A step's vectors are used as they come, one copy of each. At the next step, or by `close`, each pair is verified: `a`
 workers that are drawn now, or as many as there are liars left, compute it too and send its digest. Where claims differ,
 all pairs of that step are judged as in draco/protocols/reactive.py. False ones are replaced, and the step is taken
-again. A vector that is doubtful by itself is judged before it is used.
+again.
 
 Sources: Gupta & Vaidya, arXiv:1912.09528, for expulsion by proof; verifying after the commitment and its odds are ours.
 """
@@ -22,7 +22,7 @@ from functools import partial
 
 from draco.declaration import OptionError
 from draco.protocols.court import Court
-from draco.protocols.hearing import Hearing, Pair
+from draco.protocols.hearing import Hearing
 from draco.protocols.odds import failure_probability, least_verifiers
 from draco.protocols.rounds import Ask, Committed, Outcome, Protocol, Rounds, Upload
 from draco.protocols.verification import Verification
@@ -98,13 +98,14 @@ def _step(partitions: int, verifiers: int, court: Court, step: int, committed: C
         replaced = verification.replaced() if verification else {}
         if replaced and not unverified:
             return Outcome((), (), replaced)
-        needed = {pair: _needed(hearing, pair) for pair in pairs}
-        missing = [pair for pair in pairs if hearing.accepted(pair, needed[pair]) is None]
+        found = {pair: hearing.accepted(pair, 1) for pair in pairs}
+        missing = [pair for pair, vector in found.items() if vector is None]
         if not missing and not unverified:
-            return _outcome(hearing, needed)
+            vectors = [vector for vector in found.values() if vector is not None]
+            return Outcome(tuple(upload for _, upload in vectors), tuple(worker for worker, _ in vectors))
         asks = verification.asks() if verification else []
         if not replaced:
-            asks += [ask for pair in missing for ask in hearing.further(pair, needed[pair])]
+            asks += [ask for pair in missing for ask in hearing.further(pair, 1)]
         if not asks:
             raise court.too_few(*(unverified or missing[0]))
 
@@ -119,16 +120,3 @@ def _close(verifiers: int, court: Court, committed: Committed) -> Rounds[Mapping
         hearing.take((yield asks))
         hearing.judge(verification.pairs)
     return verification.replaced()
-
-
-def _needed(hearing: Hearing, pair: Pair) -> int:
-    """Return how many live workers must claim a vector before it is used: one, unless there is doubt."""
-    uploads = hearing.uploads[pair]
-    doubt = any(upload.doubtful for upload in uploads.values()) or hearing.claims[pair].keys() - uploads.keys()
-    return hearing.court.lies + 1 if doubt else 1
-
-
-def _outcome(hearing: Hearing, needed: Mapping[Pair, int]) -> Outcome:
-    accepted = [hearing.accepted(pair, number) for pair, number in needed.items()]
-    found = [vector for vector in accepted if vector is not None]
-    return Outcome(tuple(upload for _, upload in found), tuple(worker for worker, _ in found))
