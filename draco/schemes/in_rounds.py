@@ -1,0 +1,68 @@
+"""The schemes whose steps take several rounds: what jobs are told of them. `draco/protocols/` has the protocols.
+
+They cut the batch into k = n - s partitions, so that every worker computes one of them once s have been expelled.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from draco.declaration import Option
+from draco.protocols.reactive import reactive
+from draco.protocols.verified import checked_verifiers, verified
+from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
+
+
+def _no_code(**_: object) -> NoReturn:
+    raise ValueError(
+        "this scheme takes several rounds, and has no encode and decode: draco.schemes.build_protocol builds its steps"
+    )
+
+
+def _sizes(workers: int, adversaries: int, **_: object) -> Sizes:
+    require_workers("scheme", workers, adversaries)
+    return Sizes(partitions=workers - adversaries, gradients=workers - adversaries)
+
+
+REACTIVE = SchemeDeclaration(
+    name="reactive",
+    function=_no_code,
+    text="one copy more than may lie, digests, and expulsion of who lied: exact, and redundancy falls to 1",
+    sizes=_sizes,
+    protocol=reactive,
+    in_rounds=True,
+)
+
+
+def _verified_sizes(
+    workers: int, adversaries: int, verifiers: int | None = None, delta: float | None = None, **_: object
+) -> Sizes:
+    found = _sizes(workers, adversaries)
+    checked_verifiers(workers, adversaries, verifiers, delta)
+    return found
+
+
+VERIFIED = SchemeDeclaration(
+    name="verified",
+    function=_no_code,
+    text="one copy, and verifiers drawn after the upload, who undo a step and expel who lied: exact, or nearly surely",
+    options={
+        "verifiers": Option(
+            int | None,
+            None,
+            "Verifiers of each partition, 1 to s; s is exact. null: the least that `delta` needs.",
+            ge=0,
+            le=4096,
+        ),
+        "delta": Option(
+            float | None,
+            None,
+            "Instead of `verifiers`: the probability that any step of the run stays false, at most. null: 1e-6.",
+            ge=0,
+            lt=1,
+        ),
+    },
+    sizes=_verified_sizes,
+    protocol=verified,
+    in_rounds=True,
+)
