@@ -36,11 +36,11 @@ def test_costs_without_attackers_are_as_announced() -> None:
         assert not run.undone
 
 
-def test_the_benchmark_counts_what_its_runs_come_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_benchmark_counts_what_its_runs_come_to() -> None:
     found = tally((Case(1, 5, 2), "collude", 30))
     assert (found.runs, found.honest_expelled) == (30, 0)
     assert 0 < found.wrong < 30 * Case(1, 5, 2).bound + 12
-    monkeypatch.setattr(protocols, "LONG", 25)
-    rows = list(protocols.rows())
-    assert {row.what for row in rows} >= {"copies, reactive, nobody lies", "bytes up, verified, a=2, all s lie"}
-    assert all(row.verdict == "met" for row in rows if "bytes" in row.what or "nobody" in row.what)
+    rows = list(protocols.rows(quick=True))
+    assert {row.what for row in rows} >= {"gradients: reactive, nobody lies", "bytes up: verified, a=2, all s lie"}
+    assert all(row.verdict == "met" for row in rows if row.target)
+    assert all(row.ratio < 1.3 for row in rows if row.target is None)
