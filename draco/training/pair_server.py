@@ -187,7 +187,7 @@ class PairServer:
                 **({} if norm is None else {"gradient_norm": norm}),
                 "suspects": sorted(suspects),
                 "byzantine": sorted(byzantine),
-                "refused": {str(rank): why for rank, why in sorted(told.refused.items())},
+                "refused": {str(rank): why for rank, why in sorted({**told.failed, **told.refused}.items())},
                 "lost": sorted(lost),
                 "straggling": sorted(told.silent - lost),
                 "seconds": rounded(clock.seconds),
