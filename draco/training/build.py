@@ -87,7 +87,7 @@ class Built:
         job = self.job
         return Plan(
             job.seed, job.batch_size, self.scheme.assignment.shape[1], count(self.train), self.shards,
-            job.micro_batch, Autocast(job.autocast.dtype, job.autocast.loss_scale), job.recompute,
+            job.micro_batch, Autocast(job.autocast.dtype, job.autocast.loss_scale), job.recompute, job.precision,
         )  # fmt: skip
 
     @property

@@ -12,6 +12,10 @@ statistic and no reported loss comes from a single worker alone.
 
 Samples, augmentation and dropout masks are keyed by (seed, step, partition): every worker that computes a partition
 computes the same vector.
+
+With `precision: float64_rounded` all of it is computed in float64, from float32 parameters and samples, and each
+element is rounded to float32 once, at the end. Kernels then leave other bits so rarely that a vote on bits works
+between unlike processors (docs/numerics.md says how rarely).
 """
 
 import copy
@@ -29,7 +33,7 @@ from draco.models.flat import flatten, trained
 from draco.own import blamed
 from draco.sampling import batch_indices, generator, partition_bounds
 from draco.tasks import Task
-from draco.tasks.batch import cut, joined, moved
+from draco.tasks.batch import cut, joined, moved, widened
 from draco.training import recompute
 from draco.training.autocast import Autocast
 from draco.training.worker_momentum import LocalSteps
@@ -46,6 +50,12 @@ class Plan(NamedTuple):
     micro_batch: int | None = None  # samples that are computed at a time; None: a partition, or several
     autocast: Autocast = Autocast()
     recompute: Sequence[str] = ()  # modules whose activations are not kept, as globs
+    precision: str = "float32"  # or "float64_rounded"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The format in which step vectors are computed, before they are rounded to float32."""
+        return torch.float64 if self.precision == "float64_rounded" else torch.float32
 
     @property
     def bounds(self) -> list[tuple[int, int]]:
@@ -75,13 +85,31 @@ def piece_sizes(samples: int, most: int | None) -> list[int]:
     return [stop - start for start, stop in partition_bounds(samples, -(-samples // (most or samples)))]
 
 
+def in_format(loss: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a loss in the format of the step vectors.
+
+    Raises:
+        OwnCodeError: float64 is asked for, and the loss was computed in fewer bits.
+    """
+    if dtype == torch.float64 and loss.dtype != dtype:
+        name = str(loss.dtype).removeprefix("torch.")
+        raise OwnCodeError(
+            f"loss() returns {name}, and precision: float64_rounded needs float64: make no tensor of a fixed format "
+            "in it, such as by .float()"
+        )
+    return loss.to(dtype)
+
+
 class StepVectors:
     """Computes step vectors with one model and one training set. Not safe for use by several threads at once."""
 
     def __init__(self, task: Task, model: nn.Module, samples: Any, plan: Plan, device: str = "cpu") -> None:
         self._task, self._samples = task, samples
+        self._dtype = plan.dtype
         self.model = model.to(device).train()
-        self._flat = flatten(self.model)
+        if self._dtype == torch.float64:
+            self.model.double()
+        self._flat = flatten(self.model, self._dtype)
         batch_norm.measure_batch_statistics(self.model)
         recompute.wrap(self.model, plan.recompute)
         self._parameters = trained(self.model)
@@ -91,11 +119,12 @@ class StepVectors:
         self._loaded = 0  # the step whose parameters the model has
         self._bounds = plan.bounds
         self._statistics = batch_norm.statistics_size(model)
-        self._cleared = torch.zeros(self._statistics, device=device)
+        self._cleared = torch.zeros(self._statistics, dtype=self._dtype, device=device)
         self._scale = plan.partitions / plan.batch_size
         self.parameters = self._flat.numel()  # p
         self.elements = self.parameters + self._statistics + 1  # d
-        self._staging = None if device == "cpu" else torch.empty(self.elements, device=device)
+        direct = device == "cpu" and self._dtype == torch.float32
+        self._staging = None if direct else torch.empty(self.elements, dtype=self._dtype, device=device)
         self.local: LocalSteps | None = None  # clipping and momentum of partition j, which worker j + 1 computes
 
     def load(self, step: int, parameters: Tensor) -> None:
@@ -203,11 +232,11 @@ class StepVectors:
     def _loss(self, batch: Any, sizes: Sequence[int], weights: Sequence[float]) -> Tensor:
         """Return the weighted sum of the losses of a batch of whole partitions, scaled by k / B, as one number."""
         with blamed(f"{type(self._task).__name__}.loss()"), self._plan.autocast.on(self._device):
-            losses = self._task.loss(self.model, batch).float()
+            losses = in_format(self._task.loss(self.model, batch), self._dtype)
         if not self._task.per_sample:  # one partition, of which it is the mean
             return losses * (weights[0] * self._scale * sizes[0])
         repeated = [weight for weight, size in zip(weights, sizes, strict=True) for _ in range(size)]
-        per_sample = torch.tensor(repeated).to(self._device) * self._scale
+        per_sample = torch.tensor(repeated, dtype=self._dtype).to(self._device) * self._scale
         return losses @ per_sample
 
     def _batch_of(self, step: int, partition: int) -> Any:
@@ -220,7 +249,8 @@ class StepVectors:
                 batch = self._task.flipped(batch)
             if batch is None:
                 raise OwnCodeError(f"{name}: label_flip needs false labels: add {name}.flipped()")
-        return moved(batch, self._device)
+        batch = moved(batch, self._device)
+        return widened(batch) if self._dtype == torch.float64 else batch
 
 
 class Remembered:

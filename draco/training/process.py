@@ -110,11 +110,11 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
     """Answer the server's tasks, as the worker `rank`, until it says that there are no more."""
     job = built.job
     try:
+        sees = task_check.seen(built)  # before the model is turned into the format in which it computes
         vectors = build_vectors(built, followed(job, rank))
         worker: Worker | ByzantineWorker = (honest := build_worker(built, rank, vectors))
         if adversary.may_be_byzantine(job, rank):
             worker = ByzantineWorker(job, honest, Knowledge(built, vectors), time.sleep)
-        sees = task_check.seen(built)
     except DracoError as error:  # the server says it to the user
         side.greet(greeting.write(Greeting(fault=str(error))))
         raise
