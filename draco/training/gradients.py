@@ -127,9 +127,9 @@ class StepVectors:
         self._staging = None if direct else torch.empty(self.elements, dtype=self._dtype, device=device)
         self.local: LocalSteps | None = None  # clipping and momentum of partition j, which worker j + 1 computes
 
-    def load(self, step: int, parameters: Tensor) -> None:
-        """Take the server's parameters (p,) of a step, once where several workers share this."""
-        if self._loaded != step:
+    def load(self, step: int, parameters: Tensor, *, anew: bool = False) -> None:
+        """Take the server's parameters (p,) of a step, once where several workers share this, or `anew`."""
+        if anew or self._loaded != step:
             self._flat.copy_(parameters)
             self._loaded = step
 
