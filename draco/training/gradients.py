@@ -13,9 +13,8 @@ statistic and no reported loss comes from a single worker alone.
 Samples, augmentation and dropout masks are keyed by (seed, step, partition): every worker that computes a partition
 computes the same vector.
 
-With `precision: float64_rounded` all of it is computed in float64, from float32 parameters and samples, and each
-element is rounded to float32 once, at the end. Kernels then leave other bits so rarely that a vote on bits works
-between unlike processors (docs/numerics.md says how rarely).
+With `precision: float64_rounded` all of it is computed in float64, from float32 parameters and samples, and rounded to
+float32 once, at the end (rounding.py). Workers on unlike processors then send the same bits nearly always.
 """
 
 import copy
@@ -36,6 +35,7 @@ from draco.tasks import Task
 from draco.tasks.batch import cut, joined, moved, widened
 from draco.training import recompute
 from draco.training.autocast import Autocast
+from draco.training.rounding import round_blocks
 from draco.training.worker_momentum import LocalSteps
 
 
@@ -113,12 +113,14 @@ class StepVectors:
         batch_norm.measure_batch_statistics(self.model)
         recompute.wrap(self.model, plan.recompute)
         self._parameters = trained(self.model)
+        self._sizes = [parameter.numel() for parameter in self._parameters]
         self._drops = any(isinstance(module, SeededDropout) for module in self.model.modules())
         self._plan, self._device = plan, device
         self._flips = False
         self._loaded = 0  # the step whose parameters the model has
         self._bounds = plan.bounds
         self._statistics = batch_norm.statistics_size(model)
+        self._statistic_sizes = [n for each in batch_norm.batch_norm_layers(model) for n in 2 * [each.num_features]]
         self._cleared = torch.zeros(self._statistics, dtype=self._dtype, device=device)
         self._scale = plan.partitions / plan.batch_size
         self.parameters = self._flat.numel()  # p
@@ -144,8 +146,7 @@ class StepVectors:
             statistics = vector[self.parameters : -1]
             batch_norm.read_statistics(self.model, statistics)
             statistics *= self._scale * (stop - start)
-        if self._staging is not None:
-            out.copy_(self._staging)
+        self._hand_over(out)
         if self.local:
             self.local(step, partition, out)
 
@@ -164,8 +165,20 @@ class StepVectors:
         if self._statistics:
             raise ValueError("one backward over several partitions would mix their BatchNorm statistics")
         self._backward(step, partitions, weights, out if self._staging is None else self._staging)
-        if self._staging is not None:
+        self._hand_over(out)
+
+    def _hand_over(self, out: Tensor) -> None:
+        """Write what was computed on another device or in another format into `out` (d,)."""
+        if self._staging is None:
+            return
+        if self._dtype == torch.float32:
             out.copy_(self._staging)
+            return
+        p = self.parameters
+        groups = ((slice(p), self._sizes), (slice(p, -1), self._statistic_sizes), (slice(-1, None), [1]))
+        for part, sizes in groups:  # gradient, statistics and loss have nothing to do with each other's sizes
+            if sizes:
+                round_blocks(torch.split(self._staging[part], sizes), torch.split(out[part], sizes))
 
     def _backward(self, step: int, partitions: Sequence[int], weights: Sequence[float], out: Tensor) -> None:
         if self._plan.micro_batch:
@@ -216,7 +229,7 @@ class StepVectors:
         self._plan.autocast.unscale(out[: self.parameters])
 
     def _views(self, out: Tensor) -> list[Tensor]:
-        return list(torch.split(out[: self.parameters], [p.numel() for p in self._parameters]))
+        return list(torch.split(out[: self.parameters], self._sizes))
 
     def _gradients(self, batch: Any, sizes: Sequence[int], weights: Sequence[float]) -> tuple[Tensor, list[Tensor]]:
         """Return the weighted loss of a batch, and its gradient by each parameter, flat and still scaled."""
