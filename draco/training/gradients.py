@@ -174,11 +174,14 @@ class StepVectors:
         if self._dtype == torch.float32:
             out.copy_(self._staging)
             return
-        p = self.parameters
-        groups = ((slice(p), self._sizes), (slice(p, -1), self._statistic_sizes), (slice(-1, None), [1]))
-        for part, sizes in groups:  # gradient, statistics and loss have nothing to do with each other's sizes
-            if sizes:
-                round_blocks(torch.split(self._staging[part], sizes), torch.split(out[part], sizes))
+        for part, sizes in self._groups():
+            round_blocks(torch.split(self._staging[part], sizes), torch.split(out[part], sizes))
+
+    def _groups(self) -> list[tuple[slice, list[int]]]:
+        """Return gradient, statistics and loss with the sizes of their tensors: they are not of one scale."""
+        p, statistics = self.parameters, self._statistic_sizes
+        found = [(slice(p), self._sizes), (slice(p, -1), statistics), (slice(-1, None), [1])]
+        return [(part, sizes) for part, sizes in found if sizes]
 
     def _backward(self, step: int, partitions: Sequence[int], weights: Sequence[float], out: Tensor) -> None:
         if self._plan.micro_batch:

@@ -17,7 +17,6 @@ Shapes: d elements of a step vector, in blocks of a tensor each.
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 BITS = 24  # of a multiple, without its sign: those of a float32

@@ -5,7 +5,8 @@ told at once, with task, file and line. What it costs: one more build of the mod
 samples where `Setting.again`, three forward and two backward passes of one partition, an evaluation of one batch. It
 leaves the global random generators, the model's weights and its statistics as they were.
 
-    first_check -> of_samples, of_model, of_loss, of_precision, of_figures -> calls -> draws -> states;    bits: batches in words
+    first_check -> of_samples, of_model, of_loss, of_precision, of_figures -> calls -> draws -> states
+    bits: batches in words
 
 The caller trusts the task as far as to run it: the first check finds mistakes, and is no defence against an attacker.
 Shapes: B samples in a step's batch, k partitions, p trained parameters, d elements of a step vector.

@@ -60,7 +60,7 @@ class Calls:
         self._note(self.faults, f"{self._head(method)}{self.defined(method)}: {text}")
 
     def fault_at(self, method: str, place: str, text: str) -> None:
-        """Note what is wrong at a place, which is given as `, my_task.py, line 3`; where there is none, at the method."""
+        """Note what is wrong at a place, given as `, my_task.py, line 3`; where there is none, at the method."""
         self._note(self.faults, f"{self._head(method)}{place or self.defined(method)}: {text}")
 
     def warn(self, method: str, text: str) -> None:
