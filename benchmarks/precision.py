@@ -33,12 +33,12 @@ from draco.training.rounding import exponents
 
 # Model -> data set, samples in a partition, steps of which ties are counted.
 IMAGES: Mapping[str, tuple[str, int, int]] = {
-    "fc": ("synthetic", 16, 40), "lenet": ("synthetic", 16, 40), "resnet18": ("synthetic_rgb", 12, 1)
+    "fc": ("synthetic", 16, 20), "lenet": ("synthetic", 16, 20), "resnet18": ("synthetic_rgb", 8, 1)
 }  # fmt: skip
-TRANSFORMER = ("", 16, 40)
+TRANSFORMER = ("", 16, 20)
 SETTINGS: Mapping[str, tuple[int, Mapping[str, str]]] = {
     "own": (1, {}),
-    "2 threads": (2, {}),
+    "2 threads": (2, {"OMP_WAIT_POLICY": "passive"}),
     "AVX2": (1, {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}),
     "SSE": (1, {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}),
 }

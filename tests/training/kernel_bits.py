@@ -25,7 +25,7 @@ N, CLASSES = 40, 10
 # What a process is told -> the kernels that it takes: those of other processors, or of torch itself.
 KERNELS: Mapping[str, tuple[int, Mapping[str, str]]] = {
     "its own": (1, {}),
-    "two threads, no oneDNN": (2, {"DRACO_TEST_NO_ONEDNN": "1"}),
+    "two threads, no oneDNN": (2, {"DRACO_TEST_NO_ONEDNN": "1", "OMP_WAIT_POLICY": "passive"}),
     "avx2": (1, {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}),
     "sse": (1, {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}),
 }

@@ -32,7 +32,7 @@ from draco.training.rounding import BITS, SPAN, exponents, round_blocks
 Make = Callable[..., Job]
 ROUNDED = "float64_rounded"
 PROGRAM = Path(__file__).with_name("kernel_bits.py")
-LIMIT_S = 120
+LIMIT_S = 240
 
 
 def distance(a: Tensor, b: Tensor) -> float:
