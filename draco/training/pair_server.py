@@ -222,6 +222,5 @@ def require_alike(greetings: Sequence[Greeting | None], adversaries: int, scheme
     if len(unlike) > adversaries:
         raise TrainingError(
             f"scheme.name: {scheme} compares bits, and workers {', '.join(map(str, sorted(unlike)))} run on another "
-            "torch, instruction set, number of threads or device than most; use alike machines, or precision: "
-            "float64_rounded"
+            "torch, instruction set, number of threads or device than most; use alike machines"
         )

@@ -161,6 +161,10 @@ def choose_vote(job: Job, greetings: Sequence[Greeting | None]) -> tuple[str, st
     kinds = sorted({said.platform for said in greetings if said and not said.fault})
     if len(kinds) == 1:
         return "exact", "all workers report the same torch, instruction set, threads and device"
+    if job.precision == "float64_rounded":
+        return "tolerance", (
+            f"workers report {len(kinds)} different platforms, and round float64: honest ones differ by ties only"
+        )
     texts = "; ".join(plain(kind, 200) for kind in kinds[:3])
     return "tolerance", f"workers report {len(kinds)} different platforms: {texts}"
 
