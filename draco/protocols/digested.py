@@ -31,12 +31,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol as Interface
+from typing import NamedTuple
+from typing import Protocol as Interface
 
 from draco.errors import DecodeError, WorkerError
 from draco.protocols.abreast import abreast
 from draco.protocols.court import Court
-from draco.protocols.rounds import Answer, Ask, Committed, Outcome, Protocol, Rounds, Upload
+from draco.protocols.rounds import Answer, Ask, Committed, Outcome, Protocol, Rejected, Rounds, Upload
 from draco.protocols.sketch import COUNT, distances, sketch
 from draco.sampling import draw_rows
 
@@ -102,9 +103,7 @@ def _step(code: Code, court: Court, step: int, committed: Committed | None) -> R
         members[of_row[rows[rank - 1]]].append(rank)
     taken = yield from abreast([_Group(code, court, step, j, ranks).take() for j, ranks in enumerate(members)])
     suspects = sorted({rank for each in taken for rank in each.suspects})
-    return Outcome(
-        tuple(each.upload for each in taken), tuple(each.worker for each in taken), suspects=tuple(suspects)
-    )
+    return Outcome(tuple(each.upload for each in taken), tuple(each.worker for each in taken), suspects=tuple(suspects))
 
 
 class _Group:
@@ -163,10 +162,12 @@ class _Group:
         sketches = {rank: sketch(upload.vector, seed) for rank, upload in self.uploads.items()}
         for ask in asks:
             answer = answers[ask]
-            if isinstance(answer, tuple) and not isinstance(answer, Upload) and len(answer) == COUNT * COUNT + 1:
-                sketches[ask.worker] = answer
+            if answer is None:
+                self.absent.add(ask.worker)
+            elif isinstance(answer, (bytes, Upload, Rejected)) or len(answer) != COUNT * COUNT + 1:
+                self.liars.add(ask.worker)
             else:
-                (self.absent if answer is None else self.liars).add(ask.worker)
+                sketches[ask.worker] = answer
         while sketches:
             ranks = sorted(sketches)
             found = distances([sketches[rank] for rank in ranks])

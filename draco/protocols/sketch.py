@@ -103,12 +103,13 @@ def distances(sketches: list[tuple[float, ...]]) -> dict[tuple[int, int], float]
 
 def _ratio(a: float, b: float) -> float:
     """Return the longer norm divided by the shorter; infinity where one of them is no length."""
-    shorter, longer = min(a, b), max(a, b)
-    return longer / shorter if 0 < shorter <= longer < math.inf else math.inf
+    if not (0 < a < math.inf and 0 < b < math.inf):
+        return math.inf
+    return max(a / b, b / a)
 
 
 def chance(error: float, count: int = COUNT) -> float:
-    """Return the bound of the theorem for two vectors whose distance is so many tolerances.
+    """Return the bound of the theorem for two vectors whose distance is so many tolerances, above 0.
 
     Where that is MARGIN or less, the vectors are found to differ with at most this probability; where it is more, they
     are found to agree with at most this one.
@@ -116,7 +117,6 @@ def chance(error: float, count: int = COUNT) -> float:
     sign = 1 if error <= MARGIN else -1
     scale = math.log(count * count) + 2 * math.log(MARGIN / error)  # of t c^2
     half = count / 2
-    steps = range(1, 32 * count) if sign > 0 else range(1, int(32 * half))
-    exponents = (sign * (k / 8 if sign > 0 else k / 32) for k in steps)
-    logs = (-m * scale + 2 * (m * math.log(2) + math.lgamma(half + m) - math.lgamma(half)) for m in exponents)
+    exponents = [k / 8 for k in range(8, 32 * count)] if sign > 0 else [-k / 32 for k in range(1, 16 * count)]
+    logs = (2 * (m * math.log(2) + math.lgamma(half + m) - math.lgamma(half)) - m * scale for m in exponents)
     return min(math.exp(min(logs)), 1.0)
