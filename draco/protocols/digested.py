@@ -3,7 +3,8 @@
 Groups of r >= 2s+1 workers compute the same vector, as `draco.schemes.repetition` has it, and are drawn anew at each
 step. A vector that s+1 of a group stand behind is right, as one of them is honest. So of n vectors k = n // r are
 received, and n - k digests of 32 bytes. A liar who was drawn to upload costs one vector more, and one round. Nobody is
-expelled: who lied is a suspect of this step only.
+expelled: who lied is a suspect of this step only. Where absent members and suspects are too many for a group, workers
+of other groups are asked in the place of the absent ones.
 
 **Equal bits.** A vector's SHA-256 stands for it. Where the upload is not what won, those who claimed what won are asked
 for it, one after the other, until one sends what has that digest. Theorem: the step's vectors are those of
@@ -37,7 +38,7 @@ from typing import Protocol as Interface
 from draco.errors import DecodeError, WorkerError
 from draco.protocols.abreast import abreast
 from draco.protocols.court import Court
-from draco.protocols.rounds import Answer, Ask, Committed, Outcome, Protocol, Rejected, Rounds, Upload
+from draco.protocols.rounds import Ask, Committed, Outcome, Protocol, Rejected, Rounds, Send, Upload
 from draco.protocols.sketch import COUNT, distances, sketch
 from draco.sampling import draw_rows
 
@@ -111,52 +112,82 @@ class _Group:
 
     def __init__(self, code: Code, court: Court, step: int, partition: int, members: Sequence[int]) -> None:
         """`members` in secret order."""
-        self.code, self.court, self.step, self.partition, self.members = code, court, step, partition, members
-        self.claims: dict[int, bytes] = {}  # rank -> digest, of those who may win
+        self.code, self.court, self.step, self.partition, self.members = code, court, step, partition, [*members]
+        self.claims: dict[int, bytes] = {}  # rank -> digest, of those whose claims count
         self.uploads: dict[int, Upload] = {}
         self.absent: set[int] = set()
         self.liars: set[int] = set()  # what they sent is wrong by itself, or not what they had claimed
+        self.silent: set[int] = set()  # claimed what they did not send when they were asked for it
+        self.replaced = 0  # absent members in whose place another worker was asked
 
     def take(self) -> Rounds[_Taken]:
         """Return the group's vector and suspects."""
         present = [rank for rank in self.members if rank in self.court.present]
         self.absent = {*self.members} - {*present}
-        asks = [self._ask(rank, "digest" if place else "vector") for place, rank in enumerate(present)]
+        yield from self._hear([self._ask(rank, "digest" if place else "vector") for place, rank in enumerate(present)])
+        while True:
+            try:
+                if self.code.within is None or len({*self.claims.values()}) <= 1:
+                    return (yield from self._by_bits())
+                return (yield from self._by_sketches(self.code.within))
+            except WorkerError:
+                others = self._others()
+                if not others:
+                    raise
+            self.members += others
+            self.replaced += len(others)
+            yield from self._hear([self._ask(rank, "digest") for rank in others])
+
+    def _others(self) -> list[int]:
+        """Return workers of other groups, in secret order, who may take the place of absent members."""
+        others = [rank for rank in self.court.present if rank not in self.members]
+        return self.court.shuffled(others)[: len(self.absent) - self.replaced] if others else []
+
+    def _ask(self, rank: int, send: Send, seed: int = 0) -> Ask:
+        return Ask(rank, self.step, self.partition, send, seed)
+
+    def _hear(self, asks: Sequence[Ask]) -> Rounds[None]:
+        """Ask for the upload and digests, and take note of what comes."""
         answers = yield asks
         for ask in asks:
-            self._note(ask.worker, answers[ask])
-        if self.code.within is None or len({*self.claims.values()}) <= 1:
-            return (yield from self._by_bits())
-        return (yield from self._by_sketches(self.code.within))
-
-    def _ask(self, rank: int, send: str, seed: int = 0) -> Ask:
-        return Ask(rank, self.step, self.partition, send, seed)  # type: ignore[arg-type]
-
-    def _note(self, rank: int, answer: Answer) -> None:
-        """Take note of an upload or a digest."""
-        if answer is None:
-            self.absent.add(rank)
-        elif isinstance(answer, Upload):
-            self.uploads[rank], self.claims[rank] = answer, answer.digest
-        elif isinstance(answer, bytes):
-            self.claims[rank] = answer
-        else:
-            self.liars.add(rank)
+            answer, rank = answers[ask], ask.worker
+            if answer is None:
+                self.absent.add(rank)
+            elif isinstance(answer, Upload):
+                self.uploads[rank], self.claims[rank] = answer, answer.digest
+            elif isinstance(answer, bytes):
+                self.claims[rank] = answer
+            else:
+                self.liars.add(rank)
 
     def _by_bits(self) -> Rounds[_Taken]:
         classes: dict[bytes, list[int]] = {}
         for rank, claim in self.claims.items():  # in secret order
             classes.setdefault(claim, []).append(rank)
         winner = self._elect([*classes.values()], {}, None)
-        suspects = {*winner.suspects}
         for rank in sorted(winner.rows, key=lambda rank: rank not in self.uploads):
             if rank not in self.uploads and not (yield from self._fetch(rank)):
                 continue
-            return _Taken(self.uploads[rank], rank, suspects | self.liars)
-        raise self._nobody_sends()
+            return _Taken(self.uploads[rank], rank, {*winner.suspects} | self.liars)
+        raise self._missing("nobody who claims what won sends it")
 
     def _by_sketches(self, within: float) -> Rounds[_Taken]:
         seed = int(self.court.generator.integers(1 << 63))  # after all have committed
+        sketches = yield from self._sketches(seed)
+        while True:
+            ranks = sorted(sketches)
+            found = distances([sketches[rank] for rank in ranks])
+            winner = self._elect([[rank] for rank in ranks], found, within)
+            chosen = winner.rows[0]
+            if chosen in self.uploads:
+                return _Taken(self.uploads[chosen], chosen, {*winner.suspects} | self.liars)
+            if (yield from self._fetch(chosen)):
+                sketches[chosen] = sketch(self.uploads[chosen].vector, seed)
+            else:
+                del sketches[chosen], self.claims[chosen]
+
+    def _sketches(self, seed: int) -> Rounds[dict[int, tuple[float, ...]]]:
+        """Return the sketches of what was committed to: of uploads the server's own, of the others what they say."""
         asks = [self._ask(rank, "sketch", seed) for rank in self.claims if rank not in self.uploads]
         answers = (yield asks) if asks else {}
         sketches = {rank: sketch(upload.vector, seed) for rank, upload in self.uploads.items()}
@@ -168,18 +199,9 @@ class _Group:
                 self.liars.add(ask.worker)
             else:
                 sketches[ask.worker] = answer
-        while sketches:
-            ranks = sorted(sketches)
-            found = distances([sketches[rank] for rank in ranks])
-            winner = self._elect([[rank] for rank in ranks], found, within)
-            chosen = winner.rows[0]
-            if chosen in self.uploads:
-                return _Taken(self.uploads[chosen], chosen, {*winner.suspects} | self.liars)
-            if (yield from self._fetch(chosen)):
-                sketches[chosen] = sketch(self.uploads[chosen].vector, seed)
-            else:
-                del sketches[chosen]
-        raise self._nobody_sends()
+                continue
+            del self.claims[ask.worker]
+        return sketches
 
     def _elect(
         self, classes: Sequence[Sequence[int]], found: Mapping[tuple[int, int], float], within: float | None
@@ -188,7 +210,8 @@ class _Group:
         s = self.code.adversaries
         try:
             winner = self.code.elect(classes, found, s, within, [*self.uploads])
-            if (a := len(self.absent)) + (w := len(winner.suspects)) > s:
+            a, w = len(self.absent) - self.replaced, len(winner.suspects)
+            if a + w > s:
                 raise DecodeError(f"{a} missing and {w} suspects are too many")
             return winner
         except DecodeError as error:
@@ -199,16 +222,19 @@ class _Group:
 
     def _fetch(self, rank: int) -> Rounds[bool]:
         """Ask for the vector that a worker has claimed; say whether it came."""
+        if rank in self.silent | self.liars:
+            return False
         ask = self._ask(rank, "vector")
         answer = (yield [ask])[ask]
         if isinstance(answer, Upload) and answer.digest == self.claims[rank]:
             self.uploads[rank] = answer
             return True
-        (self.absent if answer is None else self.liars).add(rank)
+        if answer is None:
+            self.absent.add(rank)
+            self.silent.add(rank)
+        else:
+            self.liars.add(rank)
         return False
-
-    def _nobody_sends(self) -> WorkerError:
-        return self._missing("nobody who claims what won sends it")
 
     def _missing(self, why: str) -> WorkerError:
         ranks = ", ".join(map(str, sorted(self.absent))) or "none"

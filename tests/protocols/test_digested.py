@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -88,28 +89,29 @@ def test_the_workers_of_one_machine_are_spread_over_the_groups() -> None:
 
 
 @pytest.mark.parametrize(("n", "s"), [(3, 1), (7, 1), (5, 2), (6, 2)])
-def test_a_step_is_taken_where_absent_and_suspects_are_at_most_s_in_every_group(n: int, s: int) -> None:
-    taken = 0
+def test_a_step_is_taken_where_absent_and_suspects_are_at_most_s_or_others_can_be_asked(n: int, s: int) -> None:
+    built, taken, replaced = protocol(n, s), 0, 0
     for missing in range(1, s + 2):
         for gone in itertools.combinations(range(1, n + 1), missing):
             drawn = court(n, s)
             drawn.absent = set(gone[:1])  # known before the step; the others are only late
             liar = next(rank for rank in range(1, n + 1) if rank not in gone)
-            band = Band((liar,), honest)
-            groups = play(protocol(n, s), court(n, s), Band((), honest), collude).groups  # of the same generator
-            wrong = [len({*ranks} & {*gone, liar}) for ranks in groups]
-            late = gone[1:]
-            if max(wrong) <= s:
-                played = play(protocol(n, s), drawn, band, collude, lambda ask, _: ask.worker in late)  # noqa: B023
+            groups = play(built, court(n, s), Band((), honest), collude).groups  # of the same generator
+            crowded = any(len({*ranks} & {*gone, liar}) > s for ranks in groups)
+            late = partial(lambda late, ask, _: ask.worker in late, gone[1:])
+            if not crowded or len(groups) > 1:
+                played = play(built, drawn, Band((liar,), honest), collude, late)
                 assert played.outcome.suspects == (liar,)
                 assert [u.vector.tobytes() for u in played.outcome.uploads] == [
                     honest(0, j).tobytes() for j in range(len(groups))
                 ]
-                taken += 1
+                assert not crowded or played.rounds > 1
+                taken, replaced = taken + 1, replaced + crowded
             else:
                 with pytest.raises(WorkerError, match=r"step 1: of the \d workers of partition \d some are missing"):
-                    play(protocol(n, s), drawn, band, collude, lambda ask, _: ask.worker in late)  # noqa: B023
+                    play(built, drawn, Band((liar,), honest), collude, late)
     assert taken or n == 3  # where one absent worker and a liar are in one group
+    assert replaced or n != 7
 
 
 def test_who_claims_the_truth_and_is_late_with_it_is_passed_over() -> None:

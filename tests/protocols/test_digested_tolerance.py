@@ -164,3 +164,23 @@ def test_absent_workers_count_as_suspects_do_and_one_late_with_its_sketch_is_abs
         play(built, court(5, 2), Band((1,), honest), collude, lambda ask, _: ask.worker in {3, 4})
     with pytest.raises(DecodeError, match=r"no 2 of the 3 replies that arrived are mutually within 2e-06"):
         play(protocol(3, 1, within=WITHIN), court(3, 1), Band((1, 2), honest), ATTACKS["split"])
+
+
+def test_who_takes_the_place_of_an_absent_worker_commits_before_a_new_seed_is_drawn() -> None:
+    built, seeds, replaced = protocol(7, 1, within=WITHIN), set[tuple[int, int]](), 0
+
+    def late(ask: Ask, number: int) -> bool:
+        if ask.send == "sketch":
+            seeds.add((number, ask.seed))
+        return ask.worker in {2, 3}
+
+    for seed in range(10):
+        seeds.clear()
+        played = play(built, court(7, 1, seed), Band((1,), honest), collude, late)
+        assert played.outcome.suspects == (1,)
+        for j, upload in enumerate(played.outcome.uploads):
+            assert distance(upload.vector, honest(0, j)) <= WITHIN
+        rounds = {number for number, _ in seeds}
+        assert len({seed for _, seed in seeds}) == len(seeds)  # every round of sketches has a seed of its own
+        replaced += len(rounds) > 1
+    assert replaced
