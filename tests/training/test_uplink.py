@@ -108,7 +108,7 @@ def test_what_does_not_go_with_digests_is_refused(make_job: Make, overrides: tup
 def test_mpi_gives_the_bits_of_the_simulation(tmp_path: Path, data_root: Path, make_job: Make, train) -> None:
     (tmp_path / "data").symlink_to(data_root)
     text = (
-        "{name: up, workers: 3, model: lenet, data: synthetic, batch_size: 6, steps: 3, optimizer: {name: sgd, lr: 0.05}"
+        "{name: up, workers: 3, model: lenet, data: synthetic, batch_size: 6, steps: 3, optimizer: sgd"
         ", scheme: {name: repetition, adversaries: 1, uplink: digest}, attack: {name: reverse_gradient, who: rotating}}"
     )
     (tmp_path / "job.yaml").write_text(text)
