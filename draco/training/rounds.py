@@ -36,6 +36,7 @@ class Told:
     timings: list[wire.Timing] = field(default_factory=list)
     pairs: dict[int, set[tuple[int, int]]] = field(default_factory=dict)  # step -> (worker, partition) that were asked
     late: dict[int, float] = field(default_factory=dict)  # rank -> seconds that it alone was waited for
+    suspects: set[int] = field(default_factory=set)  # who lied at this step, as the protocol says
     silent: set[int] = field(default_factory=set)  # were asked and did not answer
     refused: dict[int, str] = field(default_factory=dict)  # rank -> why what it sent was no answer
     failed: dict[int, str] = field(default_factory=dict)  # rank -> what it says of its own failure

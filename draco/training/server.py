@@ -221,6 +221,7 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
         secret = run_directory.secret(run)
         if built.protocol is not None:
             server = PairServer(built, training, transport, secret, log, greetings)
+            server.court.nodes = run_directory.nodes(run)
         else:
             server = Server(built, training, transport, secret, run_directory.nodes(run))
         state, message = _steps(server, built, run, log)
