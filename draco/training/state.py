@@ -21,6 +21,7 @@ from draco.tasks import count
 from draco.training import build, checkpoint, checkpoint_check
 from draco.training.average import Average
 from draco.training.build import Built
+from draco.training.chain import Chain
 from draco.training.clipping import clipped
 
 
@@ -75,6 +76,7 @@ class Training:
         # (p,): the last step's gradient, from which a rule that remembers starts. It is part of a checkpoint.
         self.centre = torch.zeros_like(self.flat) if AGGREGATORS[job.aggregator.name].remembers else None
         self.average = Average(self.flat, job.ema) if job.ema else None
+        self.chain = Chain()  # is told of every step; see chain.py
 
     @property
     def elements(self) -> int:
@@ -83,6 +85,7 @@ class Training:
 
     def update(self, vector: Tensor) -> Taken:
         """Take one optimizer step with the aggregated step vector (d,)."""
+        self.chain.settle()
         p, limit = self.flat.numel(), self.job.clip_norm
         gradient, norm = (vector[:p], None) if limit is None else clipped(vector[:p], limit)
         rate = float(self.schedule.get_last_lr()[0])
@@ -99,6 +102,7 @@ class Training:
             self.statistics += self.momenta * (vector[p:-1] - self.statistics)
             batch_norm.write_statistics(self.model, self.statistics)
         self.step += 1
+        self.chain.took(self.step, self.flat, self.statistics)
         return Taken(rate, norm)
 
     @contextmanager
@@ -107,6 +111,7 @@ class Training:
         if self.average is None:
             yield self.model
             return
+        self.chain.settle()
         last = self.flat.clone()
         self.flat.copy_(self.average.weights)
         try:
@@ -138,6 +143,7 @@ class Training:
         """
         if why := checkpoint_check.misfit(contents, self.contents(), self.job, step, self.flat.numel()):
             raise checkpoint.CheckpointError(why)
+        self.chain.settle()
         try:
             self.optimizer.load_state_dict(contents["optimizer"])
             self.schedule.load_state_dict(contents["schedule"])
