@@ -38,6 +38,7 @@ class ExitCode(IntEnum):
     FAILED = 7, "the run failed"
     LOST = 8, "nodes or processes were lost; the run can be resumed"
     LEFTOVERS = 9, "something is left over that costs money"
+    WRONG = 10, "a run that was verified is not what honest workers give"
     INTERRUPTED = 130, "interrupted; a run can be resumed"
     UNREAD = 141, "who read the output has stopped reading, such as head -1"
 

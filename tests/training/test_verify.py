@@ -1,0 +1,281 @@
+"""`draco verify`: what it finds in good runs, in runs that were lied to, and in records that were changed."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from draco.cli.main import main
+from draco.errors import ExitCode
+from draco.job import Job
+from draco.runs import chain
+from draco.training import checkpoint
+from draco.training.verify import sample
+
+Train = Callable[..., Any]
+MakeJob = Callable[..., Job]
+
+
+@pytest.fixture
+def verify(data_root: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Return `verify(run, *options) -> (exit code, all that was printed)`."""
+
+    def call(run: Path, *options: str) -> tuple[int, str]:
+        code = main(["verify", str(run), "--here", "--data", str(data_root), *options])
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return call
+
+
+Verify = Callable[..., tuple[int, str]]
+
+
+def rechained(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change lines of a chain, as whoever has faked a run would: with every digest of a line made anew."""
+    head, out = chain.NOTHING, b""
+    for text in path.read_bytes().splitlines():
+        line = json.loads(text)
+        change(line)
+        line["prev"] = head
+        text = json.dumps(line).encode()
+        head, out = chain.digest(text), out + text + b"\n"
+    path.write_bytes(out)
+    events = path.with_name("events.jsonl")
+    kept = [json.loads(each) for each in events.read_text().splitlines()]
+    kept[-1]["chain"] = head
+    events.write_text("".join(json.dumps(each) + "\n" for each in kept))
+
+
+def test_an_honest_run_is_right_to_the_bit_wherever_its_directory_and_its_data_are(
+    train: Train, make_job: MakeJob, verify: Verify, tmp_path: Path
+) -> None:
+    job = make_job("checkpoint_every=1", "checkpoint_keep=all", "steps=3", "chain=partitions", "data.root=/nowhere")
+    shutil.copytree(train(job).run, tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/secret").unlink()
+    code, said = verify(tmp_path / "elsewhere", "--sample", "100%")
+    assert code == 0, said
+    assert "sample: 3 of 3 segments, 3 of 3 steps" in said
+    assert said.count("right, bit for bit") == 3 and "with 95% confidence at most 0 are" in said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("scheme=repetition", "scheme.adversaries=1", "workers=7", "attack=reverse_gradient", "ema=0.9", "optimizer=adam"),
+        ("scheme=uncoded", "local.momentum=0.9", "aggregator=krum", "aggregator.f=1", "scheme.adversaries=1"),
+        ("aggregator=centered_clipping", "wire=float16", "optimizer={name: sgd, lr: 0.05}", "clip_norm=1"),
+        ("model=resnet18", "workers=2", "batch_size=4", "steps=2"),
+    ],
+    ids=["repetition under attack", "momentum", "float16", "batch norm"],
+)  # fmt: skip
+def test_runs_of_all_kinds_have_the_bits_that_are_recomputed(
+    train: Train, make_job: MakeJob, verify: Verify, options: tuple[str, ...]
+) -> None:
+    if "model=resnet18" in options:
+        options = ("data=synthetic", *options)
+    run = train(make_job("checkpoint_every=2", "steps=3", "chain=partitions", *options)).run
+    code, said = verify(run, "--sample", "1")
+    assert code == 0, said
+    assert said.count("right, bit for bit") == 2
+
+
+def test_a_lie_that_an_aggregator_let_in_is_found_with_its_step_and_partition(
+    train: Train, make_job: MakeJob, verify: Verify
+) -> None:
+    job = make_job(
+        "checkpoint_every=2", "steps=4", "chain=partitions", "aggregator=mean",
+        "attack={name: reverse_gradient, ranks: [2], from_step: 3, magnitude: 1}",
+    )  # fmt: skip
+    run = train(job).run
+    code, said = verify(run, "--sample", "100%")
+    line = chain.read(run / chain.NAME).steps[3]
+    assert code == ExitCode.WRONG
+    assert "steps 1 to 2: right, bit for bit" in said
+    assert "wrong: step 3: partition " in said and "is not what honest workers give" in said
+    assert sum(f"it is {each}" in said for each in line["partitions"]) == 1
+
+
+def test_without_digests_of_partitions_the_step_is_still_found(
+    train: Train, make_job: MakeJob, verify: Verify
+) -> None:
+    job = make_job("steps=4", "attack={name: reverse_gradient, ranks: [2], from_step: 3, magnitude: 1}")
+    code, said = verify(train(job).run)
+    assert code == ExitCode.WRONG
+    assert "wrong: step 3: the model after it is not what honest workers give" in said
+
+
+def test_a_code_that_decodes_up_to_rounding_is_compared_within_a_tolerance(
+    train: Train, make_job: MakeJob, verify: Verify
+) -> None:
+    job = make_job(
+        "checkpoint_every=2", "steps=2", "scheme=cyclic", "scheme.adversaries=1", "batch_size=10",
+        "attack={name: reverse_gradient, ranks: [2]}",
+    )  # fmt: skip
+    run = train(job).run
+    code, said = verify(run)
+    assert code == 0, said
+    assert "compared within 0.01: cyclic decodes up to rounding" in said and "right, within " in said
+    code, said = verify(run, "--tolerance", "0.0000000001")
+    assert code == ExitCode.WRONG and "its model is " in said and "from what honest workers give" in said
+
+
+@pytest.fixture
+def run(train: Train, make_job: MakeJob) -> Path:
+    """A run of 4 steps with checkpoints after 2 and 4."""
+    found: Path = train(make_job("checkpoint_every=2", "steps=4")).run
+    return found
+
+
+def test_whoever_changes_a_record_is_found_out(run: Path, verify: Verify, tmp_path: Path) -> None:
+    """Each change is made to a copy; what was printed begins as it says."""
+    newest = "checkpoints/step-00000004"
+
+    def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
+        def change(copy: Path) -> None:
+            text = (copy / name).read_text()
+            assert old in text
+            (copy / name).write_text(text.replace(old, new, 1))
+
+        return change
+
+    def other_model(copy: Path) -> None:
+        contents = checkpoint.load(copy / f"{newest}.pt")
+        contents["model"]["0.weight"][0] += 1
+        (copy / f"{newest}.json").unlink()
+        (copy / f"{newest}.pt").unlink()
+        checkpoint.save(copy / "checkpoints", 4, contents)
+
+    def faked_model(copy: Path) -> None:
+        other_model(copy)
+        sha = checkpoint.digest_of(copy / f"{newest}.pt")
+        rechained(copy / chain.NAME, lambda line: line.update({"sha256": sha}) if "sha256" in line else None)
+
+    def faked_momentum(copy: Path) -> None:
+        contents = checkpoint.load(copy / f"{newest}.pt")
+        contents["optimizer"]["state"][0]["momentum_buffer"][7] += 1
+        (copy / f"{newest}.json").unlink()
+        (copy / f"{newest}.pt").unlink()
+        checkpoint.save(copy / "checkpoints", 4, contents)
+        sha = checkpoint.digest_of(copy / f"{newest}.pt")
+        rechained(copy / chain.NAME, lambda line: line.update(sha256=sha) if line.get("sha256") and line["step"] == 4 else None)
+
+    def faked_step(copy: Path) -> None:
+        def change(line: dict[str, Any]) -> None:
+            if line["line"] == "step":
+                line["after" if line["step"] == 3 else "before"] = "ab" * 32 if line["step"] in (3, 4) else line["before"]
+
+        rechained(copy / chain.NAME, change)
+
+    changes: dict[str, tuple[Callable[[Path], None], str]] = {
+        "chain": (edit(chain.NAME, '"step": 3', '"step": 9'), "wrong: line 5 of chain.jsonl: step 9 after step 2"),
+        "job": (edit("job.yaml", "lr: 0.05", "lr: 0.06"), "wrong: job.yaml has the SHA-256 "),
+        "end": (lambda copy: rechained_only(copy / chain.NAME), "wrong: the head of chain.jsonl is "),
+        "checkpoint": (other_model, "wrong: step-00000004.pt has the SHA-256 "),
+        "model": (faked_model, "wrong: step-00000002.pt has the SHA-256 "),
+        "momentum": (faked_momentum, "wrong: step 4: optimizer.state.0.momentum_buffer in its checkpoint is not"),
+        "step": (faked_step, "wrong: step 3: the model after it is not what honest workers give: it is abababab"),
+        "loss": (edit("events.jsonl", '"loss": ', '"loss": 1'), "wrong: step 1: the loss in events.jsonl is not what"),
+    }
+    for name, (change, words) in changes.items():
+        copy = tmp_path / name
+        shutil.copytree(run, copy)
+        change(copy)
+        code, said = verify(copy, "--sample", "100%")
+        assert (code, words in said) == (ExitCode.WRONG, True), (name, said)
+    code, said = verify(run, "--head", "ab" * 32)
+    assert code == ExitCode.WRONG and f"and should be {'ab' * 32}" in said
+    assert verify(run, "--head", chain.read(run / chain.NAME).head, "--sample", "100%")[0] == 0
+
+
+def rechained_only(path: Path) -> None:
+    """Make a chain anew without telling the end event of it."""
+    events = path.with_name("events.jsonl").read_text()
+    rechained(path, lambda line: line.update(note=1))
+    path.with_name("events.jsonl").write_text(events)
+
+
+def test_what_was_taken_after_the_last_checkpoint_is_verified_too(run: Path, verify: Verify) -> None:
+    for name in ("step-00000004.pt", "step-00000004.json"):
+        (run / "checkpoints" / name).unlink()
+    code, said = verify(run, "--sample", "100%")
+    assert code == 0 and "steps 3 to 4: right, bit for bit" in said, said
+
+
+def test_a_run_without_a_chain_or_a_model_cannot_be_judged(
+    run: Path, verify: Verify, train: Train, make_job: MakeJob
+) -> None:
+    path = run / chain.NAME
+    whole = path.read_bytes()
+    path.unlink()
+    code, said = verify(run)
+    assert code == ExitCode.MISSING and "has no chain.jsonl, so nothing of it can be verified" in said
+    path.write_bytes(whole[:50])
+    code, said = verify(run)
+    assert code == ExitCode.MISSING and "no line of its chain.jsonl is whole" in said
+    path.unlink()
+    for name in ("step-00000004.pt", "step-00000004.json"):
+        (run / "checkpoints" / name).unlink()
+    train(make_job("checkpoint_every=2", "steps=4"), run)  # it has no record of the first two steps
+    code, said = verify(run, "--sample", "100%")
+    assert code == 0 and "nothing is recorded of the steps 1 to 2" in said and "sample: 1 of 1 segments" in said
+
+
+def test_another_machine_compares_within_the_tolerance_and_says_so(run: Path, verify: Verify) -> None:
+    def other(line: dict[str, Any]) -> None:
+        if line["line"] == "launch":
+            line["platforms"] = ["another machine"]
+
+    rechained(run / chain.NAME, other)
+    code, said = verify(run, "--sample", "100%")
+    assert code == 0 and "compared within 0.01: the run was on another machine, this is " in said
+    assert "no step of the sample was wrong, bit for bit" in said
+
+    def wrong(line: dict[str, Any]) -> None:
+        if line["line"] == "step" and line["step"] == 3:
+            line["after"] = "ab" * 32
+        if line["line"] == "step" and line["step"] == 4:
+            line["before"] = "ab" * 32
+
+    rechained(run / chain.NAME, wrong)
+    code, said = verify(run, "--sample", "100%")
+    assert code == 0 and "steps 3 to 4: right, within 0.0e+00" in said
+    for name in ("step-00000004.pt", "step-00000004.json"):
+        (run / "checkpoints" / name).unlink()
+    code, said = verify(run, "--sample", "100%")
+    assert code == ExitCode.MISSING and "cannot say: step 3: the model after it is not what honest" in said
+
+
+@pytest.mark.parametrize("part", ["0", "0%", "101%", "-1", "half", "nan"])
+def test_a_sample_is_a_share(part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["verify", "run", "--sample", part])
+    assert "it must be a share such as 1% or 0.01" in capsys.readouterr().err
+
+
+def test_the_odds_are_those_that_are_counted() -> None:
+    """Every sample of 3 of 8 segments, of which any 2 are wrong, is counted."""
+    from itertools import combinations
+
+    samples = [*combinations(range(8), 3)]
+    missed = sum(not {*drawn} & {0, 1} for drawn in samples) / len(samples)
+    assert sample.chance_to_miss(8, 3, 2) == pytest.approx(missed)
+    assert sample.most_wrong(8, 8) == 0
+    assert sample.most_wrong(100, 50) == 4  # 0.5^5 is 0.03, of five that are wrong all are missed so seldom
+    assert sample.needed(100, 1, 0.99) == 99
+    assert sample.needed(8, 2, 0.99) == 7
+
+
+def test_every_segment_is_drawn_as_often_and_a_seed_draws_the_same() -> None:
+    counts = torch.zeros(10)
+    for seed in range(2000):
+        drawn = sample.draw(10, 0.21, seed)
+        assert len(drawn) == 3 and drawn == sorted({*drawn}) == sample.draw(10, 0.21, seed)
+        counts[drawn] += 1
+    assert bool(((counts - 600).abs() < 100).all())
+    assert len(sample.draw(10, 0.001)) == 1 and len(sample.draw(1000, 0.01)) == 10
+    assert len({tuple(sample.draw(1000, 0.01)) for _ in range(20)}) == 20
