@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from draco.cli import arguments, console, jobs
-from draco.errors import ExitCode, MissingError
+from draco.errors import MissingError, VerifyError
 
 if TYPE_CHECKING:
     from draco.job import Job
+    from draco.runs.chain import Chain
+    from draco.training.verify.verifying import Verdict
 
 
 def add(commands: Any) -> None:
@@ -27,7 +29,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--head", metavar="SHA256", help="the digest that the last line of its chain is known to have")
     parser.add_argument(
         "--tolerance", type=_share, metavar="X",
-        help="relative distance of models that is taken for rounding, where bits cannot be equal (default: 1%%)",
+        help="relative distance of models that is taken for rounding, where bits cannot be equal (default: 0.1%%)",
     )  # fmt: skip
 
 
@@ -47,26 +49,24 @@ def _verify(args: argparse.Namespace, run: Path) -> int:
     job = _here(jobs.of_run(run), args.data)
     record = verifying.read_record(run)
     if wrong := verifying.fault_of_record(run, record, args.head):
-        return _wrong(run, wrong)
+        raise VerifyError(f"{run}: wrong: {wrong}")
     console.say(f"{run}: chain of {len(record.steps)} steps, head {record.head}")
     for first, last in record.gaps:
         console.warn(f"{run}: nothing is recorded of the steps {first} to {last}")
     found = _recomputed(args, run, job, record)
     if found.wrong:
-        return _wrong(run, found.wrong)
+        raise VerifyError(f"{run}: wrong: {found.wrong}")
     if found.unknown:
-        console.warn(f"{run}: cannot say: {found.unknown}")
-        return ExitCode.MISSING
+        raise MissingError(f"{run}: whether it is right cannot be said: {found.unknown}")
     console.say(f"{run}: {verifying.summary(found)}")
-    return ExitCode.DONE
+    return 0
 
 
-def _recomputed(args: argparse.Namespace, run: Path, job: "Job", record: Any) -> Any:
+def _recomputed(args: argparse.Namespace, run: Path, job: "Job", record: "Chain") -> "Verdict":
     import torch
 
     from draco.launch import ready
     from draco.runs import directory
-    from draco.training.build import Built
     from draco.training.verify import verifying
 
     ready.require_device(str(run), job.device)
@@ -87,11 +87,6 @@ def _here(job: "Job", root: Path | None) -> "Job":
     if root is not None:
         job = job.model_copy(update={"data": job.data.model_copy(update={"root": str(root)})})
     return ready.here(job)
-
-
-def _wrong(run: Path, why: str) -> int:
-    console.warn(f"{run}: wrong: {why}")
-    return ExitCode.WRONG
 
 
 def _share(text: str) -> float:

@@ -10,6 +10,7 @@ has the format for programs other than this one. Lines are of three kinds:
 """
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -45,7 +46,7 @@ class Chain(NamedTuple):
     def gaps(self) -> list[tuple[int, int]]:
         """The first and last step of each stretch of steps of which nothing is recorded."""
         known = sorted({0, *self.steps, *(launch["step"] for launch in self.launches)})
-        return [(a + 1, b) for a, b in zip(known, known[1:], strict=False) if b not in self.steps]
+        return [(a + 1, b) for a, b in itertools.pairwise(known) if b not in self.steps]
 
     def model(self, step: int) -> str | None:
         """Return the digest of the model after a step; None where it is not recorded."""
@@ -79,11 +80,6 @@ class Writer:
             error.filename = str(self._path)  # which a failed write does not tell
             raise
         self.head = digest(line)
-
-    def cut(self, step: int) -> None:
-        """Remove the lines of the steps after one that was gone back to."""
-        kept = read(self._path)
-        self.head = _cut(self._path, kept, step)
 
     def sync(self) -> None:
         """Bring what was written to the disk."""

@@ -112,11 +112,18 @@ class Chain:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def returned(self, parameters: Tensor, statistics: Tensor) -> None:
-        """Take note that the model is again the one after an earlier step, whose line is the last one now."""
-        self._about, self._taken = {}, None
-        if self._say is not None:
-            self._sent = model_digests(parameters, statistics).parameters
+    def back(self, step: int) -> None:
+        """Take back the step after `step`, before the model's memory changes; its line was not handed on yet.
+
+        Raises:
+            ValueError: it was.
+        """
+        if self._say is None:
+            return
+        if self._taken is None or self._taken[0] != step + 1:
+            raise ValueError(f"step {step + 1} is not the one whose line is still to be handed on")
+        self._taken[2].result()
+        self._taken = None
 
 
 class Kept(Chain):
@@ -142,16 +149,10 @@ class Kept(Chain):
         super().close()
         self._writer.close()
 
-    def back(self, step: int, parameters: Tensor, statistics: Tensor) -> None:
-        """Take back the steps after `step`, at whose end the model (p,), (b,) is again."""
-        self.settle()
-        self._writer.cut(step)
-        self.returned(parameters, statistics)
-
 
 def model_digests(parameters: Tensor, statistics: Tensor) -> ModelDigests:
     """Return the digests of a model's parameters (p,) and statistics (b,), float32."""
-    found = hashlib.sha256(parameters.numpy())
+    found = hashlib.sha256(parameters.numpy().data)
     sent = found.hexdigest()
-    found.update(statistics.numpy())
+    found.update(statistics.numpy().data)
     return ModelDigests(sent, found.hexdigest())

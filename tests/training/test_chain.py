@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from twin_chain import check, model_digest
 
 from draco.job import Job
 from draco.runs import chain, events
 from draco.training import checkpoint
 from draco.training.chain import Chain, model_digests
-from twin_chain import check, model_digest
 
 Train = Callable[..., Any]
 MakeJob = Callable[..., Job]
@@ -152,7 +152,8 @@ def test_steps_that_were_lost_are_a_gap_and_not_a_fault(tmp_path: Path) -> None:
     writer.close()
     found = chain.read(path)
     assert (why, found.fault, found.gaps) == ("", "", [(7, 9)])
-    assert found.model(9) == HEX[9] and found.model(8) is None
+    assert found.model(9) == HEX[9]
+    assert found.model(8) is None
     assert check(path) == (found.head, 0)
 
 
@@ -173,7 +174,8 @@ def test_a_fault_after_the_step_is_cut_off(tmp_path: Path) -> None:
     path.write_bytes(edited(path.read_bytes()))
     writer, why = chain.resumed(path, 2)
     writer.close()
-    assert why == "" and sorted(chain.read(path).steps) == [1, 2]
+    assert why == ""
+    assert sorted(chain.read(path).steps) == [1, 2]
 
 
 def test_a_disk_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +227,28 @@ def test_digests_that_are_known_are_taken_as_they_are() -> None:
     mine.saved(1, HEX[9])
     mine.close()
     assert [line["line"] for line in said] == ["launch", "step", "checkpoint"]
-    assert said[1]["partitions"] == [HEX[1], None] and "vector" not in said[1]
+    assert said[1]["partitions"] == [HEX[1], None]
+    assert "vector" not in said[1]
+
+
+def test_a_step_that_is_undone_leaves_no_line() -> None:
+    said: list[Any] = []
+    mine, model, none = Chain(said.append), torch.zeros(3), torch.zeros(0)
+    mine.begin(0, model, none, 1)
+    for step, value in ((1, 1.0), (2, 9.0)):
+        mine.settle()
+        model.fill_(value)
+        mine.took(step, model, none)
+    mine.back(1)
+    with pytest.raises(ValueError, match="step 2 is not the one"):
+        mine.back(1)
+    model.fill_(2.0)
+    mine.took(2, model, none)
+    mine.settle()
+    mine.close()
+    assert [line.get("after") for line in said[1:]] == [
+        model_digest(np.full(3, value), np.zeros(0)) for value in (1.0, 2.0)
+    ]
 
 
 def numbers(run: Path, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -242,7 +265,8 @@ def test_a_run_records_its_steps_and_a_resumed_one_has_the_same_lines(train: Tra
     assert check(path) == (record.head, 0)
     end = [event for event in events.read(whole.run / "events.jsonl") if event["event"] == "end"][-1]
     assert end["chain"] == record.head
-    assert sorted(record.steps) == [1, 2, 3, 4, 5] and sorted(record.checkpoints) == [2, 4, 5]
+    assert sorted(record.steps) == [1, 2, 3, 4, 5]
+    assert sorted(record.checkpoints) == [2, 4, 5]
     for step in record.checkpoints:
         assert record.model(step) == model_digest(*numbers(whole.run, step))
         file = (whole.run / f"checkpoints/step-{step:08d}.pt").read_bytes()
@@ -263,7 +287,8 @@ def test_a_run_records_its_steps_and_a_resumed_one_has_the_same_lines(train: Tra
 def test_the_same_bits_and_no_chain_where_the_job_wants_none(train: Train, make_job: MakeJob) -> None:
     kept, none = train(make_job()), train(make_job("chain=none"))
     assert torch.equal(kept.model, none.model)
-    assert (kept.run / chain.NAME).exists() and not (none.run / chain.NAME).exists()
+    assert (kept.run / chain.NAME).exists()
+    assert not (none.run / chain.NAME).exists()
     assert "chain" not in list(events.read(none.run / "events.jsonl"))[-1]
     assert "partitions" not in lines(kept.run / chain.NAME)[1]
 
@@ -278,5 +303,6 @@ def test_a_run_whose_chain_is_at_fault_goes_on_and_says_so(train: Train, make_jo
     path.write_bytes(path.read_bytes().replace(b'"step": 1,', b'"step": 7,'))
     train(job, run)
     said = [event for event in events.read(run / "events.jsonl") if event["event"] == "refused_chain"]
-    assert len(said) == 1 and "step 7 after step 0" in said[0]["why"]
+    assert len(said) == 1
+    assert "step 7 after step 0" in said[0]["why"]
     assert chain.read(path).gaps == [(1, 2)]

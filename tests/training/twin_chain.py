@@ -1,5 +1,4 @@
-"""Another program that checks a chain, written from docs/verify.md alone: no code of Draco, only the standard library and
-numpy."""
+"""Another program that checks a chain, written from docs/verify.md alone, with the standard library and numpy."""
 
 import hashlib
 import json
@@ -21,10 +20,12 @@ def check(path: Path) -> tuple[str, int]:
                 assert step > last or (step == last and line["model"] == model)
                 model, b = line["model"], line["statistics"]
             elif kind == "step":
-                assert step == last + 1 and last >= 0 and (b or line["before"] == model)
+                assert step == last + 1 > 0
+                assert b or line["before"] == model
                 model = line["after"]
             else:
-                assert kind == "checkpoint" and step == last and len(line["sha256"]) == 64
+                assert (kind, step) == ("checkpoint", last)
+                assert len(line["sha256"]) == 64
             assert len(bytes.fromhex(model)) == 32
         except (AssertionError, KeyError, TypeError, ValueError):
             return head, number

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from draco.errors import MissingError, TrainingError
-from draco.job import Job
-from draco.job.named_sections import NoAttackSection
+from draco.job import Job, sizes
+from draco.job.named_sections import SCHEME_KINDS, NoAttackSection
 from draco.models import batch_norm
 from draco.models.flat import flatten, trained_size, trained_state
 from draco.runs.chain import Chain as Record
 from draco.runs.chain import digest
+from draco.schemes import SCHEMES
 from draco.training import checkpoint, checkpoint_check
 from draco.training.build import Built
 from draco.training.chain import Chain, model_digests
@@ -75,7 +76,7 @@ class Replayer:
         """
         job = built.job
         self.built, self.record, self.secret, self.losses = built, record, secret, losses
-        self._honest = Built(job.model_copy(update={"attack": NoAttackSection()}), built.task, built.vote)
+        self._honest = Built(_honest(job), built.task, built.vote)
         self._honest.train = built.train
 
     @property
@@ -109,9 +110,9 @@ class Replayer:
         server = self._server(training)
         try:
             while training.step < segment.stop and (first is None or not self.expects_bits):
-                loss = server.run_step()["loss"]
+                (event,) = server.run_step()
                 training.chain.settle()
-                first = first or self._difference(lines[-1], loss)
+                first = first or self._difference(lines[-1], event["loss"])
         except TrainingError as error:
             raise MissingError(
                 f"step {training.step + 1}: honest workers cannot take it from what is recorded: {error}"
@@ -152,10 +153,11 @@ class Replayer:
         """Return a training as it was where a segment begins."""
         training = Training(self.built.again())
         if segment.first is not None:
+            contents = self.contents(segment.first)
             try:
-                training.restore(segment.start, self.contents(segment.first))
+                training.restore(segment.start, contents)
             except checkpoint.CheckpointError as error:
-                raise error if error.args[0] != error.why else checkpoint.CheckpointError(error.why, segment.first)
+                raise checkpoint.CheckpointError(error.why, segment.first) from error
         return training
 
     def _other_start(self, segment: Segment, training: Training) -> Difference:
@@ -196,6 +198,16 @@ class Replayer:
         if step in self.losses and self._honest.scheme.exact:  # else lies may show in it, within the promise
             pairs += [("the loss in events.jsonl", repr(self.losses[step]), repr(loss))]
         return next((Difference(step, what, a, b, note) for what, a, b in pairs if a != b), None)
+
+
+def _honest(job: Job) -> Job:
+    """Return the job of honest workers, one for each partition where a protocol of several rounds deals them out."""
+    honest = job.model_copy(update={"attack": NoAttackSection(name="none")})
+    if not SCHEMES[job.scheme.name].in_rounds:
+        return honest
+    return honest.model_copy(
+        update={"scheme": SCHEME_KINDS["uncoded"](name="uncoded"), "workers": sizes(job).partitions}
+    )
 
 
 def _distance(state: Mapping[str, Tensor], training: Training, start: Tensor) -> float:

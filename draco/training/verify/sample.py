@@ -5,6 +5,7 @@ only checkpoints hold models. All segments are drawn with the same probability, 
 them are wrong, all m are right by chance with the hypergeometric probability C(N-w, m) / C(N, m).
 """
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ def segments(chain: Chain, checkpoints: Sequence[tuple[int, Path]]) -> list[Segm
     last = max(chain.steps, default=0)
     if places and last > places[-1][0]:
         places.append((last, None))
-    found = [Segment(a, b, first, final) for (a, first), (b, final) in zip(places, places[1:], strict=False)]
+    found = [Segment(a, b, first, final) for (a, first), (b, final) in itertools.pairwise(places)]
     return [each for each in found if all(step in chain.steps for step in range(each.start + 1, each.stop + 1))]
 
 
