@@ -42,12 +42,12 @@ def read_record(run: Path) -> chain.Chain:
     path = run / chain.NAME
     if not path.is_file():
         raise MissingError(
-            f"{run}: has no {chain.NAME}, so nothing of it can be verified: it was trained by an earlier version, or "
+            f"{run}: has no chain.jsonl, so nothing of it can be verified: it was trained by an earlier version, or "
             "with chain: none"
         )
     found = chain.read(path)
     if not found.ends and not found.fault:
-        raise MissingError(f"{run}: no line of its {chain.NAME} is whole, so nothing of it can be verified")
+        raise MissingError(f"{run}: no line of its chain.jsonl is whole, so nothing of it can be verified")
     return found
 
 
