@@ -149,6 +149,8 @@ class PairServer:
         gradients = torch.stack([upload.vector for upload in committed.uploads])
         vector = self.reduce(gradients, committed.step, range(self.job.workers), ())
         clock.lap("aggregate")
+        known = [upload.digest.hex() for upload in committed.uploads] if self.job.wire.dtype == "float32" else None
+        self.training.chain.about(vector=vector, gradients=gradients, partitions=known)
         taken = self.training.update(vector)
         clock.lap("update")
         self._open = _Step(committed, before, vector[-1].item(), taken, told, clock)
