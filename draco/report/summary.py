@@ -53,7 +53,7 @@ class Summary:
     copies: float | None = None  # mean over the steps of pairs computed / pairs
     redundancy: float | None = None  # copies of each pair that are left, if nobody lies
     undone: int = 0  # steps
-    failure_probability: float | None = None  # that a lie of the whole run is never found
+    failure_probability: float | None = None  # that a step of the whole run stays false
 
 
 class Left(NamedTuple):

@@ -145,12 +145,12 @@ def _protocol(s: Summary) -> list[tuple[str, str]]:
 
 
 def failure(probability: float | None) -> str:
-    """Say how likely it is that a lie of a whole run is never found; nothing where the run does not tell."""
+    """Say how likely it is that a step of a whole run stays false; nothing where the run does not tell."""
     if probability is None:
         return ""
     if not probability:
-        return "every lie is found: a partition has as many verifiers as workers may lie"
-    return f"a lie of the whole run is never found with a probability of {probability:.1e} at most"
+        return "no step stays false: a partition has as many verifiers as workers may lie"
+    return f"a step of the run stays false with a probability of {probability:.1e} at most"
 
 
 def _evaluation(s: Summary) -> tuple[str, str]:

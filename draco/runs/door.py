@@ -58,7 +58,7 @@ class _Start(_Event):
     vote: str = _maybe()
     vote_reason: str = _maybe()
     weights: str = _maybe()  # SHA-256 of the file of initial weights
-    failure_probability: Share | None = _maybe()  # that any lie of the whole run is never found
+    failure_probability: Share | None = _maybe()  # that a step of the whole run stays false
 
 
 class _Proof(_Record):

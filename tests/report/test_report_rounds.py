@@ -73,14 +73,14 @@ def test_the_summary_has_who_is_expelled_and_what_redundancy_cost() -> None:
     facts = dict(report.tables.facts(got))
     assert facts["expelled"] == "3 (step 2)"
     assert facts["copies"] == "1.625 of each partition (mean), 1 at the next step; 1 steps undone"
-    assert facts["certainty"] == "a lie of the whole run is never found with a probability of 3.8e-04 at most"
+    assert facts["certainty"] == "a step of the run stays false with a probability of 3.8e-04 at most"
 
 
 def test_a_run_in_which_nobody_was_expelled_says_so_and_one_of_another_scheme_says_nothing() -> None:
     honest = report.summarise(Path("r"), "succeeded", [start(job(), failure_probability=0.0), taken(1)], [])
     facts = dict(report.tables.facts(honest))
     assert facts["expelled"] == "nobody"
-    assert facts["certainty"].startswith("every lie is found")
+    assert facts["certainty"].startswith("no step stays false")
     old = report.summarise(Path("r"), "succeeded", whole_run(), [])
     assert not {"expelled", "copies", "certainty"} & {what for what, _ in report.tables.facts(old)}
     assert "copies" not in report.markdown([old, old])
@@ -129,7 +129,7 @@ def test_the_page_shows_proofs_copies_and_certainty(tmp_path: Path) -> None:
     assert TRUE not in document.text
     assert "Expelled: worker 3 by step 2." in " ".join(image["alt"] or "" for image in document.elements("img"))
     assert "mean 1.625, most 2.500, last 1.000; 1 steps undone" in document.text
-    assert "never found with a probability of 3.8e-04 at most" in document.text
+    assert "stays false with a probability of 3.8e-04 at most" in document.text
     assert ["4", "1.000", "1.000"] in document.rows("from step")
 
 
