@@ -86,7 +86,7 @@ class _Step(_Event):
     decoding_error: Number | None = _maybe()
     copies: Annotated[Number, Field(ge=0)] | None = _maybe()  # pairs computed / pairs
     redundancy: Count | None = _maybe()  # copies of each pair at the next step, if nobody lies
-    standing: Ranks | Count = _maybe()  # who is not expelled
+    standing: Count | None = _maybe()  # workers that are not expelled
     rounds: Count | None = _maybe()
     expelled: dict[RankText, _Proof] | None = _maybe()
 
