@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from draco.plain import plain
 from draco.report import figures
 from draco.report.elements import Picture, Run, Table, number
-from draco.report.series import CLASSES, PARTS, SUSPECT, Floats, Record, Series, means, tally
+from draco.report.series import CLASSES, HONEST, PARTS, SUSPECT, Floats, Record, Series, classes, means, tally
 from draco.report.tables import failure
 from draco.runs import expulsions
 from draco.runs.expulsions import Expulsion
@@ -78,6 +78,9 @@ def _steps(whole: Run, at: int, pictures: Mapping[str, bytes]) -> dict[str, Any]
 
 
 def _suspects(run: Series, counts: NDArray[np.int64], expelled: Mapping[int, int], png: bytes) -> dict[str, Any]:
+    out = {rank: _steps_out(run, rank, step) for rank, step in expelled.items()}
+    for rank, steps in out.items():
+        counts[rank - 1, HONEST] -= steps
     totals = dict(zip(CLASSES[1:], counts[:, 1:].sum(0).tolist(), strict=True))
     shown = [kind for kind in CLASSES[1:] if totals[kind]]
     into = run.bins(figures.MOST)
@@ -91,10 +94,18 @@ def _suspects(run: Series, counts: NDArray[np.int64], expelled: Mapping[int, int
         caption += " A line begins with a cross at the step of the proof by which its worker is expelled."
         said += f". Expelled: {', '.join(f'worker {rank} by step {step}' for rank, step in expelled.items())}"
     alternative = f"Heat map: workers 1 to {run.workers} by steps {run.steps[0]} to {run.steps[-1]}. {said}."
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (str(rank), *(f"{row[CLASSES.index(kind)]:,}" for kind in shown)) for rank, row in enumerate(counts, start=1)
     ]
+    if out:
+        rows = [(*row, f"{out.get(rank, 0):,}") for rank, row in enumerate(rows, start=1)]
+        shown = [*shown, "expelled"]
     return {"suspects": Picture(png, alternative, caption), "classes": Table(("worker", *shown), rows)}
+
+
+def _steps_out(run: Series, rank: int, step: int) -> int:
+    """Return how many steps after the one of its proof an expelled worker took no part in, as nobody asked it."""
+    return sum(record["step"] > step and rank not in classes(record) for record in run.records)
 
 
 def _proofs(expelled: Iterable[Expulsion]) -> Table:

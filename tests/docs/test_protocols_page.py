@@ -11,11 +11,13 @@ import pytest
 
 from draco.errors import DecodeError
 from draco.protocols.court import Court, Proof
+from draco.protocols.odds import failure_probability
 from draco.protocols.reactive import reactive
 from draco.protocols.rounds import Protocol, Upload
 
 ROOT = Path(__file__).parents[2]
 EXTEND = (ROOT / "docs/extend.md").read_text()
+PAGE = (ROOT / "docs/protocols.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 
 
@@ -69,8 +71,20 @@ def test_the_disputed_pair_takes_two_rounds_and_the_next_step_two_copies() -> No
     assert "step 13 deals two copies" in said
 
 
+def test_the_probabilities_of_the_page_are_those_of_the_code() -> None:
+    (table,) = re.findall(r"\| n, s \| a = 1 .*\n\|[-:|]+\n((?:\|.*\n)+)", PAGE)
+    for line in table.splitlines():
+        sizes, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        n, s = map(int, sizes.split(","))
+        for a, cell in enumerate(cells, start=1):
+            if cell:
+                assert failure_probability(n, s, a) == pytest.approx(float(cell), rel=0.05), (n, s, a)
+            else:
+                assert a > s
+
+
 def test_what_a_proof_looks_like_is_what_is_printed() -> None:
     from draco.runs.expulsions import Expulsion, sentence
 
-    (line,) = re.findall(r"^    (step 12: worker 3 .*)$", (ROOT / "docs/protocols.md").read_text(), re.MULTILINE)
+    (line,) = re.findall(r"^    (step 12: worker 3 .*)$", PAGE, re.MULTILINE)
     assert sentence(Expulsion(3, 12, 0, "3fa9" * 16, "81bc" * 16)) == line

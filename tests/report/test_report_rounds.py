@@ -127,6 +127,7 @@ def test_the_page_shows_proofs_copies_and_certainty(tmp_path: Path) -> None:
     _, document = made(write_run(tmp_path, lines(told())))
     assert ["3", "2", "4", "3fa93fa9...", "81bc81bc..."] in document.rows("expelled worker")
     assert TRUE not in document.text
+    assert document.rows("worker")[1:] == [["1", "4", "0", "0"], ["2", "4", "0", "0"], ["3", "1", "1", "2"]]
     assert "Expelled: worker 3 by step 2." in " ".join(image["alt"] or "" for image in document.elements("img"))
     assert "mean 1.625, most 2.500, last 1.000; 1 steps undone" in document.text
     assert "stays false with a probability of 3.8e-04 at most" in document.text
