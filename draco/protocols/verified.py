@@ -59,6 +59,7 @@ def verified(*, workers: int, adversaries: int, verifiers: int | None = None, de
             f"computed once and verified by {a}"
         ),
         copies=lambda lies: 1 + min(a, lies),
+        failure=max(present, away),
     )
 
 
