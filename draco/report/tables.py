@@ -150,7 +150,7 @@ def failure(probability: float | None) -> str:
         return ""
     if not probability:
         return "no step stays false: a partition has as many verifiers as workers may lie"
-    return f"a step of the run stays false with a probability of {probability:.1e} at most"
+    return f"a step of the run stays false with a probability of {probability:.2g} at most"
 
 
 def _evaluation(s: Summary) -> tuple[str, str]:

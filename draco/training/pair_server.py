@@ -165,7 +165,8 @@ class PairServer:
         expelled = {rank: proof for rank, proof in self.court.expelled.items() if proof.step == step}
         suspects = {*expelled, *told.refused}
         took_part = {rank for rank, _ in asked} - told.silent
-        byzantine = {*adversary.byzantine(self.job, step)} & took_part
+        out = {rank for rank, proof in self.court.expelled.items() if proof.step < step}  # what they sent is not used
+        byzantine = {*adversary.byzantine(self.job, step)} & took_part - out
         if (declared := attack(self.job)) and declared.truthful:
             byzantine = set()
         self.training.ledger.note(suspects, byzantine)

@@ -73,7 +73,7 @@ def test_the_summary_has_who_is_expelled_and_what_redundancy_cost() -> None:
     facts = dict(report.tables.facts(got))
     assert facts["expelled"] == "3 (step 2)"
     assert facts["copies"] == "1.625 of each partition (mean), 1 at the next step; 1 steps undone"
-    assert facts["certainty"] == "a step of the run stays false with a probability of 3.8e-04 at most"
+    assert facts["certainty"] == "a step of the run stays false with a probability of 0.00038 at most"
 
 
 def test_a_run_in_which_nobody_was_expelled_says_so_and_one_of_another_scheme_says_nothing() -> None:
@@ -130,7 +130,7 @@ def test_the_page_shows_proofs_copies_and_certainty(tmp_path: Path) -> None:
     assert document.rows("worker")[1:] == [["1", "4", "0", "0"], ["2", "4", "0", "0"], ["3", "1", "1", "2"]]
     assert "Expelled: worker 3 by step 2." in " ".join(image["alt"] or "" for image in document.elements("img"))
     assert "mean 1.625, most 2.500, last 1.000; 1 steps undone" in document.text
-    assert "stays false with a probability of 3.8e-04 at most" in document.text
+    assert "stays false with a probability of 0.00038 at most" in document.text
     assert ["4", "1.000", "1.000"] in document.rows("from step")
 
 

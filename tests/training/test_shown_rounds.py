@@ -44,3 +44,17 @@ def test_a_resumption_behind_a_proof_says_that_nobody_is_out(make_job: Callable[
     (at,) = [place for place, event in enumerate(log) if event["event"] == "resume"]
     assert expulsions(log[: at + 1]) == {}
     assert [*expulsions(log)] == [2, 5]
+
+
+def test_a_step_that_begins_anew_counts_no_lie_of_who_was_expelled_before_it(
+    make_job: Callable[..., Job], train
+) -> None:
+    job = make_job(*REACTIVE[:4], "scheme={name: verified, adversaries: 2, verifiers: 2}", REACTIVE[7])
+    whole = train(job)
+    log = list(events.read(whole.run / "events.jsonl"))
+    summary = report.read_summary(whole.run)
+    assert summary.failure_probability == 0
+    assert [*summary.expelled] == [2, 5]
+    assert summary.undone == sum(event["event"] == "undone" for event in log) > 0
+    assert summary.missed == 0
+    assert [event["byzantine"] for event in log if event["event"] == "step"] == [[], [2, 5], []]
