@@ -1,0 +1,63 @@
+"""The worker's side: run a computation, and keep its products."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from draco.replay.products import places, to_numbers
+
+T = TypeVar("T")
+
+
+class _Recording(TorchDispatchMode):
+    """Copies each product at once, as later operations may change it in place."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.numbers = torch.empty(room)
+        self.used = 0
+
+    def __torch_dispatch__(
+        self, op: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = op(*args, **(kwargs or {}))
+        found = places(op, args)
+        if found is None:
+            return out
+        products = out if isinstance(out, (tuple, list)) else (out,)
+        kept = []
+        for product, place in zip(products, found, strict=True):
+            if place is None:
+                kept.append(product)
+            else:
+                laid, numbers = to_numbers(product, place)
+                self._keep(numbers)
+                kept.append(laid)
+        return tuple(kept) if len(kept) > 1 else kept[0]
+
+    def _keep(self, numbers: Tensor) -> None:
+        end = self.used + len(numbers)
+        if end > len(self.numbers):  # memory that nobody touches costs none
+            grown = torch.empty(2 * end)
+            grown[: self.used] = self.numbers[: self.used]
+            self.numbers = grown
+        self.numbers[self.used : end].copy_(numbers)
+        self.used = end
+
+
+def record(compute: Callable[[], T], *, room: int = 1 << 20) -> tuple[T, Tensor]:
+    """Run a computation, and return its result and its transcript.
+
+    Args:
+        compute: may do anything with torch: forward passes, torch.autograd.grad, side effects.
+        room: for how many numbers there is memory at first; the length of an earlier transcript saves copies.
+
+    Returns:
+        The result, and one flat float32 tensor: the products end to end, in the order in which they came.
+    """
+    with _Recording(room) as mode:
+        result = compute()
+    return result, mode.numbers[: mode.used]

@@ -1,0 +1,89 @@
+"""How far a product may be from the checker's own, and the secret vectors that tell.
+
+Of a product C = A B with inner length k, a check compares C r with A (B r) for a secret vector r. Row i of the
+difference is measured by
+
+    |want_i| + rms(want)                                       first, as it costs nothing
+    |want_i| + rms(want) + |a_i| |B|_F / sqrt(k)               where that is too much
+    the same of the whole product, computed by the checker     where that is too much
+
+|a_i| |B|_F / sqrt(k) is the size that row i would have if A and B had nothing to do with each other. Rounding is in
+proportion to it. Where terms cancel, as in a gradient that is zero in exact arithmetic, rounding is all there is. The
+whole product has the last word, so that no honest worker is convicted by a secret vector that was unlucky.
+
+r is Gaussian and not of signs. An error e in a row leaves e . r, which is normal with deviation |e|: the chance that it is
+below t |e| is less than 0.8 t. With signs an error in two numbers of a row would cancel with chance 1/2.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_TINY = 1e-30  # added to a scale, so that products of zeros pass; far above what underflow does
+_AT_ONCE = 0.5  # a row whose error is below so much of the tolerance, relative to rms(want), is not looked at again
+
+
+class Equation(NamedTuple):
+    """One check: both sides of an equation that holds up to rounding, and what rounding is in proportion to."""
+
+    output: int  # which output of the operation it is about
+    along: int  # the dimension of that output which was contracted with a secret vector
+    got: Tensor  # of the output as it came, in its shape without that dimension
+    want: Tensor  # the same by the checker
+    inner: int  # of how many terms each number of the output is the sum
+    natural: Callable[[], Tensor | float]  # sizes of its rows if the factors had nothing to do with each other
+
+
+class Secrets:
+    """Gaussian numbers of which each is used once, drawn in blocks."""
+
+    def __init__(self, generator: torch.Generator, block: int = 1 << 14) -> None:
+        self._generator, self._block = generator, block
+        self._left = torch.empty(0)
+
+    def take(self, count: int) -> Tensor:
+        """Return fresh numbers (count,)."""
+        if count > len(self._left):
+            self._left = torch.randn(max(count, self._block), generator=self._generator)
+        taken, self._left = self._left[:count], self._left[count:]
+        return taken
+
+
+def residual(equation: Equation, tolerance: float) -> float:
+    """Return the largest difference in proportion to its scale; infinite where a side or a scale is not finite."""
+    difference = equation.got - equation.want
+    floor = rms(equation.want)
+    bound = float(torch.linalg.vector_norm(difference, math.inf)) / (floor + _TINY)
+    if bound <= tolerance * _AT_ONCE and math.isfinite(floor):
+        return bound
+    difference.abs_()
+    scale = equation.want.abs().add_(floor + _TINY)
+    worst = _worst(difference, scale)
+    return worst if worst <= tolerance else _worst(difference, scale + equation.natural())
+
+
+def whole_residual(equation: Equation, came: Tensor, own: Tensor) -> float:
+    """Return the same of whole rows of an output as it came, and as the checker has computed it; in float64."""
+    difference = torch.linalg.vector_norm((came - own).double(), dim=equation.along)
+    rows = torch.linalg.vector_norm(own.double(), dim=equation.along)
+    return _worst(difference, rows + (rms(rows) + _TINY) + equation.natural())
+
+
+def norm(x: Tensor) -> float:
+    """Return the root of the sum of squares."""
+    return float(torch.linalg.vector_norm(x))
+
+
+def rms(x: Tensor) -> float:
+    """Return the root of the mean of squares."""
+    return norm(x) / math.sqrt(max(x.numel(), 1))
+
+
+def _worst(difference: Tensor, scale: Tensor) -> float:
+    if not difference.numel():
+        return 0.0
+    worst, largest = float((difference / scale).max()), float(scale.max())
+    return worst if math.isfinite(worst) and math.isfinite(largest) else math.inf

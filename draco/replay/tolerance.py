@@ -1,0 +1,90 @@
+"""What the check of products lets pass: the default tolerance, chances, and what errors within it do to a gradient.
+
+An error's size is relative to the scale of its row, which `draco/replay/residual.py` defines. Proofs and measured
+figures are in docs/checked.md; `benchmarks/tolerance.py` prints the figures.
+"""
+
+import math
+
+ROUNDING = 2.0**-23  # of float32, relative: the distance from 1 to the next number
+LEAST = 1e-5  # the tolerance of products with an inner length below 7,000
+
+
+def default_tolerance(inner: int) -> float:
+    """Return the tolerance of a product whose numbers are sums of `inner` terms.
+
+    Rounding of a sum that is built term by term grows as the root of its length. So the tolerance is
+    max(1e-5, 2^-23 sqrt(inner)). Honest residuals were 1/5 of it or less on every kernel that was measured.
+
+    Raises:
+        ValueError: the length is negative.
+    """
+    if inner < 0:
+        raise ValueError(f"a sum of {inner} terms; give 0 or more")
+    return max(LEAST, ROUNDING * math.sqrt(inner))
+
+
+def passes_with_probability(error: float, tolerance: float, vectors: int = 1) -> float:
+    """Return an upper bound of the chance that a row with an error passes its check with Gaussian vectors.
+
+    With t = tolerance / error < 1 it is 1.3 t sqrt(1 + 2 ln(4 / t)) for one vector (statement 2 of docs/checked.md), and
+    a power of that where `vectors` independent ones must all pass.
+
+    Args:
+        error: of the row, relative to its scale.
+        tolerance: of the check.
+        vectors: independent secret vectors.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+    if not (error >= 0 and tolerance > 0 and vectors >= 1):
+        raise ValueError(
+            f"error {error}, tolerance {tolerance}, vectors {vectors}; give an error of 0 or more, a tolerance above 0, "
+            "and at least 1 vector"
+        )
+    if error <= tolerance:
+        return 1.0
+    t = tolerance / error
+    if t == 0:
+        return 0.0
+    return min(1.0, 1.3 * t * math.sqrt(1 + 2 * math.log(4 / t))) ** vectors
+
+
+def error_that_passes(chance: float, tolerance: float, vectors: int = 1) -> float:
+    """Return the least relative error whose chance of passing is bounded by `chance`: larger ones pass more rarely.
+
+    Raises:
+        ValueError: the chance is not between 0 and 1, or another number is out of its range.
+    """
+    if not 0 < chance < 1:
+        raise ValueError(f"a chance of {chance}; give one between 0 and 1")
+    low, high = tolerance, tolerance
+    while passes_with_probability(high, tolerance, vectors) > chance:
+        high *= 2
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if passes_with_probability(middle, tolerance, vectors) > chance else (low, middle)
+    return high
+
+
+def ever_passes(error: float, tolerance: float, tries: int, vectors: int = 1) -> float:
+    """Return a bound of the chance that one of several tries with such an error passes; each that fails costs a worker."""
+    return min(1.0, tries * passes_with_probability(error, tolerance, vectors))
+
+
+def gradient_bound(tolerance: float, amplification: float, lying: float = 1.0) -> float:
+    """Return by how much errors within the tolerance move the mean gradient, relative to the partitions' norms.
+
+    Args:
+        tolerance: of the products.
+        amplification: relative change of a gradient per relative error of all its products at once, at worst. It is
+            measured (`benchmarks/tolerance.py`), and holds where the model is smooth; docs/checked.md has what kinks add.
+        lying: share of the partitions that lie.
+
+    Raises:
+        ValueError: a number is negative, or the share above 1.
+    """
+    if tolerance < 0 or amplification < 0 or not 0 <= lying <= 1:
+        raise ValueError(f"tolerance {tolerance}, amplification {amplification}, lying {lying}; give 0 or more, and a share")
+    return tolerance * amplification * lying

@@ -1,0 +1,15 @@
+"""What a replay came to: the verdict on a transcript, or the sentence that convicts its sender."""
+
+from typing import NamedTuple
+
+
+class CheatError(Exception):
+    """A transcript that no honest worker sends. The sentence names the operation, the product, its shape and the residual."""
+
+
+class Verdict(NamedTuple):
+    """A transcript whose every product passed its check."""
+
+    products: int  # that were taken from it
+    worst: float  # the largest residual, relative to what rounding may do; at most the tolerance
+    where: str  # the operation and the number of that product; empty where there was none
