@@ -1,0 +1,126 @@
+"""What errors at the tolerance in all products do to a gradient, and to training.
+
+`random`: noise of size tolerance in every product that a transcript has. `worst`: the direction that moves the gradient
+most, in the outputs and input gradients of all linear and convolution layers, by power iteration on the first-order map
+(each layer's part is scaled to its bound after each iteration). `kinks`: outputs next to zero are moved across, the
+nearest first, as far as the bound allows. Errors are relative to the norm of a product, so that the tolerance of a
+check, which is relative to a scale of about 3 norms, is multiplied by 3 where it is compared.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.tolerance_cases import Case, build, flat
+from draco.data.synthetic import convert_synthetic  # noqa: F401
+from draco.replay.products import places
+
+Change = Callable[[Any, int, Tensor], Tensor]  # (operation, output, product) -> what a liar says it is
+
+
+class Disturbed(TorchDispatchMode):
+    """Every product that a transcript has is replaced by what a liar says."""
+
+    def __init__(self, change: Change) -> None:
+        super().__init__()
+        self.change = change
+
+    def __torch_dispatch__(
+        self, op: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = op(*args, **(kwargs or {}))
+        if places(op, args) is None:
+            return out
+        if isinstance(out, (tuple, list)):
+            return tuple(part if part is None else self.change(op, i, part) for i, part in enumerate(out))
+        return self.change(op, 0, out)
+
+
+def noise(size: float, seed: int) -> Change:
+    """Return the liar that adds noise of a relative size to each product."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def change(op: Any, output: int, product: Tensor) -> Tensor:
+        drawn = torch.randn(product.shape, generator=generator)
+        return product + drawn * (size * product.norm() / drawn.norm())
+
+    return change
+
+
+def across(size: float, *, centred: bool) -> Change:
+    """Return the liar that moves outputs of convolutions across zero, or across their channel's mean."""
+
+    def change(op: Any, output: int, product: Tensor) -> Tensor:
+        if op is not torch.ops.aten.convolution.default:
+            return product
+        from_kink = product - product.mean((0, 2, 3), keepdim=True) if centred else product
+        nearest, order = from_kink.abs().flatten().sort()
+        moved = order[nearest.square().mul(1.21).cumsum(0).sqrt() <= size * product.norm()]
+        lie = product.clone(memory_format=torch.contiguous_format)
+        lie.view(-1)[moved] -= 1.1 * from_kink.flatten()[moved]
+        return lie
+
+    return change
+
+
+def moved(case: Case, change: Change) -> float:
+    """Return by how much a liar changes the gradient, relative to its norm."""
+    true = case.gradient()
+    with Disturbed(change):
+        false = case.gradient()
+    return float((false - true).norm() / true.norm())
+
+
+def worst_direction(case: Case, iterations: int = 6) -> float:
+    """Return the gradient's relative change per relative error of all layers at once in the worst direction found."""
+    layers = [m for m in case.model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    nodes: list[Tensor] = []  # inputs of layers, as nodes of their own
+    forward: list[Tensor] = []  # errors of outputs
+    backward: list[Tensor] = []  # errors of input gradients
+    sizes: list[Tensor] = []
+    extra: list[Tensor] = []
+
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+        node = inputs[0].view_as(inputs[0])
+        if not node.requires_grad:
+            node = node.clone().requires_grad_()
+        error = torch.zeros_like(node, requires_grad=True)
+        nodes.append(node)
+        backward.append(error)
+        extra.append((node * error).sum())
+        return node
+
+    def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        error = torch.zeros_like(output, requires_grad=True)
+        forward.append(error)
+        sizes.append(output.detach().norm())
+        return output + error
+
+    hooks = [h for m in layers for h in (m.register_forward_pre_hook(before), m.register_forward_hook(after))]
+    parameters = list(case.model.parameters())
+    loss = case.loss()
+    *by, = torch.autograd.grad(loss + sum(extra), [*parameters, *nodes], create_graph=True)
+    for hook in hooks:
+        hook.remove()
+    gradient, input_gradients = flat(by[: len(parameters)]), by[len(parameters) :]
+    errors = [*forward, *backward]
+    bounds = [*sizes, *(g.detach().norm() for g in input_gradients)]
+    dual = torch.zeros_like(gradient, requires_grad=True)
+    pulled = torch.autograd.grad(gradient, errors, dual, create_graph=True, allow_unused=True)  # linear in `dual`
+    used = [(p, b) for p, b in zip(pulled, bounds, strict=True) if p is not None]
+    direction = gradient.detach()
+    change = 0.0
+    for _ in range(iterations):
+        back = torch.autograd.grad([p for p, _ in used], dual, [torch.zeros_like(p) for p, _ in used], retain_graph=True)
+        del back
+        at = torch.autograd.grad(gradient, errors, direction, retain_graph=True, allow_unused=True)
+        parts = [a for a in at if a is not None]
+        steps = [a * (b / a.norm().clamp_min(1e-30)) for a, (_, b) in zip(parts, used, strict=True)]
+        pushed = torch.autograd.grad([p for p, _ in used], dual, steps, retain_graph=True)[0]
+        change = float(pushed.norm() / gradient.detach().norm())
+        direction = pushed / pushed.norm()
+    return change + 1  # the weights' own gradients, which are products too
