@@ -38,7 +38,7 @@ class _Watched(process.Simulation):
         super().__init__(built)
         self._look = look
 
-    def exchange(self, tasks: Sequence[Task], model: Tensor, frames: Tensor) -> Generator[Arrival]:
+    def exchange(self, tasks: Sequence[Task | None], model: Tensor, frames: Tensor) -> Generator[Arrival]:
         """See ServerTransport."""
         self._look()
         for arrival in super().exchange(tasks, model, frames):

@@ -72,6 +72,9 @@ def _check_scheme(job: Job) -> Iterator[Fault]:
     if job.wire.dtype != "float32" and scheme.dtype != "float32":
         message = f"{name}'s replies are {scheme.dtype}, which {job.wire.dtype} cannot carry: must be float32"
         yield Fault("wire.dtype", message, ("scheme.name",))
+    if job.wire.compression != "none" and scheme.in_rounds:
+        message = f"{name} sends vectors and digests in one message: must be none, got {job.wire.compression}"
+        yield Fault("wire.compression", message, ("scheme.name",))
     if needed > n:
         yield Fault("scheme.adversaries", f"{s} needs at least {needed} workers, got {n}", SCHEME[:2])
         return
@@ -170,6 +173,9 @@ def _check_attack_needs(job: Job, about: tuple[str, ...]) -> Iterator[Fault]:
             yield Fault(option_path(job, "attack", declared.strength), f"is missing: {e}", about)
     if fault := declared.fault(SCHEMES[job.scheme.name]):
         yield Fault("attack.name", fault, about)
+    if SCHEMES[job.scheme.name].in_rounds and given.who != "fixed":
+        message = f"must be fixed: {job.scheme.name} expels who is proven to lie, got {given.who}"
+        yield Fault("attack.who", message, ("scheme.name",))
     if declared.lasting and (given.who != "fixed" or given.until_step is not None):
         message = (
             f"{given.name} is for good, as a worker that owes an answer gets no task: needs attack.who fixed and no "

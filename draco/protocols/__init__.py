@@ -4,7 +4,9 @@ A scheme takes one round: every worker replies once, and the server decodes. A p
 proves who lied, and expels them for the rest of the run. So redundancy is paid only while Byzantine workers behave.
 
 rounds.py     what is asked of workers, what comes back, and the coroutine of rounds that a step is
+dealing.py    who is asked for what, equally and unforeseen
 court.py      claims, proofs and expulsions: who may still be asked, and how many may still lie
+hearing.py    what has been claimed and sent of a step's pairs, who has lied, who is to be asked next
 reactive.py   lies + 1 copies, one upload and digests; exact at every step
 verified.py   one copy, and verifiers who are drawn after the upload; a step is undone where they find a lie
 checked.py    one copy, with the products of its matrix multiplications, which the server checks

@@ -48,15 +48,15 @@ def check_baddbmm(out: Sequence[Tensor], args: Sequence[Tensor], options: dict[s
 
 
 def _times(matrices: Tensor, r: Tensor) -> Tensor:
-    """Return each of the matrices (batch, m, n) times one vector (n,); none of them is copied."""
+    """Return each of the matrices (batch, m, n) times one vector (n,)."""
     if matrices.is_contiguous():
         return torch.mv(matrices.view(-1, matrices.shape[2]), r).view(matrices.shape[:2])
-    return torch.bmm(matrices, r.expand(len(matrices), -1).unsqueeze(2)).squeeze(2)
+    return _batched(matrices, r.expand(len(matrices), -1))
 
 
 def _batched(matrices: Tensor, vectors: Tensor) -> Tensor:
-    """Return each of the matrices (batch, m, k) times its own vector, (batch, k)."""
-    return torch.bmm(matrices, vectors.unsqueeze(2)).squeeze(2)
+    """Return each of the matrices (batch, m, k) times its own vector, (batch, k); as rows, which is quicker than columns."""
+    return torch.bmm(vectors.unsqueeze(1), matrices.transpose(1, 2)).squeeze(1)
 
 
 def _natural(a: Tensor, b: Tensor, alpha: float = 1) -> Callable[[], Tensor]:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 _TINY = 1e-30  # added to a scale, so that products of zeros pass; far above what underflow does
+_AT_ONCE = 0.5  # a row whose error is below so much of the tolerance, relative to rms(want), is not looked at again
 
 
 class Equation(NamedTuple):
@@ -52,8 +53,13 @@ class Secrets:
 
 def residual(equation: Equation, tolerance: float) -> float:
     """Return the largest difference in proportion to its scale; infinite where a side or a scale is not finite."""
-    difference = (equation.got - equation.want).abs_()
-    scale = equation.want.abs().add_(rms(equation.want) + _TINY)
+    difference = equation.got - equation.want
+    floor = rms(equation.want)
+    bound = float(torch.linalg.vector_norm(difference, math.inf)) / (floor + _TINY)
+    if bound <= tolerance * _AT_ONCE and math.isfinite(floor):
+        return bound
+    difference.abs_()
+    scale = equation.want.abs().add_(floor + _TINY)
     worst = _worst(difference, scale)
     return worst if worst <= tolerance else _worst(difference, scale + equation.natural())
 

@@ -3,12 +3,14 @@
 from draco.declaration import is_known, table
 from draco.errors import DecodeError
 from draco.given import as_count
+from draco.protocols.rounds import Protocol
 from draco.schemes.approximate import APPROXIMATE
 from draco.schemes.cyclic import CYCLIC
 from draco.schemes.cyclic_dft import CYCLIC_DFT
 from draco.schemes.declaration import SchemeDeclaration, Sizes
 from draco.schemes.detox import DETOX
 from draco.schemes.election import ELECTION
+from draco.schemes.in_rounds import REACTIVE
 from draco.schemes.own_scheme import adapt_scheme
 from draco.schemes.placement import PLACEMENT
 from draco.schemes.repetition import REPETITION
@@ -17,6 +19,7 @@ from draco.schemes.solon import SOLON
 from draco.schemes.uncoded import UNCODED
 
 __all__ = [
+    "CODES",
     "SCHEMES",
     "DecodeError",
     "Decoded",
@@ -25,6 +28,7 @@ __all__ = [
     "SchemeDeclaration",
     "Sizes",
     "build",
+    "build_protocol",
     "build_scheme",
     "options",
 ]
@@ -40,7 +44,9 @@ SCHEMES: dict[str, SchemeDeclaration] = table(
     APPROXIMATE,
     ELECTION,
     SOLON,
+    REACTIVE,
 )
+CODES = {name: declared for name, declared in SCHEMES.items() if not declared.in_rounds}  # of one round
 
 
 def options(name: str) -> tuple[str, ...]:
@@ -78,6 +84,22 @@ def build_scheme(name: str, *, workers: int, adversaries: int, **settings: objec
     if adversaries < 0:
         raise ValueError(f"{name}: adversaries is {adversaries}, must be 0 or more")
     return SCHEMES[name](workers=workers, adversaries=adversaries, **settings)
+
+
+def build_protocol(name: str, *, workers: int, adversaries: int, **settings: object) -> Protocol | None:
+    """Return the protocol of a scheme's steps; None where a step is one round, and `build_scheme` has all of it.
+
+    Args:
+        name: as in jobs.
+        workers: n.
+        adversaries: s.
+        settings: all options of the scheme that are given, those too that `build_scheme` does not take.
+
+    Raises:
+        ValueError: the scheme cannot keep its promise for these numbers.
+    """
+    declared = SCHEMES[name]
+    return declared.protocol and declared.protocol(workers=workers, adversaries=adversaries, **settings)
 
 
 build = build_scheme  # as the trainer calls it: `schemes.build`

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from draco.declaration import Declaration
 from draco.lazy import Tensor
+from draco.protocols.rounds import Protocol
 from draco.schemes.scheme import Scheme
 
 
@@ -24,7 +25,7 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SchemeDeclaration(Declaration):
-    """What a scheme declares. Its function builds the `Scheme`."""
+    """What a scheme declares. Its function builds the `Scheme`; of one `in_rounds` it says that there is none."""
 
     # (workers, adversaries, **arguments) -> its numbers; a ValueError says why there is no such scheme.
     sizes: Callable[..., Sizes]
@@ -35,6 +36,9 @@ class SchemeDeclaration(Declaration):
     grouped: bool = False  # rows fall into groups of s + 1 equal votes, so that s adversaries are counted in each
     supplied: tuple[str, ...] = ()  # arguments that the trainer knows: "seed" (of drawn designs), "tail"
     project: Callable[[int, int], Tensor] | None = None  # (seed, e) -> (number, e): what its decoder projects on
+    # (workers, adversaries, all options) -> the protocol of its steps; None: a step is one round, and a code
+    protocol: Callable[..., Protocol | None] | None = None
+    in_rounds: bool = False  # it has no code at all: its steps always take several rounds
 
     def __call__(self, **arguments: Any) -> Scheme:
         """Build the scheme."""

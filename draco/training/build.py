@@ -21,6 +21,7 @@ from draco.job import Job, structure
 from draco.models import batch_norm
 from draco.models.flat import trained, trained_size
 from draco.optimizers import OPTIMIZERS, SCHEDULES
+from draco.protocols.rounds import Protocol
 from draco.sampling import derive_seed, generator
 from draco.schemes import SCHEMES, Scheme
 from draco.tasks import Task, count
@@ -66,8 +67,17 @@ class Built:
 
     @cached_property
     def scheme(self) -> Scheme:
-        """The scheme."""
+        """The scheme; where steps take several rounds, that of k workers who each send their partition's vector."""
+        if self.protocol is not None and SCHEMES[self.job.scheme.name].in_rounds:
+            return schemes.build("uncoded", workers=self.protocol.partitions, adversaries=0)
         return build_scheme(self.job, self.vote, self.tail)
+
+    @cached_property
+    def protocol(self) -> Protocol | None:
+        """The protocol of steps that take several rounds; None where each takes one."""
+        spec = self.job.scheme
+        options = {name: value for name, value in spec.given().items() if name in SCHEMES[spec.name].options}
+        return schemes.build_protocol(spec.name, workers=self.job.workers, adversaries=spec.adversaries, **options)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -131,6 +141,11 @@ class Built:
         explicit = self.job.scheme.get("encoding") == "explicit"
         alone = self.task.per_sample and self.job.autocast.dtype == "none"
         return linear and alone and not explicit and not batch_norm.has_batch_statistics(self.model)
+
+
+def has_court(job: Job) -> bool:
+    """Say whether the job's scheme expels workers that are proven to lie."""
+    return SCHEMES[job.scheme.name].in_rounds
 
 
 def build_scheme(job: Job, vote: str | None = None, tail: int = 1) -> Scheme:

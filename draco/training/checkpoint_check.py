@@ -61,6 +61,7 @@ def misfit(contents: Values, own: Values, job: Job, step: int, parameters: int) 
         or _difference(contents.get("momenta"), own.get("momenta"), "momenta")
         or average_misfit(contents, job, parameters)
         or _ledger_misfit(contents["ledger"], own["ledger"], job.workers)
+        or _court_misfit(contents.get("court", {}), job)
     )
 
 
@@ -220,6 +221,18 @@ def _ledger_misfit(found: Any, own: Values, workers: int) -> str:
             return f"ledger.{key}: names ranks that are none of 1 to {workers}"
         if any(type(count) is not int or count < 0 for count in counts.values()):
             return f"ledger.{key}: is not a count"
+    return ""
+
+
+def _court_misfit(found: Any, job: Job) -> str:
+    """Return why `found` does not tell who is expelled, and by which proof, or nothing."""
+    if not isinstance(found, dict) or any(type(rank) is not int or not 1 <= rank <= job.workers for rank in found):
+        return f"court: names workers that are none of 1 to {job.workers}"
+    if len(found) > job.scheme.adversaries:
+        return f"court: has {len(found)} expelled workers, and scheme.adversaries is {job.scheme.adversaries}"
+    for proof in found.values():
+        if not isinstance(proof, list | tuple) or [type(each) for each in proof] != [int, int, str, str]:
+            return "court: a proof is not a step, a partition, a claim and the truth"
     return ""
 
 

@@ -98,9 +98,9 @@ class StepVectors:
         self._staging = None if device == "cpu" else torch.empty(self.elements, device=device)
         self.local: LocalSteps | None = None  # clipping and momentum of partition j, which worker j + 1 computes
 
-    def load(self, step: int, parameters: Tensor) -> None:
-        """Take the server's parameters (p,) of a step, once where several workers share this."""
-        if self._loaded != step:
+    def load(self, step: int, parameters: Tensor, *, anew: bool = False) -> None:
+        """Take the server's parameters (p,) of a step, once where several workers share this, or `anew`."""
+        if anew or self._loaded != step:
             self._flat.copy_(parameters)
             self._loaded = step
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -81,3 +82,10 @@ def faulty(greetings: Sequence[Greeting | None]) -> list[str]:
 def _list(ranks: Sequence[int]) -> str:
     shown = ", ".join(map(str, ranks[:5]))
     return f"{shown} and {len(ranks) - 5} more" if len(ranks) > 5 else shown
+
+
+def unlike(greetings: Sequence[Greeting | None]) -> set[int]:
+    """Return the ranks of workers that do not run on what most run on, or have not said what."""
+    kinds = Counter(said.platform for said in greetings if said and not said.fault)
+    most = kinds.most_common(1)[0][0] if kinds else None
+    return {rank for rank, said in enumerate(greetings, start=1) if not said or said.fault or said.platform != most}

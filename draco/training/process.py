@@ -16,11 +16,12 @@ from draco.runs import stages
 from draco.runs.directory import read_job
 from draco.training import adversary, greeting, initial_weights, server, task_check, transport, wire
 from draco.training.build import Built
-from draco.training.gradients import Remembered
+from draco.training.gradients import Remembered, StepVectors
 from draco.training.greeting import Greeting
+from draco.training.pair_worker import PairWorker, build_pair_workers
 from draco.training.simulated_byzantine import ByzantineWorker, Knowledge
 from draco.training.worker import Worker, build_vectors, build_worker, momenta_of
-from draco.training.worker_momentum import Attached, followed
+from draco.training.worker_momentum import followed
 
 
 def load() -> None:
@@ -111,21 +112,20 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
     job = built.job
     try:
         vectors = build_vectors(built, followed(job, rank))
-        worker: Worker | ByzantineWorker = (honest := build_worker(built, rank, vectors))
-        if adversary.may_be_byzantine(job, rank):
-            worker = ByzantineWorker(job, honest, Knowledge(built, vectors), time.sleep)
+        worker = _worker(built, rank, vectors)
         sees = task_check.seen(built)
     except DracoError as error:  # the server says it to the user
         side.greet(greeting.write(Greeting(fault=str(error))))
         raise
-    model = torch.zeros(vectors.parameters)
-    room = worker.wire.frame_bytes + Attached(job, vectors.parameters).room
-    frame = torch.zeros(room, dtype=torch.uint8)
+    model, frame = torch.zeros(vectors.parameters), torch.zeros(0, dtype=torch.uint8)
     side.greet(greeting.write(Greeting(greeting.platform_of(job), sees)))
     stages.say("ready")
     if job.local.momentum:
+        assert not isinstance(worker, PairWorker)
         side.take_momenta(worker.momenta)
     for task in side.tasks(model):
+        if (room := worker.room(task)) > len(frame):
+            frame = torch.zeros(room, dtype=torch.uint8)
         try:
             length = worker.reply(task, model, frame)
         except OwnCodeError as error:
@@ -133,6 +133,15 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
             length = wire.pack_fault(str(error), frame)
         if length is not None:
             side.reply(frame, length)
+
+
+def _worker(built: Built, rank: int, vectors: StepVectors) -> Worker | ByzantineWorker | PairWorker:
+    if built.protocol is not None:
+        return build_pair_workers(built, vectors, [rank], time.sleep)[0]
+    honest = build_worker(built, rank, vectors)
+    if adversary.may_be_byzantine(built.job, rank):
+        return ByzantineWorker(built.job, honest, Knowledge(built, vectors), time.sleep)
+    return honest
 
 
 def serve_all(built: Built, run: Path) -> None:
@@ -148,9 +157,14 @@ class Simulation(transport.Simulated):
 
     def greetings(self, timeout_s: float) -> list[bytes]:
         """Build the workers; return what each says."""
-        job, workers = self._built.job, simulated_workers(self._built.again())
-        said = greeting.write(Greeting(greeting.platform_of(job)))
-        super().__init__([w.reply for w in workers], [said] * job.workers, [w.momenta for w in workers])
+        job, built = self._built.job, self._built.again()
+        said = [greeting.write(Greeting(greeting.platform_of(job)))] * job.workers
+        if built.protocol is not None:
+            pair_workers = build_pair_workers(built, build_vectors(built), range(1, job.workers + 1), None)
+            super().__init__([worker.reply for worker in pair_workers], said)
+        else:
+            workers = simulated_workers(built)
+            super().__init__([w.reply for w in workers], said, [w.momenta for w in workers])
         return super().greetings(timeout_s)
 
 

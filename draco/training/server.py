@@ -11,21 +11,14 @@ Shapes: n workers, d = p + b + 1 elements of a step vector (see gradients.py), m
 """
 
 import contextlib
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from draco import files
-from draco.aggregators import AGGREGATORS
-from draco.aggregators.rows import is_finite
 from draco.data import shards
 from draco.errors import DecodeError, TrainingError, WorkerError
-from draco.job import Job, aggregator_f, attack, keeps_rows, sizes, to_dict, to_words
+from draco.job import Job, attack, keeps_rows, to_dict, to_words
 from draco.models.flat import trained_state
 from draco.plain import plain
 from draco.runs import directory as run_directory
@@ -42,47 +35,21 @@ from draco.training import (
     rehearsal,
     room,
     task_check,
-    wire,
 )
 from draco.training.appraisal import Appraisal
 from draco.training.build import Built
+from draco.training.clock import Clock, rounded
 from draco.training.collect import Collector, DivergedError, Replies
 from draco.training.greeting import Greeting
 from draco.training.loggers import Loggers
+from draco.training.pair_server import PairServer, require_alike
+from draco.training.reduce import build_reduce
 from draco.training.state import Training
 from draco.training.thinning import thin
 from draco.training.transport import ServerTransport, Task
 from draco.training.worker_momentum import followed
 
 DRAWS = 3  # of the rows of one step, after which its replies are given up as not decodable
-
-
-class Clock:
-    """Seconds spent in each part of one step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, part: str) -> None:
-        """Charge the time since the last lap to `part`."""
-        now = time.perf_counter()
-        self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
-        self._last = now
-
-    def split_exchange(self, timings: Sequence[wire.Timing], concurrent: bool) -> None:
-        """Divide the exchange into the workers' compute and encode and the rest, communication.
-
-        What workers say of their time is not trusted with more than the time that passed.
-        """
-        combine = median if concurrent else sum
-        left = self.seconds.pop("exchange")
-        for part in ("compute", "encode"):
-            said = [getattr(timing, part) for timing in timings]
-            clipped = [min(max(s, 0.0), left) if s == s else 0.0 for s in said]
-            self.seconds[part] = min(combine(clipped), left) if clipped else 0.0
-            left -= self.seconds[part]
-        self.seconds["communication"] = left
 
 
 class Server:
@@ -101,12 +68,15 @@ class Server:
         self.job, self.training, self.transport, self.secret = job, training, transport, secret
         momentum = training.flat.numel() if job.local.momentum else 0
         self.collector = Collector(job, scheme, transport, built.format, momentum)
-        self.aggregate = built.aggregate
-        self.f = aggregator_f(job)
+        self.reduce = build_reduce(built, training)
         self.groups = scheme.groups()
         self.nodes = nodes
 
-    def run_step(self) -> dict[str, Any]:
+    def settle(self) -> list[dict[str, Any]]:
+        """Return nothing: a step is right once it is taken."""
+        return []
+
+    def run_step(self) -> list[dict[str, Any]]:
         """Take one step and return its event.
 
         Raises:
@@ -115,7 +85,7 @@ class Server:
         step = self.training.step + 1
         clock = Clock()
         rows, replies, redrawn = self._collected(step, clock)
-        vector = self._aggregated(step, rows, replies)
+        vector = self.reduce(replies.decoded.gradients, step, rows, {*replies.absent, *replies.refused})
         clock.lap("aggregate")
         taken = self.training.update(vector)
         for rank, momentum in replies.momenta.items():  # a worker that was refused keeps its last one
@@ -130,7 +100,7 @@ class Server:
             byzantine = set()
         self.training.ledger.note(suspects, byzantine)  # without those who sent nothing, or the truth
         error = replies.decoded.error
-        return {
+        event = {
             "step": step,
             "loss": vector[-1].item(),
             "lr": taken.lr,
@@ -140,12 +110,13 @@ class Server:
             "refused": {str(rank): why for rank, why in sorted(replies.refused.items())},
             "lost": sorted(lost),
             "straggling": sorted(replies.absent - lost),
-            "seconds": _rounded(clock.seconds),
+            "seconds": rounded(clock.seconds),
             "bytes_received": replies.bytes_received,
             **({} if error is None else {"decoding_error": error}),
-            **({"waited": _rounded(replies.waited)} if replies.waited else {}),
+            **({"waited": rounded(replies.waited)} if replies.waited else {}),
             **({"redrawn": redrawn} if redrawn else {}),
         }
+        return [event]
 
     def _collected(self, step: int, clock: Clock) -> tuple[list[int], Replies, list[str]]:
         """Return every worker's row, the step's replies, and why those to earlier draws of rows were not decodable.
@@ -178,40 +149,6 @@ class Server:
             other = rows.index(row)
             rows[other], rows[rank - 1] = rows[rank - 1], row
         return rows
-
-    def _aggregated(self, step: int, rows: Sequence[int], replies: Replies) -> Tensor:
-        """Reduce (m, d) to (d,): the gradient by the job's rule, statistics and loss by a rule of the same kind."""
-        p, spec = self.training.flat.numel(), self.job.aggregator
-        rule = AGGREGATORS[spec.name]
-        gradients = replies.decoded.gradients[:, : self.training.elements]  # without the padding of some schemes
-        if len(gradients) == 1 and not spec.pre and not rule.remembers:
-            vector = gradients[0]
-        else:
-            # A gradient that is left out took as many Byzantine workers as making it wrong.
-            left_out = sizes(self.job).gradients - len(gradients)
-            f = max(self.f - left_out, 0)
-            trusted = self._trusted(step, rows, {*replies.absent, *replies.refused}) if rule.trusts else None
-            simple = "median" if rule.robust or spec.pre else "mean"
-            rest = AGGREGATORS[simple](gradients[:, p:].contiguous(), f=f)
-            own = self.aggregate(gradients[:, :p], f, step, trusted, self.training.centre)
-            vector = torch.cat([own, rest])
-        if not is_finite(vector):
-            raise DivergedError(f"step {step}: the gradient is not finite")
-        return vector
-
-    def _trusted(self, step: int, rows: Sequence[int], missing: set[int]) -> int:
-        """Return which of the gradients that came is that of the worker whom the job trusts."""
-        trusted = int(self.job.aggregator.get("trusted"))
-        if trusted in missing:
-            raise TrainingError(
-                f"step {step}: worker {trusted}, whom the job trusts, sent no gradient that can be used"
-            )
-        row = rows[trusted - 1]
-        return row - sum(rows[rank - 1] < row for rank in missing)
-
-
-def _rounded(seconds: Mapping[Any, float]) -> dict[str, float]:
-    return {str(key): round(value, 6) for key, value in seconds.items()}
 
 
 def choose_vote(job: Job, greetings: Sequence[Greeting | None]) -> tuple[str, str]:
@@ -252,6 +189,7 @@ def train(built: Built, run: Path, transport: ServerTransport) -> None:
 def _train(built: Built, training: Training, run: Path, log: EventLog, transport: ServerTransport, sees: str) -> None:
     """`sees`: what the server sees of a task of the job's own; workers are compared with that."""
     job = built.job
+    server: Server | PairServer | None = None
     try:
         _resume(training, run, log)
         run_directory.write_status(run, "running", training.step)
@@ -260,25 +198,33 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
         task_check.require_agreement(job, sees, greetings, log)
         vote, why = choose_vote(job, greetings)
         built.vote = vote  # before the scheme is asked for
-        scheme = built.scheme
+        if built.protocol is not None and "sketch" not in built.protocol.sends:
+            require_alike(greetings, job.scheme.adversaries, job.scheme.name)
         weights = initial_weights.recorded(job.weights, run)
         rehearsal.rehearse(built)
-        voted = "vote" in SCHEMES[scheme.name].options
+        voted = "vote" in SCHEMES[job.scheme.name].options
+        summary = built.scheme.summary if built.protocol is None else built.protocol.summary
         about = {"vote": vote, "vote_reason": why} if voted else _about_shards(built)
         log.write(
-            "start", job=to_dict(job), setting=to_words(job), steps=training.steps, summary=scheme.summary,
+            "start", job=to_dict(job), setting=to_words(job), steps=training.steps, summary=summary,
             elements=training.elements, machine=machine.describe(), **weights, **about,
         )  # fmt: skip
         if job.local.momentum:
             kept = [followed(job, rank) for rank in range(1, job.workers + 1)]
             transport.hand_momenta([training.worker_momenta[rows.start : rows.stop] for rows in kept])
-        server = Server(built, training, transport, run_directory.secret(run), run_directory.nodes(run))
+        secret = run_directory.secret(run)
+        if built.protocol is not None:
+            server = PairServer(built, training, transport, secret, log, greetings)
+        else:
+            server = Server(built, training, transport, secret, run_directory.nodes(run))
         state, message = _steps(server, built, run, log)
         transport.stop()
     except KeyboardInterrupt:  # in the midst of a step, maybe of an update: the newest checkpoint counts
         _record_end(training, run, log, "interrupted", "killed by its user", save=False)
         raise
     except BaseException as error:
+        if isinstance(server, PairServer):
+            server.forsake()
         _record_end(training, run, log, "lost" if isinstance(error, WorkerError) else "failed", _reason(error, run))
         raise
     _record_end(training, run, log, state, message)
@@ -308,28 +254,39 @@ def _resume(training: Training, run: Path, log: EventLog) -> None:
         log.write("resume", step=training.step, file=used.name)
 
 
-def _steps(server: Server, built: Built, run: Path, log: EventLog) -> tuple[run_directory.State, str]:
+def _steps(server: Server | PairServer, built: Built, run: Path, log: EventLog) -> tuple[run_directory.State, str]:
     """Take the remaining steps; return the state in which the run ends, and why where that is before its last step."""
     job, training = server.job, server.training
     with contextlib.closing(Loggers(job, run, training.step, log)) as loggers:
         appraisal = Appraisal(built, training, run, log, loggers)
+
+        def tell(events: Sequence[dict[str, Any]]) -> None:
+            for event in events:
+                event["seconds"] |= loggers.spent()
+                loggers.step(log.write("step", **event))
+
         early = appraisal.look()
         while training.step < training.steps and not early:
             if (run / "stop").exists():
+                tell(server.settle())
                 return "interrupted", "asked to stop"
             if (run / "checkpoint").exists():  # asked for where the run may end before its next checkpoint
                 (run / "checkpoint").unlink()
+                tell(server.settle())
                 _save(training, run, log)
-            event = _step(server, built)
-            event["seconds"] |= loggers.spent()
-            loggers.step(log.write("step", **event))
-            if training.step == training.steps or (job.checkpoint_every and training.step % job.checkpoint_every == 0):
+            tell(_step(server, built))
+            saves = training.step == training.steps or (
+                job.checkpoint_every and training.step % job.checkpoint_every == 0
+            )
+            if saves or appraisal.due():
+                tell(server.settle())
+            if saves:
                 _save(training, run, log)
             early = appraisal.look()
     return "succeeded", early
 
 
-def _step(server: Server, built: Built) -> dict[str, Any]:
+def _step(server: Server | PairServer, built: Built) -> list[dict[str, Any]]:
     """Take one step; where the loss of a job's own task was not finite, say whose and why."""
     try:
         return server.run_step()

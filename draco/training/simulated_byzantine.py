@@ -56,7 +56,8 @@ class Knowledge:
         step, row = task.step, task.row
         leak = Leak.of(task.leak)
         ranks = adversary.byzantine(self._job, step, leak.rows, self.groups) if leak else ()
-        byzantine = tuple(sorted(leak.rows[rank - 1] for rank in ranks)) if leak else (row,)
+        theirs = {leak.rows[rank - 1] for rank in ranks} if leak else set()
+        byzantine = tuple(sorted({row, *(each for each in theirs if each >= 0)}))  # -1: it has none in this round
         if self._common[0] != (step, byzantine):
             self._common = (step, byzantine), {}
         known = self._common[1]
@@ -150,6 +151,10 @@ class ByzantineWorker:
         self._follows = len(followed(job, honest.rank)) > 1
         self.rank, self.momenta, self.vectors, self.wire = honest.rank, honest.momenta, honest.vectors, honest.wire
 
+    def room(self, task: Task) -> int:
+        """Return the bytes of the largest reply to a task."""
+        return self._honest.room(task) + self._attached.room
+
     def reply(self, task: Task, model: Tensor, frame: Tensor) -> int | None:
         """Compute what is sent into `frame`; return its length in bytes, or None to send nothing."""
         lies = adversary.is_byzantine(self._job, task.step, self.rank, task.row, self._knowledge.groups)
@@ -162,19 +167,23 @@ class ByzantineWorker:
             self._knowledge.follow(task.step)
         if not lies:
             return wire.pack(vector, self.wire, task.step, timing, frame)
-        false = self._knowledge.packed(task.row, self._false(task, vector))
-        sent = self._sent(wire.pack(false, self.wire, task.step, timing, frame), timing)
+        source = generator(self._job.seed, "attack", task.step, self.rank)
+        false = self._knowledge.packed(task.row, self._false(task, vector, source))
+        sent = self.sent(wire.pack(false, self.wire, task.step, timing, frame), timing)
         if sent is None:
             return None
         return sent + self._attached.write(task.step, self.rank, self.vectors.local, frame[sent:])
 
-    def _false(self, task: Task, reply: Tensor) -> Tensor:
+    def lie_about(self, task: Task, true: Tensor) -> Tensor:
+        """Return what takes the place of the vector (d,) of a pair: the same for all who are asked about it."""
+        return self._false(task, true, generator(self._job.seed, "attack", task.step, "pair", task.row))
+
+    def _false(self, task: Task, reply: Tensor, source: torch.Generator) -> Tensor:
         """Return what takes the place of the honest reply, before it is packed into bytes."""
-        source = generator(self._job.seed, "attack", task.step, self.rank)
         scene = self._knowledge.scene(self.rank, task)
         return self._attack(reply, magnitude=self._magnitude, generator=source, scene=scene, **self._others)
 
-    def _sent(self, length: int, timing: wire.Timing) -> int | None:
+    def sent(self, length: int, timing: wire.Timing) -> int | None:
         """Return how much of a frame is sent, when it is time; None: nothing comes in time, or ever."""
         if self._attack.delays:
             job, fixed = self._job, self._job.attack.get("delay") == "fixed"

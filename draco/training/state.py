@@ -3,6 +3,7 @@
 It is what a checkpoint holds. Shapes: n workers, p parameters, b BatchNorm statistics, d = p + b + 1 (gradients.py).
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from draco.models import batch_norm
 from draco.models.flat import flatten, trained_state
 from draco.own import is_path
 from draco.own_function import watched
+from draco.protocols.court import Proof
 from draco.tasks import count
 from draco.training import build, checkpoint, checkpoint_check
 from draco.training.average import Average
@@ -72,6 +74,7 @@ class Training:
         )  # (n, p), by rank
         self.step = 0
         self.ledger = Ledger()
+        self.proofs: dict[int, Proof] = {}  # of the workers that are expelled, by rank
         # (p,): the last step's gradient, from which a rule that remembers starts. It is part of a checkpoint.
         self.centre = torch.zeros_like(self.flat) if AGGREGATORS[job.aggregator.name].remembers else None
         self.average = Average(self.flat, job.ema) if job.ema else None
@@ -116,16 +119,30 @@ class Training:
 
     def contents(self) -> checkpoint.Contents:
         """Return what a checkpoint holds."""
-        state = {} if self.centre is None else {"centre": self.centre}
-        return state | {
-            "step": self.step,
+        court = {"court": {rank: tuple(proof) for rank, proof in self.proofs.items()}}
+        return self._state() | {
             "steps": self.steps,
+            "job": to_dict(self.job),
+            "torch": str(torch.__version__),
+            **(court if build.has_court(self.job) else {}),
+        }
+
+    def snapshot(self) -> checkpoint.Contents:
+        """Return a copy of all that a step changes, to go `back` to; who was expelled stays so."""
+        return copy.deepcopy(self._state())
+
+    def back(self, snapshot: checkpoint.Contents) -> None:
+        """Go back to a snapshot."""
+        self._go_to(snapshot["step"], snapshot)
+
+    def _state(self) -> checkpoint.Contents:
+        return {
+            "step": self.step,
             "model": trained_state(self.model),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "ledger": vars(self.ledger),
-            "job": to_dict(self.job),
-            "torch": str(torch.__version__),
+            **({} if self.centre is None else {"centre": self.centre}),
             **({"momenta": self.worker_momenta} if self.job.local.momentum else {}),
             **({} if self.average is None else {"average": self.average.weights}),
         }
@@ -138,6 +155,10 @@ class Training:
         """
         if why := checkpoint_check.misfit(contents, self.contents(), self.job, step, self.flat.numel()):
             raise checkpoint.CheckpointError(why)
+        self._go_to(step, contents)
+        self.proofs = {rank: Proof(*proof) for rank, proof in contents.get("court", {}).items()}
+
+    def _go_to(self, step: int, contents: checkpoint.Contents) -> None:
         try:
             self.optimizer.load_state_dict(contents["optimizer"])
             self.schedule.load_state_dict(contents["schedule"])

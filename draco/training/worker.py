@@ -33,6 +33,11 @@ class Worker(NamedTuple):
     scratch: Tensor  # (most partitions of a row, d) float32; fewer rows where they are not needed
     momenta: Tensor  # (rows, p): those that it keeps; the server hands it what to go on from
 
+    def room(self, task: Task) -> int:
+        """Return the bytes of the largest reply to a task."""
+        del task
+        return self.wire.frame_bytes
+
     def reply(self, task: Task, model: Tensor, frame: Tensor) -> int:
         """Compute what the task asks for into `frame`; return the frame's length in bytes."""
         vector, timing = self.compute(task, model)

@@ -17,6 +17,19 @@ class Task(NamedTuple):
     step: int
     row: int
     leak: tuple[int, ...] = ()  # what simulated Byzantine workers are to know besides, up to n + 1 numbers
+    # Where a step takes several rounds: what is asked of this worker, ASK_NUMBERS a pair; see draco/training/pairs.py.
+    asks: tuple[int, ...] = ()
+    loads: bool = True  # the model of the step comes with it
+
+    def numbers(self) -> list[int]:
+        """Return the task as it travels."""
+        return [self.step, self.row, self.loads, len(self.leak), *self.leak, *self.asks]
+
+    @classmethod
+    def of(cls, numbers: Sequence[int]) -> "Task":
+        """Return the task that the numbers tell."""
+        step, row, loads, leaked = numbers[:4]
+        return cls(step, row, tuple(numbers[4 : 4 + leaked]), tuple(numbers[4 + leaked :]), bool(loads))
 
 
 class ServerTransport(Protocol):
@@ -31,15 +44,19 @@ class ServerTransport(Protocol):
     def hand_momenta(self, momenta: Sequence[Tensor]) -> None:
         """Give each worker the momenta (rows, p) float32 that it keeps, once, before its first task."""
 
-    def exchange(self, tasks: Sequence[Task], model: Tensor, frames: Tensor) -> Generator[Arrival | None]:
+    def exchange(self, tasks: Sequence[Task | None], model: Tensor, frames: Tensor) -> Generator[Arrival | None]:
         """Send task and model to every worker that can take them; yield each once its frame is in `frames[row]`.
 
+        A worker whose task is None is left out. Where `Task.loads` is false the model is not sent.
         Yields None whenever nothing has come, so that the caller may decide to wait no longer and leave. Ends when
         nobody is left who could answer: workers that were not yielded are late or gone.
         """
 
     def gone(self) -> dict[int, str]:
         """Return the workers whose process has ended, each with how that was noticed."""
+
+    def ready(self) -> set[int]:
+        """Return the workers that can take a task now: none that is gone, expelled, or owes an old answer."""
 
     def held(self) -> dict[int, int]:
         """Return worker -> row for every late reply that is still being written into that row of the frames."""

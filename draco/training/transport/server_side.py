@@ -7,8 +7,9 @@ so by shared memory and by TCP, from the eager limit on.
 
 import contextlib
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -99,26 +100,33 @@ class MpiServer:
             with _noticing(peer):
                 self._handed[peer.rank] = self._comm.Isend(given.numpy(), dest=peer.rank, tag=TAG_MOMENTA)
 
-    def exchange(self, tasks: Sequence[Task], model: Tensor, frames: Tensor) -> Generator[Arrival | None]:
+    def exchange(self, tasks: Sequence[Task | None], model: Tensor, frames: Tensor) -> Generator[Arrival | None]:
         """See ServerTransport."""
         self._largest = frames.shape[1]
+        self.ready()
+        buffers, rows = {}, dict[int, int]()
+        for peer, task in zip(self._peers, tasks, strict=True):
+            if task is None:
+                continue
+            if peer.ready:
+                sent = np.array(task.numbers(), np.int64)
+                with _noticing(peer):
+                    peer.open.append(self._comm.Isend(sent, dest=peer.rank, tag=TAG_TASK))
+                    if task.loads:
+                        peer.open.append(self._comm.Isend(model.numpy(), dest=peer.rank, tag=TAG_MODEL))
+                    peer.owes = TAG_REPLY
+                    buffers[peer.rank], rows[peer.rank] = frames[task.row].numpy(), task.row
+            elif peer.expelled:
+                yield peer.rank, peer.expelled
+        yield from self._answers(buffers, rows)
+
+    def ready(self) -> set[int]:
+        """See ServerTransport."""
         for peer in self._peers:
             if peer.owes and not peer.gone:
                 self._look(peer, None, {})  # one whose late reply has come meanwhile takes part again
         self._settle()
-        numbers = [[task.step, task.row, *task.leak] for task in tasks]
-        self._tasks = np.array(numbers, np.int64)  # kept: MPI reads it until it is sent
-        buffers = {}
-        for peer in self._peers:
-            if peer.ready:
-                with _noticing(peer):
-                    peer.open.append(self._comm.Isend(self._tasks[peer.rank - 1], dest=peer.rank, tag=TAG_TASK))
-                    peer.open.append(self._comm.Isend(model.numpy(), dest=peer.rank, tag=TAG_MODEL))
-                    peer.owes = TAG_REPLY
-                    buffers[peer.rank] = frames[tasks[peer.rank - 1].row].numpy()
-            elif peer.expelled:
-                yield peer.rank, peer.expelled
-        yield from self._answers(buffers, [task.row for task in tasks])
+        return {peer.rank for peer in self._peers if peer.ready}
 
     def gone(self) -> dict[int, str]:
         """See ServerTransport."""
@@ -137,7 +145,7 @@ class MpiServer:
     def stop(self) -> None:
         """See ServerTransport. Nobody is waited for who may not be listening."""
         self._settle()
-        end = np.array([-1, int(self.whole)], np.int64)
+        end = np.array(Task(-1, int(self.whole)).numbers(), np.int64)
         sent: dict[int, MPI.Request] = {}
         for peer in self._peers:
             with _noticing(peer):
@@ -151,7 +159,9 @@ class MpiServer:
             pause(False)
 
     def _answers(
-        self, buffers: "dict[int, np.ndarray[tuple[int], np.dtype[np.uint8]]]", rows: Sequence[int] = ()
+        self,
+        buffers: "dict[int, np.ndarray[tuple[int], np.dtype[np.uint8]]]",
+        rows: Mapping[int, int] = MappingProxyType({}),
     ) -> Generator[Arrival | None]:
         """Yield each of the workers in `buffers` once its message is in its buffer, and None whenever nothing came.
 
@@ -192,7 +202,7 @@ class MpiServer:
             for rank, request in coming.items():
                 peer = self._peers[rank - 1]
                 peer.open.append(request)
-                peer.held = rows[rank - 1] if rows else None
+                peer.held = rows.get(rank)
 
     def _heard(self) -> bool:
         """Say whether a message may have come from anybody: one probe, where each worker's own would take n."""

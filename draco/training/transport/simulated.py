@@ -37,12 +37,17 @@ class Simulated:
         for own, given in zip(self._momenta, momenta, strict=True):
             own.copy_(given)
 
-    def exchange(self, tasks: Sequence[Task], model: Tensor, frames: Tensor) -> Generator[Arrival]:
+    def exchange(self, tasks: Sequence[Task | None], model: Tensor, frames: Tensor) -> Generator[Arrival]:
         """See ServerTransport; nothing is waited for."""
         for worker, (reply, task) in enumerate(zip(self._workers, tasks, strict=True), start=1):
-            length = reply(task, model, frames[task.row])
+            length = None if task is None else reply(task, model, frames[task.row])
             if length is not None:
+                assert task is not None
                 yield worker, length
+
+    def ready(self) -> set[int]:
+        """See ServerTransport."""
+        return {*range(1, self.workers + 1)}
 
     def gone(self) -> dict[int, str]:
         """See ServerTransport."""

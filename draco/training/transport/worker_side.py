@@ -72,15 +72,16 @@ class MpiWorker:
 
     def tasks(self, model: Tensor) -> Iterator[Task]:
         """Yield every task until the server says stop; the step's model is in `model`."""
-        buffer = np.empty(2 + self._comm.Get_size(), np.int64)  # step, row and the longest leak
         while True:
-            length = self._receive(buffer, TAG_TASK) // buffer.itemsize
-            step, row, *leak = buffer[:length].tolist()
-            if step < 0:
-                self.whole = bool(row)
+            buffer = np.empty(self._awaited(TAG_TASK) // 8, np.int64)
+            self._receive(buffer, TAG_TASK)
+            task = Task.of(buffer.tolist())
+            if task.step < 0:
+                self.whole = bool(task.row)
                 return
-            self._receive(model.numpy(), TAG_MODEL)
-            yield Task(step, row, tuple(leak))
+            if task.loads:
+                self._receive(model.numpy(), TAG_MODEL)
+            yield task
 
     def reply(self, frame: Tensor, length: int) -> None:
         """Send the first `length` bytes of `frame`."""

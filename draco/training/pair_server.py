@@ -1,0 +1,221 @@
+"""The server of steps in several rounds: rounds -> true vectors -> aggregate -> optimizer step -> what is told.
+
+A protocol with a `close` is *pipelined*: a step's vectors are used before they are verified, in the next step. Where
+one is found to be false, the update is undone and taken again with the true vector, and the next step begins anew. The
+event of a step is told once nothing of it can change. Before a checkpoint, an evaluation and the end the last step is
+verified (`settle`), so nothing unverified is ever saved or measured.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from draco.errors import TrainingError
+from draco.job import attack
+from draco.protocols.court import Court, Proof
+from draco.protocols.rounds import Committed, Outcome, Upload
+from draco.runs.events import EventLog
+from draco.sampling import derive_seed
+from draco.training import adversary, greeting, rounds
+from draco.training.build import Built
+from draco.training.clock import Clock, rounded
+from draco.training.greeting import Greeting
+from draco.training.reduce import build_reduce
+from draco.training.rounds import Driver, Told
+from draco.training.state import Taken, Training
+from draco.training.transport import ServerTransport
+
+
+@dataclass
+class _Step:
+    """A step that was taken, until its event is told."""
+
+    committed: Committed
+    before: dict[str, Any]  # the training before it, to which it goes back where it has to be undone
+    loss: float
+    taken: Taken
+    told: Told
+    clock: Clock
+
+
+class PairServer:
+    """Runs the steps of one job."""
+
+    def __init__(
+        self, built: Built, training: Training, transport: ServerTransport, secret: bytes, log: EventLog,
+        greetings: Sequence[Greeting | None],
+    ) -> None:  # fmt: skip
+        assert built.protocol is not None
+        job = built.job
+        self.job, self.training, self.transport, self.secret, self.log = job, training, transport, secret, log
+        self.protocol = built.protocol
+        self.court = Court(job.workers, job.scheme.adversaries, training.proofs)
+        self.driver = Driver(job, self.protocol, transport, built.format)
+        self.driver.unlike = greeting.unlike(greetings)
+        self.reduce = build_reduce(built, training)
+        self._open: _Step | None = None
+        self._pairs: dict[int, set[tuple[int, int]]] = {}
+        self._draws = 0  # of the court's generator, each of another seed
+
+    def run_step(self) -> list[dict[str, Any]]:
+        """Take one step and return the events of steps of which nothing can change any more.
+
+        Raises:
+            TrainingError: it cannot be taken.
+            WorkerError: too few workers are left to take it.
+        """
+        step, events, before = self.training.step + 1, list[dict[str, Any]](), {**self.court.expelled}
+        while True:
+            clock = Clock()
+            outcome, told = self._rounds(step, clock)
+            if not outcome.replaced:
+                break
+            self._undo(outcome.replaced)
+            events += self._tell()
+        events += self._tell()
+        committed = Committed(step, tuple(outcome.uploads), tuple(outcome.workers))
+        if self.protocol.close is not None and not rounds.finite(committed.uploads):
+            committed = self._verified(committed, clock)
+        self._take(committed, told, clock)
+        if self.protocol.close is None or not self.court.lies:
+            events += self._tell()
+        self._record_expulsions(before)
+        return events
+
+    def settle(self) -> list[dict[str, Any]]:
+        """Verify what is not verified yet; return the events of steps of which nothing can change any more."""
+        if self._open is None:
+            return []
+        before = {**self.court.expelled}
+        if replaced := self._replaced(self._open.committed, self._open.clock):
+            self._undo(replaced)
+        events = self._tell()
+        self._record_expulsions(before)
+        return events
+
+    def forsake(self) -> None:
+        """Go back to before a step that is not verified, as the run ends and cannot verify it."""
+        if self._open is not None and self._open.before:
+            self.training.back(self._open.before)
+        self._open = None
+
+    def _rounds(self, step: int, clock: Clock) -> tuple[Outcome, Told]:
+        self._draw(step)
+        rounds_ = self.protocol.step(self.court, step, None if self._open is None else self._open.committed)
+        outcome, told = self.driver.run(rounds_, self.court, step, self.training.flat, self._leak(step), clock.lap)
+        self._count(told)
+        return outcome, told
+
+    def _replaced(self, committed: Committed, clock: Clock) -> Mapping[int, Upload]:
+        """Verify a step with workers who have its model; return the true vectors in the place of false ones."""
+        assert self.protocol.close is not None
+        step = committed.step
+        self._draw(step)
+        rounds_ = self.protocol.close(self.court, committed)
+        replaced, told = self.driver.run(
+            rounds_, self.court, step, self.training.flat, self._leak(step), clock.lap, loads=False
+        )
+        self._count(told)
+        return replaced
+
+    def _verified(self, committed: Committed, clock: Clock) -> Committed:
+        return _with(committed, self._replaced(committed, clock))
+
+    def _draw(self, step: int) -> None:
+        """Give the court what is drawn from now on: unknown to everybody, and the same after a resumption."""
+        self._draws = self._draws + 1 if self.training.step == step - 1 else 0
+        self.court.generator = np.random.default_rng(derive_seed(self.secret, "court", step, self._draws))
+
+    def _leak(self, step: int) -> Any:
+        return lambda main: adversary.leak(self.job, self.secret, step, main)
+
+    def _count(self, told: Told) -> None:
+        for step, asked in told.pairs.items():
+            self._pairs.setdefault(step, set()).update(asked)
+
+    def _take(self, committed: Committed, told: Told, clock: Clock) -> None:
+        """Take the optimizer step of a step's vectors."""
+        before = self.training.snapshot() if self.protocol.close is not None and self.court.lies else {}
+        gradients = torch.stack([upload.vector for upload in committed.uploads])
+        vector = self.reduce(gradients, committed.step, range(self.job.workers), ())
+        clock.lap("aggregate")
+        taken = self.training.update(vector)
+        clock.lap("update")
+        self._open = _Step(committed, before, vector[-1].item(), taken, told, clock)
+
+    def _undo(self, replaced: Mapping[int, Upload]) -> None:
+        """Take the open step again with the true vectors in the place of false ones."""
+        assert self._open is not None
+        false = self._open
+        workers = sorted({false.committed.workers[partition] for partition in replaced})
+        self.log.write("undone", step=false.committed.step, partitions=sorted(replaced), workers=workers)
+        self.training.back(false.before)
+        self._take(_with(false.committed, replaced), false.told, false.clock)
+
+    def _tell(self) -> list[dict[str, Any]]:
+        """Return the event of the open step, if there is one, and close it."""
+        if self._open is None:
+            return []
+        open_, self._open = self._open, None
+        told, clock, step = open_.told, open_.clock, open_.committed.step
+        asked = self._pairs.pop(step, set())
+        expelled = {rank: proof for rank, proof in self.court.expelled.items() if proof.step == step}
+        suspects = {*expelled, *told.refused}
+        took_part = {rank for rank, _ in asked} - told.silent
+        byzantine = {*adversary.byzantine(self.job, step)} & took_part
+        if (declared := attack(self.job)) and declared.truthful:
+            byzantine = set()
+        self.training.ledger.note(suspects, byzantine)
+        lost = {*self.transport.gone()} - {*told.refused}
+        clock.seconds.setdefault("exchange", 0.0)
+        clock.split_exchange(told.timings, self.transport.concurrent)
+        norm = open_.taken.gradient_norm
+        return [
+            {
+                "step": step,
+                "loss": open_.loss,
+                "lr": open_.taken.lr,
+                **({} if norm is None else {"gradient_norm": norm}),
+                "suspects": sorted(suspects),
+                "byzantine": sorted(byzantine),
+                "refused": {str(rank): why for rank, why in sorted(told.refused.items())},
+                "lost": sorted(lost),
+                "straggling": sorted(told.silent - lost),
+                "seconds": rounded(clock.seconds),
+                "bytes_received": told.bytes_received,
+                **({"waited": rounded(told.late)} if told.late else {}),
+                "copies": round(len(asked) / self.protocol.partitions, 4),
+                "rounds": told.rounds,
+                "standing": len(self.court.standing),
+                "redundancy": self.protocol.copies(self.court.lies),
+                **({"expelled": {str(rank): proof._asdict() for rank, proof in expelled.items()}} if expelled else {}),
+            }
+        ]
+
+    def _record_expulsions(self, before: Mapping[int, Proof]) -> None:
+        for rank, proof in self.court.expelled.items():
+            if rank not in before:
+                self.log.write("expelled", rank=rank, **proof._asdict())
+
+
+def _with(committed: Committed, replaced: Mapping[int, Upload]) -> Committed:
+    uploads = tuple(replaced.get(partition, upload) for partition, upload in enumerate(committed.uploads))
+    return committed._replace(uploads=uploads)
+
+
+def require_alike(greetings: Sequence[Greeting | None], adversaries: int, scheme: str) -> None:
+    """Refuse to start where more workers than may lie compute other bits than most do.
+
+    Raises:
+        TrainingError: says what they run on.
+    """
+    unlike = greeting.unlike(greetings)
+    if len(unlike) > adversaries:
+        raise TrainingError(
+            f"scheme.name: {scheme} compares bits, and workers {', '.join(map(str, sorted(unlike)))} run on another "
+            "torch, instruction set, number of threads or device than most; use alike machines, or precision: "
+            "float64_rounded"
+        )

@@ -1,0 +1,223 @@
+"""Workers of steps in several rounds: an honest one, and a Byzantine one, who lies about pairs (step, partition).
+
+A worker keeps the models of this step and of the one before, and what it has computed of both: it may be asked for the
+digest of a pair and later for its vector, and to verify a pair of the step before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from draco.job import Job
+from draco.protocols.rounds import Ask
+from draco.training import adversary, pairs
+from draco.training.build import Built
+from draco.training.gradients import StepVectors
+from draco.training.simulated_byzantine import ByzantineWorker, Knowledge
+from draco.training.transport import Task
+from draco.training.wire import DTYPES, Timing, Wire
+from draco.training.worker import build_worker
+
+
+class PairVectors:
+    """The vectors of pairs as this process computes them, each once; as they travel, in the job's `wire.dtype`."""
+
+    def __init__(self, vectors: StepVectors, format_: Wire) -> None:
+        self.vectors, self.format = vectors, format_
+        self._models: dict[int, Tensor] = {}
+        self._computed: dict[tuple[int, int], Tensor] = {}
+        self._digests: dict[tuple[int, int], bytes] = {}
+        self._out = torch.zeros(vectors.elements)
+        self.products = 0  # the most numbers of a transcript, where there are any
+        self._used = 0  # the step whose parameters `vectors` has
+
+    def load(self, step: int, model: Tensor) -> None:
+        """Take the parameters (p,) of a step; what was computed with others of the same step is forgotten."""
+        held = self._models.get(step)
+        if held is not None and torch.equal(held, model):
+            return  # shared by simulated workers
+        keeps = {step, step - 1} if held is None else {step - 1}
+        self._models = {known: kept for known, kept in self._models.items() if known == step - 1}
+        self._models[step] = model.clone()
+        self._used = 0
+        self._computed = {pair: kept for pair, kept in self._computed.items() if pair[0] in keeps}
+        self._digests = {pair: kept for pair, kept in self._digests.items() if pair[0] in keeps}
+
+    def vector(self, step: int, partition: int) -> Tensor:
+        """Return the vector of a pair, of the wire's dtype, not to be changed."""
+        pair = step, partition
+        if pair not in self._computed:
+            self.use(step)
+            self.vectors.partition(step, partition, self._out)
+            self._computed[pair] = self._out.to(DTYPES[self.format.dtype], copy=True)
+        return self._computed[pair]
+
+    def digest(self, step: int, partition: int) -> bytes:
+        """Return the digest of the vector of a pair."""
+        pair = step, partition
+        if pair not in self._digests:
+            self._digests[pair] = pairs.digest(self.vector(step, partition))
+        return self._digests[pair]
+
+    def transcript(self, step: int, partition: int) -> Tensor:
+        """Return the products of which the vector of a pair is made, float32."""
+        from draco.replay import record
+
+        self.use(step)
+        _, transcript = record(lambda: self.vectors.partition(step, partition, self._out))
+        return transcript
+
+    def use(self, step: int) -> None:
+        """Let `vectors` have the parameters of a step that is kept."""
+        if self._used != step:
+            self.vectors.load(step, self._models[step], anew=True)
+            self._used = step
+
+
+class PairWorker:
+    """An honest worker."""
+
+    def __init__(self, rank: int, source: PairVectors) -> None:
+        self.rank, self.source = rank, source
+
+    def room(self, task: Task) -> int:
+        """Return the bytes of the largest reply to a task."""
+        return pairs.room(pairs.asks_of(self.rank, task.asks), self.source.format, self.source.products)
+
+    def reply(self, task: Task, model: Tensor, frame: Tensor) -> int | None:
+        """Answer the asks of a task into `frame`; return its length in bytes."""
+        if task.loads:
+            self.source.load(task.step, model)
+        began = time.perf_counter()
+        asks = pairs.in_order(pairs.asks_of(self.rank, task.asks))
+        for ask in asks:  # the rest is packing
+            if ask.send != "transcript":
+                self.vector(ask, task)
+        computed = time.perf_counter()
+        items = [self._item(ask, task) for ask in asks]
+        timing = Timing(computed - began, time.perf_counter() - computed)
+        return pairs.pack(items, self.source.format, task.step, timing, frame)
+
+    def vector(self, ask: Ask, task: Task) -> Tensor:
+        """Return the vector that this worker says is right."""
+        del task
+        return self.source.vector(ask.step, ask.partition)
+
+    def digest(self, ask: Ask, task: Task) -> bytes:
+        """Return the digest of it."""
+        del task
+        return self.source.digest(ask.step, ask.partition)
+
+    def transcript(self, ask: Ask, task: Task) -> Tensor:
+        """Return the products of which it is made."""
+        del task
+        return self.source.transcript(ask.step, ask.partition)
+
+    def _item(self, ask: Ask, task: Task) -> Tensor:
+        if ask.send == "vector":
+            return pairs.as_bytes(self.vector(ask, task))
+        if ask.send == "digest":
+            return torch.frombuffer(bytearray(self.digest(ask, task)), dtype=torch.uint8)
+        if ask.send == "transcript":
+            return pairs.sized(self.transcript(ask, task))
+        raise ValueError(f"{ask.send} is none of what a worker sends")
+
+
+class LyingPairWorker(PairWorker):
+    """A worker that is honest until the job says that it is not. Its claims fit the vectors that it sends."""
+
+    def __init__(
+        self,
+        job: Job,
+        rank: int,
+        source: PairVectors,
+        lie: Callable[[Task, Tensor], Tensor],
+        conduct: Callable[[int, Timing], int | None],
+    ) -> None:
+        """`lie` makes a false vector of (task, true vector); `conduct` says how much of a frame is sent, and waits.
+
+        A task's `row` is the partition there.
+        """
+        super().__init__(rank, source)
+        self._job, self._lie, self._conduct = job, lie, conduct
+        self._lies: dict[tuple[int, int], Tensor] = {}
+
+    def reply(self, task: Task, model: Tensor, frame: Tensor) -> int | None:
+        """See PairWorker; None: it sends nothing."""
+        self._lies = {pair: lie for pair, lie in self._lies.items() if pair[0] >= task.step - 1}
+        if task.loads:
+            self._lies = {pair: lie for pair, lie in self._lies.items() if pair[0] != task.step}
+        began = time.perf_counter()
+        length = super().reply(task, model, frame)
+        if length is None or not self._is_lying(task.step):
+            return length
+        return self._conduct(length, Timing(time.perf_counter() - began, 0.0))
+
+    def vector(self, ask: Ask, task: Task) -> Tensor:
+        """See PairWorker."""
+        if not self._is_lying(ask.step):
+            return super().vector(ask, task)
+        pair = ask.step, ask.partition
+        if pair not in self._lies:
+            true = self.source.vector(*pair).float()
+            self.source.use(ask.step)  # for what the attack may ask for
+            false = self._lie(Task(ask.step, ask.partition, task.leak), true)
+            self._lies[pair] = false.to(DTYPES[self.source.format.dtype], copy=True)
+        return self._lies[pair]
+
+    def digest(self, ask: Ask, task: Task) -> bytes:
+        """See PairWorker."""
+        if not self._is_lying(ask.step):
+            return super().digest(ask, task)
+        return pairs.digest(self.vector(ask, task))
+
+    def transcript(self, ask: Ask, task: Task) -> Tensor:
+        """Return products of which the first is off by what the attack does to the vector; see PairWorker."""
+        true = super().transcript(ask, task)
+        if not self._is_lying(ask.step):
+            return true
+        length = min(len(true), self.source.vectors.elements)
+        head = torch.zeros(self.source.vectors.elements)
+        head[:length] = true[:length]
+        false = self._lie(Task(ask.step, ask.partition, task.leak), head)
+        return torch.cat([false[:length].float(), true[length:]])
+
+    def _is_lying(self, step: int) -> bool:
+        return self.rank in adversary.byzantine(self._job, step)
+
+
+def build_pair_workers(
+    built: Built, vectors: StepVectors, ranks: Sequence[int], sleep: Callable[[float], None] | None
+) -> list[PairWorker]:
+    """Return the workers of a process, which share what they compute. `sleep` is None where nothing is waited for."""
+    job = built.job
+    source = PairVectors(vectors, built.format)
+    workers: list[PairWorker] = []
+    knowledge: Knowledge | None = None
+    remembered: Any = _Remembered(source, built.plan.partitions)
+    for rank in ranks:
+        if not adversary.may_be_byzantine(job, rank):
+            workers.append(PairWorker(rank, source))
+            continue
+        knowledge = knowledge or Knowledge(built, vectors, remembered)
+        inner = ByzantineWorker(job, build_worker(built, rank, vectors, remembered), knowledge, sleep)
+        workers.append(LyingPairWorker(job, rank, source, inner.lie_about, inner.sent))
+    return workers
+
+
+class _Remembered:
+    """The vectors of pairs in the form in which attacks ask for them; see `gradients.Remembered`."""
+
+    def __init__(self, source: PairVectors, partitions: int) -> None:
+        self._source, self._partitions = source, partitions
+
+    def every(self, step: int) -> Tensor:
+        return self.some(step, range(self._partitions))
+
+    def some(self, step: int, partitions: Sequence[int]) -> Tensor:
+        return torch.stack([self._source.vector(step, partition).float() for partition in partitions])
