@@ -8,6 +8,7 @@ check, which is relative to a scale of about 3 norms, is multiplied by 3 where i
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.tolerance_cases import Case, build, flat
-from draco.data.synthetic import convert_synthetic  # noqa: F401
+from draco.data.datasets import dataset_info
+from draco.data.info import Request
+from draco.data.synthetic import convert_synthetic
 from draco.replay.products import places
 
 Change = Callable[[Any, int, Tensor], Tensor]  # (operation, output, product) -> what a liar says it is
@@ -115,8 +118,6 @@ def worst_direction(case: Case, iterations: int = 6) -> float:
     direction = gradient.detach()
     change = 0.0
     for _ in range(iterations):
-        back = torch.autograd.grad([p for p, _ in used], dual, [torch.zeros_like(p) for p, _ in used], retain_graph=True)
-        del back
         at = torch.autograd.grad(gradient, errors, direction, retain_graph=True, allow_unused=True)
         parts = [a for a in at if a is not None]
         steps = [a * (b / a.norm().clamp_min(1e-30)) for a, (_, b) in zip(parts, used, strict=True)]
@@ -124,3 +125,72 @@ def worst_direction(case: Case, iterations: int = 6) -> float:
         change = float(pushed.norm() / gradient.detach().norm())
         direction = pushed / pushed.norm()
     return change + 1  # the weights' own gradients, which are products too
+
+
+def against_learning(case: Case, size: float) -> Change:
+    """Return the liar who knows the model: active units next to zero whose part of the gradient is largest go dead.
+
+    Only units are chosen that add to the gradient's own direction. The weights' gradients are shrunk as far as the bound
+    allows, too.
+    """
+    seen: list[tuple[Tensor, Tensor]] = []
+    layers = [m for m in case.model.modules() if isinstance(m, nn.Conv2d)]
+    hooks = [m.register_forward_hook(lambda _, i, o: seen.append((i[0].detach(), o))) for m in layers]
+    loss = case.loss()
+    for hook in hooks:
+        hook.remove()
+    gradients = torch.autograd.grad(loss, [*(m.weight for m in layers), *(output for _, output in seen)])
+    lies = []
+    for module, (x, output), weight, by_output in zip(
+        layers, seen, gradients[: len(layers)], gradients[len(layers) :], strict=True
+    ):
+        gain = by_output * F.conv2d(x, weight, None, module.stride, module.padding, module.dilation)
+        value = torch.where((gain > 0) & (output > 0), output.detach(), torch.inf).flatten()
+        nearest, order = value.sort()
+        chosen = order[nearest.square().mul(1.21).cumsum(0).sqrt() <= size * output.detach().norm()]
+        lie = output.detach().clone()
+        lie.view(-1)[chosen] *= -0.1
+        lies.append(lie)
+    lies.reverse()
+    aten = torch.ops.aten
+
+    def change(op: Any, output: int, product: Tensor) -> Tensor:
+        if op is aten.convolution.default:
+            return lies.pop()
+        weights = op is aten.convolution_backward.default and output == 1
+        return product * (1 - size) if weights else product
+
+    return change
+
+
+def losses(attack: Callable[[Case], Change] | None, steps: int, every: int = 10, seed: int = 0) -> Iterator[float]:
+    """Train LeNet on the synthetic data with 96 samples a step; yield the mean loss of every `every` steps.
+
+    An attack lies in all products of every step. Without one the run is the attack-free one.
+    """
+    info = dataset_info("synthetic")
+    request = Request("synthetic", info, root=Path(), source=None, scratch=Path())  # it is made, not read
+    arrays = convert_synthetic(request)
+    images = (torch.from_numpy(arrays["train_images"]).float().div(255).view(-1, 1, 28, 28) - 0.5) / 0.23
+    labels = torch.from_numpy(arrays["train_labels"]).long()
+    model = build("lenet", 1).model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    generator = torch.Generator().manual_seed(seed)
+    sums = 0.0
+    for step in range(1, steps + 1):
+        drawn = torch.randint(len(labels), (96,), generator=generator)
+        case = Case("lenet", model, images[drawn], labels[drawn])
+        sums += float(case.loss().detach())
+        if attack is None:
+            gradient = case.gradient()
+        else:
+            with Disturbed(attack(case)):
+                gradient = case.gradient()
+        at = 0
+        for parameter in model.parameters():
+            parameter.grad = gradient[at : at + parameter.numel()].view_as(parameter)
+            at += parameter.numel()
+        optimizer.step()
+        if step % every == 0:
+            yield sums / every
+            sums = 0.0
