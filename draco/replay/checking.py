@@ -1,7 +1,6 @@
 """The checker's side: run the computation again, with the products of the transcript where they pass their check."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -10,14 +9,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from draco.replay import convolutions, matrices
 from draco.replay.products import Places, from_numbers, places
-from draco.replay.residual import Secrets, residual, whole_residual
+from draco.replay.residual import Equation, Secrets, residual, whole_residual
+from draco.replay.tolerance import default_tolerance
 from draco.replay.verdict import CheatError, Verdict
 
 T = TypeVar("T")
+Outputs = Sequence[Any]  # tensors, or None where an output was not asked for
+Check = Callable[[Outputs, Sequence[Any], Any, Secrets], Iterator[Equation]]
 aten = torch.ops.aten
-TOLERANCE = 1e-5
 
-_CHECKS: dict[Any, Any] = {
+_CHECKS: dict[Any, Check] = {
     aten.mm.default: matrices.check_mm,
     aten.bmm.default: matrices.check_bmm,
     aten.addmm.default: matrices.check_addmm,
@@ -28,7 +29,9 @@ _CHECKS: dict[Any, Any] = {
 
 
 class _Checking(TorchDispatchMode):
-    def __init__(self, transcript: Tensor, generator: torch.Generator, tolerance: float) -> None:
+    """Takes products from a transcript where they pass, and lets all other operations run."""
+
+    def __init__(self, transcript: Tensor, generator: torch.Generator, tolerance: float | None) -> None:
         super().__init__()
         self.transcript, self.tolerance = transcript, tolerance
         self.secrets = Secrets(generator)
@@ -38,64 +41,98 @@ class _Checking(TorchDispatchMode):
     def __torch_dispatch__(
         self, op: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        options = kwargs or {}
         found = places(op, args)
         if found is None:
-            return op(*args, **(kwargs or {}))
+            return op(*args, **options)
         self.products += 1
-        products = self._next(op, found)
-        what = f"{op.overloadpacket.__name__}, product {self.products}"
-        whole: Sequence[Tensor] | None = None
-        for equation in _CHECKS[op](products, args, kwargs or {}, self.secrets):
-            size = residual(equation, self.tolerance)
-            if not size <= self.tolerance:
-                if whole is None:
-                    own = op(*args, **(kwargs or {}))
-                    whole = own if isinstance(own, (tuple, list)) else (own,)
-                size = self._second(what, equation, products, whole)
+        came = self._next(op, found)
+        outputs = self._checked(op, args, options, came)
+        return tuple(outputs) if len(outputs) > 1 else outputs[0]
+
+    def _checked(self, op: Any, args: Sequence[Any], options: dict[str, Any], came: Outputs) -> Outputs:
+        """Return the outputs of an operation as they came, or the checker's own where these are not finite.
+
+        A failed check has the checker compute the whole product, which costs a liar its identity and the checker little.
+        """
+        whole: Outputs = ()
+        for equation in _CHECKS[op](came, args, options, self.secrets):
+            tolerance = default_tolerance(equation.inner) if self.tolerance is None else self.tolerance
+            size = residual(equation, tolerance)
+            if not size <= tolerance:
+                if not whole:
+                    own = op(*args, **options)
+                    whole = own if isinstance(own, tuple) else (own,)
+                    if not all(bool(part.isfinite().all()) for part in whole if part is not None):
+                        return whole  # the truth overflows: what came cannot be judged, and is not used
+                size = whole_residual(equation, came[equation.output], whole[equation.output])
+                if not size <= tolerance:
+                    raise self._cheat(op, came[equation.output], equation, size, tolerance)
             if size > self.worst:
-                self.worst, self.where = size, what
-        if whole is not None and not all(bool(part.isfinite().all()) for part in whole if part is not None):
-            products = list(whole)  # the truth is not finite: nothing of the transcript was checked
-        return tuple(products) if len(products) > 1 else products[0]
+                self.worst, self.where = size, f"{_OUTPUTS[op][equation.output]}, product {self.products}"
+        return came
 
-    def _second(self, what: str, equation: Any, products: Sequence[Tensor], whole: Sequence[Tensor]) -> float:
-        came, own = products[equation.output], whole[equation.output]
-        if not bool(own.isfinite().all()):
-            return 0.0
-        size = whole_residual(equation, came, own)
-        if size <= self.tolerance:
-            return size
-        shape = "x".join(map(str, came.shape))
+    def _cheat(self, op: Any, came: Tensor, equation: Equation, size: float, tolerance: float) -> CheatError:
+        what = f"{_OUTPUTS[op][equation.output]}, product {self.products}, {'x'.join(map(str, came.shape))}"
         if not bool(came.isfinite().all()):
-            raise CheatError(f"{what} of shape {shape} has numbers that are not finite")
-        raise CheatError(
-            f"{what} of shape {shape} is false: residual {size:.1e}, and rounding stays below {self.tolerance:.0e}"
-        )
+            return CheatError(f"{what}: has numbers that are not finite, and the true ones are")
+        return CheatError(f"{what}: is false by {size:.1e} of its size, and rounding stays below {tolerance:.1e}")
 
-    def _next(self, op: Any, found: Places) -> list[Any]:
-        products: list[Any] = []
-        for place in found:
+    def _next(self, op: Any, found: Places) -> Outputs:
+        """Return the next products of the transcript, in the shapes that the checker's own operation has."""
+        outputs: list[Tensor | None] = []
+        for number, place in enumerate(found):
             if place is None:
-                products.append(None)
+                outputs.append(None)
                 continue
             end = self.used + place.numbers
             if end > len(self.transcript):
                 raise CheatError(
-                    f"the transcript has {len(self.transcript)} numbers, and ends within "
-                    f"{op.overloadpacket.__name__}, product {self.products}, which needs {end}"
+                    f"{_OUTPUTS[op][number]}, product {self.products}, {'x'.join(map(str, place.shape))}: ends at number "
+                    f"{end:,}, and the transcript has {len(self.transcript):,}"
                 )
-            products.append(from_numbers(self.transcript[self.used : end], place))
+            outputs.append(from_numbers(self.transcript[self.used : end], place))
             self.used = end
-        return products
+        return outputs
+
+
+_OUTPUTS: dict[Any, tuple[str, ...]] = {  # how an output of an operation is called
+    aten.mm.default: ("mm",),
+    aten.bmm.default: ("bmm",),
+    aten.addmm.default: ("addmm",),
+    aten.baddbmm.default: ("baddbmm",),
+    aten.convolution.default: ("convolution",),
+    aten.convolution_backward.default: (
+        "convolution_backward by its input",
+        "convolution_backward by its weights",
+        "convolution_backward by its bias",
+    ),
+}
 
 
 def replay(
     compute: Callable[[], T], transcript: Tensor, *, generator: torch.Generator, tolerance: float | None = None
 ) -> tuple[T, Verdict]:
-    """Run a computation again with the products of a transcript, after a check of each; return its result and a verdict."""
-    mode = _Checking(transcript, generator, TOLERANCE if tolerance is None else tolerance)
-    with mode:
+    """Run a computation again with the products of a transcript, each of them after its check.
+
+    The result has the bits of the worker's, where the worker is honest and both run on the same platform. What `compute`
+    changes besides, such as BatchNorm statistics, is changed as the worker changed its own; half of it where this raises.
+
+    Args:
+        compute: the computation that the worker claims to have recorded; it must not depend on global random state.
+        transcript: one flat float32 tensor as it came. Its memory is used, and operations in place may overwrite it.
+        generator: secret, and not used before the transcript has come; one number of its seed says all.
+        tolerance: the largest error of a row relative to its scale (residual.py); None: by the length of the sums,
+            as `default_tolerance` has it.
+
+    Raises:
+        CheatError: no honest worker has sent this transcript: a product is false or not finite, or there are too few or
+            too many numbers.
+    """
+    if transcript.dtype != torch.float32 or transcript.ndim != 1:
+        raise CheatError(f"the transcript is {transcript.dtype} of {transcript.ndim} dimensions: must be float32 of 1")
+    with _Checking(transcript.detach().contiguous(), generator, tolerance) as mode:
         result = compute()
     if mode.used != len(transcript):
-        raise CheatError(f"the transcript has {len(transcript)} numbers, and the computation has {mode.used}")
+        raise CheatError(f"the transcript has {len(transcript):,} numbers, and the computation has {mode.used:,}")
     return result, Verdict(mode.products, mode.worst, mode.where)

@@ -33,7 +33,7 @@ def check_convolution(out: Sequence[Tensor], args: Sequence[Any], options: Any, 
     for place, (here, there) in enumerate(_shifts(weight.shape[2:], x.shape[2:], want.shape[1:], stride, padding, dilation)):
         want[(slice(None), *here)] += images[(slice(None), place, *there)]
     got = _contract(r[None], out[0])[:, 0]
-    yield Equation(0, 1, got, want, lambda: rms(x) * norm(weight) + (0.0 if bias is None else norm(bias)))
+    yield Equation(0, 1, got, want, weight[0].numel(), lambda: rms(x) * norm(weight) + (0.0 if bias is None else norm(bias)))
 
 
 def check_convolution_backward(
@@ -55,16 +55,16 @@ def check_convolution_backward(
         want = images.new_zeros(x.shape[0], *x.shape[2:])
         for place, (here, there) in enumerate(shifts):
             want[(slice(None), *there)] += images[(slice(None), place, *here)]
-        yield Equation(0, 1, _contract(q[None], out[0])[:, 0], want, lambda: rms(grad) * norm(weight))
+        yield Equation(0, 1, _contract(q[None], out[0])[:, 0], want, weight[:, 0].numel(), lambda: rms(grad) * norm(weight))
     if by_weight:
         moved = images.new_zeros(x.shape[0], prod(kernel), *x.shape[2:])
         for place, (here, there) in enumerate(shifts):
             moved[(slice(None), place, *there)] = one[(slice(None), *here)]
         want = torch.bmm(moved.flatten(2), x.flatten(2).transpose(1, 2)).sum(0).t()  # (I, k)
         got = torch.mv(out[1].flatten(1).t(), r)
-        yield Equation(1, 0, got.view(weight.shape[1:]), want.reshape(weight.shape[1:]), lambda: norm(grad) * rms(x))
+        yield Equation(1, 0, got.view(weight.shape[1:]), want.reshape(weight.shape[1:]), one.numel(), lambda: norm(grad) * rms(x))
     if by_bias:
-        yield Equation(2, 0, torch.dot(r, out[2]), one.sum(), lambda: norm(one))
+        yield Equation(2, 0, torch.dot(r, out[2]), one.sum(), one.numel(), lambda: norm(one))
 
 
 def _contract(rows: Tensor, images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ def check_mm(out: Sequence[Tensor], args: Sequence[Tensor], options: dict[str, f
     """Yield the equation of a @ b, (m, k) and (k, n)."""
     a, b = args
     r = secrets.take(b.shape[1])
-    yield Equation(0, 1, torch.mv(out[0], r), torch.mv(a, torch.mv(b, r)), _natural(a, b))
+    yield Equation(0, 1, torch.mv(out[0], r), torch.mv(a, torch.mv(b, r)), a.shape[1], _natural(a, b))
 
 
 def check_addmm(out: Sequence[Tensor], args: Sequence[Tensor], options: dict[str, float], secrets: Secrets) -> Iterator[Equation]:
@@ -25,14 +25,14 @@ def check_addmm(out: Sequence[Tensor], args: Sequence[Tensor], options: dict[str
     if beta:
         want = want + (c.expand(out[0].shape) @ r if c.ndim > 1 else (c.expand(len(r)) @ r)) * beta
     natural = _natural(a, b, alpha)
-    yield Equation(0, 1, torch.mv(out[0], r), want, lambda: natural() + _added(c, beta, out[0]))
+    yield Equation(0, 1, torch.mv(out[0], r), want, a.shape[-1], lambda: natural() + _added(c, beta, out[0]))
 
 
 def check_bmm(out: Sequence[Tensor], args: Sequence[Tensor], options: dict[str, float], secrets: Secrets) -> Iterator[Equation]:
     """Yield the equation of a @ b, (batch, m, k) and (batch, k, n); rows of all matrices are rows of one product."""
     a, b = args
     r = secrets.take(b.shape[2])
-    yield Equation(0, 2, _times(out[0], r), _batched(a, _times(b, r)), _natural(a, b))
+    yield Equation(0, 2, _times(out[0], r), _batched(a, _times(b, r)), a.shape[2], _natural(a, b))
 
 
 def check_baddbmm(out: Sequence[Tensor], args: Sequence[Tensor], options: dict[str, float], secrets: Secrets) -> Iterator[Equation]:
@@ -44,7 +44,7 @@ def check_baddbmm(out: Sequence[Tensor], args: Sequence[Tensor], options: dict[s
     if beta:
         want = want + torch.matmul(c.expand(out[0].shape), r) * beta
     natural = _natural(a, b, alpha)
-    yield Equation(0, 2, _times(out[0], r), want, lambda: natural() + _added(c, beta, out[0]))
+    yield Equation(0, 2, _times(out[0], r), want, a.shape[-1], lambda: natural() + _added(c, beta, out[0]))
 
 
 def _times(matrices: Tensor, r: Tensor) -> Tensor:

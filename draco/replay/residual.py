@@ -33,6 +33,7 @@ class Equation(NamedTuple):
     along: int  # the dimension of that output which was contracted with a secret vector
     got: Tensor  # of the output as it came, in its shape without that dimension
     want: Tensor  # the same by the checker
+    inner: int  # of how many terms each number of the output is the sum
     natural: Callable[[], Tensor | float]  # sizes of its rows if the factors had nothing to do with each other
 
 
