@@ -2,8 +2,8 @@
 
     .venv/bin/python -m benchmarks.tolerance [honest] [gradients] [training] [pays]
 
-Without a name it prints all four, on one thread, in about 20 minutes of one core. Times are of the thread's own clock, so
-that other programs disturb them little.
+Without a name it prints all four, on one thread, in about 20 minutes of one core. Times are of the thread's own clock,
+so that other programs disturb them less.
 """
 
 import os
@@ -70,7 +70,10 @@ def gradients() -> None:
     for name, samples in CASES:
         case = build(name, samples)
         iterations = 3 if name == "resnet18" else 6
-        print(f"{name} {samples} | amplification in the worst direction {worst_direction(case, iterations):.0f}", flush=True)
+        print(
+            f"{name} {samples} | amplification in the worst direction {worst_direction(case, iterations):.0f}",
+            flush=True,
+        )
         for size in (LEAST / 100, LEAST, 10 * LEAST, 100 * LEAST):
             print(f"{name} {samples} | tolerance {size:.0e} | noise {moved(case, noise(3 * size, 1)):.1e}", end="")
             if name != "gpt 4x128":

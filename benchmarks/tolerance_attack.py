@@ -106,7 +106,7 @@ def worst_direction(case: Case, iterations: int = 6) -> float:
     hooks = [h for m in layers for h in (m.register_forward_pre_hook(before), m.register_forward_hook(after))]
     parameters = list(case.model.parameters())
     loss = case.loss()
-    *by, = torch.autograd.grad(loss + sum(extra), [*parameters, *nodes], create_graph=True)
+    (*by,) = torch.autograd.grad(loss + sum(extra), [*parameters, *nodes], create_graph=True)
     for hook in hooks:
         hook.remove()
     gradient, input_gradients = flat(by[: len(parameters)]), by[len(parameters) :]
@@ -130,8 +130,8 @@ def worst_direction(case: Case, iterations: int = 6) -> float:
 def against_learning(case: Case, size: float) -> Change:
     """Return the liar who knows the model: active units next to zero whose part of the gradient is largest go dead.
 
-    Only units are chosen that add to the gradient's own direction. The weights' gradients are shrunk as far as the bound
-    allows, too.
+    Only units are chosen that add to the gradient's own direction. The weights' gradients are shrunk as far as the
+    bound allows, too.
     """
     seen: list[tuple[Tensor, Tensor]] = []
     layers = [m for m in case.model.modules() if isinstance(m, nn.Conv2d)]

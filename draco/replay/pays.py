@@ -1,8 +1,8 @@
 """Whether replays pay: what they cost the server and the network, against copies of the computation.
 
-One server replays every pair of a step, and receives a transcript for each. Other protocols have workers compute each pair
-several times instead. So there is a number of copies from which on replays are the quicker way. It depends on the model,
-on the batch, on the network and on the number of pairs.
+One server replays every pair of a step, and receives a transcript for each. Other protocols have workers compute each
+pair several times instead. So there is a number of copies from which on replays are the quicker way. It depends on the
+model, on the batch, on the network and on the number of pairs.
 """
 
 from __future__ import annotations
@@ -88,16 +88,16 @@ def advise(costs: Costs, *, pairs: int, adversaries: int, bytes_a_second: float 
     copies = max(1.0, 1 + (server_s - receive_vectors_s) / costs.gradient_s)
     pays = copies < adversaries + 1
     size = costs.transcript * _NUMBER
+    if pays:
+        verdict = f"So checked pays: {adversaries + 1} copies are needed without it"
+    else:
+        count = "1 copy" if adversaries == 0 else f"{adversaries + 1} copies"
+        verdict = f"So {count}, as reactive has while nobody is expelled, take no longer"
     sentence = (
         f"a replay takes {share:.2f} of a gradient; {pairs} transcripts of {_size(size)} keep the server busy for "
         f"{_seconds(server_s)} a step, of which {_seconds(receive_s)} at {bytes_a_second * 8e-9:.3g} Gbit/s, while a "
         f"worker computes for {_seconds(costs.gradient_s)}: as long as {copies:.1f} copies of each partition take. "
-        + (
-            f"So checked pays: {adversaries + 1} copies are needed without it"
-            if pays
-            else f"So {adversaries + 1} {'copy' if adversaries == 0 else 'copies'}, as reactive has while nobody is expelled, "
-            "take no longer"
-        )
+        f"{verdict}"
     )
     return Advice(share, size, server_s, copies, pays, sentence)
 

@@ -28,8 +28,8 @@ def default_tolerance(inner: int) -> float:
 def passes_with_probability(error: float, tolerance: float, vectors: int = 1) -> float:
     """Return an upper bound of the chance that a row with an error passes its check with Gaussian vectors.
 
-    With t = tolerance / error < 1 it is 1.3 t sqrt(1 + 2 ln(4 / t)) for one vector (statement 2 of docs/checked.md), and
-    a power of that where `vectors` independent ones must all pass.
+    With t = tolerance / error < 1 it is 1.3 t sqrt(1 + 2 ln(4 / t)) for one vector (statement 2 of docs/checked.md).
+    Where `vectors` independent ones must all pass it is a power of that.
 
     Args:
         error: of the row, relative to its scale.
@@ -41,8 +41,8 @@ def passes_with_probability(error: float, tolerance: float, vectors: int = 1) ->
     """
     if not (error >= 0 and tolerance > 0 and vectors >= 1):
         raise ValueError(
-            f"error {error}, tolerance {tolerance}, vectors {vectors}; give an error of 0 or more, a tolerance above 0, "
-            "and at least 1 vector"
+            f"error {error}, tolerance {tolerance}, vectors {vectors}; give an error of 0 or more, a tolerance above "
+            "0, and at least 1 vector"
         )
     if error <= tolerance:
         return 1.0
@@ -70,7 +70,7 @@ def error_that_passes(chance: float, tolerance: float, vectors: int = 1) -> floa
 
 
 def ever_passes(error: float, tolerance: float, tries: int, vectors: int = 1) -> float:
-    """Return a bound of the chance that one of several tries with such an error passes; each that fails costs a worker."""
+    """Return a bound of the chance that one of several tries passes; each that fails costs a worker."""
     return min(1.0, tries * passes_with_probability(error, tolerance, vectors))
 
 
@@ -80,12 +80,14 @@ def gradient_bound(tolerance: float, amplification: float, lying: float = 1.0) -
     Args:
         tolerance: of the products.
         amplification: relative change of a gradient per relative error of all its products at once, at worst. It is
-            measured (`benchmarks/tolerance.py`), and holds where the model is smooth; docs/checked.md has what kinks add.
+            measured (`benchmarks/tolerance.py`), and holds for smooth models; docs/checked.md has what kinks add.
         lying: share of the partitions that lie.
 
     Raises:
         ValueError: a number is negative, or the share above 1.
     """
     if tolerance < 0 or amplification < 0 or not 0 <= lying <= 1:
-        raise ValueError(f"tolerance {tolerance}, amplification {amplification}, lying {lying}; give 0 or more, and a share")
+        raise ValueError(
+            f"tolerance {tolerance}, amplification {amplification}, lying {lying}; give 0 or more, and a share"
+        )
     return _SCALE * tolerance * amplification * lying

@@ -1,4 +1,4 @@
-"""Attackers on the check of products: each is found, or what it reaches is within the bound that docs/checked.md states."""
+"""Attackers on the check of products: each is found, or within the bound that docs/checked.md states."""
 
 import math
 from collections.abc import Callable
@@ -114,7 +114,9 @@ def test_an_error_in_any_one_product_is_found(size: float) -> None:
     drawn = _secret(7)
     for i, (name, part) in enumerate(places.parts(transcript)):
         lie = transcript.clone()
-        places.parts(lie)[i][1].add_(torch.randn(part.shape, generator=drawn) * size * part.norm() / part.numel() ** 0.5)
+        places.parts(lie)[i][1].add_(
+            torch.randn(part.shape, generator=drawn) * size * part.norm() / part.numel() ** 0.5
+        )
         assert _found(compute, lie, seed=i), f"{name} of shape {tuple(part.shape)}, error {size}"
 
 
@@ -131,7 +133,7 @@ def test_one_false_number_in_any_one_product_is_found() -> None:
 
 
 def test_errors_that_cancel_between_layers_are_found() -> None:
-    """What one product has too much the next has corrected, so that the logits are the true ones; also a permutation."""
+    """What one product has too much the next has corrected, so that the logits are true; also a permutation."""
     net = _Net()
     with torch.no_grad():
         net.up.bias.zero_()
@@ -165,7 +167,7 @@ def test_errors_of_opposite_sign_in_two_columns_are_found() -> None:
 
 
 def test_errors_within_the_tolerance_pass_and_move_the_gradient_by_little() -> None:
-    """The bound: errors of a tolerance of each product's norm, in all at once, move the gradient by < 1,000 tolerances."""
+    """Errors of a tolerance of each product's norm, in all at once, move the gradient by < 1,000 tolerances."""
     compute = _computation()
     true, transcript = record(compute)
     lie = transcript.clone()
@@ -275,7 +277,7 @@ def test_a_row_that_is_tiny_beside_others_may_be_wrong_by_the_tolerance_of_the_t
 
 
 def test_a_row_that_is_huge_beside_others_does_not_hide_errors_in_them_beyond_the_bound() -> None:
-    """One outlying sample sets the typical row. What the others may be wrong by is the tolerance of that, and no more."""
+    """One outlying sample sets the typical row. The others may be wrong by the tolerance of that, and no more."""
     drawn = _secret(2)
     a, b = torch.randn(64, 48, generator=drawn), torch.randn(48, 32, generator=drawn)
     a[0] *= 1e4

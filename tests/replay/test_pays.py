@@ -19,7 +19,9 @@ def test_the_figures_are_those_of_a_computation_by_hand() -> None:
     assert advice.server_s == pytest.approx(2.8)
     assert advice.copies == pytest.approx(3.4)  # 1 s + 2.8 s = 3.4 * 1 s + 0.4 s
     assert not advice.pays
-    assert "80 MB" in advice.sentence and "2.8 s" in advice.sentence and "3.4 copies" in advice.sentence
+    assert "80 MB" in advice.sentence
+    assert "2.8 s" in advice.sentence
+    assert "3.4 copies" in advice.sentence
 
 
 @pytest.mark.parametrize(("adversaries", "pays"), [(0, False), (2, False), (3, True), (9, True)])

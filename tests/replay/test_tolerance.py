@@ -27,7 +27,7 @@ def test_the_tolerance_grows_with_the_root_of_the_length_and_has_a_least_value()
 @pytest.mark.parametrize("rank", [1, 4])
 @pytest.mark.parametrize("ratio", [2.0, 10.0, 100.0])
 def test_errors_pass_no_more_often_than_the_bound(rank: int, ratio: float) -> None:
-    """100,000 vectors on a row whose error is orthogonal to it, or along it, and the scale is the row's own residual."""
+    """100,000 vectors on a row whose error is orthogonal to it, or along it; the scale is the row's own."""
     generator = torch.Generator().manual_seed(rank)
     vectors = torch.randn(100_000, 8, generator=generator)
     row = torch.zeros(8)
@@ -51,7 +51,9 @@ def test_vectors_of_signs_let_every_second_error_pass() -> None:
 
 def test_chances_fall_with_the_error_and_with_the_number_of_vectors() -> None:
     chances = [passes_with_probability(error, 1e-5) for error in (1e-5, 1e-4, 1e-3, 1e-1, 1.0)]
-    assert chances[0] == 1 and chances == sorted(chances, reverse=True) and chances[-1] < 1e-4
+    assert chances[0] == 1
+    assert chances == sorted(chances, reverse=True)
+    assert chances[-1] < 1e-4
     assert passes_with_probability(1e-3, 1e-5, 3) == pytest.approx(passes_with_probability(1e-3, 1e-5) ** 3)
     assert passes_with_probability(math.inf, 1e-5) == 0
     assert ever_passes(1e-1, 1e-5, 4) == pytest.approx(4 * passes_with_probability(1e-1, 1e-5))
