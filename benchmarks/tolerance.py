@@ -36,33 +36,34 @@ WORKERS: dict[str, tuple[dict[str, str], int, bool]] = {
 }
 
 
-def _record(name: str, samples: str, threads: str, onednn: str, target: str) -> None:
+def _record(threads: str, onednn: str, folder: str) -> None:
     torch.set_num_threads(int(threads))
-    torch.backends.mkldnn.set_flags(onednn == "True")
-    torch.save(record(build(name, int(samples)).gradient)[1], target)
+    with torch.backends.mkldnn.flags(enabled=onednn == "True"):
+        for number, (name, samples) in enumerate(CASES):
+            torch.save(record(build(name, samples).gradient)[1], Path(folder) / str(number))
 
 
 def honest() -> None:
     """Print the largest residual of honest workers with other kernels; a tolerance of 1 lets all of them pass."""
-    for name, samples in CASES:
-        case = build(name, samples)
-        for worker, (environment, threads, onednn) in WORKERS.items():
-            with tempfile.TemporaryDirectory() as folder:
-                target = str(Path(folder) / "transcript")
-                command = [sys.executable, "-W", "ignore", "-m", "benchmarks.tolerance", "record", name, str(samples)]
-                command += [str(threads), str(onednn), target]
-                subprocess.run(command, env={**os.environ, **environment}, check=True)
-                transcript = torch.load(target)
-            worst, where = 0.0, ""
-            for seed in range(3):
-                verdict = replay(case.gradient, transcript, generator=_secret(seed), tolerance=1.0)[1]
-                worst, where = max((worst, where), (verdict.worst, verdict.where))
-            try:
-                replay(case.gradient, transcript, generator=_secret(3))
-                judged = "passes"
-            except CheatError as error:
-                judged = f"convicted: {error}"
-            print(f"{name} {samples} | {worker} | {worst:.1e} ({where}) | {judged}", flush=True)
+    for worker, (environment, threads, onednn) in WORKERS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-W", "ignore", "-m", "benchmarks.tolerance", "record", str(threads), str(onednn)]
+            subprocess.run([*command, folder], env={**os.environ, **environment}, check=True)
+            transcripts = [torch.load(Path(folder) / str(number)) for number in range(len(CASES))]
+        for (name, samples), transcript in zip(CASES, transcripts, strict=True):
+            print(f"{name} {samples} | {worker} | {_judged(build(name, samples), transcript)}", flush=True)
+
+
+def _judged(case: Case, transcript: torch.Tensor) -> str:
+    """Return the largest residual under 3 secrets, and whether the default tolerance lets it pass."""
+    verdicts = [replay(case.gradient, transcript, generator=_secret(seed), tolerance=1.0)[1] for seed in range(3)]
+    worst = max(verdicts, key=lambda verdict: verdict.worst)
+    try:
+        replay(case.gradient, transcript, generator=_secret(3))
+        end = "passes"
+    except CheatError as error:
+        end = f"convicted: {error}"
+    return f"{worst.worst:.1e} ({worst.where}) | {end}"
 
 
 def gradients() -> None:

@@ -30,10 +30,14 @@ def check_convolution(out: Sequence[Tensor], args: Sequence[Any], options: Any, 
     want = images.new_zeros(out[0].shape[0], *out[0].shape[2:])
     if bias is not None:
         want += torch.dot(r, bias)
-    for place, (here, there) in enumerate(_shifts(weight.shape[2:], x.shape[2:], want.shape[1:], stride, padding, dilation)):
+    for place, (here, there) in enumerate(
+        _shifts(weight.shape[2:], x.shape[2:], want.shape[1:], stride, padding, dilation)
+    ):
         want[(slice(None), *here)] += images[(slice(None), place, *there)]
     got = _contract(r[None], out[0])[:, 0]
-    yield Equation(0, 1, got, want, weight[0].numel(), lambda: rms(x) * norm(weight) + (0.0 if bias is None else norm(bias)))
+    yield Equation(
+        0, 1, got, want, weight[0].numel(), lambda: rms(x) * norm(weight) + (0.0 if bias is None else norm(bias))
+    )
 
 
 def check_convolution_backward(
@@ -55,14 +59,18 @@ def check_convolution_backward(
         want = images.new_zeros(x.shape[0], *x.shape[2:])
         for place, (here, there) in enumerate(shifts):
             want[(slice(None), *there)] += images[(slice(None), place, *here)]
-        yield Equation(0, 1, _contract(q[None], out[0])[:, 0], want, weight[:, 0].numel(), lambda: rms(grad) * norm(weight))
+        yield Equation(
+            0, 1, _contract(q[None], out[0])[:, 0], want, weight[:, 0].numel(), lambda: rms(grad) * norm(weight)
+        )
     if by_weight:
         moved = images.new_zeros(x.shape[0], prod(kernel), *x.shape[2:])
         for place, (here, there) in enumerate(shifts):
             moved[(slice(None), place, *there)] = one[(slice(None), *here)]
         want = torch.bmm(moved.flatten(2), x.flatten(2).transpose(1, 2)).sum(0).t()  # (I, k)
         got = torch.mv(out[1].flatten(1).t(), r)
-        yield Equation(1, 0, got.view(weight.shape[1:]), want.reshape(weight.shape[1:]), one.numel(), lambda: norm(grad) * rms(x))
+        yield Equation(
+            1, 0, got.view(weight.shape[1:]), want.reshape(weight.shape[1:]), one.numel(), lambda: norm(grad) * rms(x)
+        )
     if by_bias:
         yield Equation(2, 0, torch.dot(r, out[2]), one.sum(), one.numel(), lambda: norm(one))
 
@@ -73,7 +81,9 @@ def _contract(rows: Tensor, images: Tensor) -> Tensor:
     return torch.bmm(rows.expand(len(images), -1, -1), flat).view(len(images), len(rows), *images.shape[2:])
 
 
-def _shifts(kernel: Sizes, inputs: Sizes, outputs: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> list[Shift]:
+def _shifts(
+    kernel: Sizes, inputs: Sizes, outputs: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes
+) -> list[Shift]:
     """Return for each place of a kernel which outputs it takes part in, and with which inputs."""
     by_dimension = [
         [_overlap(size, count, step, place * apart - pad) for place in range(places)]
