@@ -8,6 +8,8 @@ dealing.py    who is asked for what, equally and unforeseen
 court.py      claims, proofs and expulsions: who may still be asked, and how many may still lie
 hearing.py    what has been claimed and sent of a step's pairs, who has lied, who is to be asked next
 reactive.py   lies + 1 copies, one upload and digests; exact at every step
+verification.py  of a step whose vectors were used: who verifies what, and what was false
+odds.py       how probable it is that a lie survives that
 verified.py   one copy, and verifiers who are drawn after the upload; a step is undone where they find a lie
 checked.py    one copy, with the products of its matrix multiplications, which the server checks
 digested.py   the repetition code, with one upload a group and digests

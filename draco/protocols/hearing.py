@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from operator import itemgetter
 
 from draco.protocols.court import Court, Proof
 from draco.protocols.rounds import Answer, Ask, Rejected, Upload
@@ -20,13 +21,16 @@ Pair = tuple[int, int]  # step, partition
 class Hearing:
     """What is known of pairs within one step. It expels by `court`, and never asks anybody the same twice."""
 
-    def __init__(self, court: Court) -> None:
+    def __init__(self, court: Court, earlier: int | None = None) -> None:
+        """Begin with nothing known. `earlier` is the step of which not every worker has the model."""
         self.court = court
+        self.earlier = earlier
         self.claims: dict[Pair, dict[int, bytes]] = defaultdict(dict)  # worker -> digest that it says is right
         self.uploads: dict[Pair, dict[int, Upload]] = defaultdict(dict)  # worker -> what it sent
         self.asked: dict[Pair, dict[int, str]] = defaultdict(dict)  # worker -> what it was asked for last
         self.load: Counter[int] = Counter()  # pairs that each worker was given
         self.sent: Counter[int] = Counter()  # vectors that each worker was asked for
+        self.answered: set[int] = set()
         self.silent: set[int] = set()  # did not answer in time: asked last
 
     def ask(self, worker: int, pair: Pair, send: str) -> Ask:
@@ -44,9 +48,10 @@ class Hearing:
         """
         for ask, answer in answers.items():
             pair = (ask.step, ask.partition)
+            (self.silent if answer is None else self.answered).add(ask.worker)
             if answer is None:
-                self.silent.add(ask.worker)
-            elif isinstance(answer, Rejected):
+                continue
+            if isinstance(answer, Rejected):
                 self.court.expel(ask.worker, Proof(*pair, answer.why, ""))
             elif isinstance(answer, Upload):
                 self.uploads[pair][ask.worker] = answer
@@ -61,14 +66,17 @@ class Hearing:
         if before != digest:
             self.court.expel(worker, Proof(*pair, digest.hex(), before.hex()))
 
-    def live(self, pair: Pair) -> Counter[bytes]:
+    def live(self, pair: Pair) -> dict[bytes, int]:
         """Return how many of those who are not expelled claim which digest."""
-        return Counter(digest for worker, digest in self.claims[pair].items() if worker not in self.court.expelled)
+        count: dict[bytes, int] = {}
+        for worker, digest in self.claims[pair].items():
+            if worker not in self.court.expelled:
+                count[digest] = count.get(digest, 0) + 1
+        return count
 
     def leading(self, pair: Pair) -> tuple[bytes | None, int]:
         """Return the digest that most of those who are not expelled claim, and how many they are."""
-        most = self.live(pair).most_common(1)
-        return most[0] if most else (None, 0)
+        return max(self.live(pair).items(), key=itemgetter(1), default=(None, 0))
 
     def judge(self, pairs: Collection[Pair]) -> None:
         """Expel who claims something else than lies + 1 others, until nothing more follows.
@@ -88,11 +96,20 @@ class Hearing:
                         self.court.expel(worker, Proof(*pair, digest.hex(), true.hex()))
 
     def accepted(self, pair: Pair, needed: int) -> tuple[int, Upload] | None:
-        """Return a vector that `needed` workers claim, none of them expelled, and who sent it; None: not yet."""
+        """Return a vector that `needed` workers claim, and who sent it, none of them expelled; None: not yet."""
         digest, claimants = self.leading(pair)
-        if claimants < needed:
-            return None
-        return next(((who, upload) for who, upload in self.uploads[pair].items() if upload.digest == digest), None)
+        return self._sent(pair, digest) if claimants >= needed else None
+
+    def _sent(self, pair: Pair, digest: bytes | None) -> tuple[int, Upload] | None:
+        for worker, upload in self.uploads[pair].items():
+            if upload.digest == digest and worker not in self.court.expelled:
+                return worker, upload
+        return None
+
+    def able(self, pair: Pair) -> list[int]:
+        """Return the workers that may be asked about the pair now."""
+        lacking = self.court.lacking if pair[0] == self.earlier else ()
+        return [worker for worker in self.court.present if worker not in lacking]
 
     def further(self, pair: Pair, needed: int) -> list[Ask]:
         """Return what is to be asked so that `accepted` may give a vector; nothing where nobody is left to ask.
@@ -100,8 +117,9 @@ class Hearing:
         One more upload is asked for where nobody has sent what most claim.
         """
         digest, claimants = self.leading(pair)
-        uploaded = any(upload.digest == digest for upload in self.uploads[pair].values())
-        fresh = [worker for worker in self.court.present if worker not in self.asked[pair]]
+        uploaded = self._sent(pair, digest) is not None
+        able = self.able(pair)
+        fresh = [worker for worker in able if worker not in self.asked[pair]]
         if claimants < needed:
             chosen = self.least_loaded(fresh, needed - claimants)
             return [
@@ -112,7 +130,7 @@ class Hearing:
             return []
         theirs = [
             worker
-            for worker in self.court.present
+            for worker in able
             if self.claims[pair].get(worker) == digest and self.asked[pair][worker] == "digest"
         ]
         return [self.ask(worker, pair, "vector") for worker in self.least_loaded(theirs or fresh, 1)]

@@ -75,3 +75,4 @@ class Protocol(NamedTuple):
     summary: str  # one line for the user at the start of a job
     copies: Callable[[int], int]  # lies that are left -> copies of each partition where nobody lies
     sends: tuple[Send, ...] = ("vector", "digest")  # what it may ask for
+    failure: float | None = None  # the probability that any step of a run is false, at most; None: it is exact

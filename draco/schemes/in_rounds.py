@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from draco.declaration import Option
 from draco.protocols.reactive import reactive
+from draco.protocols.verified import checked_verifiers, verified
 from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
 
 
@@ -28,5 +30,39 @@ REACTIVE = SchemeDeclaration(
     text="one copy more than may lie, digests, and expulsion of who lied: exact, and redundancy falls to 1",
     sizes=_sizes,
     protocol=reactive,
+    in_rounds=True,
+)
+
+
+def _verified_sizes(
+    workers: int, adversaries: int, verifiers: int | None = None, delta: float | None = None, **_: object
+) -> Sizes:
+    found = _sizes(workers, adversaries)
+    checked_verifiers(workers, adversaries, verifiers, delta)
+    return found
+
+
+VERIFIED = SchemeDeclaration(
+    name="verified",
+    function=_no_code,
+    text="one copy, and verifiers drawn after the upload, who undo a step and expel who lied: exact, or nearly surely",
+    options={
+        "verifiers": Option(
+            int | None,
+            None,
+            "Verifiers of each partition, 1 to s; s is exact. null: the least that `delta` needs.",
+            ge=0,
+            le=4096,
+        ),
+        "delta": Option(
+            float | None,
+            None,
+            "Instead of `verifiers`: the probability that any step of the run stays false, at most. null: 1e-6.",
+            ge=0,
+            lt=1,
+        ),
+    },
+    sizes=_verified_sizes,
+    protocol=verified,
     in_rounds=True,
 )

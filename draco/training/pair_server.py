@@ -164,7 +164,8 @@ class PairServer:
         asked = self._pairs.pop(step, set())
         expelled = {rank: proof for rank, proof in self.court.expelled.items() if proof.step == step}
         suspects = {*expelled, *told.refused}
-        took_part = {rank for rank, _ in asked} - told.silent
+        out = {rank for rank, proof in self.court.expelled.items() if proof.step < step}
+        took_part = {rank for rank, _ in asked} - told.silent - out
         byzantine = {*adversary.byzantine(self.job, step)} & took_part
         if (declared := attack(self.job)) and declared.truthful:
             byzantine = set()

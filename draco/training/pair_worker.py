@@ -84,6 +84,7 @@ class PairWorker:
 
     def __init__(self, rank: int, source: PairVectors) -> None:
         self.rank, self.source = rank, source
+        self.momenta = torch.zeros(0)  # it keeps none
 
     def room(self, task: Task) -> int:
         """Return the bytes of the largest reply to a task."""

@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -121,7 +122,6 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
     side.greet(greeting.write(Greeting(greeting.platform_of(job), sees)))
     stages.say("ready")
     if job.local.momentum:
-        assert not isinstance(worker, PairWorker)
         side.take_momenta(worker.momenta)
     for task in side.tasks(model):
         if (room := worker.room(task)) > len(frame):
@@ -157,21 +157,18 @@ class Simulation(transport.Simulated):
 
     def greetings(self, timeout_s: float) -> list[bytes]:
         """Build the workers; return what each says."""
-        job, built = self._built.job, self._built.again()
-        said = [greeting.write(Greeting(greeting.platform_of(job)))] * job.workers
-        if built.protocol is not None:
-            pair_workers = build_pair_workers(built, build_vectors(built), range(1, job.workers + 1), None)
-            super().__init__([worker.reply for worker in pair_workers], said)
-        else:
-            workers = simulated_workers(built)
-            super().__init__([w.reply for w in workers], said, [w.momenta for w in workers])
+        job, workers = self._built.job, simulated_workers(self._built.again())
+        said = greeting.write(Greeting(greeting.platform_of(job)))
+        super().__init__([w.reply for w in workers], [said] * job.workers, [w.momenta for w in workers])
         return super().greetings(timeout_s)
 
 
-def simulated_workers(built: Built) -> list[Worker | ByzantineWorker]:
+def simulated_workers(built: Built) -> Sequence[Worker | ByzantineWorker | PairWorker]:
     """Return all n workers for one process: one model, each partition's vector computed once a step and shared."""
     job, assignment = built.job, built.scheme.assignment
     vectors = build_vectors(built, range(job.workers))
+    if built.protocol is not None:
+        return build_pair_workers(built, vectors, range(1, job.workers + 1), None)
     shared = adversary.informed(job) or (assignment.sum(0).max() > 1 and not built.encodes_freely)
     remembered = Remembered(vectors, assignment.shape[1]) if shared else None
     first = build_worker(built, 1, vectors, remembered)

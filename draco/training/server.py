@@ -205,6 +205,8 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
         voted = "vote" in SCHEMES[job.scheme.name].options
         summary = built.scheme.summary if built.protocol is None else built.protocol.summary
         about = {"vote": vote, "vote_reason": why} if voted else _about_shards(built)
+        if built.protocol is not None and built.protocol.failure is not None:
+            about |= {"failure_probability": built.protocol.failure}
         log.write(
             "start", job=to_dict(job), setting=to_words(job), steps=training.steps, summary=summary,
             elements=training.elements, machine=machine.describe(), **weights, **about,

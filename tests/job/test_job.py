@@ -30,7 +30,7 @@ from draco.job import (
 from draco.job.fields import ORIGINAL_OPTIONS, PRE_AGGREGATOR, SECTIONS
 from draco.job.messages import choices, properties
 from draco.models import MODELS
-from draco.schemes import SCHEMES, build
+from draco.schemes import CODES, SCHEMES, build
 
 GOOD = """\
 name: small
@@ -511,7 +511,7 @@ def test_epochs_are_turned_into_steps_so_that_no_sample_is_left_out(overrides: l
 
 
 @pytest.mark.parametrize("workers", [5, 8, 9, 11])
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", CODES)
 def test_partitions_and_decoded_gradients_are_those_of_the_scheme_that_is_built(scheme: str, workers: int) -> None:
     if scheme == "placement":
         workers = {5: 12, 8: 15, 9: 21, 11: 24}[workers]  # for which there is a design

@@ -9,9 +9,9 @@ from attacked import gradients_for, honest
 from torch import Tensor
 
 import draco
-from draco.schemes import SCHEMES
+from draco.schemes import CODES, SCHEMES
 
-every = pytest.mark.parametrize("name", SCHEMES)
+every = pytest.mark.parametrize("name", CODES)
 
 
 def built(name: str) -> draco.Scheme:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from draco.optimizers import OPTIMIZERS, SCHEDULES
-from draco.schemes import SCHEMES, Scheme, SchemeDeclaration, build
+from draco.schemes import CODES, Scheme, SchemeDeclaration, build
 
-EVERY = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+EVERY = pytest.mark.parametrize("scheme", CODES.values(), ids=CODES)
 # Options that decide who computes what, of each scheme that has any.
 VARIANTS: dict[str, list[dict[str, object]]] = {
     "repetition": [{}, {"redundancy": 5}],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS, aggregate
 from draco.aggregators.rule import PreAggregatorDeclaration, RowsDeclaration
-from draco.schemes import SCHEMES, build
+from draco.schemes import CODES, build
 
 ALL: list[RowsDeclaration] = [*AGGREGATORS.values(), *PRE_AGGREGATORS.values()]
 every = pytest.mark.parametrize("declared", ALL, ids=lambda declared: declared.name)
@@ -156,7 +156,7 @@ def test_aggregate_has_the_same_door(pre: list[tuple[str, dict[str, Any]]]) -> N
             made(rows, f=f)
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", CODES)
 def test_schemes_encode_and_decode_arrays_and_lists(name: str) -> None:
     scheme = build(name, workers=12, adversaries=1)
     gradients = gradients_for(scheme, 9)

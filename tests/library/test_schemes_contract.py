@@ -7,7 +7,7 @@ import pytest
 import torch
 from attacked import error_of, gradients_for, honest
 
-from draco.schemes import SCHEMES, DecodeError, Scheme, build, options
+from draco.schemes import CODES, SCHEMES, DecodeError, Scheme, build, options
 
 ANY = [(1, 0), (5, 0), (3, 1), (4, 1), (9, 1), (8, 2), (11, 5), (15, 3)]
 SIZES = {  # where not all numbers will do
@@ -15,7 +15,7 @@ SIZES = {  # where not all numbers will do
     "placement": [(12, 0), (12, 2), (15, 4)],
     "solon": [(2, 0), (5, 0), (4, 1), (9, 1), (8, 2), (11, 4), (15, 3)],
 }
-CASES = [(name, n, s) for name in SCHEMES for n, s in SIZES.get(name, ANY)]
+CASES = [(name, n, s) for name in CODES for n, s in SIZES.get(name, ANY)]
 BUILT = {f"{name}-{n}-{s}": build(name, workers=n, adversaries=s) for name, n, s in CASES}
 EXACT_ONES = {name: scheme for name, scheme in BUILT.items() if scheme.exact}
 EVERY = pytest.mark.parametrize("scheme", BUILT.values(), ids=BUILT)
@@ -143,7 +143,7 @@ def test_wrong_shapes_and_dtypes_are_refused(scheme: Scheme) -> None:
         scheme.decode(torch.zeros(n, scheme.elements(3), dtype=scheme.dtype), np.ones(n + 1, dtype=np.bool_))
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", CODES)
 def test_decoding_leaves_the_global_random_state_alone(name: str) -> None:
     n, s = SIZES.get(name, ANY)[-1]
     scheme = build(name, workers=n, adversaries=s)

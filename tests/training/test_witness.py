@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import witness
 
-from draco.schemes import SCHEMES
+from draco.schemes import CODES
 
 RECORDED = json.loads(witness.RECORD.read_text())
 
@@ -17,7 +17,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_scheme_has_a_witness() -> None:
-    assert {name.partition(",")[0] for name in RECORDED["runs"]} >= set(SCHEMES)
+    assert {name.partition(",")[0] for name in RECORDED["runs"]} >= set(CODES)
 
 
 @pytest.mark.parametrize("name", witness.RUNS)

@@ -1,0 +1,245 @@
+"""Steps in several rounds in whole runs of one process: the bits of the attack-free run, whoever lies, and how."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from draco.errors import TrainingError, WorkerError
+from draco.job import Job
+from draco.protocols.rounds import Ask
+from draco.runs import events
+from draco.training import checkpoint, pairs, wire
+from draco.training.pair_worker import PairWorker
+from draco.training.transport import Task
+
+SCHEMES = {
+    "reactive": "{name: reactive, adversaries: 2}",
+    "verified": "{name: verified, adversaries: 2, verifiers: 2}",
+}
+every = pytest.mark.parametrize("scheme", SCHEMES)
+
+
+@pytest.fixture
+def rounds(make_job: Callable[..., Job]) -> Callable[..., Job]:
+    """Return `rounds(scheme, *overrides)`: a job of 7 workers."""
+
+    def made(scheme: str, *overrides: str) -> Job:
+        usual = ["workers=7", f"scheme={SCHEMES[scheme]}", "steps=6", "eval_every=0", "aggregator=mean", "attack=none"]
+        return make_job(*usual, *overrides)
+
+    return made
+
+
+def told(trained: Any, kind: str) -> list[dict[str, Any]]:
+    return [event for event in events.read(trained.run / "events.jsonl") if event["event"] == kind]
+
+
+@every
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "{name: reverse_gradient, ranks: [3, 6]}",
+        "{name: constant, ranks: [1, 7], from_step: 4}",
+        "{name: alie, ranks: [2, 5], z: 1.5}",
+        "{name: nan, ranks: [2, 4], from_step: 2}",
+        "{name: random, ranks: [4], from_step: 6}",  # in the last step
+    ],
+)
+def test_the_model_has_the_bits_of_the_attack_free_run_and_all_who_lied_are_out(
+    scheme: str, attack: str, rounds, train
+) -> None:
+    free, attacked = train(rounds(scheme)), train(rounds(scheme, f"attack={attack}"))
+    assert torch.equal(free.model, attacked.model)
+    job = rounds(scheme, f"attack={attack}")
+    assert {event["rank"] for event in told(attacked, "expelled")} == {*job.attack.ranks}
+    steps = told(attacked, "step")
+    assert [step["step"] for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert [step["loss"] for step in steps] == [step["loss"] for step in told(free, "step")]
+    assert (attacked.status.state, told(attacked, "end")[0]["falsely_accused"]) == ("succeeded", 0)
+    assert told(attacked, "end")[0]["missed"] == 0
+
+
+@every
+def test_what_is_told_of_copies_expulsions_and_redundancy(scheme: str, rounds, train) -> None:
+    run = train(rounds(scheme, "attack={name: reverse_gradient, ranks: [3, 6], from_step: 3}"))
+    steps = told(run, "step")
+    assert [step["copies"] for step in steps[:2]] == [3.0, 3.0]
+    assert steps[2]["copies"] > 3
+    assert steps[5]["copies"] == 1.0
+    assert [(step["standing"], step["redundancy"]) for step in steps] == [(7, 3)] * 2 + [(5, 1)] * 4
+    assert steps[2]["suspects"] == steps[2]["byzantine"] == [3, 6]
+    assert all(step["suspects"] == step["byzantine"] == [] for step in steps[3:])
+    for rank, proof in steps[2]["expelled"].items():
+        (event,) = [event for event in told(run, "expelled") if event["rank"] == int(rank)]
+        assert proof == {key: event[key] for key in ("step", "partition", "claimed", "true")}
+        assert proof["step"] == 3
+        assert len(proof["true"]) == 64
+        assert proof["claimed"] != proof["true"]
+    elements = told(run, "start")[0]["elements"]
+    assert steps[5]["bytes_received"] <= 5 * (4 * elements + 64)
+    assert steps[0]["bytes_received"] <= 5 * 4 * elements + 7 * 64 + 15 * 32
+    assert bool(told(run, "undone")) == (scheme == "verified")
+
+
+@every
+def test_a_resumed_run_knows_who_is_out_and_ends_with_the_same_bits(scheme: str, rounds, train) -> None:
+    job = rounds(scheme, "attack={name: reverse_gradient, ranks: [3, 6], from_step: 2}", "checkpoint_every=1")
+    whole = train(job)
+
+    class StopsAt(PairWorker):
+        def reply(self, task: Task, model: torch.Tensor, frame: torch.Tensor) -> int | None:
+            if task.step == 4:
+                (partial / "stop").touch()
+            return super().reply(task, model, frame)
+
+    partial = whole.run.parent / "partial"
+    partial.mkdir()
+    for name in ("job.yaml", "secret"):
+        (partial / name).write_bytes((whole.run / name).read_bytes())
+    first = train(job, partial, replace={1: lambda worker: StopsAt(1, worker.source).reply})
+    assert (first.status.state, first.status.step) == ("interrupted", 4)
+    court = checkpoint.load(checkpoint.newest(partial / "checkpoints"))["court"]
+    assert {*court} == {3, 6}
+    asked: set[int] = set()
+
+    def watched(worker: PairWorker):
+        def reply(task: Task, model: torch.Tensor, frame: torch.Tensor) -> int | None:
+            asked.add(worker.rank)
+            return worker.reply(task, model, frame)
+
+        return reply
+
+    again = train(job, partial, replace=dict.fromkeys(range(1, 8), watched))
+    assert again.status.state == "succeeded"
+    assert torch.equal(again.model, whole.model)
+    assert asked == {1, 2, 4, 5, 7}
+
+
+def test_no_checkpoint_and_no_evaluation_of_a_pipelined_run_has_an_unverified_step(rounds, train) -> None:
+    more = ["checkpoint_every=1", "checkpoint_keep={last: 10}", "eval_every=2", "steps=4"]
+    free = train(rounds("verified", *more))
+    lied = train(rounds("verified", "attack={name: constant, ranks: [3, 6], from_step: 2}", *more))
+    for step in range(1, 5):
+        name = f"checkpoints/step-{step:08d}.pt"
+        states = [checkpoint.load(run.run / name)["model"] for run in (free, lied)]
+        assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    metrics = [[{**line, "time": 0} for line in events.read(run.run / "evaluations.jsonl")] for run in (free, lied)]
+    assert metrics[0] == metrics[1]
+    assert [event["step"] for event in told(lied, "undone")] == [2]
+
+
+class Odd(PairWorker):
+    """A worker that does one thing otherwise."""
+
+    def __init__(self, honest: PairWorker, how: str, from_step: int = 3) -> None:
+        super().__init__(honest.rank, honest.source)
+        self.how, self.from_step = how, from_step
+
+    def reply(self, task: Task, model: torch.Tensor, frame: torch.Tensor) -> int | None:
+        length = super().reply(task, model, frame)
+        if task.step < self.from_step or length is None:
+            return length
+        if self.how == "silent":
+            return None
+        if self.how == "cut":
+            return length - 1
+        if self.how == "fault":
+            return wire.pack_fault("out of memory", frame)
+        if self.how == "noise":
+            frame[: wire.HEADER.size] = 7
+        if self.how == "long":
+            return min(length + 64, len(frame))
+        return length
+
+    def digest(self, ask: Ask, task: Task) -> bytes:
+        other = self.how == "frame" and task.step >= self.from_step  # says that an honest upload is false
+        return b"\0" * 32 if other else super().digest(ask, task)
+
+    def vector(self, ask: Ask, task: Task) -> torch.Tensor:
+        true = super().vector(ask, task)
+        sends = self.how == "equivocate" and task.step >= self.from_step  # its digests are the truth's
+        return true + 1 if sends else true
+
+
+@every
+@pytest.mark.parametrize(
+    ("how", "out"),
+    [("silent", False), ("fault", False), ("cut", True), ("noise", True), ("frame", True), ("equivocate", True)],
+)
+def test_a_worker_that_does_not_answer_is_done_without_and_one_that_answers_falsely_is_expelled(
+    scheme: str, how: str, out: bool, rounds, train
+) -> None:
+    free = train(rounds(scheme))
+    run = train(rounds(scheme), replace={2: lambda worker: Odd(worker, how).reply})
+    assert torch.equal(free.model, run.model)
+    assert {event["rank"] for event in told(run, "expelled")} == ({2} if out else set())
+    steps = told(run, "step")
+    assert steps[0]["standing"] == 7
+    assert steps[5]["standing"] == (6 if out else 7)
+    assert (2 in steps[5]["straggling"]) != out
+
+
+@every
+def test_workers_that_fail_or_are_silent_end_the_run_only_where_too_few_are_left(scheme: str, rounds, train) -> None:
+    silent = {rank: lambda worker: Odd(worker, "silent").reply for rank in range(1, 8)}
+    with pytest.raises(WorkerError, match=r"step 3: nobody is left to ask about partition \d"):
+        train(rounds(scheme), replace=silent)
+    failing = {rank: lambda worker: Odd(worker, "fault").reply for rank in (2, 3, 5)}
+    with pytest.raises(TrainingError, match=r"step 3: the code of ranks 2, 3, 5 failed: out of memory"):
+        train(rounds(scheme), replace=failing)
+
+
+@every
+def test_more_liars_than_the_job_tolerates_end_the_run_where_they_are_proven(scheme: str, rounds, train) -> None:
+    lying = {rank: lambda worker: Odd(worker, "cut").reply for rank in (2, 3, 5)}
+    with pytest.raises(TrainingError, match=r"workers 2, 3, 5 have been proven to lie, and scheme\.adversaries is 2"):
+        train(rounds(scheme), replace=lying)
+
+
+@every
+def test_vectors_travel_rounded_where_the_job_says_so_and_are_claimed_as_they_travel(
+    scheme: str, rounds, train
+) -> None:
+    free = train(rounds(scheme, "wire={dtype: float16}"))
+    run = train(rounds(scheme, "wire={dtype: float16}", "attack={name: reverse_gradient, ranks: [3, 6]}"))
+    assert torch.equal(free.model, run.model)
+    assert not torch.equal(free.model, train(rounds(scheme)).model)
+
+
+def test_a_run_in_rounds_gives_the_bits_of_any_other_code_of_the_same_partitions(rounds, train, make_job) -> None:
+    plain = make_job("workers=5", "scheme=uncoded", "steps=6", "eval_every=0", "aggregator=mean", "attack=none")
+    assert torch.equal(train(rounds("reactive")).model, train(plain).model)
+    assert torch.equal(train(rounds("verified")).model, train(plain).model)
+
+
+def test_every_cut_of_a_frame_is_refused() -> None:
+    format_ = wire.Wire(3, "float32", "none")
+    asks = [Ask(1, 1, 0, "vector"), Ask(1, 1, 1, "digest"), Ask(1, 1, 0, "sketch"), Ask(1, 1, 2, "transcript")]
+    items = [
+        pairs.as_bytes(torch.ones(3)),
+        torch.zeros(32, dtype=torch.uint8),
+        pairs.as_bytes(torch.ones(pairs.SKETCH, dtype=torch.float64)),
+        pairs.sized(torch.arange(5.0)),
+    ]
+    frame = torch.zeros(pairs.room(asks, format_, 5), dtype=torch.uint8)
+    length = pairs.pack(items, format_, 1, wire.Timing(0.0, 0.0), frame)
+    assert length == len(frame)
+    found = pairs.unpack(frame, length, asks, format_, 1)
+    assert not isinstance(found, str)
+    _, (vector, digest, sketch, transcript) = found
+    assert pairs.vector_of(vector, frame, format_)[1].tolist() == [1, 1, 1]
+    assert pairs.vector_of(vector, frame, format_)[0] == pairs.digest(torch.ones(3))
+    assert pairs.bytes_of(frame, digest) == b"\0" * 32
+    assert pairs.sketch_of(sketch, frame) == (1.0,) * pairs.SKETCH
+    assert pairs.transcript_of(transcript, frame).tolist() == [0, 1, 2, 3, 4]
+    for shorter in range(length):
+        assert isinstance(pairs.unpack(frame, shorter, asks, format_, 1), str)
+    assert isinstance(pairs.unpack(frame, length, asks, format_, 2), str)
+    assert isinstance(pairs.unpack(frame, length, asks[:3], format_, 1), str)
+    for numbers in (4, 6, -1, 2**62):
+        other = frame.clone()
+        other[transcript.start - 8 : transcript.start] = pairs.as_bytes(torch.tensor([numbers]))
+        assert isinstance(pairs.unpack(other, length, asks, format_, 1), str)
+    assert pairs.asks_of(1, pairs.numbers_of(asks)) == asks
