@@ -11,8 +11,8 @@ difference is measured by
 proportion to it. Where terms cancel, as in a gradient that is zero in exact arithmetic, rounding is all there is. The
 whole product has the last word, so that no honest worker is convicted by a secret vector that was unlucky.
 
-r is Gaussian and not of signs. An error e in a row leaves e . r, which is normal with deviation |e|: the chance that it is
-below t |e| is less than 0.8 t. With signs an error in two numbers of a row would cancel with chance 1/2.
+r is Gaussian and not of signs. An error e in a row leaves e . r, which is normal with deviation |e|: the chance that
+it is below t |e| is less than 0.8 t. With signs an error in two numbers of a row would cancel with chance 1/2.
 """
 
 import math
