@@ -47,7 +47,16 @@ def honest() -> None:
     """Print the largest residual of honest workers with other kernels; a tolerance of 1 lets all of them pass."""
     for worker, (environment, threads, onednn) in WORKERS.items():
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-W", "ignore", "-m", "benchmarks.tolerance", "record", str(threads), str(onednn)]
+            command = [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-m",
+                "benchmarks.tolerance",
+                "record",
+                str(threads),
+                str(onednn),
+            ]
             subprocess.run([*command, folder], env={**os.environ, **environment}, check=True)
             transcripts = [torch.load(Path(folder) / str(number)) for number in range(len(CASES))]
         for (name, samples), transcript in zip(CASES, transcripts, strict=True):

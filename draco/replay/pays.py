@@ -7,7 +7,8 @@ model, on the batch, on the network and on the number of pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import NamedTuple, TypeVar
 
@@ -58,8 +59,9 @@ def measure(
     """
     compute()
     _, transcript = record(compute)
-    gradient = _median_s(compute, clock, repeats)
-    again = _median_s(lambda: replay(compute, transcript, generator=generator), clock, repeats)
+    gradient = _median_s([compute] * repeats, clock)
+    copies = [transcript.clone() for _ in range(repeats)]  # a replay may overwrite its transcript
+    again = _median_s([partial(replay, compute, copy, generator=generator) for copy in copies], clock)
     return Costs(gradient, again, numbers, len(transcript))
 
 
@@ -102,9 +104,9 @@ def advise(costs: Costs, *, pairs: int, adversaries: int, bytes_a_second: float 
     return Advice(share, size, server_s, copies, pays, sentence)
 
 
-def _median_s(call: Callable[[], object], clock: Callable[[], float], repeats: int) -> float:
+def _median_s(calls: Sequence[Callable[[], object]], clock: Callable[[], float]) -> float:
     times = []
-    for _ in range(repeats):
+    for call in calls:
         start = clock()
         call()
         times.append(clock() - start)

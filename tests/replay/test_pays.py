@@ -56,6 +56,12 @@ def test_times_are_the_medians_of_the_given_clock() -> None:
     assert costs == Costs(1.0, 1.0, 7, 256 * 256)
 
 
+def test_computations_that_change_products_in_place_are_measured_too() -> None:
+    a = torch.randn(256, 256)
+    costs = measure(lambda: (a @ a).relu_(), clock=time.thread_time, generator=torch.Generator(), numbers=1)
+    assert costs.transcript == 256 * 256
+
+
 def test_a_replay_of_wide_products_takes_less_than_they_do() -> None:
     a = torch.randn(1024, 1024)
     costs = measure(lambda: a @ a, clock=time.thread_time, generator=torch.Generator(), numbers=1024 * 1024)
