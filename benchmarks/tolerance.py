@@ -1,8 +1,8 @@
 """The figures of docs/checked.md: honest residuals, what errors at the tolerance do, and whether replays pay.
 
-    .venv/bin/python -m benchmarks.tolerance [honest] [gradients] [training] [pays]
+    .venv/bin/python -m benchmarks.tolerance [honest] [sums] [gradients] [training] [pays]
 
-Without a name it prints all four, on one thread, in about 20 minutes of one core. Times are of the thread's own clock,
+Without a name it prints all, on one thread, in about 20 minutes of one core. Times are of the thread's own clock,
 so that other programs disturb them less.
 """
 
@@ -21,7 +21,7 @@ from benchmarks.tolerance_attack import across, against_learning, losses, moved,
 from benchmarks.tolerance_cases import Case, build
 from draco.replay import CheatError, record, replay
 from draco.replay.pays import advise, measure
-from draco.replay.tolerance import LEAST
+from draco.replay.tolerance import LEAST, default_tolerance
 
 CASES = (("lenet", 48), ("gpt 4x128", 2), ("resnet18", 4))
 # Who computes: environment, threads, oneDNN. The checker has all instructions, one thread and oneDNN.
@@ -73,6 +73,23 @@ def _judged(case: Case, transcript: torch.Tensor) -> str:
     except CheatError as error:
         end = f"convicted: {error}"
     return f"{worst.worst:.1e} ({worst.where}) | {end}"
+
+
+def sums() -> None:
+    """Print how far oneDNN's weight gradients with long sums are from those in float64, by the scale of each row."""
+    for images in (4, 16, 64, 256):
+        for positive in (False, True):
+            generator = _secret(0)
+            x, by = (torch.randn(images, channels, 32, 32, generator=generator) for channels in (8, 16))
+            x, by = (x.abs(), by.abs()) if positive else (x, by)
+            shape = (16, 8, 3, 3)
+            false = torch.nn.grad.conv2d_weight(x, shape, by, padding=1).double()
+            true = torch.nn.grad.conv2d_weight(x.double(), shape, by.double(), padding=1)
+            rows = true.norm(dim=0)
+            scale = rows + rows.square().mean().sqrt() + by.double().norm() * x.double().square().mean().sqrt()
+            worst = float(((false - true).norm(dim=0) / scale).max())
+            length = images * 32 * 32
+            print(f"sums of {length:,}, positive: {positive} | {worst:.1e} | tolerance {default_tolerance(length):.1e}")
 
 
 def gradients() -> None:
@@ -130,6 +147,6 @@ if __name__ == "__main__":
         _record(*sys.argv[2:])
     else:
         torch.set_num_threads(1)
-        for section in (honest, gradients, training, pays):
+        for section in (honest, sums, gradients, training, pays):
             if len(sys.argv) == 1 or section.__name__ in sys.argv[1:]:
                 section()

@@ -14,33 +14,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.tolerance_cases import Case, build, flat
 from draco.data.datasets import dataset_info
 from draco.data.info import Request
 from draco.data.synthetic import convert_synthetic
-from draco.replay.products import places
+from draco.replay.mode import ProductMode
+from draco.replay.products import Places
 
 Change = Callable[[Any, int, Tensor], Tensor]  # (operation, output, product) -> what a liar says it is
 
 
-class Disturbed(TorchDispatchMode):
+class Disturbed(ProductMode):
     """Every product that a transcript has is replaced by what a liar says."""
 
     def __init__(self, change: Change) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.change = change
 
-    def __torch_dispatch__(
-        self, op: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = op(*args, **(kwargs or {}))
-        if places(op, args) is None:
-            return out
-        if isinstance(out, (tuple, list)):
-            return tuple(part if part is None else self.change(op, i, part) for i, part in enumerate(out))
-        return self.change(op, 0, out)
+    def product(self, op: Any, args: Sequence[Any], options: dict[str, Any], found: Places) -> Sequence[Any]:
+        """Return the outputs of a product as the liar has them."""
+        out = op(*args, **options)
+        outputs = out if isinstance(out, (tuple, list)) else (out,)
+        return [part if part is None else self.change(op, i, part) for i, part in enumerate(outputs)]
 
 
 def noise(size: float, seed: int) -> Change:
@@ -49,7 +45,7 @@ def noise(size: float, seed: int) -> Change:
 
     def change(op: Any, output: int, product: Tensor) -> Tensor:
         drawn = torch.randn(product.shape, generator=generator)
-        return product + drawn * (size * product.norm() / drawn.norm())
+        return product + drawn * float(size * product.norm() / drawn.norm())
 
     return change
 

@@ -1,7 +1,6 @@
 """The models that benchmarks/tolerance.py looks at, as computations of one partition's gradient."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -45,7 +44,8 @@ class _Block(nn.Module):
         q, k, v = parts.permute(2, 0, 3, 1, 4)
         mixed = torch.softmax(q @ k.transpose(-1, -2) * math.sqrt(self.heads / width), -1) @ v
         x = x + self.out(mixed.transpose(1, 2).reshape(count, tokens, width))
-        return x + self.down(F.gelu(self.up(self.second(x))))
+        y: Tensor = x + self.down(F.gelu(self.up(self.second(x))))
+        return y
 
 
 def _gpt(layers: int, width: int, vocabulary: int = 1000) -> nn.Module:
@@ -72,6 +72,3 @@ def build(name: str, samples: int) -> Case:
 def flat(tensors: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
     """Return tensors end to end."""
     return torch.cat([tensor.flatten() for tensor in tensors])
-
-
-Compute = Callable[[], Tensor]

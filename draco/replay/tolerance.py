@@ -15,7 +15,7 @@ def default_tolerance(inner: int) -> float:
     """Return the tolerance of a product whose numbers are sums of `inner` terms.
 
     Rounding of a sum that is built term by term grows as the root of its length. So the tolerance is
-    max(1e-5, 2^-23 sqrt(inner)). Honest residuals were 1/5 of it or less on every kernel that was measured.
+    max(1e-5, 2^-23 sqrt(inner)). Whole rows of honest products erred by 1/4 of it or less on all kernels measured.
 
     Raises:
         ValueError: the length is negative.

@@ -1,7 +1,7 @@
 """Attackers on the check of products: each is found, or within the bound that docs/checked.md states."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from draco.replay import CheatError, record, replay
 from draco.replay import products as recorded
+from draco.replay.mode import ProductMode
 from draco.replay.tolerance import default_tolerance
 
 Compute = Callable[[], Tensor]
@@ -63,19 +64,18 @@ class _Places:
     """Where each product lies in a transcript: kind, which output, and its numbers."""
 
     def __init__(self, compute: Compute) -> None:
-        from torch.utils._python_dispatch import TorchDispatchMode
-
         found: list[tuple[str, int, int, tuple[int, ...]]] = []
 
-        class Mode(TorchDispatchMode):
-            def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-                for output, place in enumerate(recorded.places(op, args) or ()):
+        class Mode(ProductMode):
+            def product(self, op: Any, args: Any, options: Any, places: recorded.Places) -> Sequence[Any]:
+                for output, place in enumerate(places):
                     if place is not None:
                         start = found[-1][2] + math.prod(found[-1][3]) if found else 0
                         found.append((op.overloadpacket.__name__, output, start, place.shape))
-                return op(*args, **(kwargs or {}))
+                out = op(*args, **options)
+                return out if isinstance(out, (tuple, list)) else (out,)
 
-        with Mode():
+        with Mode():  # type: ignore[no-untyped-call]
             compute()
         self.all = found
 
