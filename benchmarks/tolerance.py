@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.nn.grad import conv2d_weight
 
 from benchmarks.tolerance_attack import across, against_learning, losses, moved, noise, worst_direction
 from benchmarks.tolerance_cases import Case, build
@@ -83,8 +84,8 @@ def sums() -> None:
             x, by = (torch.randn(images, channels, 32, 32, generator=generator) for channels in (8, 16))
             x, by = (x.abs(), by.abs()) if positive else (x, by)
             shape = (16, 8, 3, 3)
-            false = torch.nn.grad.conv2d_weight(x, shape, by, padding=1).double()
-            true = torch.nn.grad.conv2d_weight(x.double(), shape, by.double(), padding=1)
+            false = conv2d_weight(x, shape, by, padding=1).double()
+            true = conv2d_weight(x.double(), shape, by.double(), padding=1)
             rows = true.norm(dim=0)
             scale = rows + rows.square().mean().sqrt() + by.double().norm() * x.double().square().mean().sqrt()
             worst = float(((false - true).norm(dim=0) / scale).max())

@@ -66,7 +66,7 @@ class _Places:
     def __init__(self, compute: Compute) -> None:
         found: list[tuple[str, int, int, tuple[int, ...]]] = []
 
-        class Mode(ProductMode):
+        class Mode(ProductMode):  # type: ignore[no-untyped-call]
             def product(self, op: Any, args: Any, options: Any, places: recorded.Places) -> Sequence[Any]:
                 for output, place in enumerate(places):
                     if place is not None:
