@@ -13,7 +13,7 @@ from rich.table import Table
 from benchmarks import exchange, kernels, plain, rules, simulated, start, steps, wires
 from benchmarks.timing import Row
 
-SECTIONS = ("kernels", "aggregators", "wires", "receive", "exchange", "steps", "simulated", "plain", "start")
+SECTIONS = ("kernels", "aggregators", "wires", "receive", "exchange", "steps", "replay", "simulated", "plain", "start")
 
 
 def main(target: Path, *, quick: bool, only: Collection[str] = SECTIONS) -> None:
@@ -51,6 +51,7 @@ def _all(quick: bool, only: Collection[str]) -> "Iterator[Row | rules.Figure]":
         "receive": lambda: steps.receive_rows(quick),
         "exchange": lambda: exchange.rows(quick),
         "steps": lambda: steps.rows(quick),
+        "replay": lambda: _replay(quick),
         "simulated": lambda: simulated.rows(quick),
         "plain": lambda: plain.rows(quick),
         "start": lambda: start.rows(quick),
@@ -58,6 +59,12 @@ def _all(quick: bool, only: Collection[str]) -> "Iterator[Row | rules.Figure]":
     for name in SECTIONS:
         if name in only:
             yield from sections[name]()
+
+
+def _replay(quick: bool) -> Iterator[Row]:
+    from benchmarks import replay  # only here, as it is a command as well
+
+    yield from replay.rows(quick)
 
 
 def _table(rows: list[Row]) -> Table:
