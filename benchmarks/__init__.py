@@ -10,10 +10,22 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import exchange, kernels, plain, rules, simulated, start, steps, wires
+from benchmarks import exchange, kernels, plain, protocol_steps, rules, simulated, start, steps, wires
 from benchmarks.timing import Row
 
-SECTIONS = ("kernels", "aggregators", "wires", "receive", "exchange", "steps", "replay", "simulated", "plain", "start")
+SECTIONS = (
+    "kernels",
+    "aggregators",
+    "wires",
+    "receive",
+    "exchange",
+    "steps",
+    "replay",
+    "simulated",
+    "plain",
+    "protocols",
+    "start",
+)
 
 
 def main(target: Path, *, quick: bool, only: Collection[str] = SECTIONS) -> None:
@@ -54,6 +66,7 @@ def _all(quick: bool, only: Collection[str]) -> "Iterator[Row | rules.Figure]":
         "replay": lambda: _replay(quick),
         "simulated": lambda: simulated.rows(quick),
         "plain": lambda: plain.rows(quick),
+        "protocols": lambda: protocol_steps.rows(quick),
         "start": lambda: start.rows(quick),
     }
     for name in SECTIONS:

@@ -52,7 +52,7 @@ def _rows(case: Case, turns: int, launcher: str) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         data.prepare(case.data, Path(folder))
         for _ in range(turns):
-            plain += _plain(case, folder)
+            plain += torch_steps(case, folder)
             for name, scheme in SCHEMES.items():
                 job = f"model: {case.model}, data: {case.data}, batch_size: {case.batch_size}, scheme: {scheme},"
                 job += f" optimizer: {{lr: 0.01}}, steps: {case.warm_up + case.steps + 1}"
@@ -67,7 +67,8 @@ def _rows(case: Case, turns: int, launcher: str) -> Iterator[Row]:
             yield Row(f"of which {part}", size, seconds, "plain PyTorch", seconds / base, None)
 
 
-def _plain(case: Case, folder: str) -> list[float]:
+def torch_steps(case: Case, folder: str) -> list[float]:
+    """Return the seconds of each step of plain PyTorch on all cores, after the warm-up; `folder` has the data set."""
     argv = [sys.executable, "-m", "benchmarks.plain_torch", case.model, case.data, str(case.batch_size)]
     cores = str(len(os.sched_getaffinity(0)))
     environment = (("OMP_NUM_THREADS", cores), ("MKL_NUM_THREADS", cores))

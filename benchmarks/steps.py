@@ -14,11 +14,13 @@ from typing import Any
 from benchmarks.memory import CHECKOUT
 from benchmarks.timing import Row
 from draco.data import prepare
-from draco.job import parse, to_yaml
+from draco.job import Job, parse, to_yaml
 from draco.launch.environment import launch_environment
 from draco.launch.plan import plan
 from draco.runs import events
 from draco.runs.directory import create
+from draco.training.build import Built
+from draco.training.process import serve_all
 
 # A small batch and a large model, so that decoding does not hide behind the gradients. Every worker computes 12
 # samples in all three: partitions of 12 samples, alone, in a group's vote, and 3 partitions of 4 samples encoded.
@@ -71,14 +73,28 @@ def receive_rows(quick: bool) -> Iterator[Row]:
         yield Row("receive over MPI", f"n={n} d={d:,}", figures["received"], "a copy of n*d floats", ratio, 1.3)
 
 
-def steps_of(folder: Path, name: str, job: str, launcher: str, warm_up: int = WARM_UP) -> list[Event]:
+def steps_of(folder: Path, name: str, job: str, launcher: str = "mpi", warm_up: int = WARM_UP) -> list[Event]:
     """Run the job with those keys and return its steps after the warm-up; `folder` has its data set."""
-    data = f"data.root={folder}"
-    parsed = parse(f"{{name: {name}, workers: {WORKERS}, {job}, eval_every: 0, launcher: {launcher}}}", "bench", [data])
-    directory = create(folder / "runs", name, to_yaml(parsed))
+    parsed, directory = _made(folder, name, f"workers: {WORKERS}, {job}, launcher: {launcher}")
     made = plan(parsed, directory, python=sys.executable)
     run(made.argv, made.environment)
-    return [e for e in events.read(directory / "events.jsonl") if e["event"] == "step"][warm_up:]
+    return _steps(directory, warm_up)
+
+
+def simulated_steps(folder: Path, name: str, job: str, *, warm_up: int, workers: int = WORKERS) -> list[Event]:
+    """Return the same of a simulation in this process."""
+    parsed, directory = _made(folder, name, f"workers: {workers}, {job}, launcher: simulate")
+    serve_all(Built(parsed), directory)
+    return _steps(directory, warm_up)
+
+
+def _made(folder: Path, name: str, job: str) -> tuple[Job, Path]:
+    parsed = parse(f"{{name: {name}, {job}, eval_every: 0}}", "bench", [f"data.root={folder}"])
+    return parsed, create(folder / "runs", name, to_yaml(parsed))
+
+
+def _steps(directory: Path, warm_up: int) -> list[Event]:
+    return [event for event in events.read(directory / "events.jsonl") if event["event"] == "step"][warm_up:]
 
 
 def lasted(found: list[Event]) -> list[float]:

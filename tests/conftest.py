@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before numpy is there: test processes on few cores make each other's BLAS threads wait, a hundred times as long.
@@ -15,6 +15,8 @@ from hypothesis import settings
 
 from draco import data, files
 from draco.job import Job, parse, to_yaml
+from draco.launch import fork_client
+from draco.launch.environment import launch_environment, process_environment
 from draco.runs import directory as run_directory
 from draco.tasks.building import build_task
 from draco.training import build, checkpoint, greeting, process, server, transport, worker
@@ -53,6 +55,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _one_thread() -> None:
     """Bits depend on the number of threads; jobs use one by default."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def _fork_server() -> Iterator[str]:
+    environment = launch_environment(os.environ, process_environment(threads=1))
+    with fork_client.ForkServer(environment) as name:
+        yield name
+
+
+@pytest.fixture
+def forks(_fork_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands that a test starts have their ranks from one fork server, as torch's import is half their time.
+
+    Not for tests of how a run gets a fork server of its own, or of another checkout's code.
+    """
+    monkeypatch.setenv(fork_client.NAME, _fork_server)
 
 
 @pytest.fixture(scope="session")

@@ -75,6 +75,8 @@ def _check_scheme(job: Job) -> Iterator[Fault]:
     if job.wire.compression != "none" and scheme.in_rounds:
         message = f"{name} sends vectors and digests in one message: must be none, got {job.wire.compression}"
         yield Fault("wire.compression", message, ("scheme.name",))
+    if name == "checked":
+        yield from _check_replay(job)
     if needed > n:
         yield Fault("scheme.adversaries", f"{s} needs at least {needed} workers, got {n}", SCHEME[:2])
         return
@@ -92,6 +94,15 @@ def _check_scheme(job: Job) -> Iterator[Fault]:
         message = f"must be at least {per * k}: {name} cuts it into {k} partitions{why}, got {job.batch_size}"
         yield Fault("batch_size", message, (*about, "model"))
     yield from _check_aggregator(job)
+
+
+def _check_replay(job: Job) -> Iterator[Fault]:
+    """Yield what the server cannot replay and check."""
+    if job.autocast.dtype != "none":
+        message = f"checked takes products in float32: must be none, got {job.autocast.dtype}"
+        yield Fault("autocast.dtype", message, ("scheme.name",))
+    if job.device != "cpu":
+        yield Fault("device", f"checked replays on the server's CPU: must be cpu, got {job.device}", ("scheme.name",))
 
 
 def _check_own(job: Job) -> Iterator[Fault]:

@@ -32,14 +32,12 @@ def check_convolution(out: Sequence[Tensor], args: Sequence[Any], options: Any, 
     want = images.new_zeros(out[0].shape[0], *out[0].shape[2:])
     if bias is not None:
         want += torch.dot(r, bias)
-    for place, (here, there) in enumerate(
-        _shifts(weight.shape[2:], x.shape[2:], want.shape[1:], tuple(stride), tuple(padding), tuple(dilation))
-    ):
+    how = (tuple(stride), tuple(padding), tuple(dilation))
+    for place, (here, there) in enumerate(_shifts(weight.shape[2:], x.shape[2:], want.shape[1:], *how)):
         want[here].add_(images.select(1, place)[there])
     got = _contract(r[None], out[0])[:, 0]
-    yield Equation(
-        0, 1, got, want, weight[0].numel(), lambda: rms(x) * norm(weight) + (0.0 if bias is None else norm(bias))
-    )
+    added = 0.0 if bias is None else norm(bias)
+    yield Equation(0, 1, got, want, weight[0].numel(), lambda: rms(x) * norm(weight) + added)
 
 
 def check_convolution_backward(

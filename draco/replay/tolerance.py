@@ -86,5 +86,7 @@ def gradient_bound(tolerance: float, amplification: float, lying: float = 1.0) -
         ValueError: a number is negative, or the share above 1.
     """
     if tolerance < 0 or amplification < 0 or not 0 <= lying <= 1:
-        raise ValueError(f"tolerance {tolerance}, amplification {amplification}, lying {lying}; give 0 or more, and a share")
+        raise ValueError(
+            f"tolerance {tolerance}, amplification {amplification}, lying {lying}; give 0 or more, and a share"
+        )
     return tolerance * amplification * lying

@@ -10,7 +10,7 @@ from draco.schemes.cyclic_dft import CYCLIC_DFT
 from draco.schemes.declaration import SchemeDeclaration, Sizes
 from draco.schemes.detox import DETOX
 from draco.schemes.election import ELECTION
-from draco.schemes.in_rounds import REACTIVE, VERIFIED
+from draco.schemes.in_rounds import CHECKED, REACTIVE, VERIFIED
 from draco.schemes.own_scheme import adapt_scheme
 from draco.schemes.placement import PLACEMENT
 from draco.schemes.repetition import REPETITION
@@ -46,6 +46,7 @@ SCHEMES: dict[str, SchemeDeclaration] = table(
     SOLON,
     REACTIVE,
     VERIFIED,
+    CHECKED,
 )
 CODES = {name: declared for name, declared in SCHEMES.items() if not declared.in_rounds}  # of one round
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from draco.declaration import Option
+from draco.protocols.checked import checked
 from draco.protocols.reactive import reactive
 from draco.protocols.verified import checked_verifiers, verified
 from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
@@ -64,5 +65,22 @@ VERIFIED = SchemeDeclaration(
     },
     sizes=_verified_sizes,
     protocol=verified,
+    in_rounds=True,
+)
+
+
+def _checked_sizes(workers: int, adversaries: int, **_: object) -> Sizes:
+    if workers <= adversaries:
+        raise ValueError(f"checked: {adversaries} adversaries need at least {adversaries + 1} workers, got {workers}")
+    return Sizes(partitions=workers - adversaries, gradients=workers - adversaries)
+
+
+CHECKED = SchemeDeclaration(
+    name="checked",
+    function=_no_code,
+    text="one copy, with its matrix products, which the server checks as it replays the step: any s < n",
+    sizes=_checked_sizes,
+    least=lambda s, given: s + 1,
+    protocol=checked,
     in_rounds=True,
 )

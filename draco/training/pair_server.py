@@ -24,6 +24,7 @@ from draco.training.build import Built
 from draco.training.clock import Clock, rounded
 from draco.training.greeting import Greeting
 from draco.training.reduce import build_reduce
+from draco.training.replayer import Replayer
 from draco.training.rounds import Driver, Told
 from draco.training.state import Taken, Training
 from draco.training.transport import ServerTransport
@@ -53,7 +54,9 @@ class PairServer:
         self.job, self.training, self.transport, self.secret, self.log = job, training, transport, secret, log
         self.protocol = built.protocol
         self.court = Court(job.workers, job.scheme.adversaries, training.proofs)
-        self.driver = Driver(job, self.protocol, transport, built.format)
+        self.replayer = Replayer(built) if "transcript" in self.protocol.sends else None
+        check, products = (self.replayer.check, self.replayer.products) if self.replayer else (None, 0)
+        self.driver = Driver(job, self.protocol, transport, built.format, check, products)
         self.driver.unlike = greeting.unlike(greetings)
         self.reduce = build_reduce(built, training)
         self._open: _Step | None = None
@@ -104,6 +107,8 @@ class PairServer:
 
     def _rounds(self, step: int, clock: Clock) -> tuple[Outcome, Told]:
         self._draw(step)
+        if self.replayer is not None:
+            self.replayer.load(step, self.training.flat)
         rounds_ = self.protocol.step(self.court, step, None if self._open is None else self._open.committed)
         outcome, told = self.driver.run(rounds_, self.court, step, self.training.flat, self._leak(step), clock.lap)
         self._count(told)

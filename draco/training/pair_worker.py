@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from draco.errors import OwnCodeError
 from draco.job import Job
 from draco.protocols.rounds import Ask
+from draco.replay import record
 from draco.training import adversary, pairs
 from draco.training.build import Built
 from draco.training.gradients import StepVectors
@@ -27,14 +29,16 @@ from draco.training.worker import build_worker
 class PairVectors:
     """The vectors of pairs as this process computes them, each once; as they travel, in the job's `wire.dtype`."""
 
-    def __init__(self, vectors: StepVectors, format_: Wire) -> None:
+    def __init__(self, vectors: StepVectors, format_: Wire, ragged: bool | None = None) -> None:
+        """`ragged`: partitions may have other shapes from step to step; None: nobody asks for transcripts."""
         self.vectors, self.format = vectors, format_
         self._models: dict[int, Tensor] = {}
         self._computed: dict[tuple[int, int], Tensor] = {}
         self._digests: dict[tuple[int, int], bytes] = {}
         self._out = torch.zeros(vectors.elements)
-        self.products = 0  # the most numbers of a transcript, where there are any
         self._used = 0  # the step whose parameters `vectors` has
+        # The most numbers of a transcript. Partition 0 is the largest, and every process finds the same.
+        self.products = 0 if ragged is None else (1 + ragged) * self._measured()
 
     def load(self, step: int, model: Tensor) -> None:
         """Take the parameters (p,) of a step; what was computed with others of the same step is forgotten."""
@@ -66,11 +70,25 @@ class PairVectors:
 
     def transcript(self, step: int, partition: int) -> Tensor:
         """Return the products of which the vector of a pair is made, float32."""
-        from draco.replay import record
-
         self.use(step)
-        _, transcript = record(lambda: self.vectors.partition(step, partition, self._out))
+        _, transcript = record(
+            lambda: self.vectors.partition(step, partition, self._out), room=max(self.products, 1 << 10)
+        )
+        if self.products and len(transcript) > self.products:
+            raise OwnCodeError(
+                f"step {step}: partition {partition} has {len(transcript):,} products, and room is made for "
+                f"{self.products:,}, twice those of the first; take samples of like shapes, or another scheme"
+            )
         return transcript
+
+    def _measured(self) -> int:
+        """Return how many numbers the transcript of the first pair has."""
+        self._models[1] = torch.zeros(self.vectors.parameters)
+        self.products = 0
+        length = len(self.transcript(1, 0))
+        del self._models[1]
+        self._used = 0
+        return length
 
     def use(self, step: int) -> None:
         """Let `vectors` have the parameters of a step that is kept."""
@@ -96,11 +114,12 @@ class PairWorker:
             self.source.load(task.step, model)
         began = time.perf_counter()
         asks = pairs.in_order(pairs.asks_of(self.rank, task.asks))
+        transcripts = {ask: self.transcript(ask, task) for ask in asks if ask.send == "transcript"}
         for ask in asks:  # the rest is packing
-            if ask.send != "transcript":
+            if ask not in transcripts:
                 self.vector(ask, task)
         computed = time.perf_counter()
-        items = [self._item(ask, task) for ask in asks]
+        items = [pairs.sized(transcripts[ask]) if ask in transcripts else self._item(ask, task) for ask in asks]
         timing = Timing(computed - began, time.perf_counter() - computed)
         return pairs.pack(items, self.source.format, task.step, timing, frame)
 
@@ -124,8 +143,6 @@ class PairWorker:
             return pairs.as_bytes(self.vector(ask, task))
         if ask.send == "digest":
             return torch.frombuffer(bytearray(self.digest(ask, task)), dtype=torch.uint8)
-        if ask.send == "transcript":
-            return pairs.sized(self.transcript(ask, task))
         raise ValueError(f"{ask.send} is none of what a worker sends")
 
 
@@ -197,7 +214,9 @@ def build_pair_workers(
 ) -> list[PairWorker]:
     """Return the workers of a process, which share what they compute. `sleep` is None where nothing is waited for."""
     job = built.job
-    source = PairVectors(vectors, built.format)
+    assert built.protocol is not None
+    ragged = job.task is not None if "transcript" in built.protocol.sends else None
+    source = PairVectors(vectors, built.format, ragged)
     workers: list[PairWorker] = []
     knowledge: Knowledge | None = None
     remembered: Any = _Remembered(source, built.plan.partitions)

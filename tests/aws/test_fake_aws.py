@@ -404,7 +404,11 @@ class Operator:
         return made.stdout
 
 
-alone = pytest.mark.alone
+def alone(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test of real nodes."""
+    return pytest.mark.alone(pytest.mark.xdist_group("engine")(test))
+
+
 needs_nodes = pytest.mark.skipif(bool(fake_aws.why_not()), reason=fake_aws.why_not() or "nodes")
 needs_engine = pytest.mark.skipif(
     bool(fake_aws.why_not("dockerd", "docker", "docker-registry")),

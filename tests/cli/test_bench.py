@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 import benchmarks as bench
-from benchmarks import contests, memory, peers, rules, simulated, start
+from benchmarks import contests, memory, peers, protocol_steps, rules, simulated, start
 from benchmarks.contests import CONTESTS, hopeless
 from benchmarks.timing import Row, alternate
 from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
@@ -36,6 +36,9 @@ def test_the_benchmark_prints_every_target_and_writes_its_figures(tmp_path: Path
         ("training step, cyclic", 1.1),
         ("receive over MPI", 1.3),
         ("model out, replies in", 3.0),
+        ("step, reactive, nobody lies", 2.2),
+        ("step, reactive, liars expelled", 1.15),
+        ("bytes received, reactive, nobody lies", 0.95),
         ("steps with a slow worker", 1.3),
         ("cyclic decode at constant n*d, 0 errors", 1.3),
         ("cyclic decode at constant n*d, 2 errors", 1.3),
@@ -60,6 +63,21 @@ def test_the_aggregators_stand_beside_the_peers(tmp_path: Path, capsys) -> None:
     assert all(figure["seconds"] > 0 and (figure["memory"] is not None) == memory.RESET.exists() for figure in figures)
     assert all(figure["reasons"] == {} for figure in figures)  # every peer's call goes through
     assert {peer for figure in figures for peer in figure["peers"]} == set(peers.VERSIONS)
+
+
+def test_protocols_that_this_version_lacks_are_left_out() -> None:
+    plain = protocol_steps.VARIANTS["plain mean"]
+    assert protocol_steps.known(plain)
+    assert protocol_steps.known(plain._replace(scheme="{name: verified, adversaries: 1, verifiers: 1}"))
+    assert not protocol_steps.known(plain._replace(scheme="{name: verified, adversaries: 1, deposits: 1}"))
+    assert not protocol_steps.known(plain._replace(scheme="{name: absent, adversaries: 1}"))
+
+
+def test_gradients_of_protocols_are_counted_over_the_steps_that_would_follow(tmp_path: Path, data_root: Path) -> None:
+    (tmp_path / "synthetic").symlink_to(data_root / "synthetic")
+    rows = {row.what: row.ratio for row in protocol_steps._counted(tmp_path, "fc", "synthetic", 3, 2)}
+    assert rows["gradients, reactive, nobody lies"] == 3.0
+    assert 1.0 < rows["gradients, reactive, 2 always lie"] <= 1.05
 
 
 def test_a_simulated_step_stands_beside_the_peers(tmp_path: Path) -> None:

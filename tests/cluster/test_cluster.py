@@ -39,6 +39,7 @@ def why_not() -> str:
 
 pytestmark = [
     pytest.mark.alone,
+    pytest.mark.xdist_group("namespaces"),
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
     pytest.mark.timeout(400),
 ]

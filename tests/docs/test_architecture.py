@@ -5,6 +5,7 @@ cli -> compare -> launch, report;    runs is what launch, training and report ha
 """
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,17 +36,22 @@ IMPURE = {"mpi4py", "subprocess", "logging", "time", "os", "pathlib", "random", 
 MODULES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py"))
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """Return the dotted names that a file imports, wherever in it, without those for type checking only."""
     found: set[str] = set()
-    tree = ast.parse(path.read_text())
     skipped = {
         id(inner)
-        for node in ast.walk(tree)
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
-    for node in ast.walk(tree):
+    for node in ast.walk(tree(path)):
         if id(node) in skipped:
             continue
         if isinstance(node, ast.Import):
@@ -64,15 +70,19 @@ def part(module: Path) -> str:
     return module.parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if part(m) in {*LIBRARY, "job"} - {"files", "own"}], ids=str)
-def test_the_library_and_the_job_import_no_effects(module: Path) -> None:
-    names = imports(PACKAGE / module)
-    assert not {name.split(".")[0] for name in names} & IMPURE
+def importing(*packages: str) -> set[Path]:
+    """Return the modules that import one of these packages."""
+    return {m for m in MODULES if {name.split(".")[0] for name in imports(PACKAGE / m)} & {*packages}}
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if part(m) not in ("cli", "__init__")], ids=str)
-def test_a_part_imports_only_the_layers_below_it(module: Path) -> None:
-    assert siblings(module) - {part(module)} <= LAYERS[part(module)]
+def test_the_library_and_the_job_import_no_effects() -> None:
+    assert {m for m in importing(*IMPURE) if part(m) in {*LIBRARY, "job"} - {"files", "own"}} == set()
+
+
+@pytest.mark.parametrize("name", sorted({part(m) for m in MODULES} - {"cli", "__init__"}))
+def test_a_part_imports_only_the_layers_below_it(name: str) -> None:
+    found = {m: siblings(m) - {name} - LAYERS[name] for m in MODULES if part(m) == name}
+    assert {m: above for m, above in found.items() if above} == {}
 
 
 def test_no_two_parts_import_each_other() -> None:
@@ -80,16 +90,13 @@ def test_no_two_parts_import_each_other() -> None:
     assert [(a, b) for a in above for b in above[a] if b in above and a in above[b]] == []
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_only_the_transport_imports_mpi4py(module: Path) -> None:
-    if module.parts[:2] != ("training", "transport") and module != Path("launch/round_trip.py"):  # which checks MPI
-        assert not any(name.split(".")[0] == "mpi4py" for name in imports(PACKAGE / module))
+def test_only_the_transport_imports_mpi4py() -> None:
+    found = importing("mpi4py")
+    assert {m for m in found if m.parts[:2] != ("training", "transport")} == {Path("launch/round_trip.py")}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_only_the_vision_module_imports_torchvision(module: Path) -> None:
-    if module != Path("models/vision.py"):
-        assert not any(name.split(".")[0] == "torchvision" for name in imports(PACKAGE / module))
+def test_only_the_vision_module_imports_torchvision() -> None:
+    assert importing("torchvision") <= {Path("models/vision.py")}
 
 
 def test_the_arrays_of_a_report_are_made_of_events_alone() -> None:
@@ -97,16 +104,13 @@ def test_the_arrays_of_a_report_are_made_of_events_alone() -> None:
     assert not {name.split(".")[0] for name in imports(PACKAGE / "report/series.py")} & (IMPURE | {"matplotlib"})
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_nothing_that_reads_a_message_unpickles(module: Path) -> None:
-    assert not {name.split(".")[0] for name in imports(PACKAGE / module)} & {"pickle", "marshal", "shelve", "dill"}
+def test_nothing_that_reads_a_message_unpickles() -> None:
+    assert importing("pickle", "marshal", "shelve", "dill") == set()
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_every_module_says_what_it_is(module: Path) -> None:
-    assert ast.get_docstring(ast.parse((PACKAGE / module).read_text()))
+def test_every_module_says_what_it_is() -> None:
+    assert [m for m in MODULES if not ast.get_docstring(tree(PACKAGE / m))] == []
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_the_package_meets_no_other_library_of_rules(module: Path) -> None:
-    assert not {name.split(".")[0] for name in imports(PACKAGE / module)} & {"byzfl", "byzpy", "cloudpickle"}
+def test_the_package_meets_no_other_library_of_rules() -> None:
+    assert importing("byzfl", "byzpy", "cloudpickle") == set()

@@ -75,9 +75,9 @@ def test_the_first_pages_stay_short(name: str, most: int) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_make_command_is_one_that_make_knows(checkout: Path, command: str) -> None:
+def test_every_make_command_is_one_that_make_knows(command: str) -> None:
     arguments = [a for a in shlex.split(command)[1:] if a != "..."]
-    result = make(checkout, "--dry-run", *arguments)
+    result = make(ROOT, "--dry-run", *arguments)
     assert result.returncode == 0, result.stderr
     for job in re.findall(r"(?:JOB|GRID)=(jobs/\S+)", command):
         assert (ROOT / job).exists()
@@ -94,15 +94,15 @@ def test_every_override_of_a_job_is_one_that_the_job_takes(command: str) -> None
     assert parse((ROOT / given["JOB"]).read_text(), given["JOB"], overrides)
 
 
-def test_make_help_lists_every_target(checkout: Path) -> None:
-    printed = make(checkout, "help").stdout
+def test_make_help_lists_every_target() -> None:
+    printed = make(ROOT, "help").stdout
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert {"train", "test", "eval", "bench", "lint"} <= set(targets)
     assert [t for t in targets if f"  {t} " not in printed] == []
 
 
-def test_make_train_without_a_job_says_which_to_name(checkout: Path) -> None:
-    result = make(checkout, "train")
+def test_make_train_without_a_job_says_which_to_name() -> None:
+    result = make(ROOT, "train")
     assert result.returncode == 2
     assert "make train JOB=jobs/quickstart.yaml" in result.stderr
 

@@ -24,6 +24,7 @@ def test_the_cells_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.M
     assert names["run"].job.name == "slower"
 
 
+@pytest.mark.usefixtures("forks")
 def test_the_script_trains_over_mpi_and_prints_what_the_page_says(tmp_path: Path) -> None:
     (script,) = SCRIPTS
     (tmp_path / "my_task.py").write_text(script)

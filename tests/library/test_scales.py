@@ -29,7 +29,7 @@ SCHEMES = {  # with the most by which the result may be off, relative to the hon
     "approximate-9-1": (build("approximate", workers=9, adversaries=1, vote="tolerance"), 1e-5),
 }
 EVERY = pytest.mark.parametrize(("scheme", "limit"), SCHEMES.values(), ids=SCHEMES)
-EXPONENTS = (-38, -37, -33, -25, -23, -21, -18, 0, 10, 18, 20, 30, 36, 37)
+EXPONENTS = (-38, -37, -23, -21, 0, 18, 36, 37)
 # Beside the roots of the least and largest float32 and float64, and of the bounds in the decoders' own code.
 SIZES = (1e-45, 1.1e-38, 1e-37, 3.7e-23, 1e-21, 1e-19, 1e-15, 1.0, 1.8e19, 1e31, 3e38)
 COMPLEX_SIZES = (1e-300, 1e-160, 1e64, 1e66, 1e154)

@@ -17,6 +17,8 @@ import torch
 from hostile_worker import MANNERS
 
 from draco.job import parse, to_yaml
+from draco.launch import fork_client
+from draco.launch.environment import launch_environment
 from draco.launch.plan import plan
 from draco.runs import directory as run_directory
 from draco.runs import events
@@ -37,6 +39,7 @@ reply_timeout_s: 20
 eval_every: 0
 """
 LIMIT_S = 120
+pytestmark = pytest.mark.usefixtures("forks")
 IT = 3  # its rank, the last
 WORST_RSS_MB = 250  # above what the server needs besides; the flood is twice that
 PROGRAM = Path(__file__).with_name("hostile_worker.py")
@@ -68,7 +71,7 @@ def folder(tmp_path: Path, data_root: Path) -> Path:
 def run(folder: Path, scheme: str, seed: int, *manners: str, steps: int = 12) -> Ended:
     job = parse(JOB.format(scheme=scheme, steps=steps), "test")
     directory = run_directory.create(folder / "runs", job.name, to_yaml(job)).relative_to(folder)
-    made = plan(job, directory)
+    made = plan(job, directory, forks=os.environ[fork_client.NAME])
     at = made.argv.index("-n")
     rank = made.argv[made.argv.index("none") + 1 :]
     where = made.argv[at + 2 : len(made.argv) - len(rank)]
@@ -76,7 +79,7 @@ def run(folder: Path, scheme: str, seed: int, *manners: str, steps: int = 12) ->
             "-n", "1", sys.executable, str(PROGRAM), str(seed), ",".join(manners))  # fmt: skip
     with open(folder / "output", "w+") as output:
         process = subprocess.Popen(
-            argv, env={**os.environ, **dict(made.environment)}, cwd=folder, stdout=output, stderr=output
+            argv, env=launch_environment(os.environ, dict(made.environment)), cwd=folder, stdout=output, stderr=output
         )
         sizes: list[float] = []
         watching = threading.Thread(target=watch, args=(process, folder / directory, sizes))

@@ -18,9 +18,13 @@ import torch
 
 from draco import files
 from draco.job import parse, to_yaml
+from draco.launch import fork_client
+from draco.launch.environment import launch_environment
+from draco.launch.plan import plan
 from draco.runs import directory as run_directory
 from draco.runs import events
 from draco.training import checkpoint, transport
+from draco.training.process import read_job
 
 JOB = """
 name: ranks
@@ -38,6 +42,7 @@ reply_timeout_s: {timeout}
 on_loss: {on_loss}
 """
 LIMIT_S = 120
+pytestmark = pytest.mark.usefixtures("forks")
 
 
 @pytest.fixture
@@ -81,6 +86,16 @@ def model(run: Path) -> torch.Tensor:
     return torch.cat([value.flatten() for value in checkpoint.load(path)["model"].values()])
 
 
+def simulated(folder: Path, train) -> Path:
+    """Train the newest run's job again in this process, with the same secret; return the run."""
+    first = newest(folder)
+    job = parse((first / "job.yaml").read_text(), "job.yaml", ["launcher=simulate"])
+    second = run_directory.create(folder / "simulated", job.name, to_yaml(job))
+    files.replace(second / "secret", (first / "secret").read_bytes())
+    train(job, second)
+    return second
+
+
 @pytest.mark.parametrize(
     ("scheme", "attack"),
     [
@@ -95,10 +110,9 @@ def test_a_simulation_gives_the_same_model_as_mpi_bit_for_bit(folder: Path, sche
     over_mpi = run(folder)
     assert over_mpi.returncode == 0, over_mpi.stderr
     first = newest(folder)
-    job = parse((first / "job.yaml").read_text(), "job.yaml", ["launcher=simulate"])
-    second = run_directory.create(folder / "simulated", job.name, to_yaml(job))
-    files.replace(second / "secret", (first / "secret").read_bytes())
-    train(job, second)
+    status = json.loads((first / "state.json").read_text())
+    assert (status["state"], status["step"]) == ("succeeded", 3)
+    second = simulated(folder, train)
     assert torch.equal(model(first), model(second))
     steps = [
         [(e["step"], e["loss"], e["suspects"]) for e in events.read(r / "events.jsonl") if e["event"] == "step"]
@@ -221,8 +235,8 @@ def test_a_worker_that_is_needed_and_killed_ends_the_run_promptly(long_run) -> N
 
 
 @pytest.mark.long
-def test_a_run_goes_on_without_workers_that_hang_or_are_killed_and_has_back_who_comes_back(folder: Path) -> None:
-    write_job(folder, steps=300, scheme="repetition", attack="none", patience=0.5)
+def test_a_run_goes_on_without_workers_that_hang_or_are_killed_and_has_back_who_comes_back(folder: Path, train) -> None:
+    write_job(folder, steps=200, scheme="repetition", attack="none", patience=0.5)
     process = started(folder)
     log = newest(folder) / "events.jsonl"
 
@@ -241,9 +255,7 @@ def test_a_run_goes_on_without_workers_that_hang_or_are_killed_and_has_back_who_
     assert not any(steps("suspects"))
     assert [e["event"] for e in events.read(log) if e["event"] in ("start", "interruption")] == ["start"]
     assert survivors(folder) == []
-    without = newest(folder)
-    assert run(folder, "--simulate").returncode == 0
-    assert torch.equal(model(without), model(newest(folder)))
+    assert torch.equal(model(newest(folder)), model(simulated(folder, train)))
 
 
 def await_(true: Callable[[], bool]) -> None:
@@ -267,8 +279,8 @@ def mpirun_process(folder: Path) -> int:
 
 
 @pytest.mark.long
-def test_a_run_outlives_its_server_and_its_mpirun_with_the_same_bits(folder: Path) -> None:
-    write_job(folder, steps=80, scheme="repetition", every=2)
+def test_a_run_outlives_its_server_and_its_mpirun_with_the_same_bits(folder: Path, train) -> None:
+    write_job(folder, steps=60, scheme="repetition", every=2)
     process = started(folder)
     os.kill(rank_process(folder, 0), signal.SIGKILL)
     log = newest(folder) / "events.jsonl"
@@ -289,13 +301,11 @@ def test_a_run_outlives_its_server_and_its_mpirun_with_the_same_bits(folder: Pat
     assert [e["launch"] for e in told if e["event"] == "relaunch"] == [2, 3]
     assert "interrupted: its processes ended" in errors
     assert survivors(folder) == []
-    whole = newest(folder)
-    assert run(folder, "--simulate").returncode == 0
-    assert torch.equal(model(whole), model(newest(folder)))
+    assert torch.equal(model(newest(folder)), model(simulated(folder, train)))
 
 
 @pytest.mark.long
-def test_sigusr1_to_mpirun_leaves_a_checkpoint_and_the_run_goes_on(folder: Path) -> None:
+def test_sigusr1_to_mpirun_leaves_a_checkpoint_and_ctrl_c_a_run_that_resumes_only_when_asked(folder: Path) -> None:
     write_job(folder, steps=100_000)
     process = started(folder)
     log = newest(folder) / "events.jsonl"
@@ -304,14 +314,6 @@ def test_sigusr1_to_mpirun_leaves_a_checkpoint_and_the_run_goes_on(folder: Path)
     (saved,) = [e["step"] for e in events.read(log) if e["event"] == "checkpoint"]
     await_(lambda: any(e["event"] == "step" and e["step"] > saved + 2 for e in events.read(log)))
     assert not (newest(folder) / "checkpoint").exists()
-    os.kill(process.pid, signal.SIGINT)
-    assert ended(process)[0] == 130
-
-
-@pytest.mark.long
-def test_ctrl_c_leaves_a_run_that_resumes_only_when_asked(folder: Path) -> None:
-    write_job(folder, steps=100_000)
-    process = started(folder)
     os.kill(process.pid, signal.SIGINT)
     code, errors = ended(process)
     assert code == 130
@@ -354,23 +356,8 @@ def started_again(folder: Path) -> subprocess.Popen[str]:
 def test_a_rank_that_fails_ends_the_job_with_its_reason(folder: Path) -> None:
     """The data disappear between the launcher's check and the ranks' start: an error in every rank."""
     write_job(folder)
-    run(folder)
-    job = newest(folder) / "job.yaml"
-    text = job.read_text().replace("root: data", "root: elsewhere")
-    assert text != job.read_text()
-    broken = run_directory.create(folder / "runs", "broken", text)
-    from draco.launch.plan import plan
-    from draco.training.process import read_job
-
-    made = plan(read_job(broken), broken)
-    result = subprocess.run(
-        made.argv,
-        env={**os.environ, **dict(made.environment)},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
+    job = parse((folder / "job.yaml").read_text(), "job.yaml", ["data.root=elsewhere"])
+    result = launched(folder, run_directory.create(folder / "runs", job.name, to_yaml(job)))
     assert "Traceback" not in result.stderr  # the sentence says all
     assert "elsewhere" in result.stderr
 
@@ -378,22 +365,14 @@ def test_a_rank_that_fails_ends_the_job_with_its_reason(folder: Path) -> None:
 @pytest.mark.long
 def test_the_number_of_processes_is_checked_before_anything_else(folder: Path) -> None:
     write_job(folder)
-    run(folder, "--simulate")
-    from draco.launch.plan import plan
-    from draco.training.process import read_job
-
-    job = read_job(newest(folder)).model_copy(update={"launcher": "mpi"})
-    (newest(folder) / "job.yaml").write_text((newest(folder) / "job.yaml").read_text().replace("simulate", "mpi"))
-    made = plan(job, newest(folder))
-    argv = ["3" if a == "4" else a for a in made.argv]
-    result = subprocess.run(
-        argv, env={**os.environ, **dict(made.environment)}, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S
-    )
+    job = parse((folder / "job.yaml").read_text(), "job.yaml")
+    result = launched(folder, run_directory.create(folder / "runs", job.name, to_yaml(job)), processes=3)
     assert "3 workers and a server, but MPI started 3 processes" in result.stderr
 
 
-def test_the_state_of_a_finished_run_says_succeeded_at_the_last_step(folder: Path) -> None:
-    write_job(folder)
-    assert run(folder, "--simulate").returncode == 0
-    status = json.loads((newest(folder) / "state.json").read_text())
-    assert (status["state"], status["step"]) == ("succeeded", 3)
+def launched(folder: Path, run: Path, processes: int = 4) -> subprocess.CompletedProcess[str]:
+    """Let mpirun start a run's processes, without a supervisor."""
+    made = plan(read_job(run), run, forks=os.environ[fork_client.NAME])
+    argv = [str(processes) if word == "4" else word for word in made.argv]
+    environment = launch_environment(os.environ, dict(made.environment))
+    return subprocess.run(argv, env=environment, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S)

@@ -189,6 +189,7 @@ def test_an_example_trains(path: Path, data_root: Path, train: Train, monkeypatc
         assert all(event["suspects"] == event["byzantine"] for event in steps)
 
 
+@pytest.mark.usefixtures("forks")
 def test_own_code_of_every_kind_trains_to_the_same_bits_over_mpi_and_simulated(
     tmp_path: Path, data_root: Path, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:

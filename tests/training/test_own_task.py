@@ -1,7 +1,6 @@
 """A job's own task: trained with the same bits simulated, over MPI and resumed; what is frozen, and what fails."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -236,11 +235,12 @@ def over_mpi(folder: Path, *overrides: str) -> tuple[int, str, Path]:
     settings = [word for each in overrides for word in ("--set", each)]
     made = subprocess.run(
         [sys.executable, "-m", "draco", "train", "job.yaml", "--here", "--new", *settings],
-        cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": os.getcwd()},
+        cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     return made.returncode, made.stdout + made.stderr, sorted((folder / "runs").iterdir())[-1]
 
 
+@pytest.mark.usefixtures("forks")
 def test_over_mpi_and_simulated_a_task_of_a_file_trains_the_same_model(tmp_path: Path) -> None:
     states = []
     for launcher in ("mpi", "simulate"):
@@ -250,6 +250,7 @@ def test_over_mpi_and_simulated_a_task_of_a_file_trains_the_same_model(tmp_path:
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
 
 
+@pytest.mark.usefixtures("forks")
 def test_over_mpi_code_that_fails_on_more_workers_than_may_lie_ends_the_run_with_its_line(tmp_path: Path) -> None:
     code, said, run = over_mpi(tmp_path, "task.options={fails_at: 2, ranks: [1, 2, 3]}")
     assert code == 7
@@ -257,6 +258,7 @@ def test_over_mpi_code_that_fails_on_more_workers_than_may_lie_ends_the_run_with
     assert checkpoint.newest(run / "checkpoints").name == "step-00000001.pt"
 
 
+@pytest.mark.usefixtures("forks")
 def test_over_mpi_the_failing_code_of_one_worker_is_an_erasure(tmp_path: Path) -> None:
     code, said, run = over_mpi(tmp_path, "task.options={fails_at: 2, ranks: [2]}")
     assert code == 0, said

@@ -62,6 +62,8 @@ weights: {file: data/base.safetensors, fresh: [adapter.*]}
 eval_every: 2
 """
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

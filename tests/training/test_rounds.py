@@ -17,6 +17,7 @@ from draco.training.transport import Task
 SCHEMES = {
     "reactive": "{name: reactive, adversaries: 2}",
     "verified": "{name: verified, adversaries: 2, verifiers: 2}",
+    "checked": "{name: checked, adversaries: 2}",
 }
 every = pytest.mark.parametrize("scheme", SCHEMES)
 
@@ -65,18 +66,21 @@ def test_the_model_has_the_bits_of_the_attack_free_run_and_all_who_lied_are_out(
 def test_what_is_told_of_copies_expulsions_and_redundancy(scheme: str, rounds, train) -> None:
     run = train(rounds(scheme, "attack={name: reverse_gradient, ranks: [3, 6], from_step: 3}"))
     steps = told(run, "step")
-    assert [step["copies"] for step in steps[:2]] == [3.0, 3.0]
-    assert steps[2]["copies"] > 3
+    copies = 1 if scheme == "checked" else 3
+    assert [step["copies"] for step in steps[:2]] == [copies, copies]
+    assert steps[2]["copies"] > copies
     assert steps[5]["copies"] == 1.0
-    assert [(step["standing"], step["redundancy"]) for step in steps] == [(7, 3)] * 2 + [(5, 1)] * 4
+    assert [(step["standing"], step["redundancy"]) for step in steps] == [(7, copies)] * 2 + [(5, 1)] * 4
     assert steps[2]["suspects"] == steps[2]["byzantine"] == [3, 6]
     assert all(step["suspects"] == step["byzantine"] == [] for step in steps[3:])
     for rank, proof in steps[2]["expelled"].items():
         (event,) = [event for event in told(run, "expelled") if event["rank"] == int(rank)]
         assert proof == {key: event[key] for key in ("step", "partition", "claimed", "true")}
         assert proof["step"] == 3
-        assert len(proof["true"]) == 64
+        assert len(proof["true"]) == (0 if scheme == "checked" else 64)
         assert proof["claimed"] != proof["true"]
+    if scheme == "checked":  # the products of these few samples are fewer than the parameters
+        return
     elements = told(run, "start")[0]["elements"]
     assert steps[5]["bytes_received"] <= 5 * (4 * elements + 64)
     assert steps[0]["bytes_received"] <= 5 * 4 * elements + 7 * 64 + 15 * 32
@@ -163,7 +167,7 @@ class Odd(PairWorker):
         return true + 1 if sends else true
 
 
-@every
+@pytest.mark.parametrize("scheme", ["reactive", "verified"])
 @pytest.mark.parametrize(
     ("how", "out"),
     [("silent", False), ("fault", False), ("cut", True), ("noise", True), ("frame", True), ("equivocate", True)],
@@ -198,7 +202,7 @@ def test_more_liars_than_the_job_tolerates_end_the_run_where_they_are_proven(sch
         train(rounds(scheme), replace=lying)
 
 
-@every
+@pytest.mark.parametrize("scheme", ["reactive", "verified"])
 def test_vectors_travel_rounded_where_the_job_says_so_and_are_claimed_as_they_travel(
     scheme: str, rounds, train
 ) -> None:
@@ -212,6 +216,7 @@ def test_a_run_in_rounds_gives_the_bits_of_any_other_code_of_the_same_partitions
     plain = make_job("workers=5", "scheme=uncoded", "steps=6", "eval_every=0", "aggregator=mean", "attack=none")
     assert torch.equal(train(rounds("reactive")).model, train(plain).model)
     assert torch.equal(train(rounds("verified")).model, train(plain).model)
+    assert torch.equal(train(rounds("checked")).model, train(plain).model)
 
 
 def test_every_cut_of_a_frame_is_refused() -> None:

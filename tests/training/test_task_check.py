@@ -155,11 +155,12 @@ def over_mpi(folder: Path, **environment: str) -> tuple[int, str, Path]:
     made = subprocess.run(
         [sys.executable, "-m", "draco", "train", "job.yaml", "--here", "--new"],
         cwd=folder, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": os.getcwd(), **environment},
+        env={**os.environ, **environment},
     )  # fmt: skip
     return made.returncode, made.stdout + made.stderr, begun(folder)
 
 
+@pytest.mark.usefixtures("forks")
 def test_over_mpi_code_that_fails_to_import_on_one_worker_is_told_with_its_line(tmp_path: Path) -> None:
     code, said, run = over_mpi(tmp_path, FAILS_ON="2", SHIFTED_ON="2")
     assert code == 0, said
@@ -169,6 +170,7 @@ def test_over_mpi_code_that_fails_to_import_on_one_worker_is_told_with_its_line(
     assert f"warning: {why}" in " ".join(said.split())
 
 
+@pytest.mark.usefixtures("forks")
 def test_over_mpi_more_than_s_workers_with_other_data_end_the_run_before_step_1(tmp_path: Path) -> None:
     code, said, run = over_mpi(tmp_path, SHIFTED_ON="1,3")
     assert code == 7
