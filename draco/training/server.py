@@ -38,7 +38,7 @@ from draco.training import (
     task_check,
 )
 from draco.training.appraisal import Appraisal
-from draco.training.build import Built
+from draco.training.build import Built, has_court
 from draco.training.chain import Chain, Kept
 from draco.training.clock import Clock, rounded
 from draco.training.collect import Collector, DivergedError, Replies
@@ -279,7 +279,10 @@ def _resume(training: Training, run: Path, log: EventLog) -> None:
     limit = checkpoint_check.limit(training.job, trained_state(training.model), training.flat.numel())
     used = checkpoint.newest_usable(run / "checkpoints", limit, training.restore, refuse)
     if used is not None:
-        log.write("resume", step=training.step, file=used.name)
+        out = {str(rank): proof._asdict() for rank, proof in sorted(training.proofs.items())}
+        log.write(
+            "resume", step=training.step, file=used.name, **({"expelled": out} if has_court(training.job) else {})
+        )
 
 
 def _steps(server: Server | PairServer, built: Built, run: Path, log: EventLog) -> tuple[run_directory.State, str]:
