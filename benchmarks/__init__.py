@@ -14,7 +14,7 @@ from benchmarks import exchange, kernels, plain, protocol_steps, protocols, rule
 from benchmarks.timing import Row
 
 SECTIONS: tuple[str, ...] = ("kernels", "aggregators", "wires", "receive", "exchange", "steps")
-SECTIONS += ("protocols", "attackers", "simulated", "plain", "start")
+SECTIONS += ("replay", "protocols", "attackers", "simulated", "plain", "start")
 
 
 def main(target: Path, *, quick: bool, only: Collection[str] = SECTIONS) -> None:
@@ -53,6 +53,7 @@ def _all(quick: bool, only: Collection[str]) -> "Iterator[Row | rules.Figure]":
         "exchange": lambda: exchange.rows(quick),
         "steps": lambda: steps.rows(quick),
         "attackers": lambda: protocols.rows(quick),
+        "replay": lambda: _replay(quick),
         "simulated": lambda: simulated.rows(quick),
         "plain": lambda: plain.rows(quick),
         "protocols": lambda: protocol_steps.rows(quick),
@@ -61,6 +62,12 @@ def _all(quick: bool, only: Collection[str]) -> "Iterator[Row | rules.Figure]":
     for name in SECTIONS:
         if name in only:
             yield from sections[name]()
+
+
+def _replay(quick: bool) -> Iterator[Row]:
+    from benchmarks import replay  # only here, as it is a command as well
+
+    yield from replay.rows(quick)
 
 
 def _table(rows: list[Row]) -> Table:
