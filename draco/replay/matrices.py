@@ -66,8 +66,8 @@ def _natural(a: Tensor, b: Tensor, alpha: float = 1) -> Callable[[], Tensor]:
     """Return |a_i| |B|_F / sqrt(k) for each row i."""
 
     def compute() -> Tensor:
-        rows = torch.linalg.vector_norm(a, dim=-1)
-        all_of_b = torch.linalg.vector_norm(b, dim=(-2, -1)).unsqueeze(-1)
+        rows = torch.linalg.vector_norm(a, dim=-1, dtype=torch.float64)
+        all_of_b = torch.linalg.vector_norm(b, dim=(-2, -1), dtype=torch.float64).unsqueeze(-1)
         natural: Tensor = rows * all_of_b * (abs(alpha) / math.sqrt(max(a.shape[-1], 1)))
         return natural
 

@@ -73,8 +73,9 @@ def whole_residual(equation: Equation, came: Tensor, own: Tensor) -> float:
 
 
 def norm(x: Tensor) -> float:
-    """Return the root of the sum of squares."""
-    return float(torch.linalg.vector_norm(x))
+    """Return the root of the sum of squares; in float64 where squares in float32 overflow or vanish."""
+    size = float(torch.linalg.vector_norm(x))
+    return size if 1e-15 < size < math.inf else float(torch.linalg.vector_norm(x, dtype=torch.float64))
 
 
 def rms(x: Tensor) -> float:
