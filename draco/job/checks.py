@@ -217,7 +217,7 @@ def _check_training(job: Job) -> Iterator[Fault]:
 
 
 def _check_realism(job: Job) -> Iterator[Fault]:
-    """Yield what does not go together in initial weights, micro-batches and autocast."""
+    """Yield what does not go together in initial weights, autocast and precision."""
     for option in ("sha256", "prefix", "fresh", "unused"):
         if getattr(job.weights, option) and job.weights.file is None:
             yield Fault(f"weights.{option}", "needs weights.file, or leave it out", ("weights.file",))
@@ -225,6 +225,9 @@ def _check_realism(job: Job) -> Iterator[Fault]:
     if mantissa != 0.5:
         message = f"must be a power of two, which is taken off without rounding, got {job.autocast.loss_scale:g}"
         yield Fault("autocast.loss_scale", message)
+    if job.precision != "float32" and job.autocast.dtype != "none":
+        message = f"computes in fewer bits, and precision {job.precision} in more: leave one of the two out"
+        yield Fault("autocast.dtype", message, ("precision",))
 
 
 def _check_own_code(job: Job) -> Iterator[Fault]:

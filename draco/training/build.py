@@ -36,6 +36,10 @@ Aggregate = Callable[[Tensor, int, int, int | None, Tensor | None], Tensor]
 # The least tolerance of a decoder, in roundings of the wire format: it must not take rounding for an attack.
 _ROUNDINGS_TOLERATED = 4
 
+# The tolerance of a vote between workers that round float64: four elements may always differ by a quantum each
+# (rounding.py), as a quantum is at most 2^-23 of a vector's length.
+TIES = 2.0**-22
+
 
 class Built:
     """A job's parts, each built when it is first asked for and then kept."""
@@ -98,7 +102,7 @@ class Built:
         job = self.job
         return Plan(
             job.seed, job.batch_size, self.scheme.assignment.shape[1], count(self.train), self.shards,
-            job.micro_batch, Autocast(job.autocast.dtype, job.autocast.loss_scale), job.recompute,
+            job.micro_batch, Autocast(job.autocast.dtype, job.autocast.loss_scale), job.recompute, job.precision,
         )  # fmt: skip
 
     @property
@@ -178,6 +182,8 @@ def tolerance(job: Job) -> float:
     scheme, given = SCHEMES[job.scheme.name], job.scheme.get("tolerance")
     if not scheme.tolerance:
         return 0.0
+    if job.precision == "float64_rounded" and "vote" in scheme.options:
+        given = given or TIES
     return max(given or scheme.tolerance, _ROUNDINGS_TOLERATED * wire.ROUNDING[job.wire.dtype])
 
 

@@ -149,6 +149,8 @@ class PairServer:
         gradients = torch.stack([upload.vector for upload in committed.uploads])
         vector = self.reduce(gradients, committed.step, range(self.job.workers), ())
         clock.lap("aggregate")
+        known = [upload.digest.hex() for upload in committed.uploads] if self.job.wire.dtype == "float32" else None
+        self.training.chain.about(vector=vector, gradients=gradients, partitions=known)
         taken = self.training.update(vector)
         clock.lap("update")
         self._open = _Step(committed, before, vector[-1].item(), taken, told, clock)
@@ -189,7 +191,7 @@ class PairServer:
                 **({} if norm is None else {"gradient_norm": norm}),
                 "suspects": sorted(suspects),
                 "byzantine": sorted(byzantine),
-                "refused": {str(rank): why for rank, why in sorted(told.refused.items())},
+                "refused": {str(rank): why for rank, why in sorted({**told.failed, **told.refused}.items())},
                 "lost": sorted(lost),
                 "straggling": sorted(told.silent - lost),
                 "seconds": rounded(clock.seconds),
@@ -224,6 +226,5 @@ def require_alike(greetings: Sequence[Greeting | None], adversaries: int, scheme
     if len(unlike) > adversaries:
         raise TrainingError(
             f"scheme.name: {scheme} compares bits, and workers {', '.join(map(str, sorted(unlike)))} run on another "
-            "torch, instruction set, number of threads or device than most; use alike machines, or precision: "
-            "float64_rounded"
+            "torch, instruction set, number of threads or device than most; use alike machines"
         )
