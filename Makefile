@@ -117,7 +117,7 @@ cluster-purge: .venv/ready ## Remove the runs and data of a cluster that is down
 	@$(DRACO) cluster purge $(CLUSTER_NAME) $(call option,cluster,CLUSTER) $(if $(YES),--yes)
 
 # What needs no root, Docker or Terraform; the rest, and whatever takes long, is for test-all.
-QUICK = $(addprefix tests/,docs tasks training library job launch report cli code experiment examples)
+QUICK = $(addprefix tests/,docs tasks training library protocols job launch report cli code experiment examples)
 
 test: .venv/ready-dev ## Run the tests that need nothing else, in about 3 minutes (ARGS="-k cyclic" goes to pytest)
 	@.venv/bin/python -m pytest -n auto --dist loadfile -m "not long" $(QUICK) $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none

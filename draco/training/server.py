@@ -38,7 +38,7 @@ from draco.training import (
     task_check,
 )
 from draco.training.appraisal import Appraisal
-from draco.training.build import Built
+from draco.training.build import Built, has_court
 from draco.training.chain import Chain, Kept
 from draco.training.clock import Clock, rounded
 from draco.training.collect import Collector, DivergedError, Replies
@@ -165,6 +165,10 @@ def choose_vote(job: Job, greetings: Sequence[Greeting | None]) -> tuple[str, st
     kinds = sorted({said.platform for said in greetings if said and not said.fault})
     if len(kinds) == 1:
         return "exact", "all workers report the same torch, instruction set, threads and device"
+    if job.precision == "float64_rounded":
+        return "tolerance", (
+            f"workers report {len(kinds)} different platforms, and round float64: honest ones differ by ties only"
+        )
     texts = "; ".join(plain(kind, 200) for kind in kinds[:3])
     return "tolerance", f"workers report {len(kinds)} different platforms: {texts}"
 
@@ -222,6 +226,7 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
         secret = run_directory.secret(run)
         if built.protocol is not None:
             server = PairServer(built, training, transport, secret, log, greetings)
+            server.court.nodes = run_directory.nodes(run)
         else:
             server = Server(built, training, transport, secret, run_directory.nodes(run))
         state, message = _steps(server, built, run, log)
@@ -274,7 +279,10 @@ def _resume(training: Training, run: Path, log: EventLog) -> None:
     limit = checkpoint_check.limit(training.job, trained_state(training.model), training.flat.numel())
     used = checkpoint.newest_usable(run / "checkpoints", limit, training.restore, refuse)
     if used is not None:
-        log.write("resume", step=training.step, file=used.name)
+        out = {str(rank): proof._asdict() for rank, proof in sorted(training.proofs.items())}
+        log.write(
+            "resume", step=training.step, file=used.name, **({"expelled": out} if has_court(training.job) else {})
+        )
 
 
 def _steps(server: Server | PairServer, built: Built, run: Path, log: EventLog) -> tuple[run_directory.State, str]:
