@@ -10,7 +10,7 @@ from draco.declaration import OptionError, short
 from draco.errors import OwnCodeError
 from draco.job.fields import SECTIONS, Job
 from draco.job.messages import legal_values, properties, show
-from draco.job.numbers import aggregator_f, attack, byzantine_count, sizes, structure
+from draco.job.numbers import aggregator_f, attack, byzantine_count, in_rounds, sizes, structure
 from draco.job.own_section import OwnSection
 from draco.job.sections import BUILT_IN_LOGGERS, DataSection
 from draco.job.unions import only_with
@@ -72,9 +72,9 @@ def _check_scheme(job: Job) -> Iterator[Fault]:
     if job.wire.dtype != "float32" and scheme.dtype != "float32":
         message = f"{name}'s replies are {scheme.dtype}, which {job.wire.dtype} cannot carry: must be float32"
         yield Fault("wire.dtype", message, ("scheme.name",))
-    if job.wire.compression != "none" and scheme.in_rounds:
+    if job.wire.compression != "none" and in_rounds(job):
         message = f"{name} sends vectors and digests in one message: must be none, got {job.wire.compression}"
-        yield Fault("wire.compression", message, ("scheme.name",))
+        yield Fault("wire.compression", message, ("scheme.name", "scheme.uplink"))
     if name == "checked":
         yield from _check_replay(job)
     if needed > n:
@@ -187,6 +187,9 @@ def _check_attack_needs(job: Job, about: tuple[str, ...]) -> Iterator[Fault]:
     if SCHEMES[job.scheme.name].in_rounds and given.who != "fixed":
         message = f"must be fixed: {job.scheme.name} expels who is proven to lie, got {given.who}"
         yield Fault("attack.who", message, ("scheme.name",))
+    if job.scheme.get("uplink") == "digest" and given.ranks is None and given.who == "placed":
+        message = "must be fixed, drawn or rotating: with scheme.uplink digest no worker has a row, got placed"
+        yield Fault("attack.who", message, ("scheme.uplink", "attack.name"))
     if declared.lasting and (given.who != "fixed" or given.until_step is not None):
         message = (
             f"{given.name} is for good, as a worker that owes an answer gets no task: needs attack.who fixed and no "
@@ -214,7 +217,7 @@ def _check_training(job: Job) -> Iterator[Fault]:
 
 
 def _check_realism(job: Job) -> Iterator[Fault]:
-    """Yield what does not go together in initial weights, micro-batches and autocast."""
+    """Yield what does not go together in initial weights, autocast and precision."""
     for option in ("sha256", "prefix", "fresh", "unused"):
         if getattr(job.weights, option) and job.weights.file is None:
             yield Fault(f"weights.{option}", "needs weights.file, or leave it out", ("weights.file",))
@@ -222,6 +225,9 @@ def _check_realism(job: Job) -> Iterator[Fault]:
     if mantissa != 0.5:
         message = f"must be a power of two, which is taken off without rounding, got {job.autocast.loss_scale:g}"
         yield Fault("autocast.loss_scale", message)
+    if job.precision != "float32" and job.autocast.dtype != "none":
+        message = f"computes in fewer bits, and precision {job.precision} in more: leave one of the two out"
+        yield Fault("autocast.dtype", message, ("precision",))
 
 
 def _check_own_code(job: Job) -> Iterator[Fault]:

@@ -109,6 +109,11 @@ class Job(Section):
     autocast: AutocastSection = described(
         AutocastSection(), "Number format of the forward and backward pass, by dtype or with options."
     )
+    precision: Literal["float32", "float64_rounded"] = described(
+        "float32",
+        "float64_rounded: step vectors are computed in float64 and rounded to float32, so that workers on unlike CPUs "
+        "send equal bits; takes about twice the time.",
+    )
     recompute: Globs = described(
         (), "Modules, as globs such as [blocks.*], whose activations are not kept but computed again when needed."
     )
@@ -117,6 +122,11 @@ class Job(Section):
     )
     checkpoint_keep: CheckpointKeepSection = described(
         CheckpointKeepSection(), "Which checkpoints stay on the disk: all, or by options such as {last: 3, every: 10}."
+    )
+    chain: Literal["none", "model", "partitions"] = described(
+        "model",
+        "What of each step is digested into chain.jsonl, by which draco verify checks a run. model: the model; "
+        "partitions: also the vectors of partitions and their aggregate, where the server has them; none: nothing.",
     )
     eval_every: int | None = described(
         None, "Steps between evaluations while training; null: only at the end; 0: never.", ge=0

@@ -20,7 +20,7 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
 
-def flatten(model: nn.Module) -> Tensor:
+def flatten(model: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
     """Make all trained parameters views into one contiguous vector, in their order, and return it, (p,).
 
     Values do not change, and writing the vector writes the model. `load_state_dict`, `.grad` and optimizers that update
@@ -29,14 +29,15 @@ def flatten(model: nn.Module) -> Tensor:
     makes the first vector stale.
 
     Raises:
-        ValueError: none is trained, or those that are are not all float32 on one device.
+        ValueError: none is trained, or those that are are not all of the format `dtype` on one device.
     """
     parameters = trained(model)
     if not parameters:
         raise ValueError("flatten needs a parameter that requires a gradient")
     kinds = {(str(parameter.dtype), str(parameter.device)) for parameter in parameters}
-    if len(kinds) != 1 or parameters[0].dtype != torch.float32:
-        raise ValueError(f"flatten needs parameters in float32 on one device, got {sorted(kinds)}")
+    if len(kinds) != 1 or parameters[0].dtype != dtype:
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(f"flatten needs parameters in {name} on one device, got {sorted(kinds)}")
     flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
     for parameter, piece in zip(parameters, torch.split(flat, [each.numel() for each in parameters]), strict=True):
         parameter.data = piece.view(parameter.shape)

@@ -27,6 +27,11 @@ def moved(batch: Any, device: str) -> Any:
     return batch if device == "cpu" else mapped(batch, lambda tensor: tensor.to(device))
 
 
+def widened(batch: Any) -> Any:
+    """Return a batch with its floating-point numbers in float64; what is drawn or counted in others stays as it is."""
+    return mapped(batch, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+
+
 def joined(batches: Sequence[Any]) -> Any:
     """Return several batches as one, one after the other; None where their tensors cannot follow each other.
 

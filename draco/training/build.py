@@ -36,6 +36,10 @@ Aggregate = Callable[[Tensor, int, int, int | None, Tensor | None], Tensor]
 # The least tolerance of a decoder, in roundings of the wire format: it must not take rounding for an attack.
 _ROUNDINGS_TOLERATED = 4
 
+# The tolerance of a vote between workers that round float64: four elements may always differ by a quantum each
+# (rounding.py), as a quantum is at most 2^-23 of a vector's length.
+TIES = 2.0**-22
+
 
 class Built:
     """A job's parts, each built when it is first asked for and then kept."""
@@ -77,6 +81,7 @@ class Built:
         """The protocol of steps that take several rounds; None where each takes one."""
         spec = self.job.scheme
         options = {name: value for name, value in spec.given().items() if name in SCHEMES[spec.name].options}
+        options |= _vote_options(self.job, self.vote)
         return schemes.build_protocol(spec.name, workers=self.job.workers, adversaries=spec.adversaries, **options)
 
     @cached_property
@@ -97,7 +102,7 @@ class Built:
         job = self.job
         return Plan(
             job.seed, job.batch_size, self.scheme.assignment.shape[1], count(self.train), self.shards,
-            job.micro_batch, Autocast(job.autocast.dtype, job.autocast.loss_scale), job.recompute,
+            job.micro_batch, Autocast(job.autocast.dtype, job.autocast.loss_scale), job.recompute, job.precision,
         )  # fmt: skip
 
     @property
@@ -154,11 +159,7 @@ def build_scheme(job: Job, vote: str | None = None, tail: int = 1) -> Scheme:
     `vote` replaces `auto` once the workers have said what they run on. The last `tail` numbers of a step vector are no
     gradient: statistics and loss.
     """
-    scheme, options = SCHEMES[job.scheme.name], structure(job)
-    if "vote" in scheme.options:
-        options["vote"] = vote or ("exact" if job.scheme.get("vote") == "auto" else job.scheme.get("vote"))
-    if "tolerance" in scheme.options:
-        options["tolerance"] = tolerance(job)
+    scheme, options = SCHEMES[job.scheme.name], structure(job) | _vote_options(job, vote)
     if "seed" in scheme.supplied:  # of a design that is drawn
         options["seed"] = derive_seed(job.seed, "design")
     if "tail" in scheme.supplied:  # the statistics and the loss, which are no gradient, travel as numbers
@@ -166,11 +167,23 @@ def build_scheme(job: Job, vote: str | None = None, tail: int = 1) -> Scheme:
     return schemes.build(scheme.name, workers=job.workers, adversaries=job.scheme.adversaries, **options)
 
 
+def _vote_options(job: Job, vote: str | None) -> dict[str, Any]:
+    """Return the options of the scheme's vote, if it has one; `vote` is that of `build_scheme`."""
+    scheme, options = SCHEMES[job.scheme.name], dict[str, Any]()
+    if "vote" in scheme.options:
+        options["vote"] = vote or ("exact" if job.scheme.get("vote") == "auto" else job.scheme.get("vote"))
+    if "tolerance" in scheme.options:
+        options["tolerance"] = tolerance(job)
+    return options
+
+
 def tolerance(job: Job) -> float:
     """Return the relative difference between honest replies that the job's decoder tolerates; 0: none."""
     scheme, given = SCHEMES[job.scheme.name], job.scheme.get("tolerance")
     if not scheme.tolerance:
         return 0.0
+    if job.precision == "float64_rounded" and "vote" in scheme.options:
+        given = given or TIES
     return max(given or scheme.tolerance, _ROUNDINGS_TOLERATED * wire.ROUNDING[job.wire.dtype])
 
 

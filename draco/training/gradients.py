@@ -12,6 +12,9 @@ statistic and no reported loss comes from a single worker alone.
 
 Samples, augmentation and dropout masks are keyed by (seed, step, partition): every worker that computes a partition
 computes the same vector.
+
+With `precision: float64_rounded` all of it is computed in float64, from float32 parameters and samples, and rounded to
+float32 once, at the end (rounding.py). Workers on unlike processors then send the same bits nearly always.
 """
 
 import copy
@@ -29,9 +32,10 @@ from draco.models.flat import flatten, trained
 from draco.own import blamed
 from draco.sampling import batch_indices, generator, partition_bounds
 from draco.tasks import Task
-from draco.tasks.batch import cut, joined, moved
+from draco.tasks.batch import cut, joined, moved, widened
 from draco.training import recompute
 from draco.training.autocast import Autocast
+from draco.training.rounding import round_blocks
 from draco.training.worker_momentum import LocalSteps
 
 
@@ -46,6 +50,12 @@ class Plan(NamedTuple):
     micro_batch: int | None = None  # samples that are computed at a time; None: a partition, or several
     autocast: Autocast = Autocast()
     recompute: Sequence[str] = ()  # modules whose activations are not kept, as globs
+    precision: str = "float32"  # or "float64_rounded"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The format in which step vectors are computed, before they are rounded to float32."""
+        return torch.float64 if self.precision == "float64_rounded" else torch.float32
 
     @property
     def bounds(self) -> list[tuple[int, int]]:
@@ -75,27 +85,48 @@ def piece_sizes(samples: int, most: int | None) -> list[int]:
     return [stop - start for start, stop in partition_bounds(samples, -(-samples // (most or samples)))]
 
 
+def in_format(loss: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a loss in the format of the step vectors.
+
+    Raises:
+        OwnCodeError: float64 is asked for, and the loss was computed in fewer bits.
+    """
+    if dtype == torch.float64 and loss.dtype != dtype:
+        name = str(loss.dtype).removeprefix("torch.")
+        raise OwnCodeError(
+            f"loss() returns {name}, and precision: float64_rounded needs float64: make no tensor of a fixed format "
+            "in it, such as by .float()"
+        )
+    return loss.to(dtype)
+
+
 class StepVectors:
     """Computes step vectors with one model and one training set. Not safe for use by several threads at once."""
 
     def __init__(self, task: Task, model: nn.Module, samples: Any, plan: Plan, device: str = "cpu") -> None:
         self._task, self._samples = task, samples
+        self._dtype = plan.dtype
         self.model = model.to(device).train()
-        self._flat = flatten(self.model)
+        if self._dtype == torch.float64:
+            self.model.double()
+        self._flat = flatten(self.model, self._dtype)
         batch_norm.measure_batch_statistics(self.model)
         recompute.wrap(self.model, plan.recompute)
         self._parameters = trained(self.model)
+        self._sizes = [parameter.numel() for parameter in self._parameters]
         self._drops = any(isinstance(module, SeededDropout) for module in self.model.modules())
         self._plan, self._device = plan, device
         self._flips = False
         self._loaded = 0  # the step whose parameters the model has
         self._bounds = plan.bounds
         self._statistics = batch_norm.statistics_size(model)
-        self._cleared = torch.zeros(self._statistics, device=device)
+        self._statistic_sizes = [n for each in batch_norm.batch_norm_layers(model) for n in 2 * [each.num_features]]
+        self._cleared = torch.zeros(self._statistics, dtype=self._dtype, device=device)
         self._scale = plan.partitions / plan.batch_size
         self.parameters = self._flat.numel()  # p
         self.elements = self.parameters + self._statistics + 1  # d
-        self._staging = None if device == "cpu" else torch.empty(self.elements, device=device)
+        direct = device == "cpu" and self._dtype == torch.float32
+        self._staging = None if direct else torch.empty(self.elements, dtype=self._dtype, device=device)
         self.local: LocalSteps | None = None  # clipping and momentum of partition j, which worker j + 1 computes
 
     def load(self, step: int, parameters: Tensor, *, anew: bool = False) -> None:
@@ -115,8 +146,7 @@ class StepVectors:
             statistics = vector[self.parameters : -1]
             batch_norm.read_statistics(self.model, statistics)
             statistics *= self._scale * (stop - start)
-        if self._staging is not None:
-            out.copy_(self._staging)
+        self._hand_over(out)
         if self.local:
             self.local(step, partition, out)
 
@@ -135,8 +165,23 @@ class StepVectors:
         if self._statistics:
             raise ValueError("one backward over several partitions would mix their BatchNorm statistics")
         self._backward(step, partitions, weights, out if self._staging is None else self._staging)
-        if self._staging is not None:
+        self._hand_over(out)
+
+    def _hand_over(self, out: Tensor) -> None:
+        """Write what was computed on another device or in another format into `out` (d,)."""
+        if self._staging is None:
+            return
+        if self._dtype == torch.float32:
             out.copy_(self._staging)
+            return
+        for part, sizes in self._groups():
+            round_blocks(torch.split(self._staging[part], sizes), torch.split(out[part], sizes))
+
+    def _groups(self) -> list[tuple[slice, list[int]]]:
+        """Return gradient, statistics and loss with the sizes of their tensors: they are not of one scale."""
+        p, statistics = self.parameters, self._statistic_sizes
+        found = [(slice(p), self._sizes), (slice(p, -1), statistics), (slice(-1, None), [1])]
+        return [(part, sizes) for part, sizes in found if sizes]
 
     def _backward(self, step: int, partitions: Sequence[int], weights: Sequence[float], out: Tensor) -> None:
         if self._plan.micro_batch:
@@ -187,7 +232,7 @@ class StepVectors:
         self._plan.autocast.unscale(out[: self.parameters])
 
     def _views(self, out: Tensor) -> list[Tensor]:
-        return list(torch.split(out[: self.parameters], [p.numel() for p in self._parameters]))
+        return list(torch.split(out[: self.parameters], self._sizes))
 
     def _gradients(self, batch: Any, sizes: Sequence[int], weights: Sequence[float]) -> tuple[Tensor, list[Tensor]]:
         """Return the weighted loss of a batch, and its gradient by each parameter, flat and still scaled."""
@@ -203,11 +248,11 @@ class StepVectors:
     def _loss(self, batch: Any, sizes: Sequence[int], weights: Sequence[float]) -> Tensor:
         """Return the weighted sum of the losses of a batch of whole partitions, scaled by k / B, as one number."""
         with blamed(f"{type(self._task).__name__}.loss()"), self._plan.autocast.on(self._device):
-            losses = self._task.loss(self.model, batch).float()
+            losses = in_format(self._task.loss(self.model, batch), self._dtype)
         if not self._task.per_sample:  # one partition, of which it is the mean
             return losses * (weights[0] * self._scale * sizes[0])
         repeated = [weight for weight, size in zip(weights, sizes, strict=True) for _ in range(size)]
-        per_sample = torch.tensor(repeated).to(self._device) * self._scale
+        per_sample = torch.tensor(repeated, dtype=self._dtype).to(self._device) * self._scale
         return losses @ per_sample
 
     def _batch_of(self, step: int, partition: int) -> Any:
@@ -220,7 +265,8 @@ class StepVectors:
                 batch = self._task.flipped(batch)
             if batch is None:
                 raise OwnCodeError(f"{name}: label_flip needs false labels: add {name}.flipped()")
-        return moved(batch, self._device)
+        batch = moved(batch, self._device)
+        return widened(batch) if self._dtype == torch.float64 else batch
 
 
 class Remembered:

@@ -112,9 +112,9 @@ def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
     """Answer the server's tasks, as the worker `rank`, until it says that there are no more."""
     job = built.job
     try:
+        sees = task_check.seen(built)  # before the model is turned into the format in which it computes
         vectors = build_vectors(built, followed(job, rank))
         worker = _worker(built, rank, vectors)
-        sees = task_check.seen(built)
     except DracoError as error:  # the server says it to the user
         side.greet(greeting.write(Greeting(fault=str(error))))
         raise

@@ -41,6 +41,7 @@ def setting_of(job: Job, *, again: bool = True) -> Setting:
         labels_for="" if job.data.split == "iid" else f"data.split: {job.data.split}",
         flipped_for=f"attack: {chosen.name}" if chosen is not None and chosen.relabels else "",
         again=again,
+        wide=job.precision == "float64_rounded",
         drawn=("*",) if job.weights.file is None else tuple(job.weights.fresh),
     )
 

@@ -447,3 +447,17 @@ class Accuracy(Right):
 class OddName(Right):
     def evaluate(self, model: nn.Module, batch: Any) -> Any:  # HERE
         return {"loss": self.loss(model, batch), "top-1 (%)": self.loss(model, batch)}
+
+
+# loss(), in a job that computes in float64
+
+
+class Narrowed(Right):
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        scores = model(batch[0]).float()  # HERE
+        return F.cross_entropy(scores.double(), batch[1], reduction="none")
+
+
+class FixedFormat(Right):
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return -F.log_softmax(model(batch[0]), 1) @ torch.ones(3)  # HERE

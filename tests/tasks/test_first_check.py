@@ -20,6 +20,7 @@ from draco.tasks.first_check import Setting, blame_not_finite, first_check, look
 
 FILE = "tests/tasks/broken_tasks.py"
 SETTING = Setting("my.py:Mine", seed=3, batch_size=12, partitions=3, joined=True)
+WIDE = {broken.Narrowed, broken.FixedFormat}  # mistakes in jobs that compute in float64 only
 # A task with a mistake -> words of the sentence that tells it.
 MISTAKES = {
     broken.NoModule: ["model()", "returns a function, not a torch.nn.Module"],
@@ -84,6 +85,8 @@ MISTAKES = {
     broken.NoLoss: ['returns accuracy, and no "loss"'],
     broken.Accuracy: ["'accuracy' is () float32, and must be a tensor of one figure for each sample, (4,)"],
     broken.OddName: ["'top-1 (%)' cannot be names"],
+    broken.Narrowed: ["loss()", "to_copy() makes fewer bits of float64 numbers", "precision: float64_rounded"],
+    broken.FixedFormat: ["loss()", "RuntimeError", "model and batch are float64, as precision: float64_rounded"],
 }
 
 
@@ -97,10 +100,14 @@ def named_line(kind: type) -> int:
     raise AssertionError(kind)
 
 
+def setting_for(kind: type[broken.Right]) -> Setting:
+    return SETTING._replace(wide=kind in WIDE)
+
+
 @pytest.mark.parametrize("kind", MISTAKES, ids=lambda kind: kind.__name__)
 def test_a_mistake_is_told_once_with_file_and_line(kind: type[broken.Right]) -> None:
     with pytest.raises(OwnCodeError) as caught:
-        first_check(kind(), SETTING)
+        first_check(kind(), setting_for(kind))
     told = str(caught.value).splitlines()
     assert len(told) == 1, told
     sentence = told[0]
@@ -109,7 +116,7 @@ def test_a_mistake_is_told_once_with_file_and_line(kind: type[broken.Right]) -> 
     assert [words for words in MISTAKES[kind] if words not in sentence] == []
 
 
-RAISING = {broken.ModelRaises, broken.SamplesRaise}  # what they say is their own
+RAISING = {broken.ModelRaises, broken.SamplesRaise, broken.FixedFormat}  # what they say is their own
 FAQ = (Path(__file__).parents[2] / "docs/faq.md").read_text()
 SECTION = FAQ.split("\n## The first check of a task\n")[1].split("\n## ")[0]
 ENTRIES = [span for line in SECTION.splitlines() if line.startswith("| `") for span in re.findall(r"`([^`]+)`", line)]
@@ -117,10 +124,23 @@ ENTRIES = [span for line in SECTION.splitlines() if line.startswith("| `") for s
 
 @pytest.mark.parametrize("kind", [kind for kind in MISTAKES if kind not in RAISING], ids=lambda kind: kind.__name__)
 def test_the_faq_has_every_sentence(kind: type[broken.Right]) -> None:
-    (sentence,) = look(kind(), SETTING).faults
+    (sentence,) = look(kind(), setting_for(kind)).faults
     said = re.sub(r"^my\.py:Mine: \w+\(\), [\w/.]+, line \d+: ", "", sentence)
     patterns = [".*".join(map(re.escape, re.split("<[^>]*>", entry.removesuffix("…")))) for entry in ENTRIES]
     assert any(re.match(pattern, said) for pattern in patterns if re.search("[a-z]{3}", pattern)), said
+
+
+@pytest.mark.parametrize("kind", sorted(WIDE, key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
+def test_a_fixed_format_is_no_mistake_in_float32(kind: type[broken.Right]) -> None:
+    assert look(kind(), SETTING).faults == []
+
+
+def test_what_is_right_passes_in_float64_too_and_keeps_its_model() -> None:
+    model = task_model(Tokens(), 3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first_check(Tokens(), SETTING._replace(wide=True), model=lambda: model)
+    assert all(value.dtype == before[name].dtype for name, value in model.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_the_page_has_every_method_of_a_task() -> None:

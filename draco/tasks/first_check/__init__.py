@@ -5,7 +5,8 @@ told at once, with task, file and line. What it costs: one more build of the mod
 samples where `Setting.again`, three forward and two backward passes of one partition, an evaluation of one batch. It
 leaves the global random generators, the model's weights and its statistics as they were.
 
-    first_check -> of_samples, of_model, of_loss, of_figures -> calls -> draws -> states;    bits: batches in words
+    first_check -> of_samples, of_model, of_loss, of_precision, of_figures -> calls -> draws -> states
+    bits: batches in words
 
 The caller trusts the task as far as to run it: the first check finds mistakes, and is no defence against an attacker.
 Shapes: B samples in a step's batch, k partitions, p trained parameters, d elements of a step vector.
@@ -25,7 +26,7 @@ from draco.errors import OwnCodeError
 from draco.models.batch_norm import has_batch_statistics, statistics_size
 from draco.models.dropout import replace_dropout
 from draco.sampling import batch_indices, partition_bounds
-from draco.tasks.first_check import of_figures, of_loss, of_model, of_samples, states
+from draco.tasks.first_check import of_figures, of_loss, of_model, of_precision, of_samples, states
 from draco.tasks.first_check.bits import shapes
 from draco.tasks.first_check.calls import Calls, Setting, stage
 from draco.tasks.task import Task
@@ -174,6 +175,9 @@ def _check_model_with(calls: Calls, model: nn.Module, batch: Any, tested: Any, t
     if may_join and len(calls.faults) == before and not calls.told:
         with stage():
             of_loss.check_influence(calls, model, _two_at_least(calls, train, batch, found))
+    if setting.wide and len(calls.faults) == before:
+        with stage():
+            of_precision.check(calls, model, batch)
     by_loss = type(calls.task).evaluate is Task.evaluate
     if tested is not None and not (by_loss and len(calls.faults) > before):
         with stage():

@@ -35,6 +35,7 @@ class Setting(NamedTuple):
     labels_for: str = ""  # what of the job needs labels(): `data.split: by_class`
     flipped_for: str = ""  # what of the job needs flipped(): `attack: label_flip`
     again: bool = True  # samples("train") is fetched twice, and compared
+    wide: bool = False  # the job computes in float64
     drawn: tuple[str, ...] = ("*",)  # globs of the tensors that model() draws; the others come from a file
 
 
@@ -57,6 +58,10 @@ class Calls:
     def fault(self, method: str, text: str) -> None:
         """Note what is wrong with a method, at the line where it is defined."""
         self._note(self.faults, f"{self._head(method)}{self.defined(method)}: {text}")
+
+    def fault_at(self, method: str, place: str, text: str) -> None:
+        """Note what is wrong at a place, given as `, my_task.py, line 3`; where there is none, at the method."""
+        self._note(self.faults, f"{self._head(method)}{place or self.defined(method)}: {text}")
 
     def warn(self, method: str, text: str) -> None:
         """Note what is doubtful about a method."""
