@@ -22,7 +22,7 @@ PLAN_OPTIONS = $(CLUSTER_NAME) $(call option,cluster,CLUSTER) $(call option,work
     $(call option,image,IMAGE) $(SETTINGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval export report compare logs stop data validate test test-all lint bench schema wheel lock \
+.PHONY: help setup train eval export verify report compare logs stop data validate test test-all lint bench schema wheel lock \
     clean \
     soak image cluster-up cluster-status status ssh cluster-down cluster-purge plan doctor extend interrupt \
     leftovers
@@ -53,6 +53,10 @@ eval: .venv/ready ## Evaluate the newest run, or RUN=runs/... (FOLLOW=1 waits fo
 export: .venv/ready ## Write the newest run's model, or that of RUN=..., as a file for PyTorch (STEP= BEST=1 LAST=1 TRAINED=1 OUTPUT=)
 	@$(DRACO) export $(call given,RUN) $(call option,step,STEP) $(if $(BEST),--best) $(call option,format,FORMAT) \
 	    $(if $(LAST),--last) $(if $(TRAINED),--trained) $(call option,output,OUTPUT) $(WHERE)
+
+verify: .venv/ready ## Recompute a random part of the newest run, or RUN=... (SAMPLE=1%, SEED=, DATA=folder, HEAD=, TOLERANCE=)
+	@$(DRACO) verify $(call given,RUN) $(call option,sample,SAMPLE) $(call option,seed,SEED) $(call option,data,DATA) \
+	    $(call option,head,HEAD) $(call option,tolerance,TOLERANCE) $(WHERE)
 
 report: .venv/ready ## Show what happened in the newest run, or RUN="runs/a runs/b ...", and write a page (HTML=folder)
 	@$(DRACO) report $(call paths,RUN) $(call option,html,HTML) $(WHERE)
@@ -113,7 +117,7 @@ cluster-purge: .venv/ready ## Remove the runs and data of a cluster that is down
 	@$(DRACO) cluster purge $(CLUSTER_NAME) $(call option,cluster,CLUSTER) $(if $(YES),--yes)
 
 # What needs no root, Docker or Terraform; the rest, and whatever takes long, is for test-all.
-QUICK = $(addprefix tests/,docs tasks training library job launch report cli code experiment examples)
+QUICK = $(addprefix tests/,docs tasks training library protocols job launch report cli code experiment examples)
 
 test: .venv/ready-dev ## Run the tests that need nothing else, in about 3 minutes (ARGS="-k cyclic" goes to pytest)
 	@.venv/bin/python -m pytest -n auto --dist loadfile -m "not long" $(QUICK) $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none

@@ -10,21 +10,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import exchange, kernels, plain, protocol_steps, rules, simulated, start, steps, wires
+from benchmarks import exchange, kernels, plain, protocol_steps, protocols, rules, simulated, start, steps, wires
 from benchmarks.timing import Row
 
-SECTIONS = (
-    "kernels",
-    "aggregators",
-    "wires",
-    "receive",
-    "exchange",
-    "steps",
-    "simulated",
-    "plain",
-    "protocols",
-    "start",
-)
+SECTIONS: tuple[str, ...] = ("kernels", "aggregators", "wires", "receive", "exchange", "steps")
+SECTIONS += ("protocols", "attackers", "simulated", "plain", "start")
 
 
 def main(target: Path, *, quick: bool, only: Collection[str] = SECTIONS) -> None:
@@ -62,6 +52,7 @@ def _all(quick: bool, only: Collection[str]) -> "Iterator[Row | rules.Figure]":
         "receive": lambda: steps.receive_rows(quick),
         "exchange": lambda: exchange.rows(quick),
         "steps": lambda: steps.rows(quick),
+        "attackers": lambda: protocols.rows(quick),
         "simulated": lambda: simulated.rows(quick),
         "plain": lambda: plain.rows(quick),
         "protocols": lambda: protocol_steps.rows(quick),

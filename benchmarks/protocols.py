@@ -85,23 +85,26 @@ def many(total: int, processes: int | None = None) -> list[Tally]:
         return pool.map(tally, [(case, attack, weight * share) for case, attack, weight in cells], chunksize=1)
 
 
-def costs() -> Iterator[tuple[str, str, str, Run, float]]:
-    """Give protocol, size, attack, what a long run with nobody away came to, and seconds a step."""
+def costs(steps: int = LONG) -> Iterator[tuple[Case, str, Run, float]]:
+    """Give case, attack, what a run with nobody away came to, and seconds a step."""
     for n, s in ((15, 2), (45, 5)):
         for case in (Case(None, n, s), Case(2, n, s)):
             for attack in ("honest", "always"):
                 began = time.process_time()
-                run = simulate(case.build, n, s, attack, seed=1, steps=LONG, away=0)
-                yield case.name, f"n={n} s={s}", attack, run, (time.process_time() - began) / LONG
+                run = simulate(case.build, n, s, attack, seed=1, steps=steps, away=0)
+                yield case, attack, run, (time.process_time() - began) / steps
 
 
-def rows() -> Iterator[Row]:
-    """Give the costs as rows of `draco bench`: gradients computed for one of plain SGD, seconds of the simulation."""
-    for name, size, attack, run, seconds in costs():
-        what = "nobody lies" if attack == "honest" else "all s lie"
-        copies = 1.05 if attack == "always" else 3.0 if "a=2" in name or size == "n=15 s=2" else 6.0
-        yield Row(f"copies, {name}, {what}", f"{size}, {LONG} steps", seconds, "plain SGD", run.copies, copies)
-        yield Row(f"bytes up, {name}, {what}", f"{size}, {LONG} steps", seconds, "n vectors", run.uploads, 0.95)
+def rows(quick: bool) -> Iterator[Row]:
+    """Give the costs as rows of `draco bench`: gradients for one of plain SGD; seconds are those of the simulation."""
+    steps = LONG // 20 if quick else LONG
+    for case, attack, run, seconds in costs(steps):
+        size = f"n={case.n} s={case.s}, {steps} steps"
+        lied = attack == "always"
+        what = f"{case.name}, {'all s lie' if lied else 'nobody lies'}"
+        most = 1.05 if lied else case.build().copies(case.s)
+        yield Row(f"gradients: {what}", size, seconds, "plain SGD", run.copies, None if quick and lied else most)
+        yield Row(f"bytes up: {what}", size, seconds, "n vectors", run.uploads, 0.95)
 
 
 def _wrong(tallies: list[Tally]) -> Table:
@@ -138,10 +141,10 @@ def main(total: int) -> None:
     table = Table(title=f"Costs of {LONG} steps with nobody away; bytes in n vectors a step")
     for heading in ("protocol", "size", "attack", "copies", "bytes up", "rounds", "undone", "wrong", "expelled"):
         table.add_column(heading, justify="left" if heading in ("protocol", "size", "attack") else "right")
-    for name, size, attack, run, _ in costs():
+    for case, attack, run, _ in costs():
         table.add_row(
-            name, size, attack, f"{run.copies:.3f}", f"{run.uploads:.3f}", f"{run.rounds:.3f}", str(run.undone),
-            str(int(run.wrong)), str(run.liars_expelled),
+            case.name, f"n={case.n} s={case.s}", attack, f"{run.copies:.3f}", f"{run.uploads:.3f}",
+            f"{run.rounds:.3f}", str(run.undone), str(int(run.wrong)), str(run.liars_expelled),
         )  # fmt: skip
     console.print(table)
 

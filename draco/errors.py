@@ -8,6 +8,7 @@ DracoError              one line says what, where, and what to do
 ├── NoCapacityError     the cloud has no such machines now, or not at this price
 ├── NotConfiguredError  the cluster is up but a node is not as it must be; `make cluster-up` again is safe
 ├── LeftoversError      something is left over that costs money
+├── VerifyError         a run that was verified is not what honest workers give, or its record was changed
 └── TrainingError       the run failed; what it had done is in its run directory
     ├── DecodeError     what arrived cannot be decoded within the scheme's promise
     └── WorkerError     workers that were needed did not answer, or answered nothing usable
@@ -38,6 +39,7 @@ class ExitCode(IntEnum):
     FAILED = 7, "the run failed"
     LOST = 8, "nodes or processes were lost; the run can be resumed"
     LEFTOVERS = 9, "something is left over that costs money"
+    WRONG = 10, "a run that was verified is not what honest workers give, or its record was changed"
     INTERRUPTED = 130, "interrupted; a run can be resumed"
     UNREAD = 141, "who read the output has stopped reading, such as head -1"
 
@@ -92,6 +94,12 @@ class LeftoversError(DracoError):
     """Something is left over that costs money."""
 
     exit_code = ExitCode.LEFTOVERS
+
+
+class VerifyError(DracoError):
+    """A run that was verified is not what honest workers give, or its record was changed."""
+
+    exit_code = ExitCode.WRONG
 
 
 class TrainingError(DracoError):

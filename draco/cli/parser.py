@@ -3,7 +3,7 @@
 import argparse
 
 from draco import __version__
-from draco.cli import bench, cluster, compare, evaluate, export, internal, jobs, report, runs, train
+from draco.cli import bench, cluster, compare, evaluate, export, internal, jobs, report, runs, train, verify
 from draco.errors import ExitCode
 
 _DESCRIPTION = """\
@@ -28,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     runs.add(commands)  # logs, stop
     evaluate.add(commands)
     export.add(commands)
+    verify.add(commands)
     report.add(commands)
     compare.add(commands)
     jobs.add(commands)  # validate, data

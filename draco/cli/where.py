@@ -12,7 +12,7 @@ from draco.files import expanded
 if TYPE_CHECKING:
     from draco.cluster.backend import Cluster
 
-SAME_ON_A_HEAD = ("eval", "export", "report", "logs", "stop")  # commands that are run on a head word for word
+SAME_ON_A_HEAD = ("eval", "export", "verify", "report", "logs", "stop")  # commands that are run on a head word for word
 
 
 def target(args: argparse.Namespace) -> "Cluster | None":

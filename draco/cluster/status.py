@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from draco.cluster.backend import Cluster
-from draco.launch.progress import absent
+from draco.launch.progress import absent, price
 
 
 def gather(
@@ -80,4 +80,5 @@ def run_line(run: Mapping[str, Any] | None) -> str:
     survived = f"  interruptions: {run['interruptions']}" if run.get("interruptions") else ""
     out = f"  without {', '.join(run['without'])}" if run.get("without") else ""
     who = f"suspects: {suspects}{absent(run) if run['state'] == 'running' else ''}"
+    who += price(run, run.get("expelled") or ())
     return f"run: {run['run']}: {run['state']} at step {run['step']}{of}{why}{rate}  {who}{survived}{out}"

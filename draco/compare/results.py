@@ -91,6 +91,8 @@ def _whole(result: Result, measure: Measure) -> Row:
         "seconds_per_step": s.step_seconds if s else None,
         **{f"seconds_{part}": s.seconds.get(part) if s else None for part in PARTS},
         "bytes_per_step": s.bytes_per_step if s else None,
+        "copies": s.copies if s else None,
+        "expelled": len(s.expelled) if s and s.copies is not None else None,
     }
 
 
@@ -112,7 +114,7 @@ def over_seeds(results: Sequence[Result], measure: Measure) -> list[Row]:
     return rows
 
 
-_AVERAGED = ("caught", "missed", "falsely_accused", "step_seconds", "bytes_per_step")
+_AVERAGED = ("caught", "missed", "falsely_accused", "step_seconds", "bytes_per_step", "copies")
 
 
 def _over(group: Sequence[Result], measure: Measure) -> Row:

@@ -10,7 +10,7 @@ from draco.declaration import OptionError, short
 from draco.errors import OwnCodeError
 from draco.job.fields import SECTIONS, Job
 from draco.job.messages import legal_values, properties, show
-from draco.job.numbers import aggregator_f, attack, byzantine_count, sizes, structure
+from draco.job.numbers import aggregator_f, attack, byzantine_count, in_rounds, sizes, structure
 from draco.job.own_section import OwnSection
 from draco.job.sections import BUILT_IN_LOGGERS, DataSection
 from draco.job.unions import only_with
@@ -72,9 +72,9 @@ def _check_scheme(job: Job) -> Iterator[Fault]:
     if job.wire.dtype != "float32" and scheme.dtype != "float32":
         message = f"{name}'s replies are {scheme.dtype}, which {job.wire.dtype} cannot carry: must be float32"
         yield Fault("wire.dtype", message, ("scheme.name",))
-    if job.wire.compression != "none" and scheme.in_rounds:
+    if job.wire.compression != "none" and in_rounds(job):
         message = f"{name} sends vectors and digests in one message: must be none, got {job.wire.compression}"
-        yield Fault("wire.compression", message, ("scheme.name",))
+        yield Fault("wire.compression", message, ("scheme.name", "scheme.uplink"))
     if name == "checked":
         yield from _check_replay(job)
     if needed > n:
@@ -187,6 +187,9 @@ def _check_attack_needs(job: Job, about: tuple[str, ...]) -> Iterator[Fault]:
     if SCHEMES[job.scheme.name].in_rounds and given.who != "fixed":
         message = f"must be fixed: {job.scheme.name} expels who is proven to lie, got {given.who}"
         yield Fault("attack.who", message, ("scheme.name",))
+    if job.scheme.get("uplink") == "digest" and given.ranks is None and given.who == "placed":
+        message = "must be fixed, drawn or rotating: with scheme.uplink digest no worker has a row, got placed"
+        yield Fault("attack.who", message, ("scheme.uplink", "attack.name"))
     if declared.lasting and (given.who != "fixed" or given.until_step is not None):
         message = (
             f"{given.name} is for good, as a worker that owes an answer gets no task: needs attack.who fixed and no "

@@ -123,6 +123,11 @@ class Job(Section):
     checkpoint_keep: CheckpointKeepSection = described(
         CheckpointKeepSection(), "Which checkpoints stay on the disk: all, or by options such as {last: 3, every: 10}."
     )
+    chain: Literal["none", "model", "partitions"] = described(
+        "model",
+        "What of each step is digested into chain.jsonl, by which draco verify checks a run. model: the model; "
+        "partitions: also the vectors of partitions and their aggregate, where the server has them; none: nothing.",
+    )
     eval_every: int | None = described(
         None, "Steps between evaluations while training; null: only at the end; 0: never.", ge=0
     )

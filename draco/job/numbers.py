@@ -35,6 +35,11 @@ def _sizes(job: Job, of: Callable[..., Sizes]) -> Sizes:
     return of(job.workers, job.scheme.adversaries, **structure(job))
 
 
+def in_rounds(job: Job) -> bool:
+    """Say whether a step of the job's scheme takes several rounds, as it has a protocol instead of a code."""
+    return SCHEMES[job.scheme.name].in_rounds or job.scheme.get("uplink") == "digest"
+
+
 def keeps_rows(job: Job) -> bool:
     """Say whether worker i has row i - 1 at every step: its samples or its momentum are its own."""
     return job.data.split != "iid" or job.local.momentum > 0

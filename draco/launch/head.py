@@ -13,6 +13,7 @@ from draco.launch.settle import settle
 from draco.runs import directory as run_directory
 from draco.runs.alive import is_supervised
 from draco.runs.events import read as read_events
+from draco.runs.expulsions import expulsions
 
 _RECENT = 20  # steps over which rate and suspects are taken
 
@@ -49,6 +50,8 @@ def runs(root: Path) -> dict[str, Any]:
         "suspects": sorted(suspects),
         "lost": steps[-1].get("lost", []) if steps else [],
         "straggling": steps[-1].get("straggling", []) if steps else [],
+        "copies": steps[-1].get("copies") if steps else None,
+        "expelled": list(expulsions(events)),
         "supervised": supervised,
         "interruptions": sum(e["event"] == "interruption" for e in events),
         "without": dict(launches[-1].get("without", {})) if launches and supervised else {},

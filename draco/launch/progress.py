@@ -5,7 +5,7 @@ the trainer, works for any launcher, and cannot slow a step down.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,7 @@ from rich.table import Column
 
 from draco.launch.notices import Notice
 from draco.plain import lines
+from draco.runs import expulsions
 from draco.runs.door import Event
 from draco.runs.events import Tail
 
@@ -40,6 +41,7 @@ class Progress:
         self._task = self._bar.add_task(starting, total=None, numbers="")
         self._starting = starting
         self._times: list[float] = []
+        self._expelled: set[int] = set()
         self._steps = 0
         self._said = time.monotonic()
 
@@ -81,12 +83,25 @@ class Progress:
             self.say(f"not used: {event.get('file', '?')}: {event.get('why', '?')}")
         elif event["event"] == "resume":
             self.say(f"resumed after step {event['step']} from {event.get('file', '?')}")
+            self._expelled = {each.rank for each in expulsions.of(event)}
+            if self._expelled:
+                self.say(f"expelled before: {', '.join(map(str, sorted(self._expelled)))}")
             self._bar.update(self._task, completed=event["step"])
         elif event["event"] == "step":
+            self._expel(event)
             self._step(event)
+        elif event["event"] == "expelled":
+            self._expel(event)
         elif event["event"] in _SENTENCES:
             for line in _SENTENCES[event["event"]](event):
                 self.say(line)
+
+    def _expel(self, event: Event) -> None:
+        """Tell of the workers that an event expels, once."""
+        for each in expulsions.of(event):
+            if each.rank not in self._expelled:
+                self._expelled.add(each.rank)
+                self.say(expulsions.sentence(each))
 
     def _step(self, event: Event) -> None:
         rate, numbers = self._told(event)
@@ -103,7 +118,10 @@ class Progress:
         rate = (len(self._times) - 1) / elapsed if elapsed > 0 else 0.0
         suspects = ", ".join(map(str, event.get("suspects", ()))) or "none"
         loss = f"{event['loss']:.4f}" if "loss" in event else "-"
-        return rate, f"loss {loss}  {rate:.1f} steps/s  suspects: {suspects}{absent(event)}"
+        return (
+            rate,
+            f"loss {loss}  {rate:.1f} steps/s  suspects: {suspects}{absent(event)}{price(event, self._expelled)}",
+        )
 
     def _left(self, event: Event, rate: float) -> str:
         return f"  {(self._steps - event['step']) / rate:.0f} s left" if rate else ""
@@ -117,6 +135,18 @@ def absent(event: Mapping[str, Any]) -> str:
     """
     ranks = {kind: event.get(kind) for kind in ("lost", "straggling")}
     return "".join(f"  {kind}: {', '.join(map(str, held))}" for kind, held in ranks.items() if held)
+
+
+def price(event: Mapping[str, Any], expelled: Iterable[int]) -> str:
+    """Tell how many workers computed each partition, and who is expelled; nothing of a step that does not say.
+
+    >>> price({"copies": 1.0}, {7, 3})
+    '  copies 1.0, expelled 3 7'
+    """
+    if event.get("copies") is None:
+        return ""
+    who = " ".join(map(str, sorted(expelled)))
+    return f"  copies {event['copies']:.1f}" + (f", expelled {who}" if who else "")
 
 
 def _notice(event: Event) -> list[str]:
@@ -147,8 +177,12 @@ def _logger(event: Event) -> list[str]:
     return [f"warning: {event['name']} is left out of the loggers after step {event['step']}: {event['why']}"]
 
 
+def _undone(event: Event) -> list[str]:
+    return [expulsions.undone(event)]
+
+
 # What is said of other events: a line, and one more for each warning.
 _SENTENCES = {
     "checked": _checked, "doubt": _doubt, "notice": _notice, "interruption": _interruption, "relaunch": _relaunch,
-    "logger": _logger,
+    "logger": _logger, "undone": _undone,
 }  # fmt: skip

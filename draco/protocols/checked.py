@@ -3,16 +3,16 @@
 A worker sends the matrix products and convolutions of its computation. The server makes the vector of them itself, by
 `draco/replay/`: it checks each product against a fresh secret vector, and computes all else.
 
-Theorem. Let any s < n workers be Byzantine, with whatever they know and agree on. Then every vector that a step gives was
-computed by the server. It differs from what it computes alone only within products that passed their check: by the
-tolerance in proportion to each product's own size, but for a chance per product that is less than the tolerance over
-the error. No honest worker on the same platform is ever expelled, and no other worker is needed to convict a liar. Proof: the
-server takes nothing from a transcript but the outputs of products, of operations and shapes that are its own. A
-product C of A and B, both the server's, passes where C r is A (B r) within the tolerance, and r was drawn after C
-came. docs/checked.md has the chance and what the tolerance lets pass. Who lies outside of it is expelled, at that pair.
+Theorem. Let any s < n workers be Byzantine, with whatever they know and agree on. Then the server computes every vector
+that a step gives, and takes from workers only products that passed their check. A product whose error is e times the
+tolerance passes with a chance of about 1/e, on which docs/checked.md has the bound. Who fails is expelled at that pair,
+and no other worker is needed for it. No honest worker on the same platform is ever expelled. Proof: operations, shapes
+and factors are the server's own. A product C of A and B passes where C r is A (B r) up to the tolerance, and r is drawn
+after C has come. Rounding stays below the tolerance, and a product that fails is computed in full before its sender is
+convicted.
 
-So each partition costs the workers 1 computation, whoever lies, and the server a replay. Sources: Freivalds 1977; Tramèr &
-Boneh, Slalom, arXiv:1806.03287.
+So each partition costs the workers 1 computation, whoever lies, and the server a replay. Sources: Freivalds 1977;
+Tramèr & Boneh, Slalom, arXiv:1806.03287.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def checked(*, workers: int, adversaries: int) -> Protocol:
         step=partial(_step, partitions),
         close=None,
         summary=(
-            f"each of {partitions} partitions is computed once, with up to {adversaries} Byzantine workers of {workers}; "
+            f"{partitions} partitions are computed once, with up to {adversaries} Byzantine workers of {workers}; "
             "the server replays it with the worker's matrix products, and checks each of them"
         ),
         copies=lambda lies: 1,

@@ -7,6 +7,7 @@ proof. Source: Gupta & Vaidya, randomized reactive redundancy, arXiv:1912.09528.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ class Court:
     expelled: dict[int, Proof] = field(default_factory=dict)
     absent: set[int] = field(default_factory=set)  # gone, or still owing an old answer: not to be asked now
     lacking: set[int] = field(default_factory=set)  # have not the model of the step before
+    nodes: Sequence[str] | None = None  # the machine of worker 1..n; None: they share one
     generator: np.random.Generator = field(default_factory=np.random.default_rng)  # of the run's secret, for this step
 
     @property

@@ -12,9 +12,10 @@ e. So the liars have at most s tries, the best of them at e = 0, 1, ..., s-1.
 
 The bound is reached where colluders see all draws, lie one at a time, and confirm only where every verifier colludes.
 It would be false if a step's other lies stood while one is found: then s workers could lie at the same step, each with
-sigma_0. Assumptions: draws are secret until the upload is in; whether an honest worker is late does not depend on what
-it is asked. With up to `absent` workers away at a try, n-e-1 others are n-e-1-absent. Where still fewer can answer,
-`verifiers_for` says how many more are drawn for the same sigma. Our own derivation.
+sigma_0. Assumptions: nobody foresees a draw, and no draw is made again for the same uploads, or after a resumption;
+whether an honest worker is late does not depend on what it is asked. With up to `absent` workers away at a try, n-e-1
+is n-e-1-absent. Where still fewer can answer, `verifiers_for` says how many more are drawn for the same sigma. Our own
+derivation.
 """
 
 from __future__ import annotations

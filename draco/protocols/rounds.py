@@ -61,6 +61,7 @@ class Outcome(NamedTuple):
     # Of the step before: the true vectors in the place of false ones, by partition. Where there are any, that step is
     # to be undone and taken again with them, and then this step from its beginning.
     replaced: Mapping[int, Upload] = {}
+    suspects: tuple[int, ...] = ()  # who lied at this step and is not expelled, increasing
 
 
 class Protocol(NamedTuple):

@@ -5,10 +5,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from draco.replay import convolutions, matrices
-from draco.replay.products import Places, from_numbers, places
+from draco.replay.mode import ProductMode
+from draco.replay.products import Places, from_numbers
 from draco.replay.residual import Equation, Secrets, residual, whole_residual
 from draco.replay.tolerance import default_tolerance
 from draco.replay.verdict import CheatError, Verdict
@@ -28,33 +28,31 @@ _CHECKS: dict[Any, Check] = {
 }
 
 
-class _Checking(TorchDispatchMode):
-    """Takes products from a transcript where they pass, and lets all other operations run."""
+class _Checking(ProductMode):  # type: ignore[no-untyped-call]
+    """Takes products from a transcript where they pass their check."""
 
     def __init__(self, transcript: Tensor, generator: torch.Generator, tolerance: float | None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.transcript, self.tolerance = transcript, tolerance
         self.secrets = Secrets(generator)
         self.used, self.products = 0, 0
         self.worst, self.where = 0.0, ""
+        self.cheat: CheatError | None = None
 
-    def __torch_dispatch__(
-        self, op: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        options = kwargs or {}
-        found = places(op, args)
-        if found is None:
-            return op(*args, **options)
-        self.products += 1
-        came = self._next(op, found)
-        outputs = self._checked(op, args, options, came)
-        return tuple(outputs) if len(outputs) > 1 else outputs[0]
+    def product(self, op: Any, args: Sequence[Any], options: dict[str, Any], found: Places) -> Outputs:
+        """Return the outputs of a product as they came, or the checker's own where these are not finite.
 
-    def _checked(self, op: Any, args: Sequence[Any], options: dict[str, Any], came: Outputs) -> Outputs:
-        """Return the outputs of an operation as they came, or the checker's own where these are not finite.
-
-        A failed check has the checker compute the whole product, which costs a liar its identity and the checker little.
+        The checker computes a product that fails. That costs a liar its identity, and the checker little.
         """
+        self.products += 1
+        try:
+            came = self._next(op, found)
+            return self._passed(op, args, options, came)
+        except CheatError as cheat:  # the computation's own code may catch it, or make another error of it
+            self.cheat = self.cheat or cheat
+            raise
+
+    def _passed(self, op: Any, args: Sequence[Any], options: dict[str, Any], came: Outputs) -> Outputs:
         whole: Outputs = ()
         for equation in _CHECKS[op](came, args, options, self.secrets):
             tolerance = default_tolerance(equation.inner) if self.tolerance is None else self.tolerance
@@ -87,10 +85,8 @@ class _Checking(TorchDispatchMode):
                 continue
             end = self.used + place.numbers
             if end > len(self.transcript):
-                raise CheatError(
-                    f"{_OUTPUTS[op][number]}, product {self.products}, {'x'.join(map(str, place.shape))}: ends at number "
-                    f"{end:,}, and the transcript has {len(self.transcript):,}"
-                )
+                what = f"{_OUTPUTS[op][number]}, product {self.products}, {'x'.join(map(str, place.shape))}"
+                raise CheatError(f"{what}: ends at number {end:,}, and the transcript has {len(self.transcript):,}")
             outputs.append(from_numbers(self.transcript[self.used : end], place))
             self.used = end
         return outputs
@@ -115,8 +111,8 @@ def replay(
 ) -> tuple[T, Verdict]:
     """Run a computation again with the products of a transcript, each of them after its check.
 
-    The result has the bits of the worker's, where the worker is honest and both run on the same platform. What `compute`
-    changes besides, such as BatchNorm statistics, is changed as the worker changed its own; half of it where this raises.
+    The result has the bits of the worker's, where the worker is honest and the platform the same. What `compute`
+    changes besides, such as BatchNorm statistics, changes as at the worker; where this raises, only a part of it.
 
     Args:
         compute: the computation that the worker claims to have recorded; it must not depend on global random state.
@@ -131,8 +127,13 @@ def replay(
     """
     if transcript.dtype != torch.float32 or transcript.ndim != 1:
         raise CheatError(f"the transcript is {transcript.dtype} of {transcript.ndim} dimensions: must be float32 of 1")
-    with _Checking(transcript.detach().contiguous(), generator, tolerance) as mode:
-        result = compute()
+    mode = _Checking(transcript.detach().contiguous(), generator, tolerance)
+    try:
+        with mode:
+            result = compute()
+    finally:
+        if mode.cheat is not None:
+            raise mode.cheat
     if mode.used != len(transcript):
         raise CheatError(f"the transcript has {len(transcript):,} numbers, and the computation has {mode.used:,}")
     return result, Verdict(mode.products, mode.worst, mode.where)

@@ -1,9 +1,9 @@
 """Freivalds' check of convolutions, forward and backward, by matrix products that read each image once.
 
-A convolution contracts channels at each of the k places of its kernel, and sums the k images, each shifted by its place. A
-secret combination of its output channels (of its input channels, for the gradient by the input) leaves one image to
-compare. So channels are contracted first, by one product of k rows with all images. What is shifted and summed are
-then k images instead of k times as many as there are channels.
+A convolution contracts channels at each of the k places of its kernel, and sums the k images, each shifted by its
+place. A secret combination of its output channels (of its input channels, for the gradient by the input) leaves one
+image to compare. So channels are contracted first, by one product of k rows with all images. What is shifted and
+summed are then k images instead of k times as many as there are channels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +17,7 @@ from torch import Tensor
 from draco.replay.residual import Equation, Secrets, norm, rms
 
 Sizes = Sequence[int]
+_ALL: slice = slice(None)
 # Places of one kernel: (where the output is, where the input is that it is multiplied with), as slices.
 Shift = tuple[tuple[slice, ...], tuple[slice, ...]]
 
@@ -33,7 +34,7 @@ def check_convolution(out: Sequence[Tensor], args: Sequence[Any], options: Any, 
     for place, (here, there) in enumerate(
         _shifts(weight.shape[2:], x.shape[2:], want.shape[1:], stride, padding, dilation)
     ):
-        want[(slice(None), *here)] += images[(slice(None), place, *there)]
+        want[(_ALL, *here)] += images.select(1, place)[(_ALL, *there)]
     got = _contract(r[None], out[0])[:, 0]
     yield Equation(
         0, 1, got, want, weight[0].numel(), lambda: rms(x) * norm(weight) + (0.0 if bias is None else norm(bias))
@@ -58,14 +59,14 @@ def check_convolution_backward(
     if by_x:
         want = images.new_zeros(x.shape[0], *x.shape[2:])
         for place, (here, there) in enumerate(shifts):
-            want[(slice(None), *there)] += images[(slice(None), place, *here)]
+            want[(_ALL, *there)] += images.select(1, place)[(_ALL, *here)]
         yield Equation(
             0, 1, _contract(q[None], out[0])[:, 0], want, weight[:, 0].numel(), lambda: rms(grad) * norm(weight)
         )
     if by_weight:
         moved = images.new_zeros(x.shape[0], prod(kernel), *x.shape[2:])
         for place, (here, there) in enumerate(shifts):
-            moved[(slice(None), place, *there)] = one[(slice(None), *here)]
+            moved.select(1, place)[(_ALL, *there)] = one[(_ALL, *here)]
         want = torch.bmm(moved.flatten(2), x.flatten(2).transpose(1, 2)).sum(0).t()  # (I, k)
         got = torch.mv(out[1].flatten(1).t(), r)
         yield Equation(

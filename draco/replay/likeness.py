@@ -1,9 +1,9 @@
 """Whether two machines normalise and sum with the same bits, which replays of models with kinks rely on.
 
 A checker takes products from the transcript, but computes all else itself. Where its normalisation rounds otherwise
-than the worker's, a number next to zero may come out on the other side of a ReLU. From there on the two compute different
-gradients, and products of an honest worker look false. So this fingerprint is compared first. Threads and oneDNN
-change no bit of it, instruction sets do. Smooth activations are left out: what rounding does to them stays small.
+than the worker's, a number next to zero may come out on the other side of a ReLU. From there on the two compute
+different gradients, and products of an honest worker look false. So this fingerprint is compared first. Threads and
+oneDNN change no bit of it, instruction sets do. Smooth activations are left out: what rounding does to them is small.
 """
 
 import hashlib

@@ -16,7 +16,7 @@ aten = torch.ops.aten
 
 # Of one product: fewer multiply-adds than this take less time than the calls that a check consists of.
 LEAST_MULTIPLY_ADDS = 1 << 21
-# A check reads each number of both factors and of the product about once; a number must stand for so many multiply-adds.
+# A check reads each number of the factors and the product about once. So many multiply-adds each must stand for.
 LEAST_PER_NUMBER = 16
 
 
@@ -36,9 +36,8 @@ Places = tuple[Place | None, ...]  # of the outputs of one operation; None: one 
 
 
 def places(op: Any, args: Sequence[Any]) -> Places | None:
-    """Return what an operation puts into a transcript; None: nothing, as it is no product or as its check does not pay."""
-    rule = _RULES.get(op)
-    return rule(args) if rule else None
+    """Return what an operation puts into a transcript; None: nothing, as it is no product or no check pays."""
+    return PRODUCTS[op](args) if op in PRODUCTS else None
 
 
 def to_numbers(product: Tensor, place: Place) -> tuple[Tensor, Tensor]:
@@ -106,7 +105,7 @@ def _convolution_backward(args: Sequence[Any]) -> Places | None:
     return tuple(Place(*shape) if asked else None for shape, asked in zip(shapes, wanted, strict=True))
 
 
-_RULES: dict[Any, Callable[[Sequence[Any]], Places | None]] = {
+PRODUCTS: dict[Any, Callable[[Sequence[Any]], Places | None]] = {
     aten.mm.default: lambda args: _matrices(args[0], args[1]),
     aten.bmm.default: lambda args: _matrices(args[0], args[1]),
     aten.addmm.default: lambda args: _matrices(args[1], args[2]),

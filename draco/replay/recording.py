@@ -5,38 +5,33 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from draco.replay.products import places, to_numbers
+from draco.replay.mode import ProductMode
+from draco.replay.products import Places, to_numbers
 
 T = TypeVar("T")
 
 
-class _Recording(TorchDispatchMode):
+class _Recording(ProductMode):  # type: ignore[no-untyped-call]
     """Copies each product at once, as later operations may change it in place."""
 
     def __init__(self, room: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.numbers = torch.empty(room)
         self.used = 0
 
-    def __torch_dispatch__(
-        self, op: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = op(*args, **(kwargs or {}))
-        found = places(op, args)
-        if found is None:
-            return out
-        products = out if isinstance(out, (tuple, list)) else (out,)
-        kept = []
-        for product, place in zip(products, found, strict=True):
+    def product(self, op: Any, args: Sequence[Any], options: dict[str, Any], found: Places) -> Sequence[Any]:
+        """Return the outputs of a product, in the layout that the checker will give them."""
+        out = op(*args, **options)
+        kept: list[Any] = []
+        for product, place in zip(out if isinstance(out, tuple) else (out,), found, strict=True):
             if place is None:
                 kept.append(product)
             else:
                 laid, numbers = to_numbers(product, place)
                 self._keep(numbers)
                 kept.append(laid)
-        return tuple(kept) if len(kept) > 1 else kept[0]
+        return kept
 
     def _keep(self, numbers: Tensor) -> None:
         end = self.used + len(numbers)

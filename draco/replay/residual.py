@@ -11,8 +11,8 @@ difference is measured by
 proportion to it. Where terms cancel, as in a gradient that is zero in exact arithmetic, rounding is all there is. The
 whole product has the last word, so that no honest worker is convicted by a secret vector that was unlucky.
 
-r is Gaussian and not of signs. An error e in a row leaves e . r, which is normal with deviation |e|: the chance that it is
-below t |e| is less than 0.8 t. With signs an error in two numbers of a row would cancel with chance 1/2.
+r is Gaussian and not of signs. An error e in a row leaves e . r, which is normal with deviation |e|: the chance that
+it is below t |e| is less than 0.8 t. With signs an error in two numbers of a row would cancel with chance 1/2.
 """
 
 import math
@@ -73,8 +73,9 @@ def whole_residual(equation: Equation, came: Tensor, own: Tensor) -> float:
 
 
 def norm(x: Tensor) -> float:
-    """Return the root of the sum of squares."""
-    return float(torch.linalg.vector_norm(x))
+    """Return the root of the sum of squares; in float64 where squares in float32 overflow or vanish."""
+    size = float(torch.linalg.vector_norm(x))
+    return size if 1e-15 < size < math.inf else float(torch.linalg.vector_norm(x, dtype=torch.float64))
 
 
 def rms(x: Tensor) -> float:

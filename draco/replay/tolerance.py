@@ -7,6 +7,7 @@ figures are in docs/checked.md; `benchmarks/tolerance.py` prints the figures.
 import math
 
 ROUNDING = 2.0**-23  # of float32, relative: the distance from 1 to the next number
+_SCALE = 3.0  # a row's scale (residual.py) in norms of the row, where rows are alike and terms do not cancel
 LEAST = 1e-5  # the tolerance of products with an inner length below 7,000
 
 
@@ -14,7 +15,7 @@ def default_tolerance(inner: int) -> float:
     """Return the tolerance of a product whose numbers are sums of `inner` terms.
 
     Rounding of a sum that is built term by term grows as the root of its length. So the tolerance is
-    max(1e-5, 2^-23 sqrt(inner)). Honest residuals were 1/5 of it or less on every kernel that was measured.
+    max(1e-5, 2^-23 sqrt(inner)). Whole rows of honest products erred by 1/4 of it or less on all kernels measured.
 
     Raises:
         ValueError: the length is negative.
@@ -27,8 +28,8 @@ def default_tolerance(inner: int) -> float:
 def passes_with_probability(error: float, tolerance: float, vectors: int = 1) -> float:
     """Return an upper bound of the chance that a row with an error passes its check with Gaussian vectors.
 
-    With t = tolerance / error < 1 it is 1.3 t sqrt(1 + 2 ln(4 / t)) for one vector (statement 2 of docs/checked.md), and
-    a power of that where `vectors` independent ones must all pass.
+    With t = tolerance / error < 1 it is 1.3 t sqrt(1 + 2 ln(4 / t)) for one vector (statement 2 of docs/checked.md).
+    Where `vectors` independent ones must all pass it is a power of that.
 
     Args:
         error: of the row, relative to its scale.
@@ -40,8 +41,8 @@ def passes_with_probability(error: float, tolerance: float, vectors: int = 1) ->
     """
     if not (error >= 0 and tolerance > 0 and vectors >= 1):
         raise ValueError(
-            f"error {error}, tolerance {tolerance}, vectors {vectors}; give an error of 0 or more, a tolerance above 0, "
-            "and at least 1 vector"
+            f"error {error}, tolerance {tolerance}, vectors {vectors}; give an error of 0 or more, a tolerance above "
+            "0, and at least 1 vector"
         )
     if error <= tolerance:
         return 1.0
@@ -69,7 +70,7 @@ def error_that_passes(chance: float, tolerance: float, vectors: int = 1) -> floa
 
 
 def ever_passes(error: float, tolerance: float, tries: int, vectors: int = 1) -> float:
-    """Return a bound of the chance that one of several tries with such an error passes; each that fails costs a worker."""
+    """Return a bound of the chance that one of several tries passes; each that fails costs a worker."""
     return min(1.0, tries * passes_with_probability(error, tolerance, vectors))
 
 
@@ -79,7 +80,7 @@ def gradient_bound(tolerance: float, amplification: float, lying: float = 1.0) -
     Args:
         tolerance: of the products.
         amplification: relative change of a gradient per relative error of all its products at once, at worst. It is
-            measured (`benchmarks/tolerance.py`), and holds where the model is smooth; docs/checked.md has what kinks add.
+            measured (`benchmarks/tolerance.py`), and holds for smooth models; docs/checked.md has what kinks add.
         lying: share of the partitions that lie.
 
     Raises:
@@ -89,4 +90,4 @@ def gradient_bound(tolerance: float, amplification: float, lying: float = 1.0) -
         raise ValueError(
             f"tolerance {tolerance}, amplification {amplification}, lying {lying}; give 0 or more, and a share"
         )
-    return tolerance * amplification * lying
+    return _SCALE * tolerance * amplification * lying

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class CheatError(Exception):
-    """A transcript that no honest worker sends. The sentence names the operation, the product, its shape and the residual."""
+    """A transcript that no honest worker sends; the sentence names operation, product, shape and residual."""
 
 
 class Verdict(NamedTuple):

@@ -7,7 +7,7 @@ any kind of colour vision tell apart. Names of runs are never taken for mathemat
 import io
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 os.environ.pop("MPLBACKEND", None)  # a notebook's: where it is unknown matplotlib cannot be imported
@@ -35,6 +35,7 @@ _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#00
 _STYLES = ("-", "--", "-.", ":")  # curves that coincide stay visible
 _PARTS = dict(zip(PARTS, ("#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#009e73", "#cc79a7"), strict=True))
 _SHOWN = {"interruption": ("v", "#d55e00", "interruption"), "resume": ("^", "#009e73", "resumed")}
+_EXPELLED: dict[str, Any] = {"color": "#000000", "linestyle": "-", "marker": "x", "markersize": 6}
 _LONG = 48  # letters of a name in a legend
 _METRICS = 4  # of a task's own, of which curves are drawn
 _SPREAD = 50.0  # of losses, from which on their axis is logarithmic
@@ -111,8 +112,11 @@ def curves(runs: Sequence[Curves]) -> Figure:
     return figure
 
 
-def suspects(run: Series) -> Figure:
-    """Draw who was what at which step, worker by step; where steps share a column, its worst class."""
+def suspects(run: Series, expelled: Mapping[int, int] = {}) -> Figure:
+    """Draw who was what at which step, worker by step; where steps share a column, its worst class.
+
+    `expelled`: by rank, the step from which on a worker is expelled; a line with a cross at its beginning.
+    """
     into = run.bins(MOST)
     grid = heat(run.records, run.workers, into)
     figure = _new(float(np.clip(1.4 + 0.24 * run.workers, 2.2, 12)))
@@ -131,11 +135,16 @@ def suspects(run: Series) -> Figure:
                 [np.clip(mark.step + 0.5, into.edges[0], run.steps[-1] + 0.5)], [1.0], shape, color=colour,
                 clip_on=False, markersize=6, transform=axes.get_xaxis_transform(),
             )  # fmt: skip
+    for rank, step in expelled.items():
+        axes.plot([max(step, into.edges[0]), run.steps[-1] + 0.5], [rank, rank], **_EXPELLED, markevery=[0])
     present = [index for index in range(len(CLASSES)) if (grid == index).any()]
     keys: list[Patch | Line2D] = [Patch(facecolor=COLOURS[CLASSES[i]], edgecolor="#888888") for i in present]
     kinds = [kind for kind in _SHOWN if any(mark.kind == kind for mark in run.marks)]
     keys += [Line2D([], [], color=_SHOWN[kind][1], linestyle="", marker=_SHOWN[kind][0]) for kind in kinds]
-    _legend(figure, keys, [*(CLASSES[i] for i in present), *(_SHOWN[kind][2] for kind in kinds)], columns=8)
+    labels = [*(CLASSES[i] for i in present), *(_SHOWN[kind][2] for kind in kinds)]
+    if expelled:
+        keys, labels = [*keys, Line2D([], [], **_EXPELLED)], [*labels, "expelled from there on"]
+    _legend(figure, keys, labels, columns=8)
     return figure
 
 
@@ -182,6 +191,25 @@ def errors(run: Series) -> Figure:
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
+    return figure
+
+
+def copies(run: Series) -> Figure:
+    """Draw how many workers computed each partition, and what is left of that; where steps share a column, means.
+
+    A step that was undone stands as a triangle at its place.
+    """
+    into = run.bins(MOST)
+    figure, axes = _figure("copies per partition", run)
+    axes.stairs(means(run.copies, run.steps, into), into.edges, baseline=None, color=_LINES[0])
+    axes.stairs(means(run.redundancy, run.steps, into), into.edges, baseline=None, color=_LINES[1], linestyle="--")
+    axes.set_ylim(bottom=0)
+    keys = [Line2D([], [], color=_LINES[0]), Line2D([], [], color=_LINES[1], linestyle="--")]
+    labels = ["computed", "at the next step, if nobody lies"]
+    if undone := [mark.step + 1 for mark in run.marks if mark.kind == "undone"]:
+        axes.plot(undone, [0] * len(undone), "^", color=_LINES[3], clip_on=False)
+        keys, labels = [*keys, Line2D([], [], color=_LINES[3], linestyle="", marker="^")], [*labels, "step undone"]
+    _legend(figure, keys, labels, columns=3)
     return figure
 
 

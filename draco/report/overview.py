@@ -19,9 +19,10 @@ _CURVES = (
 
 def summary(of: Sequence[Summary]) -> dict[str, Any]:
     """Return the numbers of the runs: of one run as facts, of several as a table."""
+    rows = [tables.cells(s, tables.quality(of), tables.rounds(of)) for s in of]
     return {
         "facts": [("state", of[0].state), *tables.facts(of[0])] if len(of) == 1 else [],
-        "table": Table(tables.columns(of), [tables.cells(s, tables.quality(of)) for s in of], tables.WORDS),
+        "table": Table(tables.columns(of), rows, tables.WORDS),
         "footnotes": tables.footnotes(of) if len(of) > 1 else [],
     }
 

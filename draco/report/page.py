@@ -17,7 +17,7 @@ from draco.plain import plain
 from draco.report import figures
 from draco.report.elements import Run
 from draco.report.overview import curves, summary
-from draco.report.section import section
+from draco.report.section import expelled_from, section
 from draco.report.series import series
 from draco.report.summary import Left, Summary
 
@@ -96,11 +96,13 @@ def draw(runs: Sequence[Run]) -> dict[str, bytes]:
     found = {"curves": figures.curves(some)} if some else {}
     for at, run in enumerate(runs, start=1):
         if len(run.series.steps):
-            found[f"suspects-{at}"] = figures.suspects(run.series)
+            found[f"suspects-{at}"] = figures.suspects(run.series, expelled_from(run))
             found[f"seconds-{at}"] = figures.seconds(run.series)
             found[f"received-{at}"] = figures.received(run.series)
             if not np.isnan(run.series.errors).all():
                 found[f"errors-{at}"] = figures.errors(run.series)
+            if not np.isnan(run.series.copies).all():
+                found[f"copies-{at}"] = figures.copies(run.series)
     return {stem: figures.encoded(figure, "png") for stem, figure in found.items()}
 
 

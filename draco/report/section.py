@@ -1,7 +1,7 @@
 """The section of the page on one run, as values for its template: who lied, where time went, machine and job."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from statistics import median
 from typing import Any
@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from draco.plain import plain
 from draco.report import figures
 from draco.report.elements import Picture, Run, Table, number
-from draco.report.series import CLASSES, PARTS, SUSPECT, Floats, Record, Series, means, tally
+from draco.report.series import CLASSES, HONEST, PARTS, SUSPECT, Floats, Record, Series, classes, means, tally
+from draco.report.tables import failure
+from draco.runs import expulsions
+from draco.runs.expulsions import Expulsion
 
 _STATES = {
     "pending": "The run has not begun, or waits to be started again.",
@@ -23,6 +26,7 @@ _STATES = {
     "succeeded": "The run took all its steps.",
     "early": "The run succeeded before its last step, as its stop_early says.",
 }
+_ROWS = 50  # of the table of copies; of a longer run their means
 _WORST = ", then ".join(reversed(CLASSES))
 
 
@@ -42,28 +46,41 @@ def section(run: Run, at: int, pictures: Mapping[str, bytes]) -> dict[str, Any]:
         "well": summary.state == "succeeded" and (early or not message),
         "notes": [note for note in summary.notes if note != message],
         "setting": summary.setting,
+        "failure": failure(summary.failure_probability),
         "directory": plain(str(summary.run)),
-        "steps": _steps(run.series, at, pictures) if len(run.series.steps) else None,
+        "steps": _steps(run, at, pictures) if len(run.series.steps) else None,
         "marks": Table(("seconds", "after step", "event", "about"), marks, ("event", "about")),
         "job": run.left.job,
         **_origin([event for event in run.left.events if event["event"] == "start"]),
     }
 
 
-def _steps(run: Series, at: int, pictures: Mapping[str, bytes]) -> dict[str, Any]:
+def expelled_from(run: Run) -> dict[int, int]:
+    """Return the step of each proof by which a worker is expelled, by rank, of workers that the job has."""
+    found = expulsions.expulsions(run.left.events)
+    return {rank: proof.step for rank, proof in found.items() if rank <= run.series.workers}
+
+
+def _steps(whole: Run, at: int, pictures: Mapping[str, bytes]) -> dict[str, Any]:
+    run, expelled = whole.series, expelled_from(whole)
     missing, counts = int(run.steps[-1]) - len(run.steps), tally(run.records, run.workers)
     return {
         "missing": f"{missing:,} of {run.steps[-1]:,}" if missing else "",
         "untold": counts[:, SUSPECT].any(),
-        **_suspects(run, counts, pictures[f"suspects-{at}"]),
+        **_suspects(run, counts, expelled, pictures[f"suspects-{at}"]),
+        "proofs": _proofs(expulsions.expulsions(whole.left.events).values()),
         "refused": Table(("refused worker", "steps", "why"), _refused(run), ("why",)),
         **_time(run, pictures[f"seconds-{at}"]),
         "received": _received(run, pictures[f"received-{at}"]),
         "errors": _errors(run, pictures[f"errors-{at}"]) if f"errors-{at}" in pictures else None,
+        **(_copies(run, pictures[f"copies-{at}"]) if f"copies-{at}" in pictures else {"copies": None}),
     }
 
 
-def _suspects(run: Series, counts: NDArray[np.int64], png: bytes) -> dict[str, Any]:
+def _suspects(run: Series, counts: NDArray[np.int64], expelled: Mapping[int, int], png: bytes) -> dict[str, Any]:
+    out = {rank: _steps_out(run, rank, step) for rank, step in expelled.items()}
+    for rank, steps in out.items():
+        counts[rank - 1, HONEST] -= steps
     totals = dict(zip(CLASSES[1:], counts[:, 1:].sum(0).tolist(), strict=True))
     shown = [kind for kind in CLASSES[1:] if totals[kind]]
     into = run.bins(figures.MOST)
@@ -73,11 +90,49 @@ def _suspects(run: Series, counts: NDArray[np.int64], png: bytes) -> dict[str, A
     if any(mark.kind in ("interruption", "resume") for mark in run.marks):
         caption += " Triangles above mark interruptions (down) and resumptions (up)."
     said = ", ".join(f"{kind} {totals[kind]:,}" for kind in shown)
+    if expelled:
+        caption += " A line begins with a cross at the step of the proof by which its worker is expelled."
+        said += f". Expelled: {', '.join(f'worker {rank} by step {step}' for rank, step in expelled.items())}"
     alternative = f"Heat map: workers 1 to {run.workers} by steps {run.steps[0]} to {run.steps[-1]}. {said}."
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (str(rank), *(f"{row[CLASSES.index(kind)]:,}" for kind in shown)) for rank, row in enumerate(counts, start=1)
     ]
+    if out:
+        rows = [(*row, f"{out.get(rank, 0):,}") for rank, row in enumerate(rows, start=1)]
+        shown = [*shown, "expelled"]
     return {"suspects": Picture(png, alternative, caption), "classes": Table(("worker", *shown), rows)}
+
+
+def _steps_out(run: Series, rank: int, step: int) -> int:
+    """Return how many steps after the one of its proof an expelled worker took no part in, as nobody asked it."""
+    return sum(record["step"] > step and rank not in classes(record) for record in run.records)
+
+
+def _proofs(expelled: Iterable[Expulsion]) -> Table:
+    """Return by what each expelled worker was proven to lie."""
+    rows = [
+        (str(e.rank), str(e.step), str(e.partition), expulsions.shortened(e.claimed), expulsions.shortened(e.true))
+        for e in expelled
+    ]
+    return Table(("expelled worker", "step", "partition", "it claimed", "true was"), rows, ("it claimed", "true was"))
+
+
+def _copies(run: Series, png: bytes) -> dict[str, Any]:
+    """Return what redundancy cost: the copies of each partition by step, in at most `_ROWS` rows."""
+    known = run.copies[~np.isnan(run.copies)]
+    undone = sum(mark.kind == "undone" for mark in run.marks)
+    said = f"mean {known.mean():.3f}, most {known.max():.3f}, last {known[-1]:.3f}; {undone:,} steps undone"
+    into = run.bins(_ROWS)
+    columns = [means(values, run.steps, into).tolist() for values in (run.copies, run.redundancy)]
+    rows = [
+        (str(into.first + at * into.size), *(number(value, ".3f") for value in values))
+        for at, values in enumerate(zip(*columns, strict=True))
+    ]
+    caption = f"How many workers computed each partition: {said}. Dashed: at the next step, if nobody lies."
+    return {
+        "copies": Picture(png, f"Copies per partition by step: {said}.", caption),
+        "price": Table(("from step", "copies", "at the next step"), rows),
+    }
 
 
 def _refused(run: Series) -> list[tuple[str, ...]]:

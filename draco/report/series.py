@@ -20,7 +20,10 @@ PARTS = ("compute", "encode", "communication", "decode", "aggregate", "update")
 CLASSES = ("no record", "honest", "straggling", "lost", "suspect", "caught", "falsely accused", "missed")
 NO_RECORD, HONEST, STRAGGLING, LOST, SUSPECT, CAUGHT, ACCUSED, MISSED = range(len(CLASSES))
 _BEGINS = ("refused_checkpoint", "resume", "start")  # what a launch writes before its first step, in this order
-_MARKED = ("notice", "interruption", "relaunch", "refused_checkpoint", "resume", "logger", "stop_early", "end")
+_MARKED = (
+    "notice", "interruption", "relaunch", "refused_checkpoint", "resume", "logger", "expelled", "undone", "stop_early",
+    "end",
+)  # fmt: skip
 
 
 class Mark(NamedTuple):
@@ -60,6 +63,8 @@ class Series:
     parts: Floats  # (t, len(PARTS)) seconds
     received: Floats  # (t,) bytes
     errors: Floats  # (t,) decoding errors
+    copies: Floats  # (t,) pairs computed / pairs, of protocols of several rounds
+    redundancy: Floats  # (t,) copies of each pair at the next step, if nobody lies
     evaluations: Floats  # (e, 2 + metrics): step, seconds, and each metric; NaN where one was not evaluated
     metrics: tuple[str, ...]  # the names of these columns
     marks: tuple[Mark, ...]
@@ -137,6 +142,8 @@ def series(events: Sequence[Record], evaluations: Iterable[Record] = ()) -> Seri
         parts=np.array([[e.get("seconds", {}).get(part, 0.0) for part in PARTS] for e in kept]).reshape(-1, len(PARTS)),
         received=_floats(e.get("bytes_received") for e in kept),
         errors=_floats(e.get("decoding_error") for e in kept),
+        copies=_floats(e.get("copies") for e in kept),
+        redundancy=_floats(e.get("redundancy") for e in kept),
         evaluations=np.array(rows, np.float64).reshape(-1, 2 + len(names)),
         metrics=tuple(names),
         marks=tuple(_marks(events, seconds)),
@@ -189,6 +196,11 @@ def _about(event: Record) -> str:
         return f"after step {event.get('step', '?')}, from {event.get('file', '?')}"
     if kind == "logger":
         return f"{event['name']} is left out: {event['why']}"
+    if kind == "expelled":
+        return f"worker {event['rank']} is proven to lie, by step {event['step']}, partition {event['partition']}"
+    if kind == "undone":
+        partitions = ", ".join(map(str, event.get("partitions") or ()))
+        return f"step {event['step']}, for false vectors of partitions {partitions or '?'}"
     if kind == "stop_early":
         return f"{event['metric']} was best at step {event.get('best_step', '?')}"
     return ": ".join(str(event[key]) for key in ("state", "message") if event.get(key))

@@ -6,9 +6,9 @@ and a pause of the machine do not count.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import NamedTuple
 
 from draco import metrics
@@ -19,6 +19,7 @@ from draco.runs import directory as run_directory
 from draco.runs import door
 from draco.runs.alive import life
 from draco.runs.events import found
+from draco.runs.expulsions import Expulsion, expulsions
 
 _CAUSES = 3  # of interruptions that are named, the commonest
 # A worker is named that was late in this share of the steps and in so many, and either left out of that share or waited
@@ -47,6 +48,12 @@ class Summary:
     bytes_per_step: float | None  # median bytes received by the server in a step
     logging_seconds: float | None  # median seconds that the job's loggers took for a step
     notes: tuple[str, ...]  # what a reader should know before believing the rest
+    # Of protocols of several rounds:
+    expelled: Mapping[int, Expulsion] = field(default_factory=dict)  # by rank
+    copies: float | None = None  # mean over the steps of pairs computed / pairs
+    redundancy: float | None = None  # copies of each pair that are left, if nobody lies
+    undone: int = 0  # steps
+    failure_probability: float | None = None  # that a step of the whole run stays false
 
 
 class Left(NamedTuple):
@@ -112,6 +119,7 @@ def summarise(
     said += _late(steps)
     evaluation = max(evaluations, key=lambda e: int(e["step"]), default={})
     quality = metrics.recorded(evaluation)
+    copies = [e["copies"] for e in steps if e.get("copies") is not None]
     times = [e["seconds"] for e in steps if "seconds" in e]
     sizes = [e["bytes_received"] for e in steps if "bytes_received" in e]
     return Summary(
@@ -132,6 +140,11 @@ def summarise(
         bytes_per_step=median(sizes) if sizes else None,
         logging_seconds=median(logged) if (logged := [t["log"] for t in times if "log" in t]) else None,
         notes=(*notes, *said),
+        expelled=expulsions(events),
+        copies=mean(copies) if copies else None,
+        redundancy=last.get("redundancy"),
+        undone=sum(e["event"] == "undone" for e in events),
+        failure_probability=start.get("failure_probability"),
     )
 
 

@@ -22,6 +22,7 @@ def table(summaries: Sequence[Summary]) -> Table:
         return whole
     rows = Table(show_lines=True, caption=Text("\n".join(footnotes(summaries))), caption_justify="left")
     stacks, headers, shown = _stacks(summaries), columns(summaries), quality(summaries)
+    several = rounds(summaries)
     for stack in stacks:
         rows.add_column(
             "\n".join(stack),
@@ -30,16 +31,16 @@ def table(summaries: Sequence[Summary]) -> Table:
             no_wrap=stack != stacks[0],
         )
     for summary in summaries:
-        values = dict(zip(headers, cells(summary, shown), strict=True))
+        values = dict(zip(headers, cells(summary, shown, several), strict=True))
         rows.add_row(*(Text("\n".join(values[header] for header in stack)) for stack in stacks))
     return rows
 
 
 def markdown(summaries: Sequence[Summary]) -> str:
     """Return the runs as a Markdown table, one row each."""
-    headers, shown = columns(summaries), quality(summaries)
+    headers, shown, several = columns(summaries), quality(summaries), rounds(summaries)
     rule = [":--" if header in WORDS else "--:" for header in headers]
-    lines = [headers, rule, *([_MARKS.sub(r"\\\g<0>", cell) for cell in cells(s, shown)] for s in summaries)]
+    lines = [headers, rule, *([_MARKS.sub(r"\\\g<0>", cell) for cell in cells(s, shown, several)] for s in summaries)]
     grid = ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join([*grid, *("\n" + _MARKS.sub(r"\\\g<0>", note) for note in footnotes(summaries))])
 
@@ -47,6 +48,7 @@ def markdown(summaries: Sequence[Summary]) -> str:
 _MARKS = re.compile(r"[\\`*<>|$~\[\]]")  # of Markdown, in text that is none; _ within words is none either
 WORDS = ("run", "setting", "state")
 _LIES = ("caught", "missed", "accused")
+_PRICE = ("expelled", "copies")
 _TIMES = tuple(f"{part} ms" for part in PARTS)
 _RATES = ("ms/step", "MB/step", "steps/s")
 _MOST = 3  # metrics of a task's own that have a column
@@ -63,13 +65,22 @@ def quality(summaries: Sequence[Summary]) -> list[str]:
 
 def columns(summaries: Sequence[Summary]) -> list[str]:
     """Return the headers of a table of these runs."""
-    return [*WORDS, "steps", *map(_name, quality(summaries)), *_LIES, "ms/step", *_TIMES, "MB/step", "steps/s"]
+    several = _PRICE if rounds(summaries) else ()
+    return [
+        *WORDS, "steps", *map(_name, quality(summaries)), *_LIES, *several, "ms/step", *_TIMES, "MB/step", "steps/s"
+    ]  # fmt: skip
+
+
+def rounds(summaries: Sequence[Summary]) -> bool:
+    """Return whether any of these runs tells of copies and expulsions, which get columns then."""
+    return any(s.copies is not None or s.expelled for s in summaries)
 
 
 def _stacks(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
     """Return which values stand below each other on a terminal, so that a row fits into 80 columns."""
     found = tuple(map(_name, quality(summaries)))
-    return [WORDS[:2], ("state", "steps", *found), _LIES, _TIMES[:3], _TIMES[3:], _RATES]
+    several = _PRICE if rounds(summaries) else ()
+    return [WORDS[:2], ("state", "steps", *found), (*_LIES, *several), _TIMES[:3], _TIMES[3:], _RATES]
 
 
 def _name(metric: str) -> str:
@@ -81,8 +92,8 @@ def footnotes(summaries: Sequence[Summary]) -> list[str]:
     return [f"* {plain(s.run.name)}: {'; '.join(map(plain, s.notes))}" for s in summaries if s.notes]
 
 
-def cells(s: Summary, shown: Sequence[str]) -> list[str]:
-    """Return one run's values, one for each of `columns`; `shown` are the metrics among them."""
+def cells(s: Summary, shown: Sequence[str], several: bool = False) -> list[str]:
+    """Return one run's values, one for each of `columns`; `shown` are the metrics among them, `several`: `rounds`."""
     return [
         plain(s.run.name),
         s.setting,
@@ -92,6 +103,7 @@ def cells(s: Summary, shown: Sequence[str]) -> list[str]:
         _number(s.caught, ","),
         _number(s.missed, ","),
         _number(s.falsely_accused, ","),
+        *((" ".join(map(str, s.expelled)) or "-", _number(s.copies, ".3f")) if several else ()),
         _milliseconds(s.step_seconds),
         *(_milliseconds(s.seconds.get(part)) for part in PARTS),
         _megabytes(s.bytes_per_step),
@@ -108,6 +120,7 @@ def facts(s: Summary) -> list[tuple[str, str]]:
         _evaluation(s),
         ("training loss", _number(s.loss, ".4g")),
         ("lies", f"{caught} caught, {missed} missed, {accused} falsely accused"),
+        *_protocol(s),
         ("step", f"{_milliseconds(s.step_seconds)} ms, {_rate(s.step_seconds)} steps/s (medians)"),
         ("of which ms", ", ".join(f"{part} {_milliseconds(s.seconds.get(part))}" for part in PARTS)),
         ("received", f"{_megabytes(s.bytes_per_step)} MB per step"),
@@ -115,6 +128,29 @@ def facts(s: Summary) -> list[tuple[str, str]]:
         ("directory", plain(str(s.run))),
         *(("note", note) for note in s.notes),
     ]
+
+
+def _protocol(s: Summary) -> list[tuple[str, str]]:
+    """Return what a protocol of several rounds came to: who is expelled, and what redundancy cost."""
+    told = []
+    if s.copies is not None or s.expelled:
+        told.append(("expelled", ", ".join(f"{rank} (step {e.step})" for rank, e in s.expelled.items()) or "nobody"))
+    if s.copies is not None:
+        now = "" if s.redundancy is None else f", {s.redundancy:g} at the next step"
+        undone = f"; {s.undone:,} steps undone" if s.undone else ""
+        told.append(("copies", f"{s.copies:.3f} of each partition (mean){now}{undone}"))
+    if said := failure(s.failure_probability):
+        told.append(("certainty", said))
+    return told
+
+
+def failure(probability: float | None) -> str:
+    """Say how likely it is that a step of a whole run stays false; nothing where the run does not tell."""
+    if probability is None:
+        return ""
+    if not probability:
+        return "no step stays false: a partition has as many verifiers as workers may lie"
+    return f"a step of the run stays false with a probability of {probability:.2g} at most"
 
 
 def _evaluation(s: Summary) -> tuple[str, str]:

@@ -6,6 +6,7 @@ code/               the job's own code as it was when the run was made, read-onl
 state.json          pending, running, interrupted, succeeded, failed or lost; replaced by rename
 events.jsonl        one JSON object a line, written by the server; by the supervisor what it does between launches
 evaluations.jsonl   one JSON object a line, written by the evaluator only
+chain.jsonl         digests of each step, one JSON object a line, written by the server; see chain.py
 checkpoints/        see checkpoint.py
 logs/               what the processes printed
 secret              seed of the server's permutations and projections; readable by the server's user only

@@ -58,6 +58,14 @@ class _Start(_Event):
     vote: str = _maybe()
     vote_reason: str = _maybe()
     weights: str = _maybe()  # SHA-256 of the file of initial weights
+    failure_probability: Share | None = _maybe()  # that a step of the whole run stays false
+
+
+class _Proof(_Record):
+    step: Count
+    partition: Count
+    claimed: str
+    true: str
 
 
 class _Step(_Event):
@@ -76,11 +84,27 @@ class _Step(_Event):
     waited: dict[RankText, Seconds] | None = _maybe()
     redrawn: list[str] = _maybe()
     decoding_error: Number | None = _maybe()
+    copies: Annotated[Number, Field(ge=0)] | None = _maybe()  # pairs computed / pairs
+    redundancy: Count | None = _maybe()  # copies of each pair at the next step, if nobody lies
+    standing: Count | None = _maybe()  # workers that are not expelled
+    rounds: Count | None = _maybe()
+    expelled: dict[RankText, _Proof] | None = _maybe()
+
+
+class _Expelled(_Event, _Proof):
+    rank: Rank
+
+
+class _Undone(_Event):
+    step: Count
+    partitions: list[Count] = _maybe()
+    workers: Ranks = _maybe()
 
 
 class _File(_Event):  # checkpoint, resume
     step: Count
     file: str = _maybe()
+    expelled: dict[RankText, _Proof] | None = _maybe()  # of resume: who is out
 
 
 class _RefusedCheckpoint(_Event):
@@ -161,7 +185,7 @@ class _State(_Record):
 _EVENTS: Mapping[str, type[_Record]] = {
     "start": _Start, "step": _Step, "checkpoint": _File, "resume": _File, "refused_checkpoint": _RefusedCheckpoint,
     "checked": _Checked, "doubt": _Doubt, "notice": _Notice, "interruption": _Interruption, "relaunch": _Relaunch,
-    "stop_early": _Stopped, "logger": _Logger, "end": _End,
+    "stop_early": _Stopped, "logger": _Logger, "expelled": _Expelled, "undone": _Undone, "end": _End,
 }  # fmt: skip
 
 

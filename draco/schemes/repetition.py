@@ -13,15 +13,18 @@ Invariant of the exact vote: it compares bits, so the workers of a group must sh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from draco.declaration import Option, OptionError
 from draco.errors import DecodeError
 from draco.lazy import Tensor, torch
+from draco.protocols.digested import digested
+from draco.protocols.rounds import Protocol
 from draco.schemes.declaration import SchemeDeclaration, Sizes, require_workers
 from draco.schemes.scheme import Decoded, Decoder, Inspection, Mask, Scheme
-from draco.schemes.vote import OPTIONS, TOLERANCE, Ballot, checked_vote, winner
+from draco.schemes.vote import OPTIONS, TOLERANCE, Ballot, checked_vote, elect, winner
 
 
 def _sizes(workers: int, adversaries: int, redundancy: int | None = None, **_: object) -> Sizes:
@@ -53,6 +56,23 @@ def repetition(
         summary=f"repetition: {workers} workers in {groups} groups of {workers // groups} or more, "
         f"up to {adversaries} adversaries",
     )  # fmt: skip
+
+
+def _protocol(
+    *,
+    workers: int,
+    adversaries: int,
+    redundancy: int | None = None,
+    vote: str = "exact",
+    tolerance: float | None = None,
+    uplink: str = "full",
+) -> Protocol | None:
+    """Return the protocol in which one of each group uploads; None: all do, and a step is one round."""
+    if uplink == "full":
+        return None
+    groups = _sizes(workers, adversaries, redundancy).partitions
+    within = checked_vote("repetition", vote, tolerance or TOLERANCE)
+    return digested(workers=workers, adversaries=adversaries, groups=groups, within=within, elect=elect)
 
 
 def in_groups(
@@ -136,8 +156,16 @@ REPETITION = SchemeDeclaration(
     options={
         "redundancy": Option(int | None, None, "Workers in a group, 2s+1 to n; null: 2s+1.", ge=1, le=4096),
         **OPTIONS,
+        "uplink": Option(
+            Literal["full", "digest"],
+            "full",
+            "full: every worker sends its vector; digest: one of each group does, and the others a digest of theirs, "
+            "or projections for a vote within a tolerance.",
+            argument=False,
+        ),
     },
     sizes=_sizes,
     tolerance=TOLERANCE,
     grouped=True,
+    protocol=_protocol,
 )

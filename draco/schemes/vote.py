@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from draco.declaration import OnlyWith, Option
@@ -142,13 +142,32 @@ def checked_vote(name: str, vote: str, tolerance: float) -> float | None:
     return tolerance if vote == "tolerance" else None
 
 
-def winner(ballot: Ballot, s: int, within: float | None) -> Winner:
+def winner(ballot: Ballot, s: int, within: float | None, preferred: Collection[int] = ()) -> Winner:
     """Return who wins with at least s + 1 rows that are the same within `within`, bit for bit where it is None.
+
+    `preferred` is as in `tolerant_winner`.
 
     Raises:
         DecodeError: nobody does.
     """
-    return exact_winner(ballot, s) if within is None else tolerant_winner(ballot, s, within)
+    return exact_winner(ballot, s) if within is None else tolerant_winner(ballot, s, within, preferred)
+
+
+def elect(
+    classes: Sequence[Sequence[int]],
+    distances: Mapping[tuple[int, int], float],
+    s: int,
+    within: float | None,
+    preferred: Collection[int] = (),
+) -> Winner:
+    """Return the winner among rows of which only classes and distances are known, as `Ballot` has them.
+
+    Raises:
+        DecodeError: there is none.
+    """
+    ballot = Ballot((), distances=False)
+    ballot.classes, ballot.distances = [list(rows) for rows in classes], dict(distances)
+    return winner(ballot, s, within, preferred)
 
 
 def disagreements(ballot: Ballot, within: float | None) -> Iterator[tuple[int, int]]:
@@ -177,7 +196,7 @@ def exact_winner(ballot: Ballot, s: int) -> Winner:
     return Winner(tuple(winners[0]), tuple(suspects))
 
 
-def tolerant_winner(ballot: Ballot, s: int, tolerance: float) -> Winner:
+def tolerant_winner(ballot: Ballot, s: int, tolerance: float, preferred: Collection[int] = ()) -> Winner:
     """Return the medoid of the largest clique of at least s + 1 rows that are mutually within the tolerance.
 
     A clique of s + 1 rows holds an honest one, and its other rows are within the tolerance of that. So the result is
@@ -185,6 +204,8 @@ def tolerant_winner(ballot: Ballot, s: int, tolerance: float) -> Winner:
 
     Among cliques of one size the smallest total distance wins. Suspects are the rows with fewer neighbours than an
     honest row must have. So no honest row is accused while the promise holds.
+
+    Where a clique of s + 1 rows holds a row that is `preferred`, such a clique wins, and such a row of it.
 
     Raises:
         DecodeError: there is no such clique.
@@ -202,8 +223,8 @@ def tolerant_winner(ballot: Ballot, s: int, tolerance: float) -> Winner:
         )
     # The largest clique, then the smallest total distance, then the first rows. Its medoid is nearest to its others.
     totals = {c: math.fsum(distance[a, b] for a, b in itertools.combinations(c, 2)) for c in cliques}
-    best = min(cliques, key=lambda c: (-len(c), totals[c], c))
-    medoid = min(best, key=lambda a: (math.fsum(distance[a, b] for b in best if b != a), a))
+    best = min(cliques, key=lambda c: ({*preferred}.isdisjoint(c), -len(c), totals[c], c))
+    medoid = min(best, key=lambda a: (a not in preferred, math.fsum(distance[a, b] for b in best if b != a), a))
     # An honest row is near all others but s Byzantine ones.
     suspects = tuple(a for a in rows if len(near[a]) < len(rows) - s - 1 or not _finite(ballot, class_of[a]))
     same = [row for row in ballot.classes[class_of[medoid]] if row != medoid]

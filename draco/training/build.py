@@ -81,6 +81,7 @@ class Built:
         """The protocol of steps that take several rounds; None where each takes one."""
         spec = self.job.scheme
         options = {name: value for name, value in spec.given().items() if name in SCHEMES[spec.name].options}
+        options |= _vote_options(self.job, self.vote)
         return schemes.build_protocol(spec.name, workers=self.job.workers, adversaries=spec.adversaries, **options)
 
     @cached_property
@@ -158,16 +159,22 @@ def build_scheme(job: Job, vote: str | None = None, tail: int = 1) -> Scheme:
     `vote` replaces `auto` once the workers have said what they run on. The last `tail` numbers of a step vector are no
     gradient: statistics and loss.
     """
-    scheme, options = SCHEMES[job.scheme.name], structure(job)
-    if "vote" in scheme.options:
-        options["vote"] = vote or ("exact" if job.scheme.get("vote") == "auto" else job.scheme.get("vote"))
-    if "tolerance" in scheme.options:
-        options["tolerance"] = tolerance(job)
+    scheme, options = SCHEMES[job.scheme.name], structure(job) | _vote_options(job, vote)
     if "seed" in scheme.supplied:  # of a design that is drawn
         options["seed"] = derive_seed(job.seed, "design")
     if "tail" in scheme.supplied:  # the statistics and the loss, which are no gradient, travel as numbers
         options["tail"] = tail
     return schemes.build(scheme.name, workers=job.workers, adversaries=job.scheme.adversaries, **options)
+
+
+def _vote_options(job: Job, vote: str | None) -> dict[str, Any]:
+    """Return the options of the scheme's vote, if it has one; `vote` is that of `build_scheme`."""
+    scheme, options = SCHEMES[job.scheme.name], dict[str, Any]()
+    if "vote" in scheme.options:
+        options["vote"] = vote or ("exact" if job.scheme.get("vote") == "auto" else job.scheme.get("vote"))
+    if "tolerance" in scheme.options:
+        options["tolerance"] = tolerance(job)
+    return options
 
 
 def tolerance(job: Job) -> float:

@@ -181,6 +181,15 @@ def step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
 
 
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a checkpoint as its manifest says it.
+
+    Raises:
+        CheckpointError: its manifest cannot be used.
+    """
+    return _manifest(path).sha256
+
+
 def newest(folder: Path) -> Path | None:
     """Return the newest checkpoint that has a manifest."""
     found = steps(folder)

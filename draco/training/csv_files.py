@@ -17,7 +17,8 @@ from draco.training.evaluate import of_training
 PARTS = ("compute", "encode", "communication", "decode", "aggregate", "update", "log")  # of a step's seconds
 _PLAIN = ("step", "time", "loss", "lr", "bytes_received", "decoding_error")
 _RANKS = ("suspects", "byzantine", "refused", "lost", "straggling")  # several in a field, with spaces between
-HEADER = (*_PLAIN, *_RANKS, *(f"seconds_{part}" for part in PARTS))
+_ROUNDS = ("copies", "redundancy", "standing", "rounds")  # of protocols of several rounds
+HEADER = (*_PLAIN, *_RANKS, *(f"seconds_{part}" for part in PARTS), *_ROUNDS, "expelled")
 
 
 class CsvFiles:
@@ -69,7 +70,8 @@ class CsvFiles:
 def _row(event: Mapping[str, Any]) -> list[Any]:
     seconds = event.get("seconds") or {}
     ranks = [" ".join(map(str, event.get(name) or ())) for name in _RANKS]
-    return [*(event.get(name) for name in _PLAIN), *ranks, *(seconds.get(part) for part in PARTS)]
+    several = [*map(event.get, _ROUNDS), " ".join(event.get("expelled") or ())]  # at this step
+    return [*map(event.get, _PLAIN), *ranks, *map(seconds.get, PARTS), *several]
 
 
 def _text(rows: Iterable[Sequence[Any]]) -> str:

@@ -57,7 +57,8 @@ class PairServer:
         self.replayer = Replayer(built) if "transcript" in self.protocol.sends else None
         check, products = (self.replayer.check, self.replayer.products) if self.replayer else (None, 0)
         self.driver = Driver(job, self.protocol, transport, built.format, check, products)
-        self.driver.unlike = greeting.unlike(greetings)
+        if "sketch" not in self.protocol.sends:
+            self.driver.unlike = greeting.unlike(greetings)
         self.reduce = build_reduce(built, training)
         self._open: _Step | None = None
         self._pairs: dict[int, set[tuple[int, int]]] = {}
@@ -112,6 +113,7 @@ class PairServer:
         rounds_ = self.protocol.step(self.court, step, None if self._open is None else self._open.committed)
         outcome, told = self.driver.run(rounds_, self.court, step, self.training.flat, self._leak(step), clock.lap)
         self._count(told)
+        told.suspects |= {*outcome.suspects}
         return outcome, told
 
     def _replaced(self, committed: Committed, clock: Clock) -> Mapping[int, Upload]:
@@ -147,6 +149,8 @@ class PairServer:
         gradients = torch.stack([upload.vector for upload in committed.uploads])
         vector = self.reduce(gradients, committed.step, range(self.job.workers), ())
         clock.lap("aggregate")
+        known = [upload.digest.hex() for upload in committed.uploads] if self.job.wire.dtype == "float32" else None
+        self.training.chain.about(vector=vector, gradients=gradients, partitions=known)
         taken = self.training.update(vector)
         clock.lap("update")
         self._open = _Step(committed, before, vector[-1].item(), taken, told, clock)
@@ -168,7 +172,7 @@ class PairServer:
         told, clock, step = open_.told, open_.clock, open_.committed.step
         asked = self._pairs.pop(step, set())
         expelled = {rank: proof for rank, proof in self.court.expelled.items() if proof.step == step}
-        suspects = {*expelled, *told.refused}
+        suspects = {*expelled, *told.refused, *told.suspects}
         out = {rank for rank, proof in self.court.expelled.items() if proof.step < step}
         took_part = {rank for rank, _ in asked} - told.silent - out
         byzantine = {*adversary.byzantine(self.job, step)} & took_part
@@ -187,7 +191,7 @@ class PairServer:
                 **({} if norm is None else {"gradient_norm": norm}),
                 "suspects": sorted(suspects),
                 "byzantine": sorted(byzantine),
-                "refused": {str(rank): why for rank, why in sorted(told.refused.items())},
+                "refused": {str(rank): why for rank, why in sorted({**told.failed, **told.refused}.items())},
                 "lost": sorted(lost),
                 "straggling": sorted(told.silent - lost),
                 "seconds": rounded(clock.seconds),

@@ -16,6 +16,7 @@ from torch import Tensor
 from draco.errors import OwnCodeError
 from draco.job import Job
 from draco.protocols.rounds import Ask
+from draco.protocols.sketch import sketch
 from draco.replay import record
 from draco.training import adversary, pairs
 from draco.training.build import Built
@@ -133,6 +134,10 @@ class PairWorker:
         del task
         return self.source.digest(ask.step, ask.partition)
 
+    def sketch(self, ask: Ask, task: Task) -> tuple[float, ...]:
+        """Return the projections of it that the ask draws."""
+        return sketch(self.vector(ask, task).float(), ask.seed)
+
     def transcript(self, ask: Ask, task: Task) -> Tensor:
         """Return the products of which it is made."""
         del task
@@ -143,6 +148,8 @@ class PairWorker:
             return pairs.as_bytes(self.vector(ask, task))
         if ask.send == "digest":
             return torch.frombuffer(bytearray(self.digest(ask, task)), dtype=torch.uint8)
+        if ask.send == "sketch":
+            return pairs.as_bytes(torch.tensor(self.sketch(ask, task), dtype=torch.float64))
         raise ValueError(f"{ask.send} is none of what a worker sends")
 
 

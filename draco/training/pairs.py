@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 
 from draco.protocols.rounds import Ask, Send
+from draco.protocols.sketch import COUNT
 from draco.training import wire
 from draco.training.wire import DTYPES, HEADER, Timing, Wire
 
 MAGIC = b"DRCR"
 ORDER: tuple[Send, ...] = ("vector", "digest", "sketch", "transcript")
 ASK_NUMBERS = 4  # step, partition, place in ORDER, seed
-DIGEST_BYTES, SKETCH = 32, 32
+DIGEST_BYTES, SKETCH = 32, COUNT * COUNT + 1
 
 
 class Item(NamedTuple):

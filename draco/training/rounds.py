@@ -36,6 +36,7 @@ class Told:
     timings: list[wire.Timing] = field(default_factory=list)
     pairs: dict[int, set[tuple[int, int]]] = field(default_factory=dict)  # step -> (worker, partition) that were asked
     late: dict[int, float] = field(default_factory=dict)  # rank -> seconds that it alone was waited for
+    suspects: set[int] = field(default_factory=set)  # who lied at this step, as the protocol says
     silent: set[int] = field(default_factory=set)  # were asked and did not answer
     refused: dict[int, str] = field(default_factory=dict)  # rank -> why what it sent was no answer
     failed: dict[int, str] = field(default_factory=dict)  # rank -> what it says of its own failure
@@ -77,11 +78,13 @@ class Driver:
             TrainingError: more workers lie, or fail, than the job tolerates.
         """
         told, loaded = Told(), {*range(1, self.job.workers + 1)} if not loads else set[int]()
-        everybody = loads and self.protocol.close is not None  # who computes nothing now may verify later
         self._meet(court, step if not loads else step - 1)
+        pipelined = loads and self.protocol.close is not None
+        idle = {*court.present} if pipelined and court.lies else set()  # who computes nothing now may verify later
         asks = next(rounds)
         while True:
-            answers = self._round(asks, step, model, leak, lap, told, loaded, everybody and not told.rounds)
+            answers = self._round(asks, step, model, leak, lap, told, loaded, idle)
+            idle = set()
             self._meet(court, step if not loads else step - 1)
             try:
                 asks = rounds.send(answers)
@@ -98,12 +101,10 @@ class Driver:
 
     def _round(
         self, asks: Sequence[Ask], step: int, model: Tensor, leak: Leaked, lap: Lap,
-        told: Told, loaded: set[int], everybody: bool,
+        told: Told, loaded: set[int], idle: set[int],
     ) -> Mapping[Ask, Answer]:  # fmt: skip
         """Ask, wait, and return every answer."""
-        mine: dict[int, list[Ask]] = {}
-        if everybody:
-            mine = {rank: [] for rank in self.transport.ready() - self.unlike}
+        mine: dict[int, list[Ask]] = {rank: [] for rank in idle}
         for ask in asks:
             mine.setdefault(ask.worker, []).append(ask)
             told.pairs.setdefault(ask.step, set()).add((ask.worker, ask.partition))

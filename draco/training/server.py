@@ -23,6 +23,7 @@ from draco.models.flat import trained_state
 from draco.plain import plain
 from draco.runs import directory as run_directory
 from draco.runs import hold, machine
+from draco.runs.chain import digest
 from draco.runs.events import EventLog
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import SCHEMES
@@ -37,7 +38,8 @@ from draco.training import (
     task_check,
 )
 from draco.training.appraisal import Appraisal
-from draco.training.build import Built
+from draco.training.build import Built, has_court
+from draco.training.chain import Chain, Kept
 from draco.training.clock import Clock, rounded
 from draco.training.collect import Collector, DivergedError, Replies
 from draco.training.greeting import Greeting
@@ -87,6 +89,8 @@ class Server:
         rows, replies, redrawn = self._collected(step, clock)
         vector = self.reduce(replies.decoded.gradients, step, rows, {*replies.absent, *replies.refused})
         clock.lap("aggregate")
+        missing = [rows[rank - 1] for rank in {*replies.absent, *replies.refused}]
+        self.training.chain.about(vector=vector, gradients=replies.decoded.gradients, absent=missing)
         taken = self.training.update(vector)
         for rank, momentum in replies.momenta.items():  # a worker that was refused keeps its last one
             self.training.worker_momenta[rank - 1] = momentum
@@ -215,12 +219,14 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
             "start", job=to_dict(job), setting=to_words(job), steps=training.steps, summary=summary,
             elements=training.elements, machine=machine.describe(), **weights, **about,
         )  # fmt: skip
+        training.chain = _chain(built, training, run, greetings, log)
         if job.local.momentum:
             kept = [followed(job, rank) for rank in range(1, job.workers + 1)]
             transport.hand_momenta([training.worker_momenta[rows.start : rows.stop] for rows in kept])
         secret = run_directory.secret(run)
         if built.protocol is not None:
             server = PairServer(built, training, transport, secret, log, greetings)
+            server.court.nodes = run_directory.nodes(run)
         else:
             server = Server(built, training, transport, secret, run_directory.nodes(run))
         state, message = _steps(server, built, run, log)
@@ -234,6 +240,22 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
         _record_end(training, run, log, "lost" if isinstance(error, WorkerError) else "failed", _reason(error, run))
         raise
     _record_end(training, run, log, state, message)
+
+
+def _chain(built: Built, training: Training, run: Path, greetings: Sequence[Greeting | None], log: EventLog) -> Chain:
+    """Go on with the run's chain of digests, or begin it; where the job wants none, one that does nothing."""
+    job = built.job
+    if job.chain == "none":
+        return Chain()
+    kept = Kept(run, training.step, vectors=job.chain == "partitions")
+    if kept.why:
+        log.write("refused_chain", why=kept.why)
+    text, platforms = (run / "job.yaml").read_bytes(), {said.platform for said in greetings if said and not said.fault}
+    kept.begin(
+        training.step, training.flat, training.statistics, built.scheme.assignment.shape[1],
+        job=digest(text), platforms=sorted(platforms), vote=built.vote,
+    )  # fmt: skip
+    return kept
 
 
 def _about_shards(built: Built) -> dict[str, Any]:
@@ -257,7 +279,10 @@ def _resume(training: Training, run: Path, log: EventLog) -> None:
     limit = checkpoint_check.limit(training.job, trained_state(training.model), training.flat.numel())
     used = checkpoint.newest_usable(run / "checkpoints", limit, training.restore, refuse)
     if used is not None:
-        log.write("resume", step=training.step, file=used.name)
+        out = {str(rank): proof._asdict() for rank, proof in sorted(training.proofs.items())}
+        log.write(
+            "resume", step=training.step, file=used.name, **({"expelled": out} if has_court(training.job) else {})
+        )
 
 
 def _steps(server: Server | PairServer, built: Built, run: Path, log: EventLog) -> tuple[run_directory.State, str]:
@@ -303,6 +328,7 @@ def _step(server: Server | PairServer, built: Built) -> list[dict[str, Any]]:
 
 def _save(training: Training, run: Path, log: EventLog) -> None:
     path = checkpoint.save(run / "checkpoints", training.step, training.contents())
+    training.chain.saved(training.step, checkpoint.digest_of(path))
     log.write("checkpoint", step=training.step, file=path.name)
     run_directory.write_status(run, "running", training.step)
     thin(run, training.job.checkpoint_keep, training.job.checkpoint_every)
@@ -336,7 +362,10 @@ def _record_end(
             _save(training, run, log)
         else:  # none could be used: a checkpoint of step 0 beside them would pass for their state
             step = _newest_step(run)
-        log.write("end", state=state, step=step, message=message, **vars(training.ledger))
+        if save:
+            training.chain.settle()
+        head = {"chain": training.chain.head} if isinstance(training.chain, Kept) else {}
+        log.write("end", state=state, step=step, message=message, **vars(training.ledger), **head)
     except OSError as error:
         state, message = "failed", message or _reason(error, run)
         step = _newest_step(run)
@@ -345,6 +374,7 @@ def _record_end(
     except OSError as error:
         raise TrainingError(run_directory.unrecorded(run, error)) from error
     finally:
+        training.chain.close()
         log.close()
 
 

@@ -23,6 +23,7 @@ from draco.tasks import count
 from draco.training import build, checkpoint, checkpoint_check
 from draco.training.average import Average
 from draco.training.build import Built
+from draco.training.chain import Chain
 from draco.training.clipping import clipped
 
 
@@ -78,6 +79,7 @@ class Training:
         # (p,): the last step's gradient, from which a rule that remembers starts. It is part of a checkpoint.
         self.centre = torch.zeros_like(self.flat) if AGGREGATORS[job.aggregator.name].remembers else None
         self.average = Average(self.flat, job.ema) if job.ema else None
+        self.chain = Chain()  # is told of every step; see chain.py
 
     @property
     def elements(self) -> int:
@@ -86,6 +88,7 @@ class Training:
 
     def update(self, vector: Tensor) -> Taken:
         """Take one optimizer step with the aggregated step vector (d,)."""
+        self.chain.settle()
         p, limit = self.flat.numel(), self.job.clip_norm
         gradient, norm = (vector[:p], None) if limit is None else clipped(vector[:p], limit)
         rate = float(self.schedule.get_last_lr()[0])
@@ -102,6 +105,7 @@ class Training:
             self.statistics += self.momenta * (vector[p:-1] - self.statistics)
             batch_norm.write_statistics(self.model, self.statistics)
         self.step += 1
+        self.chain.took(self.step, self.flat, self.statistics)
         return Taken(rate, norm)
 
     @contextmanager
@@ -110,6 +114,7 @@ class Training:
         if self.average is None:
             yield self.model
             return
+        self.chain.settle()
         last = self.flat.clone()
         self.flat.copy_(self.average.weights)
         try:
@@ -132,7 +137,8 @@ class Training:
         return copy.deepcopy(self._state())
 
     def back(self, snapshot: checkpoint.Contents) -> None:
-        """Go back to a snapshot."""
+        """Go back to a snapshot, from the step after it."""
+        self.chain.back(snapshot["step"])
         self._go_to(snapshot["step"], snapshot)
 
     def _state(self) -> checkpoint.Contents:
@@ -159,6 +165,7 @@ class Training:
         self.proofs = {rank: Proof(*proof) for rank, proof in contents.get("court", {}).items()}
 
     def _go_to(self, step: int, contents: checkpoint.Contents) -> None:
+        self.chain.settle()
         try:
             self.optimizer.load_state_dict(contents["optimizer"])
             self.schedule.load_state_dict(contents["schedule"])

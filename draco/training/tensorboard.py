@@ -23,9 +23,10 @@ class Board:
         self._writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def step(self, event: Mapping[str, Any]) -> None:
-        """Write one step's loss, learning rate, suspects, seconds by part and bytes."""
+        """Write one step's loss, learning rate, suspects, seconds by part and bytes; of protocols also their price."""
         figures = {name: event[name] for name in ("loss", "lr", "bytes_received")}
         figures["suspects"] = len(event["suspects"])
+        figures |= {name: event[name] for name in ("copies", "redundancy", "standing") if name in event}
         figures |= {f"seconds/{part}": seconds for part, seconds in event["seconds"].items()}
         for name, value in figures.items():
             self._writer.add_scalar(name, value, event["step"])

@@ -53,7 +53,7 @@ def validate(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_page_has_an_example_of_each() -> None:
-    assert [Path(path).parent.name for path in FILES] == ["aggregators", "schemes", "attacks", "models"]
+    assert [Path(path).parent.name for path in FILES] == ["aggregators", "schemes", "protocols", "attacks", "models"]
 
 
 def test_a_job_with_all_four_trains_to_the_same_bits_over_mpi_and_simulated(extended: Path, data_root: Path) -> None:

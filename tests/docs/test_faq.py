@@ -89,6 +89,8 @@ def entries() -> list[str]:
 ENTRIES = [entry for entry in entries() if re.search("[a-z]{2}", entry)]
 # Jobs that are wrong in as many ways as the page has entries, by what is overridden in a right one.
 WRONG = (
+    "scheme={name: repetition, adversaries: 1, uplink: digest} wire.compression=blosc2",
+    "scheme={name: repetition, adversaries: 1, uplink: digest} attack=whole_group",
     "shceme=cyclic worker-fail=2", "workers=0", "workers=null", "scheme.adversaries=5", "scheme.name=ciclic",
     "scheme.design=mols", "scheme={name: repetition, adversaries: 1, vote: exact, tolerance: 1e-5}",
     "workers=101 scheme.adversaries=8 batch_size=202", "scheme={name: detox, adversaries: 4}",

@@ -1,4 +1,4 @@
-"""The numbers of ARCHITECTURE.md and docs/numerics.md are what the library computes."""
+"""The numbers of ARCHITECTURE.md, docs/numerics.md and docs/internals-training.md are what the library computes."""
 
 import cmath
 import math
@@ -18,6 +18,7 @@ from draco.schemes.syndrome import recombination
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+INTERNALS = (ROOT / "docs/internals-training.md").read_text()
 NUMERICS = (ROOT / "docs/numerics.md").read_text()
 
 
@@ -79,7 +80,7 @@ def test_the_parities_of_the_step_point_at_the_byzantine_row() -> None:
 
 
 def test_the_table_of_absent_workers_is_the_safety_rule() -> None:
-    *_, examples = tables(section(ARCHITECTURE, "A step without some of its workers"))
+    (examples,) = tables(section(INTERNALS, "Why w + a at most s"))
     scheme = build("cyclic", workers=9, adversaries=2)
     for absent, suspects, decodable, taken, _ in examples:
         a, w = int(absent), int(suspects)

@@ -1,4 +1,4 @@
-"""The checked protocol against workers who lie, are late and end, without torch: a vector is a word, and so is a lie."""
+"""The checked protocol against workers who lie, are late and end, without torch: a vector is a word."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,8 @@
 """Each kind of product by itself: its check against the whole product, and errors in one number of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
@@ -25,7 +26,7 @@ class Case(NamedTuple):
 
     op: Callable
     args: tuple
-    options: dict = {}
+    options: Mapping = MappingProxyType({})
 
     def __call__(self):
         return self.op(*self.args, **self.options)
@@ -34,7 +35,7 @@ class Case(NamedTuple):
 def backward(n: int, i: int, o: int, size: tuple[int, ...], kernel: tuple[int, ...], wanted=(True, True, True), **how):
     """Return a convolution's backward pass, with a gradient of the size that its output has."""
     forward = convolution(n, i, o, size, kernel, **how)
-    x, weight, bias, *rest = forward.args
+    x, weight, _, *rest = forward.args
     grad = normal(*forward().shape).to(memory_format=how.get("layout", torch.contiguous_format))
     return Case(aten.convolution_backward.default, (grad, x, weight, [o], *rest, list(wanted)))
 
@@ -170,7 +171,7 @@ def test_a_number_that_is_not_finite_is_found(case: Case, value: float) -> None:
 def test_a_number_too_many_or_too_few_is_found(case: Case, change: int) -> None:
     _, transcript = record(case)
     wrong = transcript[:change] if change < 0 else torch.cat([transcript, torch.zeros(change)])
-    with pytest.raises(CheatError, match="and the (transcript|computation) has"):
+    with pytest.raises(CheatError, match=r"and the (transcript|computation) has"):
         checked(case, wrong)
 
 
@@ -237,7 +238,7 @@ def test_a_tolerance_that_is_given_counts() -> None:
     _, transcript = record(case)
     false = transcript * (1 + 1e-4)
     replay(case, false, generator=torch.Generator().manual_seed(1), tolerance=1e-3)
-    with pytest.raises(CheatError, match="rounding stays below 1.0e-05"):
+    with pytest.raises(CheatError, match=r"rounding stays below 1\.0e-05"):
         checked(case, false)
 
 

@@ -40,6 +40,7 @@ def hostile_events(text: str) -> list[dict]:
         {"event": "notice", "node": text, "kind": text, "at": text},
         {"event": "interruption", "cause": text, "nodes": {text: text}, "ranks": [1]},
         {"event": "relaunch", "launch": 2, "nodes": [text], "without": {text: text}, "warnings": [text]},
+        {"event": "expelled", "rank": 3, "step": 2, "partition": 0, "claimed": text, "true": text},
         {"event": text, "text": text}, {"event": "end", "state": text, "step": 2, "message": text},
     ])  # fmt: skip
 
@@ -51,7 +52,7 @@ def write_hostile(folder: Path, *texts: str) -> Path:
     run = write_run(folder, "".join(lines(hostile_events(text)) for text in texts), "failed", whole, name=name)
     (run / "job.yaml").write_bytes(os.fsencode(f"# {whole}\nname: small\n"))
     (run / "logs" / "output.log").write_bytes(os.fsencode("\n".join(texts)))
-    assert len(events.found(run / "events.jsonl").records) == 10 * len(texts)
+    assert len(events.found(run / "events.jsonl").records) == 11 * len(texts)
     return run
 
 

@@ -33,6 +33,9 @@ RECORDED = timed([
     {"event": "relaunch", "launch": 2, "nodes": ["c"], "without": {"b": "gone"}, "warnings": ["c is full"]},
     {"event": "refused_checkpoint", "file": "x", "why": "damaged"}, {"event": "resume", "step": 1, "file": "w"},
     start(job()), step(2), step(3, refused={"1": "it was late"}, redrawn=["1 or 2"]),
+    {"event": "expelled", "rank": 3, "step": 2, "partition": 0, "claimed": "ab" * 32, "true": "cd" * 32},
+    step(3, copies=2.5, redundancy=1, expelled={"3": {"step": 3, "partition": 0, "claimed": "", "true": ""}}),
+    {"event": "undone", "step": 3, "partitions": [1], "workers": [2]},
     {"event": "logger", "name": "my.py:Mine", "step": 3, "why": "OSError: no"},
     {"event": "stop_early", "step": 3, "metric": "loss", "best": 0.5, "best_step": 1},
     {"event": "end", "state": "succeeded", "step": 3, "message": "", "caught": 2, "missed": 0, "falsely_accused": 0},
@@ -102,9 +105,12 @@ def test_nobody_who_reads_a_run_meets_more_than_an_error_with_a_sentence(
     arrays = series.series(left.events, left.evaluations)
     shown = Run("x", left, arrays)
     drawn = ["suspects", "seconds", "received", *([] if np.isnan(arrays.errors).all() else ["errors"])]
+    drawn += [] if np.isnan(arrays.copies).all() else ["copies"]
     pictures = {f"{stem}-1": b"" for stem in drawn}
     section.section(shown, 1, pictures)
     overview.curves([shown], b"")
+    if len(arrays.steps):
+        figures.suspects(arrays, section.expelled_from(shown))
     for metric in figures.drawn([arrays]):
         figures.encoded(figures.quality([figures.Curves("x", arrays)], metric), "svg")
     (run / "events.jsonl").write_bytes(b"")
