@@ -259,6 +259,11 @@ def test_autocast_is_refused_beside_it(make_job: Make) -> None:
         make_job(f"precision={ROUNDED}", "autocast=bfloat16")
 
 
+def test_a_replayed_scheme_is_refused_beside_it(make_job: Make) -> None:
+    with pytest.raises(JobError, match="precision: checked replays products in float32: must be float32"):
+        make_job(f"precision={ROUNDED}", "scheme.name=checked", "scheme.adversaries=1")
+
+
 def test_a_job_trains_in_it_to_the_attack_free_bits(make_job: Make, train) -> None:
     attacked, honest = train(make_job(*REPETITION, "attack=reverse_gradient")), train(make_job(*REPETITION))
     assert torch.equal(attacked.model, honest.model)
