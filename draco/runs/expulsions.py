@@ -31,11 +31,14 @@ def of(event: Mapping[str, Any]) -> list[Expulsion]:
     return []
 
 
-def expulsions(events: Iterable[Mapping[str, Any]]) -> dict[int, Expulsion]:
-    """Return who is expelled after these events, by rank; of a worker's proofs the first counts."""
+def expulsions(events: Iterable[Mapping[str, Any]], *, forgets: bool = True) -> dict[int, Expulsion]:
+    """Return who is expelled after these events, by rank; of a worker's proofs the first counts.
+
+    `forgets`: who was expelled after the checkpoint of a resumption counts only where the event `resume` names it.
+    """
     found: dict[int, Expulsion] = {}
     for event in events:
-        if event["event"] == "resume":
+        if event["event"] == "resume" and forgets:
             if event.get("expelled") is not None:
                 found = {}
             else:  # what a checkpoint holds was found by then

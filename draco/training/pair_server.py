@@ -73,7 +73,14 @@ class PairServer:
             TrainingError: it cannot be taken.
             WorkerError: too few workers are left to take it.
         """
-        step, events, before = self.training.step + 1, list[dict[str, Any]](), {**self.court.expelled}
+        before = {**self.court.expelled}
+        try:
+            return self._taken()
+        finally:  # also of a step that comes to nothing: who is out stays so
+            self._record_expulsions(before)
+
+    def _taken(self) -> list[dict[str, Any]]:
+        step, events = self.training.step + 1, list[dict[str, Any]]()
         while True:
             clock = Clock()
             outcome, told = self._rounds(step, clock)
@@ -88,7 +95,6 @@ class PairServer:
         self._take(committed, told, clock)
         if self.protocol.close is None or not self.court.lies:
             events += self._tell()
-        self._record_expulsions(before)
         return events
 
     def settle(self) -> list[dict[str, Any]]:
@@ -96,11 +102,12 @@ class PairServer:
         if self._open is None:
             return []
         before = {**self.court.expelled}
-        if replaced := self._replaced(self._open.committed, self._open.clock):
-            self._undo(replaced)
-        events = self._tell()
-        self._record_expulsions(before)
-        return events
+        try:
+            if replaced := self._replaced(self._open.committed, self._open.clock):
+                self._undo(replaced)
+            return self._tell()
+        finally:
+            self._record_expulsions(before)
 
     def forsake(self) -> None:
         """Go back to before a step that is not verified, as the run ends and cannot verify it."""
@@ -176,10 +183,11 @@ class PairServer:
         open_, self._open = self._open, None
         told, clock, step = open_.told, open_.clock, open_.committed.step
         asked = self._pairs.pop(step, set())
-        expelled = {rank: proof for rank, proof in self.court.expelled.items() if proof.step == step}
+        here = {rank for rank, _ in asked}  # a step that is taken again is so without whom it proved to lie before
+        expelled = {r: proof for r, proof in self.court.expelled.items() if proof.step == step and r in here}
         suspects = {*expelled, *told.refused, *told.suspects}
         out = {rank for rank, proof in self.court.expelled.items() if proof.step < step}
-        took_part = {rank for rank, _ in asked} - told.silent - out
+        took_part = here - told.silent - out
         byzantine = {*adversary.byzantine(self.job, step)} & took_part
         if (declared := attack(self.job)) and declared.truthful:
             byzantine = set()

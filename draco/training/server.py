@@ -21,10 +21,12 @@ from draco.errors import DecodeError, TrainingError, WorkerError
 from draco.job import Job, attack, keeps_rows, to_dict, to_words
 from draco.models.flat import trained_state
 from draco.plain import plain
+from draco.protocols.court import Proof
 from draco.runs import directory as run_directory
-from draco.runs import hold, machine
+from draco.runs import events, hold, machine
 from draco.runs.chain import digest
 from draco.runs.events import EventLog
+from draco.runs.expulsions import expulsions
 from draco.sampling import derive_seed, draw_rows
 from draco.schemes import SCHEMES
 from draco.training import (
@@ -278,6 +280,9 @@ def _resume(training: Training, run: Path, log: EventLog) -> None:
     files.remove_temporaries(run, run_directory.exists)
     limit = checkpoint_check.limit(training.job, trained_state(training.model), training.flat.numel())
     used = checkpoint.newest_usable(run / "checkpoints", limit, training.restore, refuse)
+    if has_court(training.job):  # who was expelled after that checkpoint has no other try
+        for found in expulsions(events.read(run / "events.jsonl"), forgets=False).values():
+            training.proofs.setdefault(found.rank, Proof(*found[1:]))
     if used is not None:
         out = {str(rank): proof._asdict() for rank, proof in sorted(training.proofs.items())}
         log.write(

@@ -123,6 +123,30 @@ def test_a_resumed_run_knows_who_is_out_and_ends_with_the_same_bits(scheme: str,
     assert asked == {1, 2, 4, 5, 7}
 
 
+@every
+def test_who_was_expelled_after_the_last_checkpoint_of_a_killed_run_stays_out(scheme: str, rounds, train) -> None:
+    lying = "attack={name: reverse_gradient, ranks: [3, 6], from_step: 3}"
+    job = rounds(scheme, lying, "checkpoint_every=1", "checkpoint_keep={last: 10}")
+    whole = train(job)
+    model = whole.model
+    for step in range(2, 7):  # what a server that was killed at once would have left
+        for suffix in ("pt", "json"):
+            (whole.run / f"checkpoints/step-{step:08d}.{suffix}").unlink()
+    asked: set[int] = set()
+
+    def watched(worker: PairWorker):
+        def reply(task: Task, model: torch.Tensor, frame: torch.Tensor) -> int | None:
+            asked.add(worker.rank)
+            return worker.reply(task, model, frame)
+
+        return reply
+
+    again = train(job, whole.run, replace=dict.fromkeys(range(1, 8), watched))
+    assert torch.equal(again.model, model)
+    assert asked == {1, 2, 4, 5, 7}
+    assert told(again, "end")[-1]["falsely_accused"] == 0
+
+
 def test_no_checkpoint_and_no_evaluation_of_a_pipelined_run_has_an_unverified_step(rounds, train) -> None:
     more = ["checkpoint_every=1", "checkpoint_keep={last: 10}", "eval_every=2", "steps=4"]
     free = train(rounds("verified", *more))
