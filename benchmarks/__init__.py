@@ -13,7 +13,7 @@ from rich.table import Table
 from benchmarks import exchange, kernels, plain, protocol_steps, protocols, rules, simulated, start, steps, wires
 from benchmarks.timing import Row
 
-SECTIONS: tuple[str, ...] = ("kernels", "aggregators", "wires", "receive", "exchange", "steps")
+SECTIONS: tuple[str, ...] = ("kernels", "aggregators", "wires", "receive", "exchange", "steps", "replay")
 SECTIONS += ("protocols", "attackers", "simulated", "plain", "start")
 
 
@@ -52,6 +52,7 @@ def _all(quick: bool, only: Collection[str]) -> "Iterator[Row | rules.Figure]":
         "receive": lambda: steps.receive_rows(quick),
         "exchange": lambda: exchange.rows(quick),
         "steps": lambda: steps.rows(quick),
+        "replay": lambda: _replay(quick),
         "attackers": lambda: protocols.rows(quick),
         "simulated": lambda: simulated.rows(quick),
         "plain": lambda: plain.rows(quick),
@@ -61,6 +62,12 @@ def _all(quick: bool, only: Collection[str]) -> "Iterator[Row | rules.Figure]":
     for name in SECTIONS:
         if name in only:
             yield from sections[name]()
+
+
+def _replay(quick: bool) -> Iterator[Row]:
+    from benchmarks import replay  # only here, as it is a command as well
+
+    yield from replay.rows(quick)
 
 
 def _table(rows: list[Row]) -> Table:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch.nn.grad import conv2d_weight
+from torch.nn import functional as F
 
 from benchmarks.tolerance_attack import across, against_learning, losses, moved, noise, worst_direction
 from benchmarks.tolerance_cases import Case, build
@@ -83,14 +83,17 @@ def sums() -> None:
             generator = _secret(0)
             x, by = (torch.randn(images, channels, 32, 32, generator=generator) for channels in (8, 16))
             x, by = (x.abs(), by.abs()) if positive else (x, by)
-            shape = (16, 8, 3, 3)
-            false = conv2d_weight(x, shape, by, padding=1).double()
-            true = conv2d_weight(x.double(), shape, by.double(), padding=1)
+            false, true = _by_weights(x, by).double(), _by_weights(x.double(), by.double())
             rows = true.norm(dim=0)
             scale = rows + rows.square().mean().sqrt() + by.double().norm() * x.double().square().mean().sqrt()
             worst = float(((false - true).norm(dim=0) / scale).max())
             length = images * 32 * 32
             print(f"sums of {length:,}, positive: {positive} | {worst:.1e} | tolerance {default_tolerance(length):.1e}")
+
+
+def _by_weights(x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+    weights = torch.zeros(by.shape[1], x.shape[1], 3, 3, dtype=x.dtype, requires_grad=True)
+    return torch.autograd.grad(F.conv2d(x, weights, padding=1), weights, by)[0]
 
 
 def gradients() -> None:

@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
         "--only",
         nargs="+",
         metavar="SECTION",
-        help="some of kernels, aggregators, wires, receive, exchange, steps, simulated, plain, start",
+        help="some of kernels, aggregators, wires, receive, exchange, steps, replay, simulated, plain, start",
     )
     parser.add_argument(
         "--json",

@@ -7,6 +7,7 @@ summed are then k images instead of k times as many as there are channels.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import product
 from math import prod
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from draco.replay.residual import Equation, Secrets, norm, rms
 
-Sizes = Sequence[int]
+Sizes = tuple[int, ...]
 _ALL: slice = slice(None)
 # Places of one kernel: (where the output is, where the input is that it is multiplied with), as slices.
 Shift = tuple[tuple[slice, ...], tuple[slice, ...]]
@@ -31,14 +32,12 @@ def check_convolution(out: Sequence[Tensor], args: Sequence[Any], options: Any, 
     want = images.new_zeros(out[0].shape[0], *out[0].shape[2:])
     if bias is not None:
         want += torch.dot(r, bias)
-    for place, (here, there) in enumerate(
-        _shifts(weight.shape[2:], x.shape[2:], want.shape[1:], stride, padding, dilation)
-    ):
-        want[(_ALL, *here)] += images.select(1, place)[(_ALL, *there)]
+    how = (tuple(stride), tuple(padding), tuple(dilation))
+    for place, (here, there) in enumerate(_shifts(weight.shape[2:], x.shape[2:], want.shape[1:], *how)):
+        want[here].add_(images.select(1, place)[there])
     got = _contract(r[None], out[0])[:, 0]
-    yield Equation(
-        0, 1, got, want, weight[0].numel(), lambda: rms(x) * norm(weight) + (0.0 if bias is None else norm(bias))
-    )
+    added = 0.0 if bias is None else norm(bias)
+    yield Equation(0, 1, got, want, weight[0].numel(), lambda: rms(x) * norm(weight) + added)
 
 
 def check_convolution_backward(
@@ -51,7 +50,7 @@ def check_convolution_backward(
     """
     grad, x, weight, _, stride, padding, dilation, _, _, _, (by_x, by_weight, by_bias) = args
     kernel = weight.shape[2:]
-    shifts = _shifts(kernel, x.shape[2:], grad.shape[2:], stride, padding, dilation)
+    shifts = _shifts(kernel, x.shape[2:], grad.shape[2:], tuple(stride), tuple(padding), tuple(dilation))
     q, r = secrets.take(weight.shape[1]), secrets.take(weight.shape[0])
     rows = [torch.matmul(q, weight.flatten(2)).t()] if by_x else []  # (k, O)
     images = _contract(torch.cat([*rows, r[None]]), grad)
@@ -59,14 +58,14 @@ def check_convolution_backward(
     if by_x:
         want = images.new_zeros(x.shape[0], *x.shape[2:])
         for place, (here, there) in enumerate(shifts):
-            want[(_ALL, *there)] += images.select(1, place)[(_ALL, *here)]
+            want[there].add_(images.select(1, place)[here])
         yield Equation(
             0, 1, _contract(q[None], out[0])[:, 0], want, weight[:, 0].numel(), lambda: rms(grad) * norm(weight)
         )
     if by_weight:
         moved = images.new_zeros(x.shape[0], prod(kernel), *x.shape[2:])
         for place, (here, there) in enumerate(shifts):
-            moved.select(1, place)[(_ALL, *there)] = one[(_ALL, *here)]
+            moved.select(1, place)[there].copy_(one[here])
         want = torch.bmm(moved.flatten(2), x.flatten(2).transpose(1, 2)).sum(0).t()  # (I, k)
         got = torch.mv(out[1].flatten(1).t(), r)
         yield Equation(
@@ -82,6 +81,7 @@ def _contract(rows: Tensor, images: Tensor) -> Tensor:
     return torch.bmm(rows.expand(len(images), -1, -1), flat).view(len(images), len(rows), *images.shape[2:])
 
 
+@lru_cache(maxsize=256)
 def _shifts(
     kernel: Sizes, inputs: Sizes, outputs: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes
 ) -> list[Shift]:
@@ -92,7 +92,9 @@ def _shifts(
             kernel, inputs, outputs, stride, padding, dilation, strict=True
         )
     ]
-    return [(tuple(here for here, _ in each), tuple(there for _, there in each)) for each in product(*by_dimension)]
+    return [
+        ((_ALL, *(here for here, _ in each)), (_ALL, *(there for _, there in each))) for each in product(*by_dimension)
+    ]
 
 
 def _overlap(size: int, count: int, step: int, offset: int) -> tuple[slice, slice]:

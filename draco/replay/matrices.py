@@ -63,7 +63,7 @@ def _batched(matrices: Tensor, vectors: Tensor) -> Tensor:
 
 
 def _natural(a: Tensor, b: Tensor, alpha: float = 1) -> Callable[[], Tensor]:
-    """Return |a_i| |B|_F / sqrt(k) for each row i."""
+    """Return |a_i| |B|_F / sqrt(k) for each row i, in float64: squares overflow float32 from 1e19 on."""
 
     def compute() -> Tensor:
         rows = torch.linalg.vector_norm(a, dim=-1, dtype=torch.float64)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 _TINY = 1e-30  # added to a scale, so that products of zeros pass; far above what underflow does
-_AT_ONCE = 0.5  # a row whose error is below so much of the tolerance, relative to rms(want), is not looked at again
+_AT_ONCE = 0.5  # below so much of the tolerance a first scale will do, though a later one would be fairer
 
 
 class Equation(NamedTuple):
@@ -62,7 +62,7 @@ def residual(equation: Equation, tolerance: float) -> float:
     difference.abs_()
     scale = equation.want.abs().add_(floor + _TINY)
     worst = _worst(difference, scale)
-    return worst if worst <= tolerance else _worst(difference, scale + equation.natural())
+    return worst if worst <= tolerance * _AT_ONCE else _worst(difference, scale + equation.natural())
 
 
 def whole_residual(equation: Equation, came: Tensor, own: Tensor) -> float:
