@@ -13,8 +13,8 @@ from rich.table import Table
 from benchmarks import exchange, kernels, plain, protocol_steps, protocols, rules, simulated, start, steps, wires
 from benchmarks.timing import Row
 
-SECTIONS: tuple[str, ...] = ("kernels", "aggregators", "wires", "receive", "exchange", "steps")
-SECTIONS += ("replay", "protocols", "attackers", "simulated", "plain", "start")
+SECTIONS: tuple[str, ...] = ("kernels", "aggregators", "wires", "receive", "exchange", "steps", "replay")
+SECTIONS += ("protocols", "attackers", "simulated", "plain", "start")
 
 
 def main(target: Path, *, quick: bool, only: Collection[str] = SECTIONS) -> None:
@@ -52,8 +52,8 @@ def _all(quick: bool, only: Collection[str]) -> "Iterator[Row | rules.Figure]":
         "receive": lambda: steps.receive_rows(quick),
         "exchange": lambda: exchange.rows(quick),
         "steps": lambda: steps.rows(quick),
-        "attackers": lambda: protocols.rows(quick),
         "replay": lambda: _replay(quick),
+        "attackers": lambda: protocols.rows(quick),
         "simulated": lambda: simulated.rows(quick),
         "plain": lambda: plain.rows(quick),
         "protocols": lambda: protocol_steps.rows(quick),

@@ -228,6 +228,9 @@ def _check_realism(job: Job) -> Iterator[Fault]:
     if job.precision != "float32" and job.autocast.dtype != "none":
         message = f"computes in fewer bits, and precision {job.precision} in more: leave one of the two out"
         yield Fault("autocast.dtype", message, ("precision",))
+    if job.precision != "float32" and SCHEMES[job.scheme.name].replays:
+        message = f"{job.scheme.name} replays products in float32: must be float32, got {job.precision}"
+        yield Fault("precision", message, ("scheme.name",))
 
 
 def _check_own_code(job: Job) -> Iterator[Fault]:

@@ -112,7 +112,7 @@ class Job(Section):
     precision: Literal["float32", "float64_rounded"] = described(
         "float32",
         "float64_rounded: step vectors are computed in float64 and rounded to float32, so that workers on unlike CPUs "
-        "send equal bits; takes about twice the time.",
+        "send equal bits but for rare ties; takes about twice the time.",
     )
     recompute: Globs = described(
         (), "Modules, as globs such as [blocks.*], whose activations are not kept but computed again when needed."

@@ -39,6 +39,7 @@ class SchemeDeclaration(Declaration):
     # (workers, adversaries, all options) -> the protocol of its steps; None: a step is one round, and a code
     protocol: Callable[..., Protocol | None] | None = None
     in_rounds: bool = False  # it has no code at all: its steps always take several rounds
+    replays: bool = False  # the server makes vectors of products in float32, and workers must compute in that
 
     def __call__(self, **arguments: Any) -> Scheme:
         """Build the scheme."""

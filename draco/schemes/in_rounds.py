@@ -83,4 +83,5 @@ CHECKED = SchemeDeclaration(
     least=lambda s, given: s + 1,
     protocol=checked,
     in_rounds=True,
+    replays=True,
 )

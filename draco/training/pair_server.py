@@ -8,6 +8,7 @@ verified (`settle`), so nothing unverified is ever saved or measured.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from secrets import token_bytes
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,7 @@ class PairServer:
         self._open: _Step | None = None
         self._pairs: dict[int, set[tuple[int, int]]] = {}
         self._draws = 0  # of the court's generator, each of another seed
+        self._fresh = secret + token_bytes(16)  # of this launch
 
     def run_step(self) -> list[dict[str, Any]]:
         """Take one step and return the events of steps of which nothing can change any more.
@@ -132,9 +134,12 @@ class PairServer:
         return _with(committed, self._replaced(committed, clock))
 
     def _draw(self, step: int) -> None:
-        """Give the court what is drawn from now on: unknown to everybody, and the same after a resumption."""
-        self._draws = self._draws + 1 if self.training.step == step - 1 else 0
-        self.court.generator = np.random.default_rng(derive_seed(self.secret, "court", step, self._draws))
+        """Give the court what is drawn from now on: unknown to everybody.
+
+        A resumed run draws anew for the steps that it takes again: Byzantine workers have seen what was drawn for them.
+        """
+        self._draws += 1
+        self.court.generator = np.random.default_rng(derive_seed(self._fresh, "court", step, self._draws))
 
     def _leak(self, step: int) -> Any:
         return lambda main: adversary.leak(self.job, self.secret, step, main)

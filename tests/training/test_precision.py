@@ -259,6 +259,11 @@ def test_autocast_is_refused_beside_it(make_job: Make) -> None:
         make_job(f"precision={ROUNDED}", "autocast=bfloat16")
 
 
+def test_a_replayed_scheme_is_refused_beside_it(make_job: Make) -> None:
+    with pytest.raises(JobError, match="precision: checked replays products in float32: must be float32"):
+        make_job(f"precision={ROUNDED}", "scheme.name=checked", "scheme.adversaries=1")
+
+
 def test_a_job_trains_in_it_to_the_attack_free_bits(make_job: Make, train) -> None:
     attacked, honest = train(make_job(*REPETITION, "attack=reverse_gradient")), train(make_job(*REPETITION))
     assert torch.equal(attacked.model, honest.model)
@@ -313,7 +318,7 @@ def run_unlike(folder: Path, precision: str, vote: str = "") -> tuple[Path, str]
 
 
 @pytest.mark.long
-def test_ranks_with_unlike_kernels_vote_on_bits_in_it_and_cannot_in_float32(tmp_path: Path, data_root: Path) -> None:
+def test_ranks_with_unlike_kernels_vote_on_bits_in_it(tmp_path: Path, data_root: Path) -> None:
     (tmp_path / "data").symlink_to(data_root)
     run, said = run_unlike(tmp_path, ROUNDED)
     told = list(events.read(run / "events.jsonl"))
@@ -324,6 +329,11 @@ def test_ranks_with_unlike_kernels_vote_on_bits_in_it_and_cannot_in_float32(tmp_
     assert run_directory.read_status(exact).state == "succeeded", said
     states = [checkpoint.load(checkpoint.newest(each / "checkpoints"))["model"] for each in (run, exact)]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.mark.long
+def test_ranks_with_unlike_kernels_cannot_vote_on_bits_in_float32(tmp_path: Path, data_root: Path) -> None:
+    (tmp_path / "data").symlink_to(data_root)
     single, said = run_unlike(tmp_path, "float32", ", vote: exact")
     assert run_directory.read_status(single).state == "failed", said
     assert "do honest workers compute other bits" in said

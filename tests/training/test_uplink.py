@@ -105,6 +105,7 @@ def test_what_does_not_go_with_digests_is_refused(make_job: Make, overrides: tup
         make_job(*SIZES, scheme("digest"), *overrides)
 
 
+@pytest.mark.usefixtures("forks")
 def test_mpi_gives_the_bits_of_the_simulation(tmp_path: Path, data_root: Path, make_job: Make, train) -> None:
     (tmp_path / "data").symlink_to(data_root)
     text = (

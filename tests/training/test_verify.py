@@ -76,6 +76,7 @@ def test_an_honest_run_is_right_to_the_bit_wherever_its_directory_and_its_data_a
             "optimizer={name: adam, lr: 0.001}",
         ),
         ("scheme=reactive", "scheme.adversaries=1", "attack={name: reverse_gradient, ranks: [2]}"),
+        ("scheme={name: repetition, adversaries: 1, uplink: digest}", "precision=float64_rounded"),
         ("scheme=checked", "scheme.adversaries=1", "attack={name: reverse_gradient, ranks: [2]}"),
         (
             "scheme={name: verified, adversaries: 2, verifiers: 2}", "workers=7", "batch_size=10",
@@ -84,7 +85,7 @@ def test_an_honest_run_is_right_to_the_bit_wherever_its_directory_and_its_data_a
         ("scheme=uncoded", "local.momentum=0.9", "aggregator=krum", "aggregator.f=1", "scheme.adversaries=1"),
         ("aggregator=centered_clipping", "wire=float16", "optimizer={name: sgd, lr: 0.05}", "clip_norm=1"),
     ],
-    ids=["repetition under attack", "reactive under attack", "checked under attack", "verified under attack", "momentum", "float16"],
+    ids=["repetition", "reactive", "digests", "checked", "verified", "momentum", "float16"],
 )  # fmt: skip
 def test_runs_of_all_kinds_have_the_bits_that_are_recomputed(
     train: Train, make_job: MakeJob, verify: Verify, options: tuple[str, ...]

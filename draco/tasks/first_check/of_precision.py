@@ -50,11 +50,11 @@ def check(calls: Calls, model: nn.Module, batch: Any) -> None:
         )
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the operations that take float64 numbers and give floating-point numbers of fewer bits."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: dict[str, str] = {}  # file and line in the user's code -> operation
 
     def __torch_dispatch__(

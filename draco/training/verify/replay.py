@@ -25,7 +25,6 @@ from draco.models import batch_norm
 from draco.models.flat import flatten, trained_size, trained_state
 from draco.runs.chain import Chain as Record
 from draco.runs.chain import digest
-from draco.schemes import SCHEMES
 from draco.training import checkpoint, checkpoint_check
 from draco.training.build import Built
 from draco.training.chain import Chain, model_digests
@@ -74,9 +73,8 @@ class Replayer:
             secret: the run's, or any other: without a code the result does not depend on it.
             losses: step -> the loss in the run's events.
         """
-        job = built.job
         self.built, self.record, self.secret, self.losses = built, record, secret, losses
-        self._honest = Built(_honest(job), built.task, built.vote)
+        self._honest = Built(_honest(built), built.task, built.vote)
         self._honest.train = built.train
 
     @property
@@ -200,13 +198,13 @@ class Replayer:
         return next((Difference(step, what, a, b, note) for what, a, b in pairs if a != b), None)
 
 
-def _honest(job: Job) -> Job:
+def _honest(built: Built) -> Job:
     """Return the job of honest workers, one for each partition where a protocol of several rounds deals them out."""
-    honest = job.model_copy(update={"attack": NoAttackSection(name="none")})
-    if not SCHEMES[job.scheme.name].in_rounds:
+    honest = built.job.model_copy(update={"attack": NoAttackSection(name="none")})
+    if built.protocol is None:
         return honest
     return honest.model_copy(
-        update={"scheme": SCHEME_KINDS["uncoded"](name="uncoded"), "workers": sizes(job).partitions}
+        update={"scheme": SCHEME_KINDS["uncoded"](name="uncoded"), "workers": sizes(built.job).partitions}
     )
 
 
