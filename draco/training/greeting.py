@@ -16,6 +16,8 @@ import torch
 from draco.errors import TrainingError
 from draco.job import Job
 from draco.plain import plain
+from draco.replay.likeness import likeness
+from draco.schemes import SCHEMES
 
 _FAULT_CHARACTERS = 300  # a greeting has 1024 bytes, and a character up to 6 in JSON
 
@@ -38,6 +40,8 @@ def platform_of(job: Job) -> str:
         "mkldnn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
         "device": torch.cuda.get_device_name() if job.device == "cuda" else "cpu",
     }
+    if SCHEMES[job.scheme.name].replays:
+        facts["likeness"] = likeness()
     return json.dumps(facts, sort_keys=True)
 
 
@@ -84,8 +88,8 @@ def _list(ranks: Sequence[int]) -> str:
     return f"{shown} and {len(ranks) - 5} more" if len(ranks) > 5 else shown
 
 
-def unlike(greetings: Sequence[Greeting | None]) -> set[int]:
-    """Return the ranks of workers that do not run on what most run on, or have not said what."""
+def unlike(greetings: Sequence[Greeting | None], server: str | None = None) -> set[int]:
+    """Return the ranks of workers that do not run on what most run on, or the `server` does, or have not said what."""
     kinds = Counter(said.platform for said in greetings if said and not said.fault)
-    most = kinds.most_common(1)[0][0] if kinds else None
+    most = server or (kinds.most_common(1)[0][0] if kinds else None)
     return {rank for rank, said in enumerate(greetings, start=1) if not said or said.fault or said.platform != most}

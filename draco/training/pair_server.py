@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 from draco.errors import TrainingError
-from draco.job import attack
+from draco.job import Job, attack
 from draco.protocols.court import Court, Proof
 from draco.protocols.rounds import Committed, Outcome, Upload
 from draco.runs.events import EventLog
 from draco.sampling import derive_seed
+from draco.schemes import SCHEMES
 from draco.training import adversary, greeting, rounds
 from draco.training.build import Built
 from draco.training.clock import Clock, rounded
@@ -59,7 +60,7 @@ class PairServer:
         check, products = (self.replayer.check, self.replayer.products) if self.replayer else (None, 0)
         self.driver = Driver(job, self.protocol, transport, built.format, check, products)
         if "sketch" not in self.protocol.sends:
-            self.driver.unlike = greeting.unlike(greetings)
+            self.driver.unlike = unlike(greetings, job)
         self.reduce = build_reduce(built, training)
         self._open: _Step | None = None
         self._pairs: dict[int, set[tuple[int, int]]] = {}
@@ -229,15 +230,21 @@ def _with(committed: Committed, replaced: Mapping[int, Upload]) -> Committed:
     return committed._replace(uploads=uploads)
 
 
-def require_alike(greetings: Sequence[Greeting | None], adversaries: int, scheme: str) -> None:
-    """Refuse to start where more workers than may lie compute other bits than most do.
+def require_alike(greetings: Sequence[Greeting | None], job: Job) -> None:
+    """Refuse to start where more workers than may lie compute other bits than most do, or than the server that replays.
 
     Raises:
-        TrainingError: says what they run on.
+        TrainingError: says which.
     """
-    unlike = greeting.unlike(greetings)
-    if len(unlike) > adversaries:
+    strange = unlike(greetings, job)
+    if len(strange) > job.scheme.adversaries:
         raise TrainingError(
-            f"scheme.name: {scheme} compares bits, and workers {', '.join(map(str, sorted(unlike)))} run on another "
-            "torch, instruction set, number of threads or device than most; use alike machines"
+            f"scheme.name: {job.scheme.name} compares bits, and workers {', '.join(map(str, sorted(strange)))} run on "
+            "another torch, instruction set, number of threads or device than most; use alike machines"
         )
+
+
+def unlike(greetings: Sequence[Greeting | None], job: Job) -> set[int]:
+    """Return the workers that are never asked: they compute other bits than most, or than the server that replays."""
+    replays = SCHEMES[job.scheme.name].replays
+    return greeting.unlike(greetings, greeting.platform_of(job) if replays else None)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import time
 
 import torch
 from torch import Tensor
 
 from draco.errors import OwnCodeError
 from draco.replay import CheatError, replay
+from draco.replay.pays import advise, measure
 from draco.training.build import Built
 from draco.training.pair_worker import PairVectors
 from draco.training.worker import build_vectors
@@ -21,6 +23,18 @@ class Replayer:
         self._source = PairVectors(build_vectors(built.again()), built.format, built.job.task is not None)
         self.products = self._source.products
         self.worst = 0.0  # the largest residual so far of a transcript that passed, as a share of what may pass
+
+    def advice(self, model: Tensor, pairs: int, adversaries: int) -> str:
+        """Return what replays come to for a job, measured now: of partition 0, with the parameters (p,)."""
+        source = self._source
+        source.load(1, model)
+        source.use(1)
+        out = torch.empty(source.vectors.elements)
+        costs = measure(
+            lambda: source.vectors.partition(1, 0, out), clock=time.perf_counter,
+            generator=torch.Generator().manual_seed(secrets.randbits(63)), numbers=len(out), repeats=1,
+        )  # fmt: skip
+        return advise(costs, pairs=pairs, adversaries=adversaries).sentence
 
     def load(self, step: int, model: Tensor) -> None:
         """Take the parameters (p,) of a step."""

@@ -18,7 +18,7 @@ from typing import Any
 from draco import files
 from draco.data import shards
 from draco.errors import DecodeError, TrainingError, WorkerError
-from draco.job import Job, attack, keeps_rows, to_dict, to_words
+from draco.job import Job, attack, keeps_rows, sizes, to_dict, to_words
 from draco.models.flat import trained_state
 from draco.plain import plain
 from draco.protocols.court import Proof
@@ -209,7 +209,7 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
         vote, why = choose_vote(job, greetings)
         built.vote = vote  # before the scheme is asked for
         if built.protocol is not None and "sketch" not in built.protocol.sends:
-            require_alike(greetings, job.scheme.adversaries, job.scheme.name)
+            require_alike(greetings, job)
         weights = initial_weights.recorded(job.weights, run)
         rehearsal.rehearse(built)
         voted = "vote" in SCHEMES[job.scheme.name].options
@@ -217,6 +217,10 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
         about = {"vote": vote, "vote_reason": why} if voted else _about_shards(built)
         if built.protocol is not None and built.protocol.failure is not None:
             about |= {"failure_probability": built.protocol.failure}
+        server = _server(built, training, transport, run, log, greetings)
+        if isinstance(server, PairServer) and server.replayer is not None:
+            advice = server.replayer.advice(training.flat, sizes(job).partitions, job.scheme.adversaries)
+            summary = f"{summary}; {advice}"
         log.write(
             "start", job=to_dict(job), setting=to_words(job), steps=training.steps, summary=summary,
             elements=training.elements, machine=machine.describe(), **weights, **about,
@@ -225,12 +229,6 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
         if job.local.momentum:
             kept = [followed(job, rank) for rank in range(1, job.workers + 1)]
             transport.hand_momenta([training.worker_momenta[rows.start : rows.stop] for rows in kept])
-        secret = run_directory.secret(run)
-        if built.protocol is not None:
-            server = PairServer(built, training, transport, secret, log, greetings)
-            server.court.nodes = run_directory.nodes(run)
-        else:
-            server = Server(built, training, transport, secret, run_directory.nodes(run))
         state, message = _steps(server, built, run, log)
         transport.stop()
     except KeyboardInterrupt:  # in the midst of a step, maybe of an update: the newest checkpoint counts
@@ -242,6 +240,18 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
         _record_end(training, run, log, "lost" if isinstance(error, WorkerError) else "failed", _reason(error, run))
         raise
     _record_end(training, run, log, state, message)
+
+
+def _server(
+    built: Built, training: Training, transport: ServerTransport, run: Path, log: EventLog,
+    greetings: Sequence[Greeting | None],
+) -> Server | PairServer:  # fmt: skip
+    secret, nodes = run_directory.secret(run), run_directory.nodes(run)
+    if built.protocol is None:
+        return Server(built, training, transport, secret, nodes)
+    server = PairServer(built, training, transport, secret, log, greetings)
+    server.court.nodes = nodes
+    return server
 
 
 def _chain(built: Built, training: Training, run: Path, greetings: Sequence[Greeting | None], log: EventLog) -> Chain:
