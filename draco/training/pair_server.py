@@ -81,18 +81,20 @@ class PairServer:
             self._record_expulsions(before)
 
     def _taken(self) -> list[dict[str, Any]]:
-        step, events = self.training.step + 1, list[dict[str, Any]]()
+        step, events, clock, wasted = self.training.step + 1, list[dict[str, Any]](), Clock(), 0
         while True:
-            clock = Clock()
             outcome, told = self._rounds(step, clock)
+            told.bytes_received += wasted
             if not outcome.replaced:
                 break
+            wasted = told.bytes_received
             self._undo(outcome.replaced)
             events += self._tell()
         events += self._tell()
         committed = Committed(step, tuple(outcome.uploads), tuple(outcome.workers))
         if self.protocol.close is not None and not rounds.finite(committed.uploads):
-            committed = self._verified(committed, clock)
+            replaced, received = self._replaced(committed, clock)
+            committed, told.bytes_received = _with(committed, replaced), told.bytes_received + received
         self._take(committed, told, clock)
         if self.protocol.close is None or not self.court.lies:
             events += self._tell()
@@ -104,7 +106,9 @@ class PairServer:
             return []
         before = {**self.court.expelled}
         try:
-            if replaced := self._replaced(self._open.committed, self._open.clock):
+            replaced, received = self._replaced(self._open.committed, self._open.clock)
+            self._open.told.bytes_received += received
+            if replaced:
                 self._undo(replaced)
             return self._tell()
         finally:
@@ -126,8 +130,8 @@ class PairServer:
         told.suspects |= {*outcome.suspects}
         return outcome, told
 
-    def _replaced(self, committed: Committed, clock: Clock) -> Mapping[int, Upload]:
-        """Verify a step with workers who have its model; return the true vectors in the place of false ones."""
+    def _replaced(self, committed: Committed, clock: Clock) -> tuple[Mapping[int, Upload], int]:
+        """Verify a step with workers who have its model; return true vectors in the place of false ones, and bytes."""
         assert self.protocol.close is not None
         step = committed.step
         self._draw(step)
@@ -136,10 +140,7 @@ class PairServer:
             rounds_, self.court, step, self.training.flat, self._leak(step), clock.lap, loads=False
         )
         self._count(told)
-        return replaced
-
-    def _verified(self, committed: Committed, clock: Clock) -> Committed:
-        return _with(committed, self._replaced(committed, clock))
+        return replaced, told.bytes_received
 
     def _draw(self, step: int) -> None:
         """Give the court what is drawn from now on: unknown to everybody.

@@ -81,17 +81,17 @@ class Driver:
         self._meet(court, step if not loads else step - 1)
         pipelined = loads and self.protocol.close is not None
         idle = {*court.present} if pipelined and court.lies else set()  # who computes nothing now may verify later
-        asks = next(rounds)
+        answers: Mapping[Ask, Answer] | None = None  # a coroutine that has not begun is sent None
         while True:
+            try:
+                asks = rounds.send(answers)  # type: ignore[arg-type]
+            except StopIteration as end:
+                lap("exchange" if answers is None else "decode")
+                told.late = self.patience.note(self._pace_s, told.late) if self.transport.concurrent else {}
+                return end.value, told
             answers = self._round(asks, step, model, leak, lap, told, loaded, idle)
             idle = set()
             self._meet(court, step if not loads else step - 1)
-            try:
-                asks = rounds.send(answers)
-            except StopIteration as end:
-                lap("decode")
-                told.late = self.patience.note(self._pace_s, told.late) if self.transport.concurrent else {}
-                return end.value, told
 
     def _meet(self, court: Court, before: int) -> None:
         """Tell the court who can be asked now, and who has not the model of the step before."""
@@ -136,14 +136,17 @@ class Driver:
         spare, waiting, answered = self.job.scheme.adversaries, {*mine}, set[int]()
         least_s = 0.0 if first else self._pace_s  # the pace of few workers says nothing: it is no less than the step's
         began, pace_s = time.monotonic(), least_s if len(waiting) <= spare else None
+        busy_s = 0.0  # the server's own work, which is nobody's delay
         with contextlib.closing(self.transport.exchange(tasks, model, self.frames)) as arrivals:
             for arrival in arrivals:
-                waited = time.monotonic() - began
+                now = time.monotonic()
+                waited = now - began - busy_s
                 if arrival is not None:
                     rank, length = arrival
                     lap("exchange")
                     self._note(rank, length, mine[rank], step, told, answers)
                     lap("decode")
+                    busy_s += time.monotonic() - now
                     waiting.discard(rank)
                     answered.add(rank)
                     if pace_s is not None:
@@ -162,7 +165,7 @@ class Driver:
                     break
         lap("exchange")
         if first:
-            self._pace_s = time.monotonic() - began if pace_s is None else pace_s
+            self._pace_s = time.monotonic() - began - busy_s if pace_s is None else pace_s
         return answered
 
     def _note(
