@@ -28,7 +28,7 @@ class Scripted:
                 for _, worker, *why in [event for event in self.events if event[0] <= self.now]:
                     if worker in waiting:
                         waiting.remove(worker)
-                        step, row, _ = tasks[worker - 1]
+                        step, row = tasks[worker - 1][:2]
                         yield worker, why[0] if why else self._write(step, self.replies[row], frames[row])
                 yield None
         finally:

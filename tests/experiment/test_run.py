@@ -146,7 +146,7 @@ def test_ctrl_c_once_ends_after_the_step_and_twice_at_once_and_either_is_resumed
     with pytest.raises(RefusedError, match="resume"):
         simulated()
     monkeypatch.undo()
-    os.chdir(stopped.path.parent.parent)
+    monkeypatch.chdir(stopped.path.parent.parent)  # which the line above has undone
     resumed = simulated(resume=True)
     assert resumed.path == stopped.path
     assert resumed.status.state == "succeeded"

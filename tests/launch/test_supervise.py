@@ -833,7 +833,7 @@ def test_a_head_tells_of_its_newest_run(directory: Path) -> None:
     assert head.runs(directory.parent) == {
         "run": str(directory), "state": "running", "message": "", "step": 4, "steps": 9, "steps_per_s": 4.0,
         "suspects": [2], "lost": [3], "straggling": [1], "supervised": False, "interruptions": 0, "without": {},
-        "others": 0,
+        "others": 0, "copies": None, "expelled": [],
     }  # fmt: skip
     assert head.runs(directory / "nowhere") == {}
 

@@ -140,7 +140,7 @@ def spoilt(number: float) -> Callable[[torch.Tensor], torch.Tensor]:
 WEIGHT = ("model", "0.weight")
 MOMENTUM = ("optimizer", "state", 0, "momentum_buffer")
 FAULTS: dict[str, tuple[Change, str]] = {
-    "extra key": (lambda c: c.update(more=1), "holds more, which is none of step, steps"),
+    "extra key": (lambda c: c.update(more=1), "holds more, which is none of step, model"),
     "missing key": (lambda c: c.pop("ledger"), "lacks ledger"),
     "another seed": (put("job", "seed")(8), "another job: seed is 8, not 7"),
     "another model": (put("job", "model")("fc"), "another job: model is fc, not lenet"),

@@ -46,7 +46,7 @@ class Played(Scripted):
             while coming:
                 for worker in sorted((w for w, due in coming.items() if due <= self.now), key=coming.__getitem__):
                     del coming[worker]
-                    step, row, _ = tasks[worker - 1]
+                    step, row = tasks[worker - 1][:2]
                     sent = self.replies[row] * (-3 if worker in self.liars else 1)
                     yield worker, self._write(step, sent, frames[row])
                 yield None

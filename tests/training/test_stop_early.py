@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -154,12 +155,12 @@ def test_it_ends_at_the_same_step_after_it_was_stopped_and_resumed(
 ) -> None:
     run, run_step, ran = begun(tmp_path, early), Server.run_step, list[int]()
 
-    def stopping(server: Server) -> dict[str, object]:
-        event = run_step(server)
+    def stopping(server: Server) -> list[dict[str, Any]]:
+        (event,) = run_step(server)
         if event["step"] == at:
             (run / "stop").touch()
         ran.append(event["step"])
-        return event
+        return [event]
 
     monkeypatch.setattr(Server, "run_step", stopping)
     assert train(early, run).status[:2] == ("interrupted", at)
