@@ -42,7 +42,6 @@ def why_not() -> str:
 
 pytestmark = [
     pytest.mark.alone,
-    pytest.mark.xdist_group("engine"),
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
     pytest.mark.timeout(600),
 ]

@@ -404,11 +404,7 @@ class Operator:
         return made.stdout
 
 
-def alone(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test of real nodes."""
-    return pytest.mark.alone(pytest.mark.xdist_group("engine")(test))
-
-
+alone = pytest.mark.alone
 needs_nodes = pytest.mark.skipif(bool(fake_aws.why_not()), reason=fake_aws.why_not() or "nodes")
 needs_engine = pytest.mark.skipif(
     bool(fake_aws.why_not("dockerd", "docker", "docker-registry")),

@@ -39,7 +39,6 @@ def why_not() -> str:
 
 pytestmark = [
     pytest.mark.alone,
-    pytest.mark.xdist_group("namespaces"),
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
     pytest.mark.timeout(400),
 ]

@@ -27,7 +27,6 @@ from test_docker_nodes import IMAGE, lacking
 
 pytestmark = [
     pytest.mark.alone,
-    pytest.mark.xdist_group("engine"),
     pytest.mark.skipif(bool(lacking()), reason=lacking() or "-"),
     pytest.mark.timeout(400),
 ]

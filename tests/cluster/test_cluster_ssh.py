@@ -15,7 +15,6 @@ from draco.cluster.backend import Request
 
 pytestmark = [
     pytest.mark.alone,
-    pytest.mark.xdist_group("namespaces"),
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
     pytest.mark.timeout(400),
 ]

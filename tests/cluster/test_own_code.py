@@ -12,7 +12,6 @@ from test_cluster import KILLED_S, why_not
 
 pytestmark = [
     pytest.mark.alone,
-    pytest.mark.xdist_group("namespaces"),
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
     pytest.mark.timeout(400),
 ]
