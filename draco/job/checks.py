@@ -75,7 +75,7 @@ def _check_scheme(job: Job) -> Iterator[Fault]:
     if job.wire.compression != "none" and in_rounds(job):
         message = f"{name} sends vectors and digests in one message: must be none, got {job.wire.compression}"
         yield Fault("wire.compression", message, ("scheme.name", "scheme.uplink"))
-    if name == "checked":
+    if scheme.replays:
         yield from _check_replay(job)
     if needed > n:
         yield Fault("scheme.adversaries", f"{s} needs at least {needed} workers, got {n}", SCHEME[:2])
@@ -97,12 +97,16 @@ def _check_scheme(job: Job) -> Iterator[Fault]:
 
 
 def _check_replay(job: Job) -> Iterator[Fault]:
-    """Yield what the server cannot replay and check."""
+    """Yield what a server that replays cannot check."""
+    name = job.scheme.name
     if job.autocast.dtype != "none":
-        message = f"checked takes products in float32: must be none, got {job.autocast.dtype}"
+        message = f"{name} takes products in float32: must be none, got {job.autocast.dtype}"
         yield Fault("autocast.dtype", message, ("scheme.name",))
     if job.device != "cpu":
-        yield Fault("device", f"checked replays on the server's CPU: must be cpu, got {job.device}", ("scheme.name",))
+        yield Fault("device", f"{name} replays on the server's CPU: must be cpu, got {job.device}", ("scheme.name",))
+    if job.precision != "float32":
+        message = f"{name} replays products in float32: must be float32, got {job.precision}"
+        yield Fault("precision", message, ("scheme.name",))
 
 
 def _check_own(job: Job) -> Iterator[Fault]:
@@ -184,7 +188,7 @@ def _check_attack_needs(job: Job, about: tuple[str, ...]) -> Iterator[Fault]:
             yield Fault(option_path(job, "attack", declared.strength), f"is missing: {e}", about)
     if fault := declared.fault(SCHEMES[job.scheme.name]):
         yield Fault("attack.name", fault, about)
-    if SCHEMES[job.scheme.name].in_rounds and given.who != "fixed":
+    if SCHEMES[job.scheme.name].expels and given.who != "fixed":
         message = f"must be fixed: {job.scheme.name} expels who is proven to lie, got {given.who}"
         yield Fault("attack.who", message, ("scheme.name",))
     if job.scheme.get("uplink") == "digest" and given.ranks is None and given.who == "placed":
@@ -228,9 +232,6 @@ def _check_realism(job: Job) -> Iterator[Fault]:
     if job.precision != "float32" and job.autocast.dtype != "none":
         message = f"computes in fewer bits, and precision {job.precision} in more: leave one of the two out"
         yield Fault("autocast.dtype", message, ("precision",))
-    if job.precision != "float32" and SCHEMES[job.scheme.name].replays:
-        message = f"{job.scheme.name} replays products in float32: must be float32, got {job.precision}"
-        yield Fault("precision", message, ("scheme.name",))
 
 
 def _check_own_code(job: Job) -> Iterator[Fault]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -78,7 +78,3 @@ class Court:
             f"{self.workers} workers can answer (expelled: {', '.join(map(str, sorted(self.expelled))) or 'none'}; "
             f"ended or late: {missing})"
         )
-
-    def contents(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
-        return {"expelled": {rank: tuple(proof) for rank, proof in self.expelled.items()}}

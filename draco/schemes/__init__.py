@@ -48,7 +48,7 @@ SCHEMES: dict[str, SchemeDeclaration] = table(
     VERIFIED,
     CHECKED,
 )
-CODES = {name: declared for name, declared in SCHEMES.items() if not declared.in_rounds}  # of one round
+CODES = {name: declared for name, declared in SCHEMES.items() if not declared.expels}  # of one round
 
 
 def options(name: str) -> tuple[str, ...]:

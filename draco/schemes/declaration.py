@@ -25,7 +25,7 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SchemeDeclaration(Declaration):
-    """What a scheme declares. Its function builds the `Scheme`; of one `in_rounds` it says that there is none."""
+    """What a scheme declares. Its function builds the `Scheme`; of one that `expels` it says that there is none."""
 
     # (workers, adversaries, **arguments) -> its numbers; a ValueError says why there is no such scheme.
     sizes: Callable[..., Sizes]
@@ -38,7 +38,7 @@ class SchemeDeclaration(Declaration):
     project: Callable[[int, int], Tensor] | None = None  # (seed, e) -> (number, e): what its decoder projects on
     # (workers, adversaries, all options) -> the protocol of its steps; None: a step is one round, and a code
     protocol: Callable[..., Protocol | None] | None = None
-    in_rounds: bool = False  # it has no code at all: its steps always take several rounds
+    expels: bool = False  # it has no code: its steps take several rounds, and who is proven to lie is out
     replays: bool = False  # the server makes vectors of products in float32, and workers must compute in that
 
     def __call__(self, **arguments: Any) -> Scheme:

@@ -20,27 +20,31 @@ def _no_code(**_: object) -> NoReturn:
     )
 
 
-def _sizes(workers: int, adversaries: int, **_: object) -> Sizes:
-    require_workers("scheme", workers, adversaries)
+def _cut(workers: int, adversaries: int) -> Sizes:
     return Sizes(partitions=workers - adversaries, gradients=workers - adversaries)
+
+
+def _reactive_sizes(workers: int, adversaries: int, **_: object) -> Sizes:
+    require_workers("reactive", workers, adversaries)
+    return _cut(workers, adversaries)
 
 
 REACTIVE = SchemeDeclaration(
     name="reactive",
     function=_no_code,
     text="one copy more than may lie, digests, and expulsion of who lied: exact, and redundancy falls to 1",
-    sizes=_sizes,
+    sizes=_reactive_sizes,
     protocol=reactive,
-    in_rounds=True,
+    expels=True,
 )
 
 
 def _verified_sizes(
     workers: int, adversaries: int, verifiers: int | None = None, delta: float | None = None, **_: object
 ) -> Sizes:
-    found = _sizes(workers, adversaries)
+    require_workers("verified", workers, adversaries)
     checked_verifiers(workers, adversaries, verifiers, delta)
-    return found
+    return _cut(workers, adversaries)
 
 
 VERIFIED = SchemeDeclaration(
@@ -65,14 +69,14 @@ VERIFIED = SchemeDeclaration(
     },
     sizes=_verified_sizes,
     protocol=verified,
-    in_rounds=True,
+    expels=True,
 )
 
 
 def _checked_sizes(workers: int, adversaries: int, **_: object) -> Sizes:
     if workers <= adversaries:
         raise ValueError(f"checked: {adversaries} adversaries need at least {adversaries + 1} workers, got {workers}")
-    return Sizes(partitions=workers - adversaries, gradients=workers - adversaries)
+    return _cut(workers, adversaries)
 
 
 CHECKED = SchemeDeclaration(
@@ -82,6 +86,6 @@ CHECKED = SchemeDeclaration(
     sizes=_checked_sizes,
     least=lambda s, given: s + 1,
     protocol=checked,
-    in_rounds=True,
+    expels=True,
     replays=True,
 )

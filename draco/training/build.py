@@ -72,7 +72,7 @@ class Built:
     @cached_property
     def scheme(self) -> Scheme:
         """The scheme; where steps take several rounds, that of k workers who each send their partition's vector."""
-        if self.protocol is not None and SCHEMES[self.job.scheme.name].in_rounds:
+        if self.protocol is not None and has_court(self.job):
             return schemes.build("uncoded", workers=self.protocol.partitions, adversaries=0)
         return build_scheme(self.job, self.vote, self.tail)
 
@@ -150,7 +150,7 @@ class Built:
 
 def has_court(job: Job) -> bool:
     """Say whether the job's scheme expels workers that are proven to lie."""
-    return SCHEMES[job.scheme.name].in_rounds
+    return SCHEMES[job.scheme.name].expels
 
 
 def build_scheme(job: Job, vote: str | None = None, tail: int = 1) -> Scheme:

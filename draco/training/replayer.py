@@ -22,7 +22,6 @@ class Replayer:
     def __init__(self, built: Built) -> None:
         self._source = PairVectors(build_vectors(built.again()), built.format, built.job.task is not None)
         self.products = self._source.products
-        self.worst = 0.0  # the largest residual so far of a transcript that passed, as a share of what may pass
 
     def advice(self, model: Tensor, pairs: int, adversaries: int) -> str:
         """Return what replays come to for a job, measured now: of partition 0, with the parameters (p,)."""
@@ -46,14 +45,11 @@ class Replayer:
         self._source.use(step)
         out = torch.empty(self._source.vectors.elements)
         try:
-            _, verdict = replay(
-                lambda: self._source.vectors.partition(step, partition, out), transcript, generator=generator
-            )
+            replay(lambda: self._source.vectors.partition(step, partition, out), transcript, generator=generator)
         except CheatError as error:
             return str(error)
         except OwnCodeError as error:  # what is raised within a task's loss() is said to be the task's
             if isinstance(error.__cause__, CheatError):
                 return str(error.__cause__)
             raise
-        self.worst = max(self.worst, verdict.worst)
         return out
