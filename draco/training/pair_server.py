@@ -12,7 +12,6 @@ from secrets import token_bytes
 from typing import Any
 
 import numpy as np
-import torch
 
 from draco.errors import TrainingError
 from draco.job import Job, attack
@@ -160,7 +159,7 @@ class PairServer:
     def _take(self, committed: Committed, told: Told, clock: Clock) -> None:
         """Take the optimizer step of a step's vectors."""
         before = self.training.snapshot() if self.protocol.close is not None and self.court.lies else {}
-        gradients = torch.stack([upload.vector for upload in committed.uploads])
+        gradients = self.driver.gradients(committed.step, committed.uploads)
         vector = self.reduce(gradients, committed.step, range(self.job.workers), ())
         clock.lap("aggregate")
         known = [upload.digest.hex() for upload in committed.uploads] if self.job.wire.dtype == "float32" else None

@@ -113,10 +113,13 @@ def fault_of(frame: Tensor, length: int) -> str | None:
     return said if isinstance(said, str) and said.startswith(wire.FAILED) else None
 
 
-def vector_of(item: Item, frame: Tensor, format_: Wire) -> tuple[bytes, Tensor]:
-    """Return the digest of a vector as it came, and the vector as float32 (d,) in memory of its own."""
+def take_vector(item: Item, frame: Tensor, format_: Wire, out: Tensor) -> bytes:
+    """Write a vector as float32 into `out` (d,); return the digest of it as it came."""
     raw = frame[item.start : item.stop]
-    return hashlib.sha256(raw.numpy().data).digest(), raw.clone().view(DTYPES[format_.dtype]).float()
+    out.view(torch.uint8)[: len(raw)] = raw  # aligned, whatever stands before it in the frame
+    if format_.dtype != "float32":
+        out.copy_(out.view(torch.uint8)[: len(raw)].clone().view(DTYPES[format_.dtype]))
+    return hashlib.sha256(raw.numpy().data).digest()
 
 
 def sketch_of(item: Item, frame: Tensor) -> tuple[float, ...]:

@@ -57,6 +57,9 @@ class Driver:
         self.unlike: set[int] = set()  # workers that compute other bits, which are never asked
         self._holds: dict[int, set[int]] = {}  # rank -> the steps whose models it has
         self._pace_s = 0.0  # of the last first round
+        # The vectors of this step and of the one before (2, k, d), and which rows of them are taken.
+        self._kept = torch.empty(2, protocol.partitions, format_.elements)
+        self._taken: list[set[int]] = [set(), set()]
 
     def run(
         self, rounds: Rounds[T], court: Court, step: int, model: Tensor, leak: Leaked,
@@ -77,6 +80,8 @@ class Driver:
             WorkerError: nobody is left who could be asked.
             TrainingError: more workers lie, or fail, than the job tolerates.
         """
+        if loads:  # what an earlier try of this step has brought is of no use
+            self._taken[step % 2] = set()
         told, loaded = Told(), {*range(1, self.job.workers + 1)} if not loads else set[int]()
         self._meet(court, step if not loads else step - 1)
         pipelined = loads and self.protocol.close is not None
@@ -193,7 +198,8 @@ class Driver:
 
     def _answer(self, item: pairs.Item, frame: Tensor) -> Answer:
         if item.ask.send == "vector":
-            return Upload(*pairs.vector_of(item, frame, self.wire))
+            out = self._row(item.ask)
+            return Upload(pairs.take_vector(item, frame, self.wire, out), out)
         if item.ask.send == "digest":
             return pairs.bytes_of(frame, item)
         if item.ask.send == "sketch":
@@ -201,6 +207,22 @@ class Driver:
         assert self.check is not None
         made = self.check(item.ask.step, item.ask.partition, pairs.transcript_of(item, frame))
         return Rejected(made) if isinstance(made, str) else Upload(pairs.digest(made), made)
+
+    def _row(self, ask: Ask) -> Tensor:
+        """Return memory (d,) for a vector: the row of its partition, where no other vector of the pair has that."""
+        taken = self._taken[ask.step % 2]
+        if ask.partition in taken:
+            return torch.empty(self.wire.elements)
+        taken.add(ask.partition)
+        return self._kept[ask.step % 2, ask.partition]
+
+    def gradients(self, step: int, uploads: Sequence[Upload]) -> Tensor:
+        """Return the vectors of a step as one matrix (k, d), without a copy where all are in their rows."""
+        rows = self._kept[step % 2]
+        for row, upload in zip(rows, uploads, strict=True):
+            if row.data_ptr() != upload.vector.data_ptr():
+                row.copy_(upload.vector)
+        return rows
 
     def _make_room(self, size: int) -> None:
         """Have receive buffers of `size` bytes or more. One that an old answer is still written to stays with it."""

@@ -89,6 +89,20 @@ def test_what_is_told_of_copies_expulsions_and_redundancy(scheme: str, rounds, t
     assert bool(told(run, "undone")) == (scheme == "verified")
 
 
+def asking() -> tuple[set[int], Callable[[PairWorker], Any]]:
+    """Return a set that is filled with the workers that get a task, and what to put around each of them for that."""
+    asked: set[int] = set()
+
+    def watched(worker: PairWorker) -> Any:
+        def reply(task: Task, model: torch.Tensor, frame: torch.Tensor) -> int | None:
+            asked.add(worker.rank)
+            return worker.reply(task, model, frame)
+
+        return reply
+
+    return asked, watched
+
+
 @every
 def test_a_resumed_run_knows_who_is_out_and_ends_with_the_same_bits(scheme: str, rounds, train) -> None:
     job = rounds(scheme, "attack={name: reverse_gradient, ranks: [3, 6], from_step: 2}", "checkpoint_every=1")
@@ -108,15 +122,7 @@ def test_a_resumed_run_knows_who_is_out_and_ends_with_the_same_bits(scheme: str,
     assert (first.status.state, first.status.step) == ("interrupted", 4)
     court = checkpoint.load(checkpoint.newest(partial / "checkpoints"))["court"]
     assert {*court} == {3, 6}
-    asked: set[int] = set()
-
-    def watched(worker: PairWorker):
-        def reply(task: Task, model: torch.Tensor, frame: torch.Tensor) -> int | None:
-            asked.add(worker.rank)
-            return worker.reply(task, model, frame)
-
-        return reply
-
+    asked, watched = asking()
     again = train(job, partial, replace=dict.fromkeys(range(1, 8), watched))
     assert again.status.state == "succeeded"
     assert torch.equal(again.model, whole.model)
@@ -132,15 +138,7 @@ def test_who_was_expelled_after_the_last_checkpoint_of_a_killed_run_stays_out(sc
     for step in range(2, 7):  # what a server that was killed at once would have left
         for suffix in ("pt", "json"):
             (whole.run / f"checkpoints/step-{step:08d}.{suffix}").unlink()
-    asked: set[int] = set()
-
-    def watched(worker: PairWorker):
-        def reply(task: Task, model: torch.Tensor, frame: torch.Tensor) -> int | None:
-            asked.add(worker.rank)
-            return worker.reply(task, model, frame)
-
-        return reply
-
+    asked, watched = asking()
     again = train(job, whole.run, replace=dict.fromkeys(range(1, 8), watched))
     assert torch.equal(again.model, model)
     assert asked == {1, 2, 4, 5, 7}
@@ -261,8 +259,9 @@ def test_every_cut_of_a_frame_is_refused() -> None:
     found = pairs.unpack(frame, length, asks, format_, 1)
     assert not isinstance(found, str)
     _, (vector, digest, sketch, transcript) = found
-    assert pairs.vector_of(vector, frame, format_)[1].tolist() == [1, 1, 1]
-    assert pairs.vector_of(vector, frame, format_)[0] == pairs.digest(torch.ones(3))
+    came = torch.zeros(3)
+    assert pairs.take_vector(vector, frame, format_, came) == pairs.digest(torch.ones(3))
+    assert came.tolist() == [1, 1, 1]
     assert pairs.bytes_of(frame, digest) == b"\0" * 32
     assert pairs.sketch_of(sketch, frame) == (1.0,) * pairs.SKETCH
     assert pairs.transcript_of(transcript, frame).tolist() == [0, 1, 2, 3, 4]
