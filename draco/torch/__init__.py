@@ -34,6 +34,9 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
+        from draco.lazy import load_torch
+
+        load_torch()
         found = globals()[name] = getattr(import_module(_HOMES[name]), name)
         return found
 
