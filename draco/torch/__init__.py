@@ -11,21 +11,21 @@ Pure torch.distributed. docs/torch.md says what it protects against, and what it
 
 TYPE_CHECKING = False  # True to type checkers
 
-__all__ = ["Evidence", "Guard", "LostRankError", "RobustHook", "UnrepairedError", "all_reduce"]
+__all__ = ["Evidence", "Guard", "LostRankError", "UnrepairedError", "all_reduce", "robust_hook"]
 
 if TYPE_CHECKING:
     from draco.errors import LostRankError, UnrepairedError
     from draco.torch.evidence import Evidence
     from draco.torch.guard import Guard
-    from draco.torch.rules import RobustHook, all_reduce
+    from draco.torch.rules import all_reduce, robust_hook
 else:
     _HOMES = {
         "Evidence": "draco.torch.evidence",
         "Guard": "draco.torch.guard",
         "LostRankError": "draco.errors",
-        "RobustHook": "draco.torch.rules",
         "UnrepairedError": "draco.errors",
         "all_reduce": "draco.torch.rules",
+        "robust_hook": "draco.torch.rules",
     }
 
     def __getattr__(name: str) -> object:

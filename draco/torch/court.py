@@ -55,11 +55,17 @@ def measured(buckets: Sequence[Tensor], measure: Measure) -> list[int]:
 
 
 class Court:
-    """Holds the disputes of one guard."""
+    """Holds the disputes of one guard.
 
-    def __init__(self, peers: Peers, recorder: Recorder, measure: Measure, weights: Sequence[Tensor]) -> None:
-        self._peers, self._recorder, self._measure = peers, recorder, measure
-        self._weights = weights
+    Args:
+        peers: the other ranks.
+        recorder: what this rank's gradient was computed from.
+        measure: how results are compared.
+        buffers: whether all ranks have the same buffers, as DDP sends them before each forward pass.
+    """
+
+    def __init__(self, peers: Peers, recorder: Recorder, measure: Measure, buffers: bool) -> None:
+        self._peers, self._recorder, self._measure, self._buffers = peers, recorder, measure, buffers
         self._recomputed: list[Tensor] = []
         self._kept: Sequence[Kept] = ()
         self._known: dict[str, list[Sequence[int]]] = {}
@@ -123,13 +129,19 @@ class Court:
         """Do what is asked, with all other ranks."""
         match ask:
             case Weigh():
-                rows = self._peers.rows(exact(self._weights, self._measure.secret))
+                rows = self._peers.rows(exact(self._weights(), self._measure.secret))
                 return {rank: tuple(row) for rank, row in enumerate(rows)}
             case Heal(source, ranks):
-                self._peers.move(self._weights, source, ranks)
+                self._peers.move(self._weights(), source, ranks)
                 return {}
             case Recompute(runs):
                 return self._recompute(runs)
+
+    def _weights(self) -> list[Tensor]:
+        """Return what all ranks have alike: parameters, and buffers that forward passes do not change."""
+        module = self._recorder.module
+        fixed = [buffer for name, buffer in module.named_buffers() if name not in self._recorder.moving]
+        return [*(parameter.data for parameter in module.parameters()), *(fixed if self._buffers else [])]
 
     def _recompute(self, runs: Sequence[tuple[int, int]]) -> dict[int, Claim]:
         """Have the ranks of the runs recompute; all learn how the results measure."""

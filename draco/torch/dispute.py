@@ -304,7 +304,9 @@ class _Hearing:
             found = "its recomputation, and another rank's, give another"
         else:
             found = "it recomputed it wrongly again; two other ranks agree"
-        whose = "its own recomputation is used" if repair.source == rank else f"rank {repair.source} sent the right bits"
+        whose = (
+            "its own recomputation is used" if repair.source == rank else f"rank {repair.source} sent the right bits"
+        )
         return Finding(rank, _LINKS[what], found, whose)
 
 

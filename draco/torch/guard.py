@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -12,7 +13,8 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from draco.errors import JobError
 from draco.torch.court import Court
-from draco.torch.evidence import Evidence, Register
+from draco.torch.determinism import causes, fingerprint
+from draco.torch.evidence import LOGGER, Evidence, Register
 from draco.torch.layout import Layout
 from draco.torch.measuring import Measure
 from draco.torch.peers import Peers
@@ -60,11 +62,15 @@ class Guard:
         self._peers = Peers(self.layout, timeout_s, whole=tolerance is not None)
         self._register = Register(self.rank, self._peers.hosts)
         measure = Measure(tolerance)
-        parameters = [parameter.data for parameter in ddp.module.parameters()]
-        self._recorder = Recorder(ddp.module, parameters[0].device, measure)
-        court = Court(self._peers, self._recorder, measure, parameters)
-        reducer = Reducer(self._peers, self._recorder, measure, court, self._register, every, self._causes)
-        ddp.register_comm_hook(None, reducer)
+        device = next(ddp.module.parameters()).device
+        self._fingerprints = [json.loads(text) for text in self._peers.texts(json.dumps(fingerprint(device)))]
+        if tolerance is None:
+            self._compare_fingerprints()
+        recorder = Recorder(ddp.module, device, measure)
+        court = Court(self._peers, recorder, measure, ddp.broadcast_buffers)
+        ddp.register_comm_hook(
+            None, Reducer(self._peers, recorder, measure, court, self._register, every, self._causes)
+        )
         self._state_every = state_every
 
     @property
@@ -116,8 +122,19 @@ class Guard:
         return optimizer
 
     def _causes(self) -> list[str]:
-        """Return what may make two computations differ."""
-        return ["see docs/torch.md"]
+        """Return what may make two computations differ, of the members of each group."""
+        told = [causes({rank: self._fingerprints[rank] for rank in group}) for group in self.layout.groups]
+        return list(dict.fromkeys(sentence for sentences in told for sentence in sentences))
+
+    def _compare_fingerprints(self) -> None:
+        """Refuse groups whose members have other bits in the simplest work; tell of settings that may matter."""
+        for group in self.layout.groups:
+            if len({self._fingerprints[rank]["results"] for rank in group}) > 1:
+                told = "; ".join(causes({rank: self._fingerprints[rank] for rank in group}))
+                raise JobError([f"members of a group do not compute the same bits: {told}"])
+        if self.rank == 0:
+            for sentence in self._causes():
+                LOGGER.warning("equal bits are not certain: %s", sentence)
 
 
 def _checked(
@@ -129,7 +146,9 @@ def _checked(
         if isinstance(inner, DistributedDataParallel):
             raise JobError(["the model is compiled around DistributedDataParallel: make it DDP(torch.compile(model))"])
         raise JobError(
-            [f"the model is a {type(model).__name__}: wrap it, guard = Guard(DistributedDataParallel(model)); FSDP is not yet"]
+            [
+                f"the model is a {type(model).__name__}: wrap it, guard = Guard(DistributedDataParallel(model)); FSDP is not yet"
+            ]
         )
     faults = []
     if every < 1:

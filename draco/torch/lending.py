@@ -49,7 +49,9 @@ def lend(peers: Peers, rank: int, passes: Sequence[Pass], base: Base) -> None:
     peers.send(tensors, [rank])
 
 
-def borrow(peers: Peers, lender: int, own: Sequence[Pass], device: torch.device) -> tuple[list[Pass], list[Tensor | None]]:
+def borrow(
+    peers: Peers, lender: int, own: Sequence[Pass], device: torch.device
+) -> tuple[list[Pass], list[Tensor | None]]:
     """Return the passes, and the gradients before them, that a rank lends.
 
     Args:

@@ -41,7 +41,9 @@ class Peers:
         self.control = dist.new_group(backend="gloo", timeout=wait)
         # Of a sum that does not end, the watchdog of nccl ends the process. By then the rows below have told why.
         ranks = [list(range(layout.world))] if whole else layout.columns
-        groups = [dist.new_group(members, timeout=wait if dist.get_backend() == "gloo" else 2 * wait) for members in ranks]
+        groups = [
+            dist.new_group(members, timeout=wait if dist.get_backend() == "gloo" else 2 * wait) for members in ranks
+        ]
         self.summing = groups[0 if whole else layout.member_of(self.rank)]
         self.summed = len(ranks[0])
         self._store = dist.PrefixStore("draco.torch.Guard", dist.distributed_c10d._get_default_store())
@@ -126,7 +128,9 @@ class Peers:
         """Return what to raise of a collective that failed, with the ranks that did not come to the step, if known."""
         absent = self._absent()
         if absent:
-            where = ", ".join(f"{rank} ({self.hosts[rank]})" if hasattr(self, "hosts") else str(rank) for rank in absent)
+            where = ", ".join(
+                f"{rank} ({self.hosts[rank]})" if hasattr(self, "hosts") else str(rank) for rank in absent
+            )
             who = f"rank {where} did not come" if len(absent) == 1 else f"ranks {where} did not come"
         else:
             who = "it cannot be told which rank is missing"

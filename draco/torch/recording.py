@@ -62,6 +62,11 @@ class Recorder:
         module.register_forward_pre_hook(self._before, with_kwargs=True)
         module.register_forward_hook(self._after)
 
+    @property
+    def moving(self) -> set[str]:
+        """The buffers that forward passes change."""
+        return self._moving or set()
+
     def clear(self, armed: bool) -> None:
         """Forget the step; record the next one if `armed`."""
         self.passes, self.base, self.armed = [], None, armed
@@ -142,7 +147,9 @@ class Recorder:
         own = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
         return [torch.get_rng_state(), *own]
 
-    def recompute(self, passes: Sequence[Pass], base: Sequence[Tensor | None] | None) -> tuple[list[Tensor], Recomputed]:
+    def recompute(
+        self, passes: Sequence[Pass], base: Sequence[Tensor | None] | None
+    ) -> tuple[list[Tensor], Recomputed]:
         """Return how the outputs of each forward pass measure, and the gradient, computed again.
 
         Args:
@@ -152,7 +159,9 @@ class Recorder:
         Raises:
             JobError: somebody wrote into an input after its forward pass.
         """
-        total: list[Tensor | None] = [None if old is None else old.clone() for old in base or [None] * len(self.parameters)]
+        total: list[Tensor | None] = [
+            None if old is None else old.clone() for old in base or [None] * len(self.parameters)
+        ]
         measured: list[Tensor] = []
         self._busy = True
         try:

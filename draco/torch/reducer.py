@@ -7,7 +7,7 @@ and columns with a repaired rank sum again. So `.grad` holds, after backward(), 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import distributed as dist
@@ -43,7 +43,7 @@ class Reducer:
         court: Court,
         register: Register,
         every: int,
-        causes: Any,
+        causes: Callable[[], list[str]],
     ) -> None:
         self._peers, self._recorder, self._measure, self._court = peers, recorder, measure, court
         self._register, self._every, self._causes = register, every, causes
@@ -60,13 +60,12 @@ class Reducer:
 
     def __call__(self, state: object, bucket: dist.GradBucket) -> Future:
         """Return the future of a bucket's sum."""
+        self._peers.step = self.step
         checked = (self.step - 1) % self._every == 0
         if checked:
             kept = Kept.of(bucket)
             self._kept.append(kept)
             self._measures.append(self._measure([kept.copy], len(self._measures)))
-        if not self._kept and not self._sums:
-            self._peers.step = self.step
         future = self._sum(bucket.buffer())
         self._sums.append(future)
         if bucket.is_last():
@@ -143,7 +142,8 @@ class Reducer:
         raise JobError(
             [
                 f"ranks {ranks} computed the first step's gradient three times, and never the same bits twice: "
-                f"{'; '.join(self._causes())}; remove the causes, or give the guard a tolerance"
+                f"{'; '.join(self._causes()) or 'the model has an operation that is not deterministic'}; see "
+                "docs/torch.md, or give the guard a tolerance"
             ]
         )
 
