@@ -35,6 +35,8 @@ class Peers:
         whole: whether gradients are summed over all ranks, and not over a column.
     """
 
+    _made = 0  # how many there were in this process; all ranks make them in the same order
+
     def __init__(self, layout: Layout, timeout_s: float, whole: bool) -> None:
         self.rank, self.layout, self.timeout_s = dist.get_rank(), layout, timeout_s
         wait = timedelta(seconds=timeout_s)
@@ -46,7 +48,8 @@ class Peers:
         ]
         self.summing = groups[0 if whole else layout.member_of(self.rank)]
         self.summed = len(ranks[0])
-        self._store = dist.PrefixStore("draco.torch.Guard", dist.distributed_c10d._get_default_store())
+        Peers._made += 1
+        self._store = dist.PrefixStore(f"draco.torch.Guard {Peers._made}", dist.distributed_c10d._get_default_store())
         self.step = 0
         self._arrive()
         self.hosts = self.texts(socket.gethostname())

@@ -78,9 +78,7 @@ def robust_hook(rule: str, f: int, **options: Any) -> Hook:
     if not _by_coordinate(rule, options):
         able = ", ".join(name for name in AGGREGATORS if _by_coordinate(name, {}))
         remedy = "call draco.torch.all_reduce(model.parameters(), ...) after the backward pass, under no_sync()"
-        raise ValueError(
-            f"robust_hook: {rule} needs whole gradients, and a hook sees buckets; {remedy}, or take {able}"
-        )
+        raise ValueError(f"robust_hook: {rule} needs whole gradients, and a hook sees buckets; {remedy}, or take {able}")
 
     def hook(state: Any, bucket: Any) -> Any:
         buffer = bucket.buffer()
