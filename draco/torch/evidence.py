@@ -17,7 +17,7 @@ class Evidence:
 
     Attributes:
         step: the step in which it showed, from 1.
-        since: the first step since the last check; the fault may have lived since then, where not every step is checked.
+        since: the first step after the last check: where not every step is checked, the fault may have lived since.
         what: "weights", "inputs", "outputs", "loss gradient", "gradient", "recomputation", "optimizer state".
         found: how it was found.
         repaired: how it was repaired.

@@ -146,9 +146,7 @@ def _checked(
         if isinstance(inner, DistributedDataParallel):
             raise JobError(["the model is compiled around DistributedDataParallel: make it DDP(torch.compile(model))"])
         raise JobError(
-            [
-                f"the model is a {type(model).__name__}: wrap it, guard = Guard(DistributedDataParallel(model)); FSDP is not yet"
-            ]
+            [f"the model is a {type(model).__name__}: wrap it, Guard(DistributedDataParallel(model)); FSDP is not yet"]
         )
     faults = []
     if every < 1:

@@ -46,10 +46,12 @@ class Measure:
         """Return one measure of several lists' measures: `width` numbers."""
         if not measured:
             return [0] * self.width
+        rows = torch.stack(list(measured))
         if self.tolerance is None:
-            numbers: list[int] = digest([torch.stack(list(measured))], self.secret).tolist()
-            return numbers
-        numbers = torch.stack([one.view(torch.float64) for one in measured]).sum(0).view(torch.int64).tolist()
+            joined = digest([rows], self.secret)
+        else:
+            joined = rows.view(torch.float64).sum(0).view(torch.int64)
+        numbers: list[int] = joined.tolist()
         return numbers
 
     def same(self, one: Sequence[int], other: Sequence[int]) -> bool:

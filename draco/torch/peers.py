@@ -51,6 +51,7 @@ class Peers:
         Peers._made += 1
         self._store = dist.PrefixStore(f"draco.torch.Guard {Peers._made}", dist.distributed_c10d._get_default_store())
         self.step = 0
+        self.hosts: list[str] = []
         self._arrive()
         self.hosts = self.texts(socket.gethostname())
 
@@ -131,9 +132,7 @@ class Peers:
         """Return what to raise of a collective that failed, with the ranks that did not come to the step, if known."""
         absent = self._absent()
         if absent:
-            where = ", ".join(
-                f"{rank} ({self.hosts[rank]})" if hasattr(self, "hosts") else str(rank) for rank in absent
-            )
+            where = ", ".join(f"{rank} ({self.hosts[rank]})" if self.hosts else str(rank) for rank in absent)
             who = f"rank {where} did not come" if len(absent) == 1 else f"ranks {where} did not come"
         else:
             who = "it cannot be told which rank is missing"

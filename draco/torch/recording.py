@@ -109,8 +109,8 @@ class Recorder:
         if not found:
             raise JobError(
                 [
-                    f"the model returned a {type(outputs).__name__} in which the guard finds no tensor with a gradient; "
-                    "return tensors, or lists, tuples, dicts or dataclasses of them"
+                    f"the model returned a {type(outputs).__name__} in which the guard finds no tensor with a "
+                    "gradient; return tensors, or lists, tuples, dicts or dataclasses of them"
                 ]
             )
         forward.outputs = self._measure(found)
@@ -195,8 +195,7 @@ class Recorder:
                 ["an input of the model was written into before its backward pass had ended; give the model a copy"]
             )
         buffers = {
-            name: (forward.buffers[name] if name in forward.buffers else buffer).detach().clone()
-            for name, buffer in self.module.named_buffers()
+            name: forward.buffers.get(name, buffer).detach().clone() for name, buffer in self.module.named_buffers()
         }
         torch.set_rng_state(forward.random[0])
         if len(forward.random) > 1:

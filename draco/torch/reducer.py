@@ -71,6 +71,7 @@ class Reducer:
         if bucket.is_last():
             if checked:
                 self._check()
+            self._finish()
             self._sums = []
             self._register.steps += 1
             self._recorder.clear(armed=self._register.steps % self._every == 0)
@@ -82,11 +83,13 @@ class Reducer:
         work = dist.all_reduce(buffer, group=self._peers.summing, async_op=True)
         assert work is not None
 
-        def summed(future: torch.futures.Future[list[torch.Tensor]]) -> torch.Tensor:
-            with self._peers.lost():
-                return future.value()[0]
+        return work.get_future().then(lambda sums: sums.value()[0])
 
-        return work.get_future().then(summed)
+    def _finish(self) -> None:
+        """Wait for the sums that have begun; on a GPU its stream does, and this process goes on."""
+        with self._peers.lost():
+            for future in self._sums:
+                future.wait()
 
     def _check(self) -> None:
         """Compare this step with the other ranks, and settle what differs."""
@@ -111,20 +114,21 @@ class Reducer:
 
     def _settle(self, gradients: list[list[int]]) -> None:
         """Hold the dispute, and sum again where a rank was repaired."""
-        for future in self._sums:
-            future.wait()
+        self._finish()
         self._register.disputes += 1
         verdict = self._court.hold(self._kept, gradients)
         self._register.enter(verdict.findings, self.step, self._last + 1)
         self._register.repaired += len(verdict.repairs)
         ranks = dist.get_process_group_ranks(self._peers.summing)
         if any(repair.rank in ranks for repair in verdict.repairs):
+            self._sums[:] = []
             for kept in self._kept:
                 kept.buffer.copy_(kept.copy)
-                self._sum(kept.buffer).wait()
+                self._sums.append(self._sum(kept.buffer))
+            self._finish()
 
     def _repeats(self) -> bool:
-        """Return whether this rank computes the same bits twice; a single fault in the first computation does not count."""
+        """Return whether this rank computes the same bits twice; one fault in its first computation does not count."""
         if self._measure.tolerance is not None:
             return True
         first = [kept.copy for kept in self._kept]
@@ -149,8 +153,7 @@ class Reducer:
 
     def _compare_sums(self) -> None:
         """Compare the sums of the columns at the first step: they must have the same bits."""
-        for future in self._sums:
-            future.wait()
+        self._finish()
         rows = self._peers.rows(measured([kept.buffer for kept in self._kept], self._measure))
         if self._measure.tolerance is None and any(row != rows[0] for row in rows):
             raise JobError(

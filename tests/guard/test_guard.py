@@ -10,11 +10,27 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-FOUR = (  # with redundancy 2: groups (0, 2) and (1, 3); rank 3 is faulty
-    "nothing nothing_in_all_ways compiled gradient gradient_of_accumulated gradient_where_no_gradient_is_zeroed "
-    "gradient_with_loss_outside activation lasting_gradient lasting_activation weight weight_in_momentum_of_sgd state "
-    "not_a_number lie sampled tolerant own_not_a_number random_state"
-).split()
+FOUR = [  # with redundancy 2: groups (0, 2) and (1, 3); rank 3 is faulty
+    "nothing",
+    "nothing_in_all_ways",
+    "compiled",
+    "gradient",
+    "gradient_of_accumulated",
+    "gradient_where_no_gradient_is_zeroed",
+    "gradient_with_loss_outside",
+    "activation",
+    "lasting_gradient",
+    "lasting_activation",
+    "weight",
+    "weight_in_momentum_of_sgd",
+    "state",
+    "not_a_number",
+    "lie",
+    "sampled",
+    "tolerant",
+    "own_not_a_number",
+    "random_state",
+]
 THREE = ["inputs", "by_vote"]  # with redundancy 3
 
 
