@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from draco.torch import lending
-from draco.torch.dispute import Ask, Claim, Heal, Recompute, Verdict, Weigh, settle
+from draco.torch.dispute import Ask, Claim, Heal, Mend, Recompute, Repair, Verdict, Weigh, settle
 from draco.torch.measuring import Measure, exact
 from draco.torch.peers import Peers
 from draco.torch.recording import Recomputed, Recorder
@@ -92,9 +92,7 @@ class Court:
                 ask = hearing.send(answers)
             except StopIteration as ended:
                 verdict: Verdict = ended.value
-                break
-        self._repair(verdict)
-        return verdict
+                return verdict
 
     def _claims(self, gradients: Sequence[Sequence[int]]) -> dict[int, Claim]:
         """Exchange the links of the chain that come before the gradient."""
@@ -136,6 +134,9 @@ class Court:
                 return {}
             case Recompute(runs):
                 return self._recompute(runs)
+            case Mend(repairs):
+                self._repair(repairs)
+                return {}
 
     def _weights(self) -> list[Tensor]:
         """Return what all ranks have alike: parameters, and buffers that forward passes do not change."""
@@ -166,10 +167,10 @@ class Court:
         told = zip(ranks, outputs_of, gradient_of, strict=True)
         return {rank: Claim(None, outputs, None, gradient) for rank, outputs, gradient in told}
 
-    def _repair(self, verdict: Verdict) -> None:
+    def _repair(self, repairs: Sequence[Repair]) -> None:
         """Put the right bits where they are lacking."""
         copies = [one.copy for one in self._kept]
-        for repair in verdict.repairs:
+        for repair in repairs:
             right = copies if repair.kept else self._recomputed
             if self._peers.rank == repair.source == repair.rank:
                 for mine, bits in zip(copies, right, strict=True):

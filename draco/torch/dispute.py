@@ -5,11 +5,13 @@ agree at every link. `settle` is a coroutine. It yields what the ranks are to do
 All ranks run it on the same answers, so all come to the same verdict, or to the same UnrepairedError.
 
 Rule. Of several values, the true one is what at least two different ranks claim, and more ranks than claim any other.
-Faults of different ranks are independent, so no two give the same wrong bits. It follows that a repair is right
-whatever the number of faults is, and that there is one if a rank of the group, and one other rank, are free of them.
+Faults of different ranks are independent, so no two give the same wrong bits. So what is found to be true is true,
+whatever the number of faults. It is found if one member of the group, and one other rank, have none.
 
-What is computed outside of the model, the loss, cannot be recomputed. Where two members had the same outputs and other
-loss gradients, only a third member can tell. A model that returns its loss has no such link.
+The exception is what is computed outside of the model, the loss, as nobody can recompute it. If two members had the
+same outputs and other loss gradients, only a third can tell. If one member alone had the right outputs, its loss
+gradient is believed: that it is wrong, too, would be a second fault in the same group and step. A model that returns its
+loss has no such link.
 """
 
 from __future__ import annotations
@@ -53,10 +55,6 @@ class Recompute:
     runs: tuple[tuple[int, int], ...]
 
 
-Ask = Weigh | Heal | Recompute
-Answers = Mapping[int, Hashable]
-
-
 @dataclass(frozen=True)
 class Finding:
     """One rank, which link of the chain was wrong there, how that was found, and how it was repaired."""
@@ -74,6 +72,17 @@ class Repair:
     rank: int
     source: int
     kept: bool
+
+
+@dataclass(frozen=True)
+class Mend:
+    """The ranks of the repairs take the right gradients, before anybody recomputes for another group. No answer."""
+
+    repairs: tuple[Repair, ...]
+
+
+Ask = Weigh | Heal | Recompute | Mend
+Answers = Mapping[int, Hashable]
 
 
 @dataclass(frozen=True)
@@ -147,6 +156,7 @@ def settle(groups: Sequence[Sequence[int]], claims: Mapping[int, Claim]) -> Gene
         verdict = yield from _Hearing(group, outsiders, claims, wrong).hear()
         findings += verdict.findings
         repairs += verdict.repairs
+        yield Mend(verdict.repairs)
     return Verdict(tuple(findings), tuple(repairs))
 
 

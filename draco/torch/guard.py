@@ -68,9 +68,8 @@ class Guard:
             self._compare_fingerprints()
         recorder = Recorder(ddp.module, device, measure)
         court = Court(self._peers, recorder, measure, ddp.broadcast_buffers)
-        ddp.register_comm_hook(
-            None, Reducer(self._peers, recorder, measure, court, self._register, every, self._causes)
-        )
+        reducer = Reducer(self._peers, recorder, measure, court, self._register, every, self._causes)
+        ddp.register_comm_hook(None, reducer.reduce)
         self._state_every = state_every
 
     @property
@@ -145,9 +144,8 @@ def _checked(
         inner = getattr(model, "_orig_mod", None)
         if isinstance(inner, DistributedDataParallel):
             raise JobError(["the model is compiled around DistributedDataParallel: make it DDP(torch.compile(model))"])
-        raise JobError(
-            [f"the model is a {type(model).__name__}: wrap it, Guard(DistributedDataParallel(model)); FSDP is not yet"]
-        )
+        kind = type(model).__name__
+        raise JobError([f"the model is a {kind}: wrap it, Guard(DistributedDataParallel(model)); FSDP is not yet"])
     faults = []
     if every < 1:
         faults.append(f"every is {every}: it is 1 or more")

@@ -5,8 +5,6 @@ exchange one row: how their gradients measure. Where a group differs, the disput
 and columns with a repaired rank sum again. So `.grad` holds, after backward(), what it would without the fault.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -58,7 +56,7 @@ class Reducer:
         """The step that is under way, from 1."""
         return self._register.steps + 1
 
-    def __call__(self, state: object, bucket: dist.GradBucket) -> Future:
+    def reduce(self, state: object, bucket: dist.GradBucket) -> Future:
         """Return the future of a bucket's sum."""
         self._peers.step = self.step
         checked = (self.step - 1) % self._every == 0

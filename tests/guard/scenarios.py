@@ -1,6 +1,8 @@
 """What ranks go through: each function runs on every rank, and returns what that rank has seen."""
 
+import os
 import random
+import time
 from typing import Any
 
 import torch
@@ -215,3 +217,24 @@ def inputs() -> dict[str, Any]:
 
 def by_vote() -> dict[str, Any]:
     return both(Gradient(2, lasting=True, rank=1), redundancy=3, steps=3)
+
+
+def hangs() -> dict[str, Any]:
+    """Rank 3 does not come back from its third step's data."""
+
+    def stop(training: Training, step: int) -> None:
+        if step == 3 and dist.get_rank() == WRONG:
+            time.sleep(9)
+            os._exit(0)
+
+    return Training(fault=stop, guard_options={"timeout_s": 3}).run()
+
+
+def dies() -> dict[str, Any]:
+    """Rank 3 dies in an unchecked step."""
+
+    def stop(training: Training, step: int) -> None:
+        if step == 3 and dist.get_rank() == WRONG:
+            os._exit(0)
+
+    return Training(fault=stop, guard_options={"timeout_s": 3, "every": 10}).run()

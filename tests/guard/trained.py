@@ -89,7 +89,9 @@ class Training:
             sampler: Any = DistributedSampler(dataset, num_replicas=count, rank=rank)
             torch.manual_seed(5 * count + rank)
         else:
-            self.guard = draco.torch.Guard(self.ddp, redundancy=self.redundancy, timeout_s=60, **self.guard_options)
+            self.guard = draco.torch.Guard(
+                self.ddp, **{"redundancy": self.redundancy, "timeout_s": 60, **self.guard_options}
+            )
             sampler = self.guard.sampler(dataset)
             self.opt = self.guard.optimizer(self.opt)
             self.guard.seed(5)
