@@ -1,0 +1,162 @@
+"""The communication hook: sums each bucket over this rank's column, and compares the group before the step goes on.
+
+The sum of a bucket begins at once, and the backward pass goes on meanwhile, as with DDP. With the last bucket all ranks
+exchange one row: how their gradients measure. Where a group differs, the dispute is settled before backward() returns,
+and columns with a repaired rank sum again. So `.grad` holds, after backward(), what it would without the fault.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import distributed as dist
+
+from draco.errors import JobError
+from draco.torch.court import Court, Kept, measured
+from draco.torch.evidence import Register
+from draco.torch.measuring import Measure, common, draw, same_bits
+from draco.torch.peers import Peers
+from draco.torch.recording import Recorder
+
+Future = torch.futures.Future[torch.Tensor]
+
+
+class Reducer:
+    """What DDP calls with each bucket.
+
+    Args:
+        peers: the other ranks.
+        recorder: what the gradient is computed from.
+        measure: how gradients are compared.
+        court: settles disputes.
+        register: what was found, and counters.
+        every: each `every`-th step is checked, the first one included.
+        causes: returns sentences about what may make two computations differ.
+    """
+
+    def __init__(
+        self,
+        peers: Peers,
+        recorder: Recorder,
+        measure: Measure,
+        court: Court,
+        register: Register,
+        every: int,
+        causes: Callable[[], list[str]],
+    ) -> None:
+        self._peers, self._recorder, self._measure, self._court = peers, recorder, measure, court
+        self._register, self._every, self._causes = register, every, causes
+        self._last = 0  # the step that was checked last
+        self._kept: list[Kept] = []
+        self._sums: list[Future] = []
+        self._measures: list[torch.Tensor] = []
+        measure.secret = common([row[0] for row in peers.rows([draw()])])
+
+    @property
+    def step(self) -> int:
+        """The step that is under way, from 1."""
+        return self._register.steps + 1
+
+    def reduce(self, state: object, bucket: dist.GradBucket) -> Future:
+        """Return the future of a bucket's sum."""
+        self._peers.step = self.step
+        checked = (self.step - 1) % self._every == 0
+        if checked:
+            kept = Kept.of(bucket)
+            self._kept.append(kept)
+            self._measures.append(self._measure([kept.copy], len(self._measures)))
+        future = self._sum(bucket.buffer())
+        self._sums.append(future)
+        if bucket.is_last():
+            if checked:
+                self._check()
+            self._finish()
+            self._sums = []
+            self._register.steps += 1
+            self._recorder.clear(armed=self._register.steps % self._every == 0)
+        return future
+
+    def _sum(self, buffer: torch.Tensor) -> Future:
+        """Begin to replace a buffer by its mean over the ranks that sum."""
+        buffer.mul_(1.0 / self._peers.summed)
+        work = dist.all_reduce(buffer, group=self._peers.summing, async_op=True)
+        assert work is not None
+
+        return work.get_future().then(lambda sums: sums.value()[0])
+
+    def _finish(self) -> None:
+        """Wait for the sums that have begun; on a GPU its stream does, and this process goes on."""
+        with self._peers.lost():
+            for future in self._sums:
+                future.wait()
+
+    def _check(self) -> None:
+        """Compare this step with the other ranks, and settle what differs."""
+        self._peers.at(self.step)
+        repeats = self._last > 0 or self._repeats()
+        rows = self._peers.rows([draw(), int(repeats), *self._measure.joined(self._measures)])
+        if not all(row[1] for row in rows):
+            self._refuse([rank for rank, row in enumerate(rows) if not row[1]])
+        gradients = [row[2:] for row in rows]
+        if any(
+            not self._measure.same(gradients[group[0]], gradients[rank])
+            for group in self._peers.layout.groups
+            for rank in group
+        ):
+            self._settle(gradients)
+        if self._last == 0:
+            self._compare_sums()
+        self._measure.secret = common([row[0] for row in rows])
+        self._last = self.step
+        self._register.checked += 1
+        self._kept, self._measures = [], []
+
+    def _settle(self, gradients: list[list[int]]) -> None:
+        """Hold the dispute, and sum again where a rank was repaired."""
+        self._finish()
+        self._register.disputes += 1
+        verdict = self._court.hold(self._kept, gradients)
+        self._register.enter(verdict.findings, self.step, self._last + 1)
+        self._register.repaired += len(verdict.repairs)
+        ranks = dist.get_process_group_ranks(self._peers.summing)
+        if any(repair.rank in ranks for repair in verdict.repairs):
+            self._sums[:] = []
+            for kept in self._kept:
+                kept.buffer.copy_(kept.copy)
+                self._sums.append(self._sum(kept.buffer))
+            self._finish()
+
+    def _repeats(self) -> bool:
+        """Return whether this rank computes the same bits twice; one fault in its first computation does not count."""
+        if self._measure.tolerance is not None:
+            return True
+        first = [kept.copy for kept in self._kept]
+        runs = [first]
+        for _ in range(2):
+            _, gradients = self._recorder.recompute(self._recorder.passes, self._recorder.base)
+            again = [kept.filled(gradients) for kept in self._kept]
+            if all(same_bits(one, other) for one, other in zip(runs[-1], again, strict=True)):
+                return True
+            runs.append(again)
+        return False
+
+    def _refuse(self, ranks: list[int]) -> None:
+        """Say that ranks do not compute the same bits twice, and why."""
+        raise JobError(
+            [
+                f"ranks {ranks} computed the first step's gradient three times, and never the same bits twice: "
+                f"{'; '.join(self._causes()) or 'the model has an operation that is not deterministic'}; see "
+                "docs/torch.md, or give the guard a tolerance"
+            ]
+        )
+
+    def _compare_sums(self) -> None:
+        """Compare the sums of the columns at the first step: they must have the same bits."""
+        self._finish()
+        rows = self._peers.rows(measured([kept.buffer for kept in self._kept], self._measure))
+        if self._measure.tolerance is None and any(row != rows[0] for row in rows):
+            raise JobError(
+                [
+                    "the sums over the columns of ranks differ in their bits: the backend adds in another order on "
+                    "other hosts; give the guard a tolerance, and all ranks sum together"
+                ]
+            )

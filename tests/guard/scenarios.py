@@ -1,0 +1,240 @@
+"""What ranks go through: each function runs on every rank, and returns what that rank has seen."""
+
+import os
+import random
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from trained import Training, flipped
+
+from draco.torch.measuring import Measure
+
+WRONG = 3  # the rank that is faulty
+
+
+class Once:
+    """A fault that happens at one step, once, on one rank; with `lasting` from then on, in recomputations, too."""
+
+    def __init__(self, step: int, lasting: bool = False, rank: int = WRONG, nan: bool = False) -> None:
+        self.step, self.lasting, self.rank, self.nan = step, lasting, rank, nan
+        self.armed = False
+
+    def due(self) -> bool:
+        """Return whether it is to happen now."""
+        armed, self.armed = self.armed, self.armed and self.lasting
+        return armed
+
+    def begin(self, step: int) -> bool:
+        """Arm it if its step has come; return whether this was the first step's word."""
+        if step == self.step and dist.get_rank() == self.rank:
+            self.armed = True
+        return step == 1
+
+
+class Gradient(Once):
+    """A bit of one parameter's gradient."""
+
+    def __call__(self, training: Training, step: int) -> None:
+        if self.begin(step):
+            next(training.model.parameters()).register_hook(self.hook)
+
+    def hook(self, gradient: Tensor) -> Tensor | None:
+        if not self.due():
+            return None
+        return gradient * float("nan") if self.nan else flipped(gradient, bit=random.randrange(8, 30))
+
+
+class Activation(Once):
+    """A bit in the middle of a forward pass."""
+
+    def __call__(self, training: Training, step: int) -> None:
+        if self.begin(step):
+            module = training.model.inner if training.loss_inside else training.model
+            module.last.register_forward_pre_hook(self.hook)
+
+    def hook(self, module: Any, args: tuple[Tensor]) -> tuple[Tensor] | None:
+        if not self.due():
+            return None
+        (x,) = args
+        return (x + (flipped(x.detach() + 1.0, bit=22, place=3) - (x.detach() + 1.0)),)
+
+
+class Weight(Once):
+    """A bit of one weight, that stays."""
+
+    def __call__(self, training: Training, step: int) -> None:
+        self.begin(step)
+        if self.due():
+            weight = next(training.model.parameters()).data
+            weight.copy_(flipped(weight, bit=26))
+
+
+class Momentum(Once):
+    """A bit in the optimizer's state."""
+
+    def __call__(self, training: Training, step: int) -> None:
+        self.begin(step)
+        if self.due():
+            state = next(iter(training.opt.state.values()))
+            name = "exp_avg" if "exp_avg" in state else "momentum_buffer"
+            state[name].copy_(flipped(state[name], bit=26))
+
+
+class Lie(Once):
+    """A digest that is not that of the data."""
+
+    def __call__(self, training: Training, step: int) -> None:
+        if self.begin(step):
+            honest = Measure.joined
+            Measure.joined = lambda own, found: [n + shift for shift in [self.due()] for n in honest(own, found)]
+
+
+def plain(**options: Any) -> dict[str, Any]:
+    """Return the bits of DDP on the first half of the ranks, known to all ranks."""
+    found = [Training(plain=True, **options).run().get("bits")]
+    dist.broadcast_object_list(found, 0)
+    return {"bits": found[0]}
+
+
+def both(fault: Any = None, **options: Any) -> dict[str, Any]:
+    """Return what a guarded training gives, and whether its bits are those of plain DDP."""
+    undisturbed = plain(**{name: value for name, value in options.items() if name != "guard_options"})
+    seen = Training(fault=fault, **options).run()
+    return {**seen, "equal": seen["bits"] == undisturbed["bits"]}
+
+
+def nothing() -> dict[str, Any]:
+    return both()
+
+
+def nothing_in_all_ways() -> dict[str, Any]:
+    """Each way to train, without a fault: equal to plain DDP or not, and what was found."""
+    ways: dict[str, dict[str, Any]] = {
+        "loss inside": {"loss_inside": True},
+        "accumulated": {"accumulate": 3},
+        "summed each time": {"accumulate": 2, "sync_always": True},
+        "zeroed": {"zeroed": True, "accumulate": 2},
+        "clipped": {"clip": True, "optimizer": torch.optim.SGD, "options": {"lr": 0.1, "momentum": 0.9}},
+        "scaled": {"scale": True, "autocast": True, "clip": True},
+        "bucket views": {"bucket_view": True},
+        "sampled": {"guard_options": {"every": 3}},
+    }
+    return {name: both(**options) for name, options in ways.items()}
+
+
+def compiled() -> dict[str, Any]:
+    return both(Gradient(3), compiled=True, steps=4)
+
+
+def gradient() -> dict[str, Any]:
+    return both(Gradient(random.randrange(1, 7)), loss_inside=True)
+
+
+def gradient_of_accumulated() -> dict[str, Any]:
+    return both(Gradient(4), accumulate=3, scale=True, autocast=True, clip=True)
+
+
+def gradient_where_no_gradient_is_zeroed() -> dict[str, Any]:
+    return both(Gradient(3), accumulate=2, sync_always=True, zeroed=True, bucket_view=True)
+
+
+def gradient_with_loss_outside() -> dict[str, Any]:
+    return both(Gradient(5))
+
+
+def activation() -> dict[str, Any]:
+    return both(Activation(3))
+
+
+def lasting_gradient() -> dict[str, Any]:
+    return both(Gradient(4, lasting=True), accumulate=2)
+
+
+def lasting_activation() -> dict[str, Any]:
+    return both(Activation(4, lasting=True))
+
+
+def weight() -> dict[str, Any]:
+    return both(Weight(3))
+
+
+def weight_in_momentum_of_sgd() -> dict[str, Any]:
+    return both(
+        Momentum(3),
+        optimizer=torch.optim.SGD,
+        options={"lr": 0.1, "momentum": 0.9},
+        guard_options={"state_every": 2, "every": 100},
+    )
+
+
+def state() -> dict[str, Any]:
+    return both(Momentum(3), guard_options={"state_every": 1})
+
+
+def not_a_number() -> dict[str, Any]:
+    return both(Gradient(3, nan=True))
+
+
+def lie() -> dict[str, Any]:
+    return both(Lie(3))
+
+
+def sampled() -> dict[str, Any]:
+    return both(Gradient(2, lasting=True), guard_options={"every": 4})
+
+
+def tolerant() -> dict[str, Any]:
+    return both(Gradient(3), guard_options={"tolerance": 1e-3})
+
+
+def own_not_a_number() -> dict[str, Any]:
+    class Everywhere(Gradient):
+        def begin(self, step: int) -> bool:
+            self.rank = dist.get_rank()
+            return super().begin(step)
+
+    return both(Everywhere(3, nan=True, lasting=True), steps=3)
+
+
+def random_state() -> dict[str, Any]:
+    def unlike(training: Training, step: int) -> None:
+        if step == 2:
+            torch.manual_seed(dist.get_rank())
+
+    return both(unlike)
+
+
+def inputs() -> dict[str, Any]:
+    def unlike(training: Training, step: int) -> None:
+        if step == 3 and dist.get_rank() == 2:
+            torch.manual_seed(99)
+
+    return both(unlike, redundancy=3)
+
+
+def by_vote() -> dict[str, Any]:
+    return both(Gradient(2, lasting=True, rank=1), redundancy=3, steps=3)
+
+
+def hangs() -> dict[str, Any]:
+    """Rank 3 does not come back from its third step's data."""
+
+    def stop(training: Training, step: int) -> None:
+        if step == 3 and dist.get_rank() == WRONG:
+            time.sleep(9)
+            os._exit(0)
+
+    return Training(fault=stop, guard_options={"timeout_s": 3}).run()
+
+
+def dies() -> dict[str, Any]:
+    """Rank 3 dies in an unchecked step."""
+
+    def stop(training: Training, step: int) -> None:
+        if step == 3 and dist.get_rank() == WRONG:
+            os._exit(0)
+
+    return Training(fault=stop, guard_options={"timeout_s": 3, "every": 10}).run()
