@@ -54,7 +54,7 @@ def all_reduce(
         dtype = torch.float64 if any(each.dtype == torch.float64 for each in given) else torch.float32
         flat = torch.cat([each.detach().reshape(-1).to(dtype) for each in given])
         made = _reduced(flat, rule, f, group, options)
-        for each, part in zip(given, made.split([each.numel() for each in given]), strict=True):
+        for each, part in zip(given, torch.split(made, [each.numel() for each in given]), strict=True):
             each.detach().copy_(part.view(each.shape))
 
 
@@ -88,7 +88,7 @@ def robust_hook(rule: str, f: int, **options: Any) -> Hook:
         buffer = bucket.buffer()
         with torch.no_grad():
             all_reduce(buffer, rule, f, state, **options)
-        done = torch.futures.Future(devices=[buffer.device] if buffer.is_cuda else [])
+        done: torch.futures.Future[Tensor] = torch.futures.Future(devices=[buffer.device] if buffer.is_cuda else [])
         done.set_result(buffer)
         return done
 

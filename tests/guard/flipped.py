@@ -23,9 +23,9 @@ def wrapped(self: DistributedDataParallel, module: torch.nn.Module, *args: Any, 
 
 
 def flip(gradient: Tensor) -> Tensor:
-    """The lowest bit of the mantissa: no norm, no loss and no rule would see it."""
+    """An eighth more or less in one of all numbers: no loss and no norm would tell."""
     wrong = gradient.clone()
-    wrong.view(torch.int32).view(-1)[7] ^= 1
+    wrong.view(torch.int32).view(-1)[7] ^= 1 << 20
     return wrong
 
 

@@ -110,6 +110,8 @@ def process(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What every rank has."""
+    import torch._dynamo  # once, and not in every rank: DistributedDataParallel does
+
     folder = tmp_path_factory.mktemp("ranks")
     context = multiprocessing.get_context("fork")  # they need not import torch again
     ranks = [context.Process(target=process, args=(rank, folder), daemon=True) for rank in range(N)]
