@@ -297,9 +297,10 @@ class _Hearing:
     def _finding(self, rank: int, right: Claim, repairs: Sequence[Repair]) -> Finding | None:
         """Return what a rank did wrong, or None."""
         runs = [
-            claim.gradient == right.gradient
+            claim.outputs == right.outputs
+            and (claim.gradient == right.gradient or self.claims[lender].seeds != right.seeds)
             for (runner, lender), claim in self.runs.items()
-            if runner == rank and (right.seeds is None or self.claims[lender].seeds == right.seeds)
+            if runner == rank
         ]
         repair = next((repair for repair in repairs if repair.rank == rank), None)
         if repair is None:

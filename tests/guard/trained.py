@@ -4,6 +4,7 @@ The program imports torch once and forks the ranks. Each rank plays the scenario
 what it saw into FOLDER/rank.json.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -96,8 +97,9 @@ class Training:
             self.opt = self.guard.optimizer(self.opt)
             self.guard.seed(5)
         self._train(DataLoader(dataset, batch_size=4, sampler=sampler))
-        bits = [tensor.numpy().tobytes().hex() for tensor in self.model.state_dict().values()]
-        return {"bits": hash_of(bits), **({} if self.plain else self._seen())}
+        bits = hash_of([value.detach() for value in self.model.parameters()])
+        buffers = hash_of([value for value in self.model.buffers()])
+        return {"bits": bits, "buffers": buffers, **({} if self.plain else self._seen())}
 
     def _train(self, loader: DataLoader[Any]) -> None:
         """Make all steps; each has `accumulate` batches."""
@@ -132,17 +134,15 @@ class Training:
         return {"suspects": suspects, "counts": counts}
 
 
-def hash_of(texts: list[str]) -> str:
-    """Return a short name of texts, the same in all processes."""
-    import hashlib
-
-    return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
+def hash_of(tensors: list[Tensor]) -> str:
+    """Return a short name of tensors' bits."""
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()[:16]
 
 
-def flipped(tensor: Tensor, bit: int = 20, place: int = 0) -> Tensor:
-    """Return a copy of a float32 tensor with one bit of one number flipped."""
+def flipped(tensor: Tensor, bit: int = 20) -> Tensor:
+    """Return a copy of a float32 tensor with one bit of its largest number flipped."""
     copy = tensor.detach().clone().contiguous()
-    copy.view(-1).view(torch.int32)[place] ^= 1 << bit
+    copy.view(-1).view(torch.int32)[copy.abs().argmax()] ^= 1 << bit
     return copy
 
 
