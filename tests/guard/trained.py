@@ -82,7 +82,10 @@ class Training:
         if self.plain and rank >= count:
             return {}
         self.ddp = DistributedDataParallel(
-            inner, process_group=group, gradient_as_bucket_view=self.bucket_view, bucket_cap_mb=0.001
+            inner,
+            process_group=group,
+            gradient_as_bucket_view=self.bucket_view,
+            bucket_cap_mb=None if self.compiled else 0.001,
         )
         self.opt = self.optimizer(self.model.parameters(), **self.options)
         dataset = TensorDataset(torch.randn(96, 10), torch.randint(0, 3, (96,)))
@@ -98,7 +101,7 @@ class Training:
             self.guard.seed(5)
         self._train(DataLoader(dataset, batch_size=4, sampler=sampler))
         bits = hash_of([value.detach() for value in self.model.parameters()])
-        buffers = hash_of([value for value in self.model.buffers()])
+        buffers = hash_of(list(self.model.buffers()))
         return {"bits": bits, "buffers": buffers, **({} if self.plain else self._seen())}
 
     def _train(self, loader: DataLoader[Any]) -> None:
