@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from draco.torch import lending
-from draco.torch.dispute import Ask, Claim, Heal, Mend, Recompute, Repair, Verdict, Weigh, settle
+from draco.torch.claims import Ask, Claim, Heal, Mend, Recompute, Repair, Undo, Verdict, Weigh
+from draco.torch.dispute import settle
 from draco.torch.measuring import Measure, exact
 from draco.torch.peers import Peers
 from draco.torch.recording import Recomputed, Recorder
@@ -61,21 +62,32 @@ class Court:
         peers: the other ranks.
         recorder: what this rank's gradient was computed from.
         measure: how results are compared.
+        states: returns the tensors of the optimizers' states.
         buffers: whether all ranks have the same buffers, as DDP sends them before each forward pass.
     """
 
-    def __init__(self, peers: Peers, recorder: Recorder, measure: Measure, buffers: bool) -> None:
+    def __init__(
+        self,
+        peers: Peers,
+        recorder: Recorder,
+        measure: Measure,
+        buffers: bool,
+        states: Callable[[], list[Tensor]],
+    ) -> None:
         self._peers, self._recorder, self._measure, self._buffers = peers, recorder, measure, buffers
+        self._states = states
         self._recomputed: list[Tensor] = []
+        self._own: list[Tensor] = []  # weights and states before the last Heal
         self._kept: Sequence[Kept] = ()
         self._known: dict[str, list[Sequence[int]]] = {}
 
-    def hold(self, kept: Sequence[Kept], gradients: Sequence[Sequence[int]]) -> Verdict:
+    def hold(self, kept: Sequence[Kept], gradients: Sequence[Sequence[int]], weigh: bool) -> Verdict:
         """Settle what members of groups claimed, and put the right gradients into the kept copies of all ranks.
 
         Args:
             kept: this rank's buckets.
             gradients: the measure of every rank's gradient.
+            weigh: whether weights are compared in any case.
 
         Raises:
             UnrepairedError: nothing tells who is right; every rank raises it.
@@ -83,16 +95,14 @@ class Court:
         """
         self._kept, self._known, self._recomputed = kept, {"outputs": [], "seeds": [], "gradient": []}, []
         claims = self._claims(gradients)
-        hearing = settle(self._peers.layout.groups, claims)
-        answers: Mapping[int, Hashable] = {}
-        ask: Ask = next(hearing)
-        while True:
-            answers = self._do(ask)
-            try:
-                ask = hearing.send(answers)
-            except StopIteration as ended:
-                verdict: Verdict = ended.value
-                return verdict
+        hearing = settle(self._peers.layout.groups, claims, weigh)
+        answers: Mapping[int, Hashable] | None = None
+        try:
+            while True:
+                answers = self._do(hearing.send(answers) if answers is not None else next(hearing))
+        except StopIteration as ended:
+            verdict: Verdict = ended.value
+            return verdict
 
     def _claims(self, gradients: Sequence[Sequence[int]]) -> dict[int, Claim]:
         """Exchange the links of the chain that come before the gradient."""
@@ -130,7 +140,14 @@ class Court:
                 rows = self._peers.rows(exact(self._weights(), self._measure.secret))
                 return {rank: tuple(row) for rank, row in enumerate(rows)}
             case Heal(source, ranks):
-                self._peers.move(self._weights(), source, ranks)
+                tensors = [*self._weights(), *self._states()]
+                self._own = [tensor.clone() for tensor in tensors] if self._peers.rank in ranks else []
+                self._peers.move(tensors, source, ranks)
+                return {}
+            case Undo():
+                if self._own:
+                    for tensor, own in zip([*self._weights(), *self._states()], self._own, strict=True):
+                        tensor.copy_(own)
                 return {}
             case Recompute(runs):
                 return self._recompute(runs)

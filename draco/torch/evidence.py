@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from draco.torch.dispute import Finding
+from draco.torch.claims import Finding
 
 LOGGER = logging.getLogger("draco.torch")
 
@@ -47,6 +47,8 @@ class Register:
     checked: int = 0
     disputes: int = 0
     repaired: int = 0
+    last: int = 0  # the step that was checked last
+    doubt: bool = False  # whether the next step is checked, and weights are compared, in any case
 
     def enter(self, findings: Sequence[Finding], step: int, since: int) -> None:
         """Keep what was found at a step."""

@@ -67,10 +67,11 @@ class Guard:
         if tolerance is None:
             self._compare_fingerprints()
         recorder = Recorder(ddp.module, device, measure)
-        court = Court(self._peers, recorder, measure, ddp.broadcast_buffers)
+        court = Court(self._peers, recorder, measure, ddp.broadcast_buffers, self._states)
         reducer = Reducer(self._peers, recorder, measure, court, self._register, every, self._causes)
         ddp.register_comm_hook(None, reducer.reduce)
-        self._state_every = state_every
+        self._state_every, self._recorder = state_every, recorder
+        self._optimizers: list[StateCheck] = []
 
     @property
     def suspects(self) -> Mapping[int, Sequence[Evidence]]:
@@ -116,9 +117,16 @@ class Guard:
 
     def optimizer(self, optimizer: AnyOptimizer) -> AnyOptimizer:
         """Return the optimizer itself, with a hook after step() that compares weights and states every so often."""
-        if self._state_every:
-            StateCheck(optimizer, self._peers, self._register, self._state_every)
+        self._optimizers.append(StateCheck(optimizer, self._peers, self._register, self._state_every, self._doubt))
         return optimizer
+
+    def _doubt(self) -> None:
+        """Have the next step checked, with the weights."""
+        self._register.doubt = self._recorder.armed = True
+
+    def _states(self) -> list[torch.Tensor]:
+        """Return the tensors of the states of the optimizers that the guard knows."""
+        return [tensor for one in self._optimizers for tensor in one.states()]
 
     def _causes(self) -> list[str]:
         """Return what may make two computations differ, of the members of each group."""

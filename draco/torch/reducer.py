@@ -45,7 +45,6 @@ class Reducer:
     ) -> None:
         self._peers, self._recorder, self._measure, self._court = peers, recorder, measure, court
         self._register, self._every, self._causes = register, every, causes
-        self._last = 0  # the step that was checked last
         self._kept: list[Kept] = []
         self._sums: list[Future] = []
         self._measures: list[torch.Tensor] = []
@@ -59,7 +58,7 @@ class Reducer:
     def reduce(self, state: object, bucket: dist.GradBucket) -> Future:
         """Return the future of a bucket's sum."""
         self._peers.step = self.step
-        checked = (self.step - 1) % self._every == 0
+        checked = (self.step - 1) % self._every == 0 or self._register.doubt
         if checked:
             kept = Kept.of(bucket)
             self._kept.append(kept)
@@ -92,21 +91,21 @@ class Reducer:
     def _check(self) -> None:
         """Compare this step with the other ranks, and settle what differs."""
         self._peers.at(self.step)
-        repeats = self._last > 0 or self._repeats()
+        repeats = self._register.last > 0 or self._repeats()
         rows = self._peers.rows([draw(), int(repeats), *self._measure.joined(self._measures)])
         if not all(row[1] for row in rows):
             self._refuse([rank for rank, row in enumerate(rows) if not row[1]])
         gradients = [row[2:] for row in rows]
-        if any(
+        if self._register.doubt or any(
             not self._measure.same(gradients[group[0]], gradients[rank])
             for group in self._peers.layout.groups
             for rank in group
         ):
             self._settle(gradients)
-        if self._last == 0:
+        if self._register.last == 0:
             self._compare_sums()
         self._measure.secret = common([row[0] for row in rows])
-        self._last = self.step
+        self._register.last = self.step
         self._register.checked += 1
         self._kept, self._measures = [], []
 
@@ -114,8 +113,9 @@ class Reducer:
         """Hold the dispute, and sum again where a rank was repaired."""
         self._finish()
         self._register.disputes += 1
-        verdict = self._court.hold(self._kept, gradients)
-        self._register.enter(verdict.findings, self.step, self._last + 1)
+        verdict = self._court.hold(self._kept, gradients, self._register.doubt)
+        self._register.doubt = False
+        self._register.enter(verdict.findings, self.step, self._register.last + 1)
         self._register.repaired += len(verdict.repairs)
         ranks = dist.get_process_group_ranks(self._peers.summing)
         if any(repair.rank in ranks for repair in verdict.repairs):

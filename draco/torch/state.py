@@ -7,7 +7,7 @@ alone: all ranks take the same gradients. So all W ranks are replicas of each ot
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,37 +15,48 @@ from torch import Tensor
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from draco.errors import JobError, UnrepairedError
-from draco.torch.dispute import Finding, truth
+from draco.torch.claims import Finding, truth
+from draco.torch.dispute import spread
 from draco.torch.evidence import Register
 from draco.torch.measuring import common, describe, draw, exact
 from draco.torch.peers import Peers
 
 
 class StateCheck:
-    """Compares the ranks after every `every`-th step of an optimizer. To make it is a collective call.
+    """Compares the ranks after every `every`-th step of an optimizer, 0 for never. To make it is a collective call.
+
+    Where there is no majority, and steps were not checked since the last comparison, `doubt` is called, and the next
+    step decides: it shows which column of ranks computes wrongly.
 
     Raises:
         JobError: the optimizer keeps other state on other ranks.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, peers: Peers, register: Register, every: int) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        peers: Peers,
+        register: Register,
+        every: int,
+        doubt: Callable[[], None],
+    ) -> None:
         if isinstance(optimizer, ZeroRedundancyOptimizer):
             raise JobError(["the optimizer is a ZeroRedundancyOptimizer, whose ranks hold other states: not yet"])
         self._optimizer, self._peers, self._register, self._every = optimizer, peers, register, every
-        self._steps = self._last = 0
+        self._doubt, self._steps, self._last = doubt, 0, 0
         self._secret = common([row[0] for row in peers.rows([draw()])])
         optimizer.register_step_post_hook(self._after)
 
     def _after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Count a step, and compare if it is time."""
         self._steps += 1
-        if self._steps % self._every == 0:
+        if self._every and self._steps % self._every == 0:
             self._compare()
             self._last = self._steps
 
     def _compare(self) -> None:
         """Compare all ranks, name those that differ, and repair them."""
-        parts = {"weights": self._weights(), "optimizer state": self._states()}
+        parts = {"weights": self._weights(), "optimizer state": self.states()}
         settings = [describe(value) for value in _plain(self._optimizer)]
         header = torch.frombuffer(bytearray(json.dumps(settings).encode()), dtype=torch.uint8)
         row = [draw()]
@@ -67,6 +78,9 @@ class StateCheck:
             return
         right = truth(enumerate(digests))
         step = self._register.steps
+        if right is None and self._register.steps > self._register.last:
+            self._doubt()
+            return
         if right is None:
             raise UnrepairedError(
                 f"step {step}: the {what} of the ranks differ, and no two ranks more agree than others do; load the "
@@ -76,12 +90,13 @@ class StateCheck:
         wrong = [rank for rank, value in enumerate(digests) if value != right]
         self._peers.step = step
         self._peers.move(tensors, source, wrong)
+        columns = self._peers.layout.columns
         agreeing = len(digests) - len(wrong)
         findings = [
             Finding(
                 rank,
                 what,
-                f"its digest is not that of {agreeing} of {len(digests)} ranks",
+                f"its digest is not that of {agreeing} of {len(digests)} ranks{spread(rank, columns, wrong)}",
                 f"rank {source} sent its own",
             )
             for rank in wrong
@@ -93,7 +108,7 @@ class StateCheck:
         """Return the optimizer's parameters."""
         return [parameter.data for group in self._optimizer.param_groups for parameter in group["params"]]
 
-    def _states(self) -> list[Tensor]:
+    def states(self) -> list[Tensor]:
         """Return the tensors of its state, parameter by parameter."""
         return [value for value in _state(self._optimizer) if isinstance(value, Tensor)]
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from draco.errors import JobError, UnrepairedError
-from draco.torch.dispute import Claim, Heal, Mend, Recompute, Verdict, Weigh, disputed, settle, truth
+from draco.torch.claims import Claim, Heal, Mend, Recompute, Undo, Verdict, Weigh, truth
+from draco.torch.dispute import disputed, settle
 from draco.torch.layout import Layout
 
 FAULTS = ("none", "gradient", "outputs", "weights", "digest", "lasting", "lasting outputs", "inputs", "loss")
@@ -22,31 +23,43 @@ class Rank:
     group: int
     fault: str
     loss_inside: bool
-    healed: bool = False
+    weights: str = "w"
+    seeds: str = ""
+
+    def __post_init__(self) -> None:
+        if self.fault == "weights":
+            self.weights = f"w{self.rank}"
 
     def computed(self, lent: "Rank", again: bool) -> Claim:
         """Return what this rank computes from what a rank has recorded."""
-        weights = f"w{self.rank}" if self.fault == "weights" and not self.healed else "w"
         own = again or lent is not self
         inputs = f"x{lent.rank}" if lent.fault == "inputs" else f"x of {lent.group}"
         bad = self.fault == "lasting outputs" or (self.fault == "outputs" and not own)
-        outputs = f"f({weights}, {inputs}{f', fault {self.rank}' if bad else ''})"
+        outputs = f"f({self.weights}, {inputs}{f', fault {self.rank}' if bad else ''})"
         if not own:
             self.seeds = "1" if self.loss_inside else f"loss({outputs}{f', {self.rank}' * (self.fault == 'loss')})"
         seeds = lent.seeds
         bad = self.fault == "lasting" or (self.fault == "gradient" and not own)
         deep = f", fault {self.rank}" if "fault" in outputs else ""
-        gradient = f"g({weights}, {inputs}, {seeds}{deep}{f', bad {self.rank}' if bad else ''})"
+        gradient = f"g({self.weights}, {inputs}, {seeds}{deep}{f', bad {self.rank}' if bad else ''})"
         if self.fault == "digest" and not own:
             return Claim(inputs, outputs, seeds, f"lie {self.rank}")
         return Claim(inputs, outputs, seeds, gradient)
 
 
-def run(world: int, redundancy: int, faults: Mapping[int, str], loss_inside: bool) -> tuple[Verdict, list[Rank]]:
-    """Play a dispute; check that every rank ends with the gradient of a world without faults."""
+def run(
+    world: int, redundancy: int, faults: Mapping[int, str], loss_inside: bool, polluted: int | None = None
+) -> tuple[Verdict, list[Rank]]:
+    """Play a dispute; check that every rank ends with the gradient of a world without faults.
+
+    All ranks of a polluted column have the same wrong weights, as a step that was not checked leaves them.
+    """
     layout = Layout(world, redundancy)
     ranks = [Rank(q, layout.group_of(q), faults.get(q, "none"), loss_inside) for q in range(world)]
+    for rank in layout.columns[polluted] if polluted is not None else []:
+        ranks[rank].weights = "w of a column"
     claims = {one.rank: one.computed(one, again=False) for one in ranks}
+    own: dict[int, str] = {}
     kept: dict[int, Hashable] = {q: claims[q].gradient for q in range(world)}
     for one in ranks:
         if one.fault == "digest":
@@ -59,11 +72,14 @@ def run(world: int, redundancy: int, faults: Mapping[int, str], loss_inside: boo
         while True:
             match ask:
                 case Weigh():
-                    answers = {one.rank: f"w{one.rank}" if one.fault == "weights" else "w" for one in ranks}
+                    answers = {one.rank: one.weights for one in ranks}
                 case Heal(source, wrong):
-                    assert ranks[source].fault != "weights"
+                    own = {rank: ranks[rank].weights for rank in wrong}
                     for rank in wrong:
-                        ranks[rank].healed = True
+                        ranks[rank].weights = ranks[source].weights
+                case Undo():
+                    for rank, weights in own.items():
+                        ranks[rank].weights = weights
                 case Recompute(runs):
                     assert len({rank for rank, _ in runs}) == len(runs)
                     answers = {rank: ranks[rank].computed(ranks[lender], again=True) for rank, lender in runs}
@@ -81,6 +97,7 @@ def run(world: int, redundancy: int, faults: Mapping[int, str], loss_inside: boo
         clean = Rank(one.rank, one.group, "none", loss_inside)
         if len({claims[q].gradient for q in layout.groups[one.group]}) > 1:
             assert kept[one.rank] == clean.computed(clean, again=False).gradient
+            assert one.weights == "w"
     return verdict, ranks
 
 
@@ -143,6 +160,32 @@ def test_however_many_ranks_are_faulty_no_rank_goes_on_with_a_wrong_gradient(
                     refused += 1
     assert refused
     assert repaired or world == 2
+
+
+@pytest.mark.parametrize("loss_inside", [True, False], ids=["loss inside", "loss outside"])
+@pytest.mark.parametrize(("rank", "column"), [(3, 1), (2, 1), (0, 0), (1, 0)])
+def test_of_two_columns_the_one_with_a_rank_that_computes_wrongly_had_the_wrong_weights(
+    rank: int, column: int, loss_inside: bool
+) -> None:
+    for fault in ("lasting", "lasting outputs"):
+        verdict, ranks = run(4, 2, {rank: fault}, loss_inside, polluted=column)
+        assert {finding.rank for finding in verdict.findings} == {rank}
+        assert {one.weights for one in ranks} == {"w"}
+        assert "of its column" in verdict.findings[0].found
+
+
+def test_of_two_columns_neither_is_believed_if_nobody_computes_wrongly_now() -> None:
+    for column in (0, 1):
+        with pytest.raises(UnrepairedError, match="none is seen to compute wrongly now"):
+            run(4, 2, {}, True, polluted=column)
+
+
+@pytest.mark.parametrize("column", [0, 1, 2])
+def test_of_three_columns_the_majority_has_the_right_weights(column: int) -> None:
+    verdict, ranks = run(6, 3, {}, True, polluted=column)
+    assert {finding.rank for finding in verdict.findings} == set(Layout(6, 3).columns[column])
+    assert all("one of ranks" in finding.found for finding in verdict.findings)
+    assert {one.weights for one in ranks} == {"w"}
 
 
 def test_groups_that_agree_have_no_dispute() -> None:

@@ -4,6 +4,7 @@ The program imports torch once and forks the ranks. Each rank plays the scenario
 what it saw into FOLDER/rank.json.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -81,7 +82,10 @@ class Training:
         if self.plain and rank >= count:
             return {}
         self.ddp = DistributedDataParallel(
-            inner, process_group=group, gradient_as_bucket_view=self.bucket_view, bucket_cap_mb=0.001
+            inner,
+            process_group=group,
+            gradient_as_bucket_view=self.bucket_view,
+            bucket_cap_mb=None if self.compiled else 0.001,
         )
         self.opt = self.optimizer(self.model.parameters(), **self.options)
         dataset = TensorDataset(torch.randn(96, 10), torch.randint(0, 3, (96,)))
@@ -96,8 +100,9 @@ class Training:
             self.opt = self.guard.optimizer(self.opt)
             self.guard.seed(5)
         self._train(DataLoader(dataset, batch_size=4, sampler=sampler))
-        bits = [tensor.numpy().tobytes().hex() for tensor in self.model.state_dict().values()]
-        return {"bits": hash_of(bits), **({} if self.plain else self._seen())}
+        bits = hash_of([value.detach() for value in self.model.parameters()])
+        buffers = hash_of(list(self.model.buffers()))
+        return {"bits": bits, "buffers": buffers, **({} if self.plain else self._seen())}
 
     def _train(self, loader: DataLoader[Any]) -> None:
         """Make all steps; each has `accumulate` batches."""
@@ -132,17 +137,15 @@ class Training:
         return {"suspects": suspects, "counts": counts}
 
 
-def hash_of(texts: list[str]) -> str:
-    """Return a short name of texts, the same in all processes."""
-    import hashlib
-
-    return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
+def hash_of(tensors: list[Tensor]) -> str:
+    """Return a short name of tensors' bits."""
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()[:16]
 
 
-def flipped(tensor: Tensor, bit: int = 20, place: int = 0) -> Tensor:
-    """Return a copy of a float32 tensor with one bit of one number flipped."""
+def flipped(tensor: Tensor, bit: int = 20) -> Tensor:
+    """Return a copy of a float32 tensor with one bit of its largest number flipped."""
     copy = tensor.detach().clone().contiguous()
-    copy.view(-1).view(torch.int32)[place] ^= 1 << bit
+    copy.view(-1).view(torch.int32)[copy.abs().argmax()] ^= 1 << bit
     return copy
 
 
