@@ -48,6 +48,8 @@ class GPT(nn.Module):
         """`length` bytes are seen at most."""
         super().__init__()
         self.bytes, self.places = nn.Embedding(256, width), nn.Embedding(length, width)
+        for table in (self.bytes, self.places):
+            nn.init.normal_(table.weight, std=0.02)
         block = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
         self.body = nn.TransformerEncoder(block, layers, nn.LayerNorm(width), enable_nested_tensor=False)
         self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(length), persistent=False)
