@@ -24,6 +24,7 @@ import draco.torch
 from draco.errors import DracoError
 
 STEPS = 6
+Guard = draco.torch.Guard  # before the ranks are forked
 
 
 class Classifier(nn.Module):
@@ -93,9 +94,7 @@ class Training:
             sampler: Any = DistributedSampler(dataset, num_replicas=count, rank=rank)
             torch.manual_seed(5 * count + rank)
         else:
-            self.guard = draco.torch.Guard(
-                self.ddp, **{"redundancy": self.redundancy, "timeout_s": 60, **self.guard_options}
-            )
+            self.guard = Guard(self.ddp, **{"redundancy": self.redundancy, "timeout_s": 60, **self.guard_options})
             sampler = self.guard.sampler(dataset)
             self.opt = self.guard.optimizer(self.opt)
             self.guard.seed(5)
