@@ -71,7 +71,7 @@ def _matrices(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
     small: list[Tensor] = []
     size = 0
     for tensor in tensors:
-        for piece in tensor.detach().contiguous().view(-1).view(torch.int8).split(PIECE):
+        for piece in torch.split(tensor.detach().contiguous().view(-1).view(torch.int8), PIECE):
             whole = len(piece) // ROW * ROW if len(piece) >= LEAST else 0
             if whole:
                 yield _aligned(piece[:whole]).view(-1, ROW)
@@ -126,8 +126,8 @@ def sketch(tensors: Sequence[Tensor], secret: int, count: int = 16) -> Tensor:
     device = tensors[0].device
     right = _normal(WIDTH * count, secret, 0, device).view(WIDTH, count)
     total = torch.zeros(count + 1, dtype=torch.float64, device=device)
-    pieces = (piece for tensor in tensors for piece in tensor.detach().reshape(-1).split(PIECE // 64) if len(piece))
-    for number, piece in enumerate(pieces, 1):
+    pieces = (piece for tensor in tensors for piece in torch.split(tensor.detach().reshape(-1), PIECE // 64))
+    for number, piece in enumerate((piece for piece in pieces if len(piece)), 1):
         rows = -(-len(piece) // WIDTH)
         numbers = torch.zeros(rows * WIDTH, dtype=torch.float64, device=device)
         numbers[: len(piece)] = piece

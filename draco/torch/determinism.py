@@ -68,8 +68,8 @@ def fingerprint(device: torch.device | str) -> dict[str, str]:
             "device": torch.cuda.get_device_name(device),
             "capability": ".".join(map(str, torch.cuda.get_device_capability(device))),
             "CUDA": str(torch.version.cuda),
-            "driver": str(torch._C._cuda_getDriverVersion()),
-            "cuDNN": str(torch.backends.cudnn.version()),
+            "driver": str(torch._C._cuda_getDriverVersion()),  # type: ignore[attr-defined]
+            "cuDNN": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
             "cuDNN benchmark": str(torch.backends.cudnn.benchmark),
             "cuDNN deterministic": str(torch.backends.cudnn.deterministic),
             "TF32 in cuDNN": str(torch.backends.cudnn.allow_tf32),

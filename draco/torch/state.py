@@ -39,7 +39,7 @@ class StateCheck:
         every: int,
         doubt: Callable[[], None],
     ) -> None:
-        if type(optimizer).__name__ == "ZeroRedundancyOptimizer":  # to import it costs seconds
+        if type(optimizer).__name__ == "ZeroRedundancyOptimizer":  # to import it takes long, and warns
             raise JobError(["the optimizer is a ZeroRedundancyOptimizer, whose ranks hold other states: not yet"])
         self._optimizer, self._peers, self._register, self._every = optimizer, peers, register, every
         self._doubt, self._steps, self._last = doubt, 0, 0

@@ -226,10 +226,10 @@ def hangs() -> dict[str, Any]:
 
     def stop(training: Training, step: int) -> None:
         if step == 3 and dist.get_rank() == WRONG:
-            time.sleep(9)
+            time.sleep(14)
             os._exit(0)
 
-    return Training(fault=stop, guard_options={"timeout_s": 3}).run()
+    return Training(fault=stop, guard_options={"timeout_s": 5}).run()
 
 
 def dies() -> dict[str, Any]:
@@ -239,4 +239,4 @@ def dies() -> dict[str, Any]:
         if step == 3 and dist.get_rank() == WRONG:
             os._exit(0)
 
-    return Training(fault=stop, guard_options={"timeout_s": 3, "every": 10}).run()
+    return Training(fault=stop, guard_options={"timeout_s": 5, "every": 10}).run()
