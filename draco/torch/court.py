@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
 from draco.torch import lending
 from draco.torch.claims import Ask, Claim, Heal, Mend, Recompute, Repair, Undo, Verdict, Weigh
@@ -31,7 +32,7 @@ class Kept:
     places: list[tuple[int, tuple[int, ...], tuple[int, ...], int]]
 
     @classmethod
-    def of(cls, bucket: torch.distributed.GradBucket) -> Kept:
+    def of(cls, bucket: dist.GradBucket) -> Kept:  # type: ignore[name-defined]
         """Keep a bucket."""
         buffer = bucket.buffer()
         start = buffer.storage_offset()

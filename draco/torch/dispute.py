@@ -92,7 +92,7 @@ def _weighed(
 
 
 def spread(rank: int, columns: Sequence[Collection[int]], wrong: Collection[int]) -> str:
-    """Return what to add of a rank all of whose column is wrong, as then the fault may be of any of them; or nothing."""
+    """Return what to add of a rank if all of its column is wrong, as the fault may then be of any of them."""
     column = next(sorted(column) for column in columns if rank in column)
     if len(column) < 2 or not {*column} <= {*wrong}:
         return ""

@@ -69,6 +69,7 @@ class Guard:
         recorder = Recorder(ddp.module, device, measure)
         court = Court(self._peers, recorder, measure, ddp.broadcast_buffers, self._states)
         reducer = Reducer(self._peers, recorder, measure, court, self._register, every, self._causes)
+        ddp.register_forward_pre_hook(reducer.begin)
         ddp.register_comm_hook(None, reducer.reduce)
         self._state_every, self._recorder = state_every, recorder
         self._optimizers: list[StateCheck] = []

@@ -49,17 +49,24 @@ class Peers:
         self.summing = groups[0 if whole else layout.member_of(self.rank)]
         self.summed = len(ranks[0])
         Peers._made += 1
-        self._store = dist.PrefixStore(f"draco.torch.Guard {Peers._made}", dist.distributed_c10d._get_default_store())
-        self.step = 0
+        self._store = dist.distributed_c10d.PrefixStore(
+            f"draco.torch.Guard {Peers._made}", dist.distributed_c10d._get_default_store()
+        )
+        self.step, self._mark = 0, 0
         self.hosts: list[str] = []
         self._arrive()
         self.hosts = self.texts(socket.gethostname())
 
-    def at(self, step: int) -> None:
-        """Tell the others that this rank has come to a step."""
-        self.step = step
-        with self.lost():
-            self._arrive()
+    def at(self, step: int, summing: bool, tell: bool) -> None:
+        """Note that this rank has come to a step's forward pass, or to its sums; tell the others if asked to."""
+        self.step, self._mark = step, 2 * step + summing
+        if tell:
+            with self.lost():
+                self._arrive()
+
+    def meet(self) -> None:
+        """Wait until all ranks are here."""
+        self.rows([self._mark])
 
     def rows(self, row: Sequence[int]) -> list[list[int]]:
         """Return every rank's row of int64 numbers, in order of ranks. All rows have the same length.
@@ -144,25 +151,25 @@ class Peers:
         )
 
     def _arrive(self) -> None:
-        """Write into the store at which step this rank is."""
-        self._store.set(f"step {self.rank}", str(self.step))
+        """Write into the store where this rank is."""
+        self._store.set(f"mark {self.rank}", str(self._mark))
 
-    def _step_of(self, rank: int) -> int:
-        """Return at which step a rank was last; -1 before its guard was made."""
-        key = f"step {rank}"
+    def _mark_of(self, rank: int) -> int:
+        """Return where a rank was last; -1 before its guard was made."""
+        key = f"mark {rank}"
         return int(self._store.get(key)) if self._store.check([key]) else -1
 
     def _absent(self) -> list[int]:
-        """Return the ranks that have not come to this rank's step, after some patience; none if the store is lost."""
+        """Return the ranks that have not come to where this rank is, after some patience; none if the store is lost."""
         end = time.monotonic() + min(PATIENCE_S, self.timeout_s)
         try:
             self._arrive()
             others: Mapping[int, int] = {}
             while time.monotonic() < end:
-                others = {rank: self._step_of(rank) for rank in range(self.layout.world) if rank != self.rank}
-                if all(step >= self.step for step in others.values()):
+                others = {rank: self._mark_of(rank) for rank in range(self.layout.world) if rank != self.rank}
+                if all(mark >= self._mark for mark in others.values()):
                     break
                 time.sleep(POLL_S)
-            return [rank for rank, step in others.items() if step < self.step]
+            return [rank for rank, mark in others.items() if mark < self._mark]
         except RuntimeError:
             return []

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -115,7 +116,7 @@ class Recorder:
             )
         forward.outputs = self._measure(found)
         for place, output in enumerate(found):
-            output.register_hook(lambda gradient, place=place: self._arrived(forward, place, gradient))
+            output.register_hook(partial(self._arrived, forward, place))  # type: ignore[no-untyped-call]
 
     def _arrived(self, forward: Forward, place: int, gradient: Tensor) -> None:
         """Keep the gradient that reached an output; the first one of a backward pass begins it."""

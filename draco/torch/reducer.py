@@ -6,13 +6,15 @@ and columns with a repaired rank sum again. So `.grad` holds, after backward(), 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from draco.errors import JobError
 from draco.torch.court import Court, Kept, measured
-from draco.torch.evidence import Register
+from draco.torch.evidence import LOGGER, Register
 from draco.torch.measuring import Measure, common, draw, same_bits
 from draco.torch.peers import Peers
 from draco.torch.recording import Recorder
@@ -29,7 +31,7 @@ class Reducer:
         measure: how gradients are compared.
         court: settles disputes.
         register: what was found, and counters.
-        every: each `every`-th step is checked, the first one included.
+        every: each `every`-th step is checked, the first one included; all are once a rank keeps computing wrongly.
         causes: returns sentences about what may make two computations differ.
     """
 
@@ -55,10 +57,25 @@ class Reducer:
         """The step that is under way, from 1."""
         return self._register.steps + 1
 
-    def reduce(self, state: object, bucket: dist.GradBucket) -> Future:
+    def begin(self, ddp: DistributedDataParallel, inputs: Any) -> None:
+        """Note that this rank has come to a forward pass: DDP calls it before its own.
+
+        DDP sends buffers then. Over gloo that waits for a lost rank, with the time limit of the user's group, which is
+        half an hour by default. So the ranks meet first, with the guard's.
+        """
+        self._peers.at(self.step, summing=False, tell=self._checks())
+        if dist.get_backend() == "gloo" and ddp.will_sync_module_buffers():  # type: ignore[no-untyped-call]
+            self._peers.meet()
+
+    def _checks(self) -> bool:
+        """Return whether the step under way is checked."""
+        return (self.step - 1) % self._every == 0 or self._register.doubt
+
+    def reduce(self, state: object, bucket: dist.GradBucket) -> Future:  # type: ignore[name-defined]
         """Return the future of a bucket's sum."""
-        self._peers.step = self.step
-        checked = (self.step - 1) % self._every == 0 or self._register.doubt
+        checked = self._checks()
+        if not self._sums:
+            self._peers.at(self.step, summing=True, tell=checked)
         if checked:
             kept = Kept.of(bucket)
             self._kept.append(kept)
@@ -71,7 +88,7 @@ class Reducer:
             self._finish()
             self._sums = []
             self._register.steps += 1
-            self._recorder.clear(armed=self._register.steps % self._every == 0)
+            self._recorder.clear(armed=self._checks())
         return future
 
     def _sum(self, buffer: torch.Tensor) -> Future:
@@ -80,7 +97,8 @@ class Reducer:
         work = dist.all_reduce(buffer, group=self._peers.summing, async_op=True)
         assert work is not None
 
-        return work.get_future().then(lambda sums: sums.value()[0])
+        mean: Future = work.get_future().then(lambda sums: sums.value()[0])
+        return mean
 
     def _finish(self) -> None:
         """Wait for the sums that have begun; on a GPU its stream does, and this process goes on."""
@@ -90,7 +108,6 @@ class Reducer:
 
     def _check(self) -> None:
         """Compare this step with the other ranks, and settle what differs."""
-        self._peers.at(self.step)
         repeats = self._register.last > 0 or self._repeats()
         rows = self._peers.rows([draw(), int(repeats), *self._measure.joined(self._measures)])
         if not all(row[1] for row in rows):
@@ -116,6 +133,9 @@ class Reducer:
         verdict = self._court.hold(self._kept, gradients, self._register.doubt)
         self._register.doubt = False
         self._register.enter(verdict.findings, self.step, self._register.last + 1)
+        if self._every > 1 and any(finding.lasting for finding in verdict.findings):
+            LOGGER.warning("a rank keeps computing wrongly: from now on every step is checked")
+            self._every = 1
         self._register.repaired += len(verdict.repairs)
         ranks = dist.get_process_group_ranks(self._peers.summing)
         if any(repair.rank in ranks for repair in verdict.repairs):

@@ -39,7 +39,7 @@ class StateCheck:
         every: int,
         doubt: Callable[[], None],
     ) -> None:
-        if type(optimizer).__name__ == "ZeroRedundancyOptimizer":  # to import it compiles and warns
+        if type(optimizer).__name__ == "ZeroRedundancyOptimizer":  # to import it takes long, and warns
             raise JobError(["the optimizer is a ZeroRedundancyOptimizer, whose ranks hold other states: not yet"])
         self._optimizer, self._peers, self._register, self._every = optimizer, peers, register, every
         self._doubt, self._steps, self._last = doubt, 0, 0
@@ -87,7 +87,6 @@ class StateCheck:
             )
         source = next(rank for rank, value in enumerate(digests) if value == right)
         wrong = [rank for rank, value in enumerate(digests) if value != right]
-        self._peers.step = step
         self._peers.move(tensors, source, wrong)
         columns = self._peers.layout.columns
         agreeing = len(digests) - len(wrong)

@@ -3,13 +3,18 @@
 import os
 import random
 import time
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 from trained import Training, flipped
 
+import draco.torch
+from draco.errors import JobError
 from draco.torch.measuring import Measure
 
 WRONG = 3  # the rank that is faulty
@@ -163,7 +168,7 @@ def weight() -> dict[str, Any]:
     return both(Weight(3))
 
 
-def weight_in_momentum_of_sgd() -> dict[str, Any]:
+def column() -> dict[str, Any]:
     return both(
         Momentum(3),
         optimizer=torch.optim.SGD,
@@ -210,11 +215,13 @@ def random_state() -> dict[str, Any]:
 
 
 def inputs() -> dict[str, Any]:
+    """The random state of one rank of three is another from step 3 on."""
+
     def unlike(training: Training, step: int) -> None:
         if step == 3 and dist.get_rank() == 2:
             torch.manual_seed(99)
 
-    return both(unlike, redundancy=3)
+    return both(unlike, redundancy=3, steps=3)
 
 
 def by_vote() -> dict[str, Any]:
@@ -226,10 +233,10 @@ def hangs() -> dict[str, Any]:
 
     def stop(training: Training, step: int) -> None:
         if step == 3 and dist.get_rank() == WRONG:
-            time.sleep(9)
+            time.sleep(14)
             os._exit(0)
 
-    return Training(fault=stop, guard_options={"timeout_s": 3}).run()
+    return Training(fault=stop, guard_options={"timeout_s": 5}).run()
 
 
 def dies() -> dict[str, Any]:
@@ -239,4 +246,80 @@ def dies() -> dict[str, Any]:
         if step == 3 and dist.get_rank() == WRONG:
             os._exit(0)
 
-    return Training(fault=stop, guard_options={"timeout_s": 3, "every": 10}).run()
+    return Training(fault=stop, guard_options={"timeout_s": 5, "every": 10}).run()
+
+
+def refused() -> dict[str, Any]:
+    """What a guard says to models and numbers that it cannot take."""
+
+    def message(model: Any, **options: Any) -> str:
+        try:
+            draco.torch.Guard(model, **options)
+        except JobError as error:
+            return str(error)
+        return "taken"
+
+    ddp = DistributedDataParallel(nn.Linear(2, 2))
+    return {
+        "plain": message(nn.Linear(2, 2)),
+        "compiled": message(torch.compile(ddp, backend="aot_eager")),
+        "redundancy": message(ddp, redundancy=3),
+        "numbers": message(ddp, every=0, state_every=-1, timeout_s=0, tolerance=2),
+    }
+
+
+def states_of_ranks() -> dict[str, Any]:
+    """Learning rates that differ are nobody's hardware."""
+
+    def unlike(training: Training, step: int) -> None:
+        if dist.get_rank() == WRONG:
+            training.opt.param_groups[0]["lr"] = 0.5
+
+    return Training(fault=unlike, guard_options={"state_every": 1}).run()
+
+
+def input_written() -> dict[str, Any]:
+    """A batch whose memory the next micro-batch uses again."""
+    ddp = DistributedDataParallel(nn.Linear(4, 1))
+    draco.torch.Guard(ddp)
+    x = torch.ones(2, 4)
+    with ddp.no_sync():
+        ddp(x).sum().backward()
+    x.zero_()
+    ddp(x).sum().backward()
+    return {}
+
+
+def no_outputs() -> dict[str, Any]:
+    """A model whose outputs hide in an object of its own."""
+
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 1)
+
+        def forward(self, x: Tensor) -> Any:
+            return SimpleNamespace(loss=self.inner(x).sum())
+
+    ddp = DistributedDataParallel(Hidden())
+    draco.torch.Guard(ddp)
+    ddp(torch.ones(2, 4))
+    return {}
+
+
+def unrepeatable() -> dict[str, Any]:
+    """A model that draws from numpy: never the same bits twice."""
+
+    class Drawing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 1)
+            self.drawn = np.random.default_rng(dist.get_rank())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x * float(self.drawn.normal()))
+
+    ddp = DistributedDataParallel(Drawing())
+    draco.torch.Guard(ddp)
+    ddp(torch.ones(2, 4)).sum().backward()
+    return {}

@@ -1,7 +1,7 @@
-"""Ranks that train a small model with a guard, as real processes over gloo: `python trained.py WORLD FOLDER NAME...`.
+"""Ranks that train a small model with a guard, real processes over gloo: `python trained.py FOLDER WORLD:NAME,NAME ...`.
 
-The program imports torch once and forks the ranks. Each rank plays the scenarios of `scenarios.py` in order, and writes
-what it saw into FOLDER/rank.json.
+The program imports torch once and forks the ranks of each set. Each rank plays the scenarios of `scenarios.py` in
+order, and writes what it saw into FOLDER/set/rank.json.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import json
 import os
 import random
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ import draco.torch
 from draco.errors import DracoError
 
 STEPS = 6
+Guard = draco.torch.Guard  # before the ranks are forked
 
 
 class Classifier(nn.Module):
@@ -93,9 +95,7 @@ class Training:
             sampler: Any = DistributedSampler(dataset, num_replicas=count, rank=rank)
             torch.manual_seed(5 * count + rank)
         else:
-            self.guard = draco.torch.Guard(
-                self.ddp, **{"redundancy": self.redundancy, "timeout_s": 60, **self.guard_options}
-            )
+            self.guard = Guard(self.ddp, **{"redundancy": self.redundancy, "timeout_s": 60, **self.guard_options})
             sampler = self.guard.sampler(dataset)
             self.opt = self.guard.optimizer(self.opt)
             self.guard.seed(5)
@@ -166,22 +166,26 @@ def play(rank: int, world: int, folder: Path, names: list[str]) -> None:
 
 
 def main() -> None:
-    """Fork the ranks and wait for them."""
-    world, folder, names = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
-    children = []
-    for rank in range(world):
-        if (child := os.fork()) == 0:
-            try:
-                play(rank, world, folder, names)
-            except BaseException:
-                import traceback
+    """Play one set of ranks after the other: each argument is WORLD:NAME,NAME."""
+    for number, told in enumerate(sys.argv[2:]):
+        world, _, names = told.partition(":")
+        folder = Path(sys.argv[1]) / str(number)
+        folder.mkdir()
+        children = [fork(rank, int(world), folder, names.split(",")) for rank in range(int(world))]
+        for child in children:
+            os.waitpid(child, 0)
 
-                (folder / f"{rank}.txt").write_text(traceback.format_exc())
-                os._exit(1)
-            os._exit(0)
-        children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
+
+def fork(rank: int, world: int, folder: Path, names: list[str]) -> int:
+    """Start one rank and return its process; it leaves a traceback in RANK.txt if it fails."""
+    if child := os.fork():
+        return child
+    try:
+        play(rank, world, folder, names)
+    except BaseException:
+        (folder / f"{rank}.txt").write_text(traceback.format_exc())
+        os._exit(1)
+    os._exit(0)
 
 
 if __name__ == "__main__":
