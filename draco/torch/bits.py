@@ -39,7 +39,7 @@ def digest(tensors: Sequence[Tensor], secret: int) -> Tensor:
     with 64 bits of state makes them (`_random`). That is for faults, which know nothing of it; not for an adversary.
 
     Processors without instructions for products of int8 add two of them in 16 bits, and cut what is above 32767, which
-    2 x 255 x 64 is not. So sums are exact everywhere, in any order of summation. With multipliers of 8 bits they are not.
+    2 x 255 x 64 is not. So sums are exact everywhere, in any order of summation; with 8 bits they would not be.
 
     Args:
         tensors: of any dtypes and strides, all on one device. NaNs of unlike bits are unlike, and so are -0 and 0.
