@@ -63,7 +63,7 @@ class Reducer:
         DDP sends buffers then. Over gloo that waits for a lost rank, with the time limit of the user's group, which is
         half an hour by default. So the ranks meet first, with the guard's.
         """
-        self._peers.at(self.step, summing=False, tell=self._checks())
+        self._peers.at(self.step, summing=False)
         if dist.get_backend() == "gloo" and ddp.will_sync_module_buffers():  # type: ignore[no-untyped-call]
             self._peers.meet()
 
@@ -75,7 +75,7 @@ class Reducer:
         """Return the future of a bucket's sum."""
         checked = self._checks()
         if not self._sums:
-            self._peers.at(self.step, summing=True, tell=checked)
+            self._peers.at(self.step, summing=True)
         if checked:
             kept = Kept.of(bucket)
             self._kept.append(kept)

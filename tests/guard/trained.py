@@ -1,4 +1,4 @@
-"""Ranks that train a small model with a guard, real processes over gloo: `python trained.py FOLDER WORLD:NAME,NAME ...`.
+"""Ranks that train a small model with a guard, over gloo: `python trained.py FOLDER WORLD:NAME,NAME ...`.
 
 The program imports torch once and forks the ranks of each set. Each rank plays the scenarios of `scenarios.py` in
 order, and writes what it saw into FOLDER/set/rank.json.
