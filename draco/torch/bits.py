@@ -38,8 +38,8 @@ def digest(tensors: Sequence[Tensor], secret: int) -> Tensor:
     2^64 at the end (Dietzfelbinger 1996; Lemire & Kaser, arXiv:1202.4961). Multipliers are as random as a generator
     with 64 bits of state makes them (`_random`). That is for faults, which know nothing of it; not for an adversary.
 
-    Processors without instructions for products of int8 add two of them in 16 bits, where 2 x 255 x 64 fits. So sums
-    are exact everywhere, and no order of summation changes them.
+    Processors without instructions for products of int8 add two of them in 16 bits, and cut what does not fit. What is
+    2 x 255 x 64 does. So sums are exact everywhere, in any order of summation. With multipliers of 8 bits they are not.
 
     Args:
         tensors: of any dtypes and strides, all on one device. NaNs of unlike bits are unlike, and so are -0 and 0.

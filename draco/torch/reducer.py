@@ -12,7 +12,7 @@ import torch
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from draco.errors import JobError
+from draco.errors import JobError, UnrepairedError
 from draco.torch.court import Court, Kept, measured
 from draco.torch.evidence import LOGGER, Register
 from draco.torch.measuring import Measure, common, draw, same_bits
@@ -130,7 +130,10 @@ class Reducer:
         """Hold the dispute, and sum again where a rank was repaired."""
         self._finish()
         self._register.disputes += 1
-        verdict = self._court.hold(self._kept, gradients, self._register.doubt)
+        try:
+            verdict = self._court.hold(self._kept, gradients, self._register.doubt)
+        except UnrepairedError as error:
+            raise UnrepairedError(f"step {self.step}: {error}") from None
         self._register.doubt = False
         self._register.enter(verdict.findings, self.step, self._register.last + 1)
         if self._every > 1 and any(finding.lasting for finding in verdict.findings):
@@ -144,6 +147,8 @@ class Reducer:
                 kept.buffer.copy_(kept.copy)
                 self._sums.append(self._sum(kept.buffer))
             self._finish()
+            if self._kept[0].buffer.is_cuda:  # DDP waits for the first sums only
+                torch.cuda.synchronize(self._kept[0].buffer.device)
 
     def _repeats(self) -> bool:
         """Return whether this rank computes the same bits twice; one fault in its first computation does not count."""

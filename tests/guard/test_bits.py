@@ -1,7 +1,11 @@
 """Digests and sketches: equal for equal bits, unlike for any other, as often as their theorems say."""
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,6 +180,26 @@ def test_extreme_bytes_are_added_exactly() -> None:
     for byte in (-128, 127, -1):
         tensor = torch.full((33 * 1024,), byte, dtype=torch.int8)
         assert digest([tensor], 12).tolist() == slow_digest([tensor], 12)
+
+
+def test_processors_without_products_of_int8_add_exactly(tmp_path: Path) -> None:
+    """There two products are added in 16 bits, and stay at the largest number where they do not fit: bytes near 127."""
+    near = torch.randint(100, 128, (64, 1024), dtype=torch.int8, generator=torch.Generator().manual_seed(1))
+    torch.save(near, tmp_path / "near")
+    program = f"""
+import torch
+from draco.torch.bits import digest
+near = torch.load({str(tmp_path / "near")!r})
+wide = torch.full((1024, 8), 127, dtype=torch.int8)
+print(digest([near], 12).tolist(), torch.equal(torch._int_mm(near, wide).long(), near.long() @ wide.long()))
+"""
+    made = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert made.stdout.strip().startswith(str(digest([near], 12).tolist()))
+    if "AVX2" in torch.backends.cpu.get_cpu_capability() or "AVX512" in torch.backends.cpu.get_cpu_capability():
+        assert made.stdout.strip().endswith("False"), "eight bits would not do: what the docstring says, shown"
 
 
 def test_a_column_hides_a_difference_as_often_as_the_proof_says() -> None:

@@ -94,7 +94,10 @@ def work(rank: int) -> dict[str, Any]:
         for _ in range(2):  # after the first step the buckets are made anew
             ddp.zero_grad()
             loss(ddp, rank).backward()
-        found[f"hook {rule}"] = [parameter.grad for parameter in ddp.parameters()]
+        found[f"hook {rule}"] = [parameter.grad.clone() for parameter in ddp.parameters()]
+        ddp.zero_grad()
+        (loss(ddp, rank) * (torch.nan if rank == 3 else 1)).backward()
+        found[f"hook {rule} nan"] = [parameter.grad for parameter in ddp.parameters()]
     return found
 
 
@@ -191,16 +194,19 @@ def test_only_the_ranks_of_a_group_take_part(found: list[dict[str, Any]]) -> Non
         assert torch.equal(mine["group"], gradient(rank, 50) if rank in (1, 3) else expected)
 
 
+@pytest.mark.parametrize("nan", ["", " nan"])
 @pytest.mark.parametrize("rule", ["median", "trimmed_mean"])
-def test_the_hook_gives_the_rule_of_the_gradients_of_all_ranks(found: list[dict[str, Any]], rule: str) -> None:
+def test_the_hook_gives_the_rule_of_the_gradients_of_all_ranks(
+    found: list[dict[str, Any]], rule: str, nan: str
+) -> None:
     rows = []
     for rank in range(N):
         model = net()
-        loss(model, rank).backward()
+        (loss(model, rank) * (torch.nan if nan and rank == 3 else 1)).backward()
         rows.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
     expected = draco.aggregate(rows, rule, f=1)
     for mine in found:
-        assert equal(torch.cat([each.flatten() for each in mine[f"hook {rule}"]]), expected)
+        assert equal(torch.cat([each.flatten() for each in mine[f"hook {rule}{nan}"]]), expected)
 
 
 def test_a_hook_refuses_rules_that_need_whole_gradients() -> None:
