@@ -168,6 +168,8 @@ def _checked(
         faults.append("the model's process group is not that of all ranks: other kinds of parallelism are not yet")
     if len({parameter.device for parameter in model.parameters()}) != 1:
         faults.append("the model's parameters are on several devices: a replica on one device is expected")
+    if any(getattr(module, "sparse", False) is True for module in model.modules()):
+        faults.append("a module has sparse gradients: not yet; give nn.Embedding sparse=False")
     if getattr(model, "mixed_precision", None) is not None:
         faults.append("DistributedDataParallel's own mixed precision is not yet: use torch.autocast")
     if faults:

@@ -57,12 +57,11 @@ class Peers:
         self._arrive()
         self.hosts = self.texts(socket.gethostname())
 
-    def at(self, step: int, summing: bool, tell: bool) -> None:
-        """Note that this rank has come to a step's forward pass, or to its sums; tell the others if asked to."""
+    def at(self, step: int, summing: bool) -> None:
+        """Tell the others that this rank has come to a step's forward pass, or to its sums; nobody waits."""
         self.step, self._mark = step, 2 * step + summing
-        if tell:
-            with self.lost():
-                self._arrive()
+        with self.lost():
+            self._arrive()
 
     def meet(self) -> None:
         """Wait until all ranks are here."""

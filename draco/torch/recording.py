@@ -164,6 +164,12 @@ class Recorder:
             None if old is None else old.clone() for old in base or [None] * len(self.parameters)
         ]
         measured: list[Tensor] = []
+        # Activation checkpointing runs forward passes while differentiating, on the module's own buffers.
+        own = [
+            (buffer.data, buffer.detach().clone())
+            for name, buffer in self.module.named_buffers()
+            if name in self.moving
+        ]
         self._busy = True
         try:
             with torch.enable_grad(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
@@ -171,9 +177,11 @@ class Recorder:
                     for place, gradient in enumerate(self._differentiate(backward, measured)):
                         if gradient is not None:
                             old = total[place]
-                            total[place] = gradient.detach() if old is None else old.add_(gradient)
+                            total[place] = gradient.detach().clone() if old is None else old.add_(gradient)
         finally:
             self._busy = False
+            for buffer, kept in own:
+                buffer.copy_(kept)
         return measured, dict(zip(map(id, self.parameters), total, strict=True))
 
     def _differentiate(self, backward: Pass, measured: list[Tensor]) -> Sequence[Tensor | None]:

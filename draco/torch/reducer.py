@@ -12,7 +12,7 @@ import torch
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from draco.errors import JobError
+from draco.errors import JobError, UnrepairedError
 from draco.torch.court import Court, Kept, measured
 from draco.torch.evidence import LOGGER, Register
 from draco.torch.measuring import Measure, common, draw, same_bits
@@ -63,7 +63,7 @@ class Reducer:
         DDP sends buffers then. Over gloo that waits for a lost rank, with the time limit of the user's group, which is
         half an hour by default. So the ranks meet first, with the guard's.
         """
-        self._peers.at(self.step, summing=False, tell=self._checks())
+        self._peers.at(self.step, summing=False)
         if dist.get_backend() == "gloo" and ddp.will_sync_module_buffers():  # type: ignore[no-untyped-call]
             self._peers.meet()
 
@@ -75,7 +75,7 @@ class Reducer:
         """Return the future of a bucket's sum."""
         checked = self._checks()
         if not self._sums:
-            self._peers.at(self.step, summing=True, tell=checked)
+            self._peers.at(self.step, summing=True)
         if checked:
             kept = Kept.of(bucket)
             self._kept.append(kept)
@@ -130,7 +130,10 @@ class Reducer:
         """Hold the dispute, and sum again where a rank was repaired."""
         self._finish()
         self._register.disputes += 1
-        verdict = self._court.hold(self._kept, gradients, self._register.doubt)
+        try:
+            verdict = self._court.hold(self._kept, gradients, self._register.doubt)
+        except UnrepairedError as error:
+            raise UnrepairedError(f"step {self.step}: {error}") from None
         self._register.doubt = False
         self._register.enter(verdict.findings, self.step, self._register.last + 1)
         if self._every > 1 and any(finding.lasting for finding in verdict.findings):
@@ -144,6 +147,8 @@ class Reducer:
                 kept.buffer.copy_(kept.copy)
                 self._sums.append(self._sum(kept.buffer))
             self._finish()
+            if self._kept[0].buffer.is_cuda:  # DDP waits for the first sums only
+                torch.cuda.synchronize(self._kept[0].buffer.device)
 
     def _repeats(self) -> bool:
         """Return whether this rank computes the same bits twice; one fault in its first computation does not count."""

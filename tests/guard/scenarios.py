@@ -16,6 +16,7 @@ from trained import Training, flipped
 import draco.torch
 from draco.errors import JobError
 from draco.torch.measuring import Measure
+from draco.torch.reducer import Reducer
 
 WRONG = 3  # the rank that is faulty
 
@@ -146,6 +147,22 @@ def gradient_of_accumulated() -> dict[str, Any]:
 
 def gradient_where_no_gradient_is_zeroed() -> dict[str, Any]:
     return both(Gradient(3), accumulate=2, sync_always=True, zeroed=True, bucket_view=True)
+
+
+def gradient_of_checkpointed() -> dict[str, Any]:
+    return both(Gradient(2), frugal=True, steps=3)
+
+
+def hidden() -> dict[str, Any]:
+    """A gradient that goes wrong after its digest was taken."""
+
+    class Late(Once):
+        def __call__(self, training: Training, step: int) -> None:
+            if self.begin(step):
+                honest = Reducer._sum
+                Reducer._sum = lambda own, buffer: honest(own, buffer.add_(float(self.due())))
+
+    return both(Late(3))
 
 
 def gradient_with_loss_outside() -> dict[str, Any]:

@@ -18,6 +18,7 @@ LASTING = ["it recomputed it wrongly again; two other ranks agree", "rank 1 sent
 FOUND = {
     "gradient_of_accumulated": [[4, 4, "gradient", *ONCE]],
     "gradient_where_no_gradient_is_zeroed": [[5, 5, "gradient", *ONCE]],
+    "gradient_of_checkpointed": [[2, 2, "gradient", *ONCE]],
     "gradient_with_loss_outside": [[5, 5, "gradient", *ONCE]],
     "compiled": [[3, 3, "gradient", *ONCE]],
     "activation": [[3, 3, "outputs", *ONCE]],
@@ -32,7 +33,18 @@ FOUND = {
     ],
 }
 REFUSED = ("refused", "states_of_ranks", "input_written", "no_outputs", "unrepeatable", "own_not_a_number")
-FOUR = [*FOUND, "nothing", "nothing_in_all_ways", "gradient", "sampled", "column", "tolerant", "random_state", *REFUSED]
+FOUR = [
+    *FOUND,
+    "nothing",
+    "nothing_in_all_ways",
+    "gradient",
+    "sampled",
+    "column",
+    "tolerant",
+    "random_state",
+    "hidden",
+    *REFUSED,
+]
 THREE = ["inputs", "by_vote"]  # with redundancy 3
 
 
@@ -124,6 +136,13 @@ def test_two_replicas_that_drew_other_random_numbers_are_an_error_on_every_rank(
     seen = agreed(four, "random_state")
     assert seen["error"] == "UnrepairedError"
     assert "use guard.sampler and guard.seed" in seen["message"]
+
+
+def test_a_gradient_that_goes_wrong_behind_its_digest_is_found_in_the_weights_and_is_an_error(four: list[Seen]) -> None:
+    """The sums of two columns differ, nobody computes wrongly any more, and no third column tells which is right."""
+    seen = agreed(four, "hidden")
+    assert seen["error"] == "UnrepairedError"
+    assert seen["message"].startswith("step 4: the weights of the ranks differ")
 
 
 def test_what_a_guard_cannot_take_is_refused(four: list[Seen]) -> None:

@@ -1,4 +1,4 @@
-"""Ranks that train a small model with a guard, real processes over gloo: `python trained.py FOLDER WORLD:NAME,NAME ...`.
+"""Ranks that train a small model with a guard, over gloo: `python trained.py FOLDER WORLD:NAME,NAME ...`.
 
 The program imports torch once and forks the ranks of each set. Each rank plays the scenarios of `scenarios.py` in
 order, and writes what it saw into FOLDER/set/rank.json.
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import draco.torch
@@ -40,6 +41,17 @@ class Classifier(nn.Module):
         x = torch.relu(self.first(x))
         x = torch.relu(self.middle(self.norm(self.middle(x))))
         return self.last(nn.functional.dropout(x, 0.2, self.training))
+
+
+class Frugal(nn.Module):
+    """A model with activation checkpointing, and a parameter that no loss reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.unused = Classifier(), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.inner, x, use_reentrant=False)
 
 
 class WithLoss(nn.Module):
@@ -70,6 +82,7 @@ class Training:
     autocast: bool = False
     compiled: bool = False
     bucket_view: bool = False
+    frugal: bool = False
     steps: int = STEPS
     fault: Callable[["Training", int], None] | None = None
     plain: bool = False  # DDP on the first W / r ranks, without a guard
@@ -78,7 +91,7 @@ class Training:
         """Train, and return what this rank has seen."""
         rank, count = dist.get_rank(), dist.get_world_size() // self.redundancy
         torch.manual_seed(7)
-        self.model: Any = WithLoss() if self.loss_inside else Classifier()
+        self.model: Any = WithLoss() if self.loss_inside else Frugal() if self.frugal else Classifier()
         inner = torch.compile(self.model, backend="aot_eager") if self.compiled else self.model
         group = dist.new_group(list(range(count))) if self.plain else None
         if self.plain and rank >= count:
@@ -87,7 +100,8 @@ class Training:
             inner,
             process_group=group,
             gradient_as_bucket_view=self.bucket_view,
-            bucket_cap_mb=None if self.compiled else 0.001,
+            bucket_cap_mb=None if self.compiled else 0.001,  # several buckets
+            find_unused_parameters=self.frugal,
         )
         self.opt = self.optimizer(self.model.parameters(), **self.options)
         dataset = TensorDataset(torch.randn(96, 10), torch.randint(0, 3, (96,)))
