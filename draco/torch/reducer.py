@@ -151,7 +151,7 @@ class Reducer:
                 torch.cuda.synchronize(self._kept[0].buffer.device)
 
     def _repeats(self) -> bool:
-        """Return whether this rank computes the same bits twice; one fault in its first computation does not count."""
+        """Return whether this rank computes the same bits twice; one fault in three computations does not count."""
         if self._measure.tolerance is not None:
             return True
         first = [kept.copy for kept in self._kept]
@@ -159,7 +159,7 @@ class Reducer:
         for _ in range(2):
             _, gradients = self._recorder.recompute(self._recorder.passes, self._recorder.base)
             again = [kept.filled(gradients) for kept in self._kept]
-            if all(same_bits(one, other) for one, other in zip(runs[-1], again, strict=True)):
+            if any(all(map(same_bits, run, again)) for run in runs):
                 return True
             runs.append(again)
         return False
