@@ -33,17 +33,8 @@ FOUND = {
         for what in ("weights", "optimizer state")
     ],
 }
-REFUSED = (
-    "refused",
-    "states_of_ranks",
-    "input_written",
-    "no_outputs",
-    "hidden_loss",
-    "unrepeatable",
-    "own_not_a_number",
-)
-FOUR = [
-    *FOUND,
+REFUSED = ("refused", "states_of_ranks", "input_written", "no_outputs", "hidden_loss", "unrepeatable")
+OTHERS = (
     "nothing",
     "nothing_in_all_ways",
     "gradient",
@@ -53,8 +44,8 @@ FOUR = [
     "random_state",
     "hidden",
     "own_not_a_number",
-    *REFUSED,
-]
+)
+FOUR = [*FOUND, *OTHERS, *REFUSED]
 THREE = ["inputs", "by_vote"]  # with redundancy 3
 
 
