@@ -40,7 +40,7 @@ class Hearing:
             sources = [rank for rank in lenders if self.claims[rank].seeds == seeds]
             gradient = truth(self._gradients(seeds, lenders))
             if gradient is not None:
-                return self._verdict(gradient, outputs, seeds)
+                return self._verdict(gradient)
             done = {rank for rank, lender in self.runs if lender in sources}
             behind = [rank for rank in self.group if rank not in done]
             if behind:
@@ -126,19 +126,21 @@ class Hearing:
             )
         return right
 
-    def _verdict(self, gradient: Hashable, outputs: Hashable = None, seeds: Hashable = None) -> Verdict:
+    def _verdict(self, gradient: Hashable) -> Verdict:
         """Say who was wrong and who takes whose gradient, now that it is known."""
         last = {rank: claim.gradient for (rank, _), claim in self.runs.items()}
-        everyone = [*self.group, *(rank for rank in last if rank not in self.group)]
         kept = [rank for rank in self.group if self.claims[rank].gradient == gradient]
-        redone = [rank for rank in everyone if last.get(rank) == gradient]
+        if not kept:
+            raise UnrepairedError(
+                f"ranks {[*self.group]} recompute a gradient that no backward pass of theirs gave: several faults in "
+                "one step, or a part of the loss that does not go through what the model returns"
+            )
         repairs = []
-        for rank in self.group:
-            if rank in kept:
-                continue
-            source = rank if rank in redone else [*kept, *redone][0]
+        for rank in (rank for rank in self.group if rank not in kept):
+            source = rank if last.get(rank) == gradient else kept[0]
             repairs.append(Repair(rank, source, kept=source in kept))
-        model = self.claims[kept[0]] if kept else Claim(self.claims[self.group[0]].inputs, outputs, seeds, gradient)
+        model = self.claims[kept[0]]
+        everyone = [*self.group, *(rank for rank in last if rank not in self.group)]
         told = {finding.rank for finding in self.findings}
         for rank in everyone:
             if rank not in told and (finding := self._finding(rank, model, repairs)):

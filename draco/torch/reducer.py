@@ -21,6 +21,8 @@ from draco.torch.recording import Recorder
 
 Future = torch.futures.Future[torch.Tensor]
 
+EQUAL, OTHER, UNSTABLE = range(3)  # what a rank recomputes: the same, always the same other thing, or never the same
+
 
 class Reducer:
     """What DDP calls with each bucket.
@@ -108,10 +110,9 @@ class Reducer:
 
     def _check(self) -> None:
         """Compare this step with the other ranks, and settle what differs."""
-        repeats = self._register.last > 0 or self._repeats()
-        rows = self._peers.rows([draw(), int(repeats), *self._measure.joined(self._measures)])
-        if not all(row[1] for row in rows):
-            self._refuse([rank for rank, row in enumerate(rows) if not row[1]])
+        repeats = EQUAL if self._register.last else self._repeats()
+        rows = self._peers.rows([draw(), repeats, *self._measure.joined(self._measures)])
+        self._refuse([row[1] for row in rows])
         gradients = [row[2:] for row in rows]
         if self._register.doubt or any(
             not self._measure.same(gradients[group[0]], gradients[rank])
@@ -150,29 +151,39 @@ class Reducer:
             if self._kept[0].buffer.is_cuda:  # DDP waits for the first sums only
                 torch.cuda.synchronize(self._kept[0].buffer.device)
 
-    def _repeats(self) -> bool:
-        """Return whether this rank computes the same bits twice; one fault in three computations does not count."""
-        if self._measure.tolerance is not None:
-            return True
-        first = [kept.copy for kept in self._kept]
-        runs = [first]
+    def _repeats(self) -> int:
+        """Return EQUAL, OTHER or UNSTABLE: how this rank's recomputations are to what its backward pass gave."""
+        claimed = self._measure.joined(self._measures)
+        runs = [[kept.copy for kept in self._kept]]
         for _ in range(2):
             _, gradients = self._recorder.recompute(self._recorder.passes, self._recorder.base)
-            again = [kept.filled(gradients) for kept in self._kept]
-            if any(all(map(same_bits, run, again)) for run in runs):
-                return True
-            runs.append(again)
-        return False
+            runs.append([kept.filled(gradients) for kept in self._kept])
+            if self._measure.tolerance is not None:
+                return EQUAL if self._measure.same(claimed, measured(runs[-1], self._measure)) else OTHER
+            for place, earlier in enumerate(runs[:-1]):
+                if all(map(same_bits, earlier, runs[-1])):
+                    return OTHER if place else EQUAL
+        return UNSTABLE
 
-    def _refuse(self, ranks: list[int]) -> None:
-        """Say that ranks do not compute the same bits twice, and why."""
-        raise JobError(
-            [
-                f"ranks {ranks} computed the first step's gradient three times, and never the same bits twice: "
-                f"{'; '.join(self._causes()) or 'the model has an operation that is not deterministic'}; see "
-                "docs/torch.md, or give the guard a tolerance"
-            ]
-        )
+    def _refuse(self, repeats: list[int]) -> None:
+        """Refuse a model whose steps cannot be recomputed. One rank that gets something other may have had a fault."""
+        unstable = [rank for rank, code in enumerate(repeats) if code == UNSTABLE]
+        if unstable:
+            raise JobError(
+                [
+                    f"ranks {unstable} computed the first step's gradient three times, and never the same bits twice: "
+                    f"{'; '.join(self._causes()) or 'the model has an operation that is not deterministic'}; see "
+                    "docs/torch.md, or give the guard a tolerance"
+                ]
+            )
+        other = [rank for rank, code in enumerate(repeats) if code == OTHER]
+        if len(other) > 1:
+            raise JobError(
+                [
+                    f"ranks {other} recomputed the first step from the model's inputs and its outputs' gradients, and "
+                    "got other gradients: a part of the loss does not go through what the model returns; return it"
+                ]
+            )
 
     def _compare_sums(self) -> None:
         """Compare the sums of the columns at the first step: they must have the same bits."""

@@ -24,8 +24,11 @@ WRONG = 3  # the rank that is faulty
 class Once:
     """A fault that happens at one step, once, on one rank; with `lasting` from then on, in recomputations, too."""
 
-    def __init__(self, step: int, lasting: bool = False, rank: int = WRONG, nan: bool = False) -> None:
+    def __init__(
+        self, step: int, lasting: bool = False, rank: int = WRONG, nan: bool = False, bit: int | None = None
+    ) -> None:
         self.step, self.lasting, self.rank, self.nan = step, lasting, rank, nan
+        self.bit = random.randrange(8, 30) if bit is None else bit
         self.armed = False
 
     def due(self) -> bool:
@@ -50,7 +53,7 @@ class Gradient(Once):
     def hook(self, gradient: Tensor) -> Tensor | None:
         if not self.due():
             return None
-        return gradient * float("nan") if self.nan else flipped(gradient, bit=random.randrange(8, 30))
+        return gradient * float("nan") if self.nan else flipped(gradient, bit=self.bit)
 
 
 class Activation(Once):
@@ -211,7 +214,7 @@ def sampled() -> dict[str, Any]:
 
 
 def tolerant() -> dict[str, Any]:
-    return both(Gradient(3), guard_options={"tolerance": 1e-3})
+    return both(Gradient(3, bit=27), guard_options={"tolerance": 1e-3})
 
 
 def own_not_a_number() -> dict[str, Any]:
@@ -340,3 +343,26 @@ def unrepeatable() -> dict[str, Any]:
     draco.torch.Guard(ddp)
     ddp(torch.ones(2, 4)).sum().backward()
     return {}
+
+
+def hidden_loss() -> dict[str, Any]:
+    """A part of the loss goes by an attribute, and not through what the model returns."""
+
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.penalty = self.inner.weight.square().sum()
+            return self.inner(x)
+
+    model = Keeping()
+    ddp = DistributedDataParallel(model)
+    draco.torch.Guard(ddp)
+    (ddp(torch.ones(2, 4)).sum() + model.penalty).backward()
+    return {}
+
+
+def first_step() -> dict[str, Any]:
+    return both(Gradient(1), steps=2)

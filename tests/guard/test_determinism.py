@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from draco.torch.determinism import _UNLIKE, causes, fingerprint
-from draco.torch.reducer import Reducer
+from draco.torch.reducer import EQUAL, OTHER, UNSTABLE, Reducer
 
 GPU = {
     **fingerprint("cpu"),
@@ -79,13 +79,14 @@ def test_threads_change_what_a_fingerprint_says() -> None:
     )
 
 
-@pytest.mark.parametrize(("computed", "repeats"), [("aa", True), ("baa", True), ("aba", True), ("abc", False)])
-def test_one_fault_in_the_first_steps_computations_is_no_lack_of_determinism(computed: str, repeats: bool) -> None:
+@pytest.mark.parametrize(("computed", "told"), [("aa", EQUAL), ("baa", OTHER), ("aba", EQUAL), ("abc", UNSTABLE)])
+def test_one_fault_in_the_first_steps_computations_is_no_lack_of_determinism(computed: str, told: int) -> None:
     first, *others = (torch.tensor([float(ord(letter))]) for letter in computed)
     again = iter(others)
     rank = SimpleNamespace(
-        _measure=SimpleNamespace(tolerance=None),
+        _measure=SimpleNamespace(tolerance=None, joined=lambda measures: []),
+        _measures=[],
         _kept=[SimpleNamespace(copy=first, filled=lambda gradients: gradients)],
         _recorder=SimpleNamespace(passes=[], base=None, recompute=lambda passes, base: (None, next(again))),
     )
-    assert Reducer._repeats(cast(Any, rank)) == repeats
+    assert Reducer._repeats(cast(Any, rank)) == told

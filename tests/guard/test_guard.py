@@ -20,6 +20,7 @@ FOUND = {
     "gradient_where_no_gradient_is_zeroed": [[5, 5, "gradient", *ONCE]],
     "gradient_of_checkpointed": [[2, 2, "gradient", *ONCE]],
     "gradient_with_loss_outside": [[5, 5, "gradient", *ONCE]],
+    "first_step": [[1, 1, "gradient", *ONCE]],
     "compiled": [[3, 3, "gradient", *ONCE]],
     "activation": [[3, 3, "outputs", *ONCE]],
     "not_a_number": [[3, 3, "gradient", *ONCE]],
@@ -32,9 +33,8 @@ FOUND = {
         for what in ("weights", "optimizer state")
     ],
 }
-REFUSED = ("refused", "states_of_ranks", "input_written", "no_outputs", "unrepeatable", "own_not_a_number")
-FOUR = [
-    *FOUND,
+REFUSED = ("refused", "states_of_ranks", "input_written", "no_outputs", "hidden_loss", "unrepeatable")
+OTHERS = (
     "nothing",
     "nothing_in_all_ways",
     "gradient",
@@ -43,8 +43,9 @@ FOUR = [
     "tolerant",
     "random_state",
     "hidden",
-    *REFUSED,
-]
+    "own_not_a_number",
+)
+FOUR = [*FOUND, *OTHERS, *REFUSED]
 THREE = ["inputs", "by_vote"]  # with redundancy 3
 
 
@@ -154,6 +155,7 @@ def test_what_a_guard_cannot_take_is_refused(four: list[Seen]) -> None:
     assert "other settings, such as learning rates" in agreed(four, "states_of_ranks")["message"]
     assert "written into before its backward pass" in agreed(four, "input_written")["message"]
     assert "returned a SimpleNamespace" in agreed(four, "no_outputs")["message"]
+    assert "a part of the loss does not go through" in agreed(four, "hidden_loss")["message"]
     assert "never the same bits twice" in agreed(four, "unrepeatable")["message"]
 
 
