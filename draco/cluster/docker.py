@@ -26,6 +26,7 @@ PYTHON = "/opt/draco/bin/python"
 USER = "draco"
 WORK = "/srv/draco"
 _CLUSTER, _NODE, _ADDRESS = "draco.cluster", "draco.node", "draco.address"  # labels
+_TORCH = "draco.torch"  # label of an image
 _MOST_WORKERS = 200
 _START_LIMIT_S = 20
 
@@ -262,6 +263,26 @@ def _differences(request: Request, image: str, container: dict[str, Any]) -> lis
         ("memory", container["HostConfig"]["Memory"], None if request.memory_mb is None else request.memory_mb * 2**20),
     )
     return [what for what, has, wanted in compared if wanted is not None and has != wanted]
+
+
+def torch_build(image: str) -> str | None:
+    """Return the build of torch in an image, cpu or cuda, as its label says; None: there is no such image or label."""
+    try:
+        told = json.loads(_engine("image", "inspect", image))
+    except MissingError:
+        return None
+    labels = (told[0].get("Config") or {}).get("Labels") or {}
+    return str(labels[_TORCH]) if _TORCH in labels else None
+
+
+def refuse_build(image: str) -> None:
+    """Refuse an image that cannot use GPUs, for nodes that have some.
+
+    Raises:
+        RefusedError: it holds torch's CPU build.
+    """
+    if torch_build(image) == "cpu":
+        raise RefusedError(f"{image}: holds torch's CPU build, which sees no GPU: make image TORCH=cuda")
 
 
 def _refuse_contradictions(request: Request, image: str, found: dict[str, dict[str, Any]]) -> None:

@@ -95,6 +95,8 @@ def _heed_quota(world: World, request: Any, market: dict[str, Any]) -> None:
 
 
 def _quota(instance_type: str, is_spot: bool) -> str:
+    if _family(instance_type) == "p":
+        return "L-417A185B" if not is_spot else "L-C4BD4855" if instance_type.startswith("p5") else "L-7212CCBC"
     if _family(instance_type) in _ACCELERATED:
         return "L-3819A6DF" if is_spot else "L-DB2E81BA"
     return "L-34B43A08" if is_spot else "L-1216C47A"
