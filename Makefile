@@ -75,7 +75,7 @@ data: .venv/ready ## Download or convert the data of JOB=... beforehand
 	@$(DRACO) data $(call given,JOB) $(WHERE)
 
 validate: .venv/ready ## Check every job file, or JOB=... (RUN_CODE=1: run its own task too)
-	@$(DRACO) validate $(if $(RUN_CODE),--run-code) $(if $(value JOB),$(call paths,JOB),$(wildcard jobs/*.yaml examples/*.yaml))
+	@$(DRACO) validate $(if $(RUN_CODE),--run-code) $(if $(value JOB),$(call paths,JOB),$(wildcard jobs/*.yaml jobs/gpu/*.yaml examples/*.yaml))
 
 image: ## Build the trainer image draco:latest (BASE= WHEELS_DIR= TORCH=cuda; images/README.md)
 	@images/build.sh
