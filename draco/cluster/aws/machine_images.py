@@ -12,7 +12,7 @@ WITH_DRIVER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-a
 # The x86_64 families of that image's release notes. Older GPUs have no open driver; g5g is arm64, g4ad AMD's.
 GPU_FAMILIES = ("g4dn", "g5", "g6", "gr6", "g6e", "p4d", "p4de", "p5", "p5e", "p5en")
 PLAIN_DISK_GB = 30
-GPU_DISK_GB = 120  # 75 are the machine image's own; the trainer's takes about 8, and as much again while it is pulled
+GPU_DISK_GB = 120  # 75 are the machine image's own; the trainer's takes 5, and 3 more while it is pulled
 
 
 def has_gpus(instance_type: str) -> bool:
