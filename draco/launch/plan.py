@@ -103,7 +103,7 @@ def _local_mpi(job: Job, ranks: dict[str, str], run: Path, python: str, home: st
 
 def _cluster_mpi(job: Job, ranks: dict[str, str], run: Path, roster: Roster) -> Plan:
     """The server on the head and the workers dealt out to the worker nodes, started from the head over ssh."""
-    placement = placing.place(roster, job.workers)
+    placement = placing.place(roster, job.workers, job.device)
     folder = run / "launch"
     hostfile = folder / "hostfile"
     argv = (
