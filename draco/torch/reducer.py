@@ -179,8 +179,8 @@ class Reducer:
         if len(other) > 1:
             raise JobError(
                 [
-                    f"ranks {other} recomputed the first step from the model's inputs and its outputs' gradients, and got "
-                    "other gradients: a part of the loss does not go through what the model returns; return it"
+                    f"ranks {other} recomputed the first step from the model's inputs and its outputs' gradients, and "
+                    "got other gradients: a part of the loss does not go through what the model returns; return it"
                 ]
             )
 
