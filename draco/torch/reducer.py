@@ -160,8 +160,9 @@ class Reducer:
             runs.append([kept.filled(gradients) for kept in self._kept])
             if self._measure.tolerance is not None:
                 return EQUAL if self._measure.same(claimed, measured(runs[-1], self._measure)) else OTHER
-            if all(same_bits(one, other) for one, other in zip(runs[-2], runs[-1], strict=True)):
-                return EQUAL if len(runs) == 2 else OTHER
+            for place, earlier in enumerate(runs[:-1]):
+                if all(map(same_bits, earlier, runs[-1])):
+                    return OTHER if place else EQUAL
         return UNSTABLE
 
     def _refuse(self, repeats: list[int]) -> None:

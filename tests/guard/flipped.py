@@ -17,9 +17,19 @@ wrap = DistributedDataParallel.__init__
 
 def wrapped(self: DistributedDataParallel, module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
     wrap(self, module, *args, **kwargs)
+    passes, armed = itertools.count(1), list[bool]()
+
+    def before(module: torch.nn.Module, args: object) -> None:
+        if next(passes) == backward:
+            armed.append(True)
+
+    def once(gradient: Tensor) -> Tensor | None:
+        """Not again where the guard recomputes."""
+        return flip(gradient) if armed and armed.pop() else None
+
     if int(os.environ["RANK"]) == rank:
-        calls = itertools.count(1)
-        list(module.parameters())[5].register_hook(lambda gradient: flip(gradient) if next(calls) == backward else None)
+        self.register_forward_pre_hook(before)
+        list(module.parameters())[5].register_hook(once)
 
 
 def flip(gradient: Tensor) -> Tensor:

@@ -1,9 +1,13 @@
 """What prevents equal bits is named, with what to do; equal ranks have nothing to be told."""
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 import torch
 
 from draco.torch.determinism import _UNLIKE, causes, fingerprint
+from draco.torch.reducer import EQUAL, OTHER, UNSTABLE, Reducer
 
 GPU = {
     **fingerprint("cpu"),
@@ -73,3 +77,16 @@ def test_threads_change_what_a_fingerprint_says() -> None:
     assert any(
         sentence.startswith("threads differs: 2 on rank 0") for sentence in causes({0: two, 1: fingerprint("cpu")})
     )
+
+
+@pytest.mark.parametrize(("computed", "told"), [("aa", EQUAL), ("baa", OTHER), ("aba", EQUAL), ("abc", UNSTABLE)])
+def test_one_fault_in_the_first_steps_computations_is_no_lack_of_determinism(computed: str, told: int) -> None:
+    first, *others = (torch.tensor([float(ord(letter))]) for letter in computed)
+    again = iter(others)
+    rank = SimpleNamespace(
+        _measure=SimpleNamespace(tolerance=None, joined=lambda measures: []),
+        _measures=[],
+        _kept=[SimpleNamespace(copy=first, filled=lambda gradients: gradients)],
+        _recorder=SimpleNamespace(passes=[], base=None, recompute=lambda passes, base: (None, next(again))),
+    )
+    assert Reducer._repeats(cast(Any, rank)) == told
