@@ -23,15 +23,10 @@ class Weigh:
 
 @dataclass(frozen=True)
 class Heal:
-    """Rank `source` sends its weights and optimizer states to `ranks`, which keep their own for an Undo. No answer."""
+    """Rank `source` sends its weights and optimizer states to `ranks`. There is no answer."""
 
     source: int
     ranks: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Undo:
-    """The ranks of the last Heal take their own weights and states back. There is no answer."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +52,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Repair:
-    """Rank `rank` takes the gradient of `source`: what it `kept` of its backward pass, or its last recomputation."""
+    """Rank `rank` takes the gradient of `source`: its recomputation of what `lender` recorded.
+
+    With None for the lender it is what the source kept of its backward pass.
+    """
 
     rank: int
     source: int
-    kept: bool
+    lender: int | None
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,9 @@ class Mend:
     repairs: tuple[Repair, ...]
 
 
-Ask = Weigh | Heal | Undo | Recompute | Mend
+Ask = Weigh | Heal | Recompute | Mend
 Answers = Mapping[int, Hashable]
+Runs = Mapping[tuple[int, int], Claim]  # what ranks recomputed, by (rank, lender)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from draco.torch import lending
-from draco.torch.claims import Ask, Claim, Heal, Mend, Recompute, Repair, Undo, Verdict, Weigh
+from draco.torch.claims import Ask, Claim, Heal, Mend, Recompute, Repair, Verdict, Weigh
 from draco.torch.dispute import settle
 from draco.torch.measuring import Measure, exact
 from draco.torch.peers import Peers
@@ -77,32 +77,41 @@ class Court:
     ) -> None:
         self._peers, self._recorder, self._measure, self._buffers = peers, recorder, measure, buffers
         self._states = states
-        self._recomputed: list[Tensor] = []
-        self._own: list[Tensor] = []  # weights and states before the last Heal
+        self._recomputed: dict[int, list[Tensor]] = {}  # this rank's recomputations, by whose record it was
         self._kept: Sequence[Kept] = ()
         self._known: dict[str, list[Sequence[int]]] = {}
 
-    def hold(self, kept: Sequence[Kept], gradients: Sequence[Sequence[int]], weigh: bool) -> Verdict:
-        """Settle what members of groups claimed, and put the right gradients into the kept copies of all ranks.
+    def hold(self, kept: Sequence[Kept], gradients: Sequence[Sequence[int]]) -> Verdict:
+        """Settle what ranks claimed, and put the right gradients into the kept copies of all ranks.
+
+        Where a sample of steps is checked, others recompute each rank's gradient first.
 
         Args:
             kept: this rank's buckets.
             gradients: the measure of every rank's gradient.
-            weigh: whether weights are compared in any case.
 
         Raises:
             UnrepairedError: nothing tells who is right; every rank raises it.
             LostRankError: a rank did not come.
         """
-        self._kept, self._known, self._recomputed = kept, {"outputs": [], "seeds": [], "gradient": []}, []
+        self._kept, self._known, self._recomputed = kept, {"outputs": [], "seeds": [], "gradient": []}, {}
         claims = self._claims(gradients)
-        hearing = settle(self._peers.layout.groups, claims, weigh)
+        layout = self._peers.layout
+        if layout.sampled:
+            runs: dict[tuple[int, int], Claim] = {}
+            for pairs in layout.checks:
+                told = self._recompute(pairs)
+                runs |= {(rank, lender): told[rank] for rank, lender in pairs}
+            hearing = settle([[rank] for rank in claims], claims, weigh=True, runs=runs)
+        else:
+            hearing = settle(layout.groups, claims)
         answers: Mapping[int, Hashable] | None = None
         try:
             while True:
                 answers = self._do(hearing.send(answers) if answers is not None else next(hearing))
         except StopIteration as ended:
             verdict: Verdict = ended.value
+            self._recomputed = {}
             return verdict
 
     def _claims(self, gradients: Sequence[Sequence[int]]) -> dict[int, Claim]:
@@ -141,14 +150,7 @@ class Court:
                 rows = self._peers.rows(exact(self._weights(), self._measure.secret))
                 return {rank: tuple(row) for rank, row in enumerate(rows)}
             case Heal(source, ranks):
-                tensors = [*self._weights(), *self._states()]
-                self._own = [tensor.clone() for tensor in tensors] if self._peers.rank in ranks else []
-                self._peers.move(tensors, source, ranks)
-                return {}
-            case Undo():
-                if self._own:
-                    for tensor, own in zip([*self._weights(), *self._states()], self._own, strict=True):
-                        tensor.copy_(own)
+                self._peers.move([*self._weights(), *self._states()], source, ranks)
                 return {}
             case Recompute(runs):
                 return self._recompute(runs)
@@ -167,17 +169,21 @@ class Court:
         me, width = self._peers.rank, self._measure.width
         recorder = self._recorder
         passes, base = recorder.passes, recorder.base
-        for rank, lender in runs:
-            if rank != lender and me == lender:
-                lending.lend(self._peers, rank, passes, base or [])
+        lent = [
+            lending.lend(self._peers, rank, passes, base or [])
+            for rank, lender in runs
+            if rank != lender and me == lender
+        ]
         row = [0] * (2 * width)
         for rank, lender in runs:
             if me == rank:
                 if rank != lender:
                     passes, base = lending.borrow(self._peers, lender, passes, recorder.device)
                 outputs, gradients = recorder.recompute(passes, base)
-                self._recomputed = [one.filled(gradients) for one in self._kept]
-                row = self._measure.joined(outputs) + measured(self._recomputed, self._measure)
+                self._recomputed[lender] = [one.filled(gradients) for one in self._kept]
+                row = self._measure.joined(outputs) + measured(self._recomputed[lender], self._measure)
+        for sent in lent:
+            sent.wait()
         rows = self._peers.rows(row)
         ranks = [rank for rank, _ in runs]
         outputs_of = self._classes("outputs", [rows[rank][:width] for rank in ranks])
@@ -189,11 +195,12 @@ class Court:
         """Put the right bits where they are lacking."""
         copies = [one.copy for one in self._kept]
         for repair in repairs:
-            right = copies if repair.kept else self._recomputed
-            if self._peers.rank == repair.source == repair.rank:
-                for mine, bits in zip(copies, right, strict=True):
-                    mine.copy_(bits)
-            elif self._peers.rank == repair.source:
-                self._peers.send(right, [repair.rank])
+            if self._peers.rank == repair.source:
+                right = copies if repair.lender is None else self._recomputed[repair.lender]
+                if repair.source != repair.rank:
+                    self._peers.send(right, [repair.rank]).wait()
+                else:
+                    for mine, bits in zip(copies, right, strict=True):
+                        mine.copy_(bits)
             elif self._peers.rank == repair.rank:
                 self._peers.receive(copies, repair.source)

@@ -48,7 +48,6 @@ class Register:
     disputes: int = 0
     repaired: int = 0
     last: int = 0  # the step that was checked last
-    doubt: bool = False  # whether the next step is checked, and weights are compared, in any case
 
     def enter(self, findings: Sequence[Finding], step: int, since: int) -> None:
         """Keep what was found at a step."""

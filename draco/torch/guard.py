@@ -28,14 +28,19 @@ AnyOptimizer = TypeVar("AnyOptimizer", bound=torch.optim.Optimizer)
 class Guard:
     """Finds, names and repairs what faulty hardware does to a step of data-parallel training.
 
-    The ranks form groups of `redundancy` replicas, which compute the same. They compare digests of their gradients in
-    backward(). Where these differ, replicas recompute, and what two different ranks agree on is used. To make a guard
-    is a collective call: every rank makes it, after `DistributedDataParallel` and before the first backward().
+    With `every=1` ranks form groups of `redundancy` replicas, which compute the same, and compare digests of their
+    gradients in backward(). With `every=N` all ranks have samples of their own, as without a guard; in each N-th step
+    `redundancy` - 1 other ranks recompute each rank's gradient, and compare.
+
+    Where digests differ, ranks recompute, and what two different ranks agree on is used. To make a guard is a
+    collective call: every rank makes it, after `DistributedDataParallel` and before the first backward().
 
     Args:
         model: a DistributedDataParallel over all ranks. Compile what is inside: `DDP(torch.compile(model))`.
-        redundancy: replicas in a group, 2 or more; it must divide the number of ranks.
-        every: each so-many-th step is checked. The others cost what they cost without a guard.
+        redundancy: how many ranks compute a gradient that is checked, 2 or more. With `every=1` it must divide the
+            number of ranks, and costs so many times the samples.
+        every: each so-many-th step is checked, the first one included. The others cost what they cost without a
+            guard, and a fault that happens once in one of them is not seen.
         state_every: after so many steps weights and optimizer states of all ranks are compared; 0 for never.
         timeout_s: how long a rank that does not come is waited for.
         tolerance: relative; None asks for equal bits. With a number, all ranks sum together, and gradients may differ
@@ -57,7 +62,7 @@ class Guard:
         tolerance: float | None = None,
     ) -> None:
         ddp = _checked(model, every, state_every, timeout_s, tolerance)
-        self.layout = Layout(dist.get_world_size(), redundancy)
+        self.layout = Layout(dist.get_world_size(), redundancy, sampled=every > 1)
         self.rank = dist.get_rank()
         self._peers = Peers(self.layout, timeout_s, whole=tolerance is not None)
         self._register = Register(self.rank, self._peers.hosts)
@@ -71,7 +76,7 @@ class Guard:
         reducer = Reducer(self._peers, recorder, measure, court, self._register, every, self._causes)
         ddp.register_forward_pre_hook(reducer.begin)
         ddp.register_comm_hook(None, reducer.reduce)
-        self._state_every, self._recorder = state_every, recorder
+        self._state_every = state_every
         self._optimizers: list[StateCheck] = []
 
     @property
@@ -102,7 +107,10 @@ class Guard:
     def sampler(
         self, dataset: Dataset[Any], shuffle: bool = True, seed: int = 0, drop_last: bool = False
     ) -> DistributedSampler[Any]:
-        """Return torch's sampler for this rank's group: all members see the same samples. Call its `set_epoch`."""
+        """Return torch's sampler for this rank. Call its `set_epoch`.
+
+        With `every=1` all members of a group see the same samples, and otherwise each rank its own.
+        """
         return DistributedSampler(
             dataset,
             num_replicas=self.layout.count,
@@ -113,17 +121,13 @@ class Guard:
         )
 
     def seed(self, seed: int) -> None:
-        """Seed torch's generators, so that members of a group draw the same (dropout), and groups another."""
+        """Seed torch's generators, so that ranks with the same samples draw the same (dropout), and others another."""
         torch.manual_seed(seed * self.layout.count + self.layout.group_of(self.rank))
 
     def optimizer(self, optimizer: AnyOptimizer) -> AnyOptimizer:
         """Return the optimizer itself, with a hook after step() that compares weights and states every so often."""
-        self._optimizers.append(StateCheck(optimizer, self._peers, self._register, self._state_every, self._doubt))
+        self._optimizers.append(StateCheck(optimizer, self._peers, self._register, self._state_every))
         return optimizer
-
-    def _doubt(self) -> None:
-        """Have the next step checked, with the weights."""
-        self._register.doubt = self._recorder.armed = True
 
     def _states(self) -> list[torch.Tensor]:
         """Return the tensors of the states of the optimizers that the guard knows."""

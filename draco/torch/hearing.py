@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from draco.errors import UnrepairedError
 from draco.torch.claims import Answers, Ask, Claim, Finding, Recompute, Repair, Verdict, parties, truth
@@ -13,7 +13,10 @@ _LINKS = {"inputs": "inputs", "outputs": "outputs", "seeds": "loss gradient", "g
 
 @dataclass
 class Hearing:
-    """One group's dispute. `runs` has what was recomputed, by (rank, lender), in order."""
+    """One group's dispute. `runs` has what was recomputed, by (rank, lender), in order.
+
+    A group of one rank is checked by ranks with other samples, whose recomputations are in `runs` from the beginning.
+    """
 
     group: Sequence[int]
     outsiders: list[int]
@@ -40,7 +43,7 @@ class Hearing:
             sources = [rank for rank in lenders if self.claims[rank].seeds == seeds]
             gradient = truth(self._gradients(seeds, lenders))
             if gradient is not None:
-                return self._verdict(gradient)
+                return self._verdict(gradient, outputs)
             done = {rank for rank, lender in self.runs if lender in sources}
             behind = [rank for rank in self.group if rank not in done]
             if behind:
@@ -81,7 +84,7 @@ class Hearing:
         again = next((rank for rank in self.outsiders if (rank, lender) not in self.runs), None)
         rank = again if fresh is None else fresh
         if rank is None:
-            others = f"ranks {self.outsiders} of other groups agree with none" if self.outsiders else "no third rank"
+            others = f"ranks {self.outsiders} agree with none" if self.outsiders else "no third rank"
             raise UnrepairedError(
                 f"ranks {[*self.group]} computed other {what}, and recomputed them, and no two agree; {others}. "
                 "Test these machines, and go on from the last checkpoint"
@@ -111,10 +114,13 @@ class Hearing:
             for rank in lenders
             if rank not in self.wrong and self.claims[rank].outputs == outputs
         }
+        alike = {claim.seeds for claim in self.claims.values()}
+        if not votes and len(self.group) == 1 and len(alike) == 1:
+            return alike.pop()  # ranks with other samples have the same: they do not depend on the outputs
         if not votes:
             raise UnrepairedError(
                 f"no rank of {[*self.group]} had the outputs that they recompute, so no loss gradient is known to be "
-                "right; go on from the last checkpoint"
+                "right; let the model return the loss, and go on from the last checkpoint"
             )
         if len(set(votes.values())) == 1:
             return next(iter(votes.values()))
@@ -126,21 +132,26 @@ class Hearing:
             )
         return right
 
-    def _verdict(self, gradient: Hashable) -> Verdict:
-        """Say who was wrong and who takes whose gradient, now that it is known."""
-        last = {rank: claim.gradient for (rank, _), claim in self.runs.items()}
+    def _verdict(self, gradient: Hashable, outputs: Hashable = None) -> Verdict:
+        """Say who was wrong and who takes whose gradient, now that it is known; outputs count in a group of one."""
         kept = [rank for rank in self.group if self.claims[rank].gradient == gradient]
-        if not kept:
+        if len(self.group) == 1:
+            kept = [rank for rank in kept if self.claims[rank].outputs == outputs]
+            model = replace(self.claims[self.group[0]], outputs=outputs, gradient=gradient)
+        elif kept:
+            model = self.claims[kept[0]]
+        else:
             raise UnrepairedError(
                 f"ranks {[*self.group]} recompute a gradient that no backward pass of theirs gave: several faults in "
                 "one step, or a part of the loss that does not go through what the model returns"
             )
+        right = [pair for pair, claim in self.runs.items() if claim.gradient == gradient]
         repairs = []
         for rank in (rank for rank in self.group if rank not in kept):
-            source = rank if last.get(rank) == gradient else kept[0]
-            repairs.append(Repair(rank, source, kept=source in kept))
-        model = self.claims[kept[0]]
-        everyone = [*self.group, *(rank for rank in last if rank not in self.group)]
+            own = [pair for pair in right if pair[0] == rank]
+            source, lender = own[0] if own else (kept[0], None) if kept else right[0]
+            repairs.append(Repair(rank, source, lender))
+        everyone = dict.fromkeys([*self.group, *(rank for rank, _ in self.runs)])
         told = {finding.rank for finding in self.findings}
         for rank in everyone:
             if rank not in told and (finding := self._finding(rank, model, repairs)):

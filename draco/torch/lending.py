@@ -12,15 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from draco.errors import JobError
 from draco.torch.measuring import describe
-from draco.torch.peers import Peers
+from draco.torch.peers import Peers, Sending, packed
 from draco.torch.recording import Forward, Pass
 
 Base = Sequence["Tensor | None"]
 
 
-def lend(peers: Peers, rank: int, passes: Sequence[Pass], base: Base) -> None:
-    """Send the passes, and the gradients that were there before them, to a rank that calls `borrow`."""
+def lend(peers: Peers, rank: int, passes: Sequence[Pass], base: Base) -> Sending:
+    """Send the passes, and the gradients that were there before them, to a rank that calls `borrow`.
+
+    It returns at once, so that two ranks can lend to each other. Wait for what it returns after borrowing.
+    """
     tensors: list[Tensor] = []
 
     def put(leaf: Any) -> list[Any]:
@@ -34,6 +38,7 @@ def lend(peers: Peers, rank: int, passes: Sequence[Pass], base: Base) -> None:
         "passes": [
             [
                 {
+                    "tree": str(forward.tree),
                     "leaves": [put(leaf) for leaf in forward.leaves],
                     "random": [put(state) for state in forward.random],
                     "buffers": {name: put(buffer) for name, buffer in forward.buffers.items()},
@@ -45,8 +50,7 @@ def lend(peers: Peers, rank: int, passes: Sequence[Pass], base: Base) -> None:
             for one in passes
         ],
     }
-    peers.send_plain(plain, rank)
-    peers.send(tensors, [rank])
+    return peers.send([*packed(plain), *tensors], [rank])
 
 
 def borrow(
@@ -59,9 +63,12 @@ def borrow(
         lender: who calls `lend`.
         own: this rank's own passes, for the trees of the inputs.
         device: where tensors go that are not on the lender's processor.
+
+    Raises:
+        JobError: this rank's inputs in this step are all of another structure.
     """
     plain = peers.receive_plain(lender)
-    sample = next(iter(own[0].forwards.values()))
+    samples = {str(forward.tree): forward for one in own for forward in one.forwards.values()}
     tensors: list[Tensor] = []
 
     def take(told: list[Any], mine: Any = None) -> Any:
@@ -76,11 +83,18 @@ def borrow(
     for task, forwards in enumerate(plain["passes"]):
         one = Pass(task)
         for number, told in enumerate(forwards):
+            if told["tree"] not in samples:
+                raise JobError(
+                    [
+                        f"rank {lender} gave the model inputs of another structure than this rank; give it the same "
+                        "arguments, dicts and lists on all ranks"
+                    ]
+                )
+            sample = samples[told["tree"]]
             enabled, dtype, cached = told["autocast"]
-            own_leaves = [*sample.leaves, *[None] * len(told["leaves"])]
             one.forwards[number] = Forward(
                 number=number,
-                leaves=[take(leaf, mine) for leaf, mine in zip(told["leaves"], own_leaves, strict=False)],
+                leaves=[take(leaf, mine) for leaf, mine in zip(told["leaves"], sample.leaves, strict=True)],
                 tree=sample.tree,
                 versions=[],
                 random=[take(state) for state in told["random"]],

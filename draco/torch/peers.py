@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -24,6 +25,26 @@ from draco.torch.measuring import as_bytes
 
 PATIENCE_S = 10.0  # how long a rank that saw a collective fail waits for the others to say that they did, too
 POLL_S = 0.05
+
+
+def packed(value: Any) -> list[Tensor]:
+    """Return plain values as two tensors: the length of their JSON, and its bytes."""
+    data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    return [torch.tensor(len(data)), data]
+
+
+@dataclass
+class Sending:
+    """What is on its way to other ranks, with the bytes, which stay as they are until then."""
+
+    peers: Peers
+    parts: list[tuple[Any, Tensor]] = field(default_factory=list)
+
+    def wait(self) -> None:
+        """Return when all has been sent."""
+        with self.peers.lost():
+            for work, _ in self.parts:
+                work.wait()
 
 
 class Peers:
@@ -42,7 +63,7 @@ class Peers:
         wait = timedelta(seconds=timeout_s)
         self.control = dist.new_group(backend="gloo", timeout=wait)
         # Of a sum that does not end, the watchdog of nccl ends the process. By then the rows below have told why.
-        ranks = [list(range(layout.world))] if whole else layout.columns
+        self.columns = ranks = [list(range(layout.world))] if whole else layout.columns
         groups = [
             dist.new_group(members, timeout=wait if dist.get_backend() == "gloo" else 2 * wait) for members in ranks
         ]
@@ -90,13 +111,14 @@ class Peers:
             dist.all_gather(found, mine, group=self.control)
         return [bytes(one.tolist()).rstrip(b"\0").decode() for one in found]
 
-    def send(self, tensors: Sequence[Tensor], ranks: Sequence[int]) -> None:
-        """Send tensors' bits to other ranks, who call `receive`."""
+    def send(self, tensors: Sequence[Tensor], ranks: Sequence[int]) -> Sending:
+        """Begin to send tensors' bits to other ranks, who call `receive`; wait for what it returns."""
+        sending = Sending(self)
         with self.lost():
             for tensor in (tensor for tensor in tensors if tensor.numel()):
                 data = as_bytes(tensor).cpu()
-                for rank in ranks:
-                    dist.send(data, rank, group=self.control)
+                sending.parts += [(dist.isend(data, rank, group=self.control), data) for rank in ranks]
+        return sending
 
     def receive(self, tensors: Sequence[Tensor], source: int) -> None:
         """Fill tensors with the bits that a rank sends, of the same shapes and dtypes in the same order."""
@@ -109,17 +131,12 @@ class Peers:
     def move(self, tensors: Sequence[Tensor], source: int, ranks: Sequence[int]) -> None:
         """Give `ranks` the bits of the tensors of `source`: all ranks call this, and those concerned do something."""
         if self.rank == source:
-            self.send(tensors, ranks)
+            self.send(tensors, ranks).wait()
         elif self.rank in ranks:
             self.receive(tensors, source)
 
-    def send_plain(self, value: Any, rank: int) -> None:
-        """Send plain values to a rank, as JSON."""
-        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        self.send([torch.tensor(len(data)), data], [rank])
-
     def receive_plain(self, source: int) -> Any:
-        """Return the plain values that a rank sends."""
+        """Return the plain values that a rank has `packed` and sends."""
         length = torch.tensor(0)
         self.receive([length], source)
         data = torch.empty(int(length), dtype=torch.uint8)

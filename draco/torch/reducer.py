@@ -34,6 +34,7 @@ class Reducer:
         court: settles disputes.
         register: what was found, and counters.
         every: each `every`-th step is checked, the first one included; all are once a rank keeps computing wrongly.
+            Above 1 each rank has samples of its own, and others recompute its gradient.
         causes: returns sentences about what may make two computations differ.
     """
 
@@ -71,7 +72,7 @@ class Reducer:
 
     def _checks(self) -> bool:
         """Return whether the step under way is checked."""
-        return (self.step - 1) % self._every == 0 or self._register.doubt
+        return (self.step - 1) % self._every == 0
 
     def reduce(self, state: object, bucket: dist.GradBucket) -> Future:  # type: ignore[name-defined]
         """Return the future of a bucket's sum."""
@@ -114,10 +115,9 @@ class Reducer:
         rows = self._peers.rows([draw(), repeats, *self._measure.joined(self._measures)])
         self._refuse([row[1] for row in rows])
         gradients = [row[2:] for row in rows]
-        if self._register.doubt or any(
-            not self._measure.same(gradients[group[0]], gradients[rank])
-            for group in self._peers.layout.groups
-            for rank in group
+        layout = self._peers.layout
+        if layout.sampled or any(
+            not self._measure.same(gradients[group[0]], gradients[rank]) for group in layout.groups for rank in group
         ):
             self._settle(gradients)
         if self._register.last == 0:
@@ -128,14 +128,14 @@ class Reducer:
         self._kept, self._measures = [], []
 
     def _settle(self, gradients: list[list[int]]) -> None:
-        """Hold the dispute, and sum again where a rank was repaired."""
+        """Hold the court, and sum again where a rank was repaired."""
         self._finish()
-        self._register.disputes += 1
         try:
-            verdict = self._court.hold(self._kept, gradients, self._register.doubt)
+            verdict = self._court.hold(self._kept, gradients)
         except UnrepairedError as error:
+            self._register.disputes += 1
             raise UnrepairedError(f"step {self.step}: {error}") from None
-        self._register.doubt = False
+        self._register.disputes += bool(verdict.findings)
         self._register.enter(verdict.findings, self.step, self._register.last + 1)
         if self._every > 1 and any(finding.lasting for finding in verdict.findings):
             LOGGER.warning("a rank keeps computing wrongly: from now on every step is checked")

@@ -7,7 +7,7 @@ alone: all ranks take the same gradients. So all W ranks are replicas of each ot
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,9 +24,6 @@ from draco.torch.peers import Peers
 class StateCheck:
     """Compares the ranks after every `every`-th step of an optimizer, 0 for never. To make it is a collective call.
 
-    Where there is no majority, and steps were not checked since the last comparison, `doubt` is called, and the next
-    step decides: it shows which column of ranks computes wrongly.
-
     Raises:
         JobError: the optimizer keeps other state on other ranks.
     """
@@ -37,12 +34,11 @@ class StateCheck:
         peers: Peers,
         register: Register,
         every: int,
-        doubt: Callable[[], None],
     ) -> None:
         if type(optimizer).__name__ == "ZeroRedundancyOptimizer":  # to import it takes long, and warns
             raise JobError(["the optimizer is a ZeroRedundancyOptimizer, whose ranks hold other states: not yet"])
         self._optimizer, self._peers, self._register, self._every = optimizer, peers, register, every
-        self._doubt, self._steps, self._last = doubt, 0, 0
+        self._steps, self._last = 0, 0
         self._secret = common([row[0] for row in peers.rows([draw()])])
         optimizer.register_step_post_hook(self._after)
 
@@ -77,9 +73,6 @@ class StateCheck:
             return
         right = truth(enumerate(digests))
         step = self._register.steps
-        if right is None and self._register.steps > self._register.last:
-            self._doubt()
-            return
         if right is None:
             raise UnrepairedError(
                 f"step {step}: the {what} of the ranks differ, and no two ranks more agree than others do; load the "
@@ -88,8 +81,7 @@ class StateCheck:
         source = next(rank for rank, value in enumerate(digests) if value == right)
         wrong = [rank for rank, value in enumerate(digests) if value != right]
         self._peers.move(tensors, source, wrong)
-        columns = self._peers.layout.columns
-        agreeing = len(digests) - len(wrong)
+        agreeing, columns = len(digests) - len(wrong), self._peers.columns
         findings = [
             Finding(
                 rank,

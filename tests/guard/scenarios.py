@@ -102,15 +102,15 @@ class Lie(Once):
 
 
 def plain(**options: Any) -> dict[str, Any]:
-    """Return the bits that DDP on the first half of the ranks gives rank 0, known to all ranks."""
+    """Return the bits that plain DDP gives rank 0, known to all ranks."""
     found = [Training(plain=True, **options).run()]
     dist.broadcast_object_list(found, 0)
     return found[0]
 
 
-def both(fault: Any = None, **options: Any) -> dict[str, Any]:
-    """Return what a guarded training gives, and whether its bits are those of plain DDP."""
-    undisturbed = plain(**{name: value for name, value in options.items() if name != "guard_options"})
+def both(fault: Any = None, in_plain: Any = None, **options: Any) -> dict[str, Any]:
+    """Return what a guarded training gives, and whether its bits are those of plain DDP, with a fault or without."""
+    undisturbed = plain(fault=in_plain, **options)
     seen = Training(fault=fault, **options).run()
     own_buffers = seen.pop("buffers")  # of a rank's last batch: those of rank 0 are the model's
     alike = dist.get_rank() > 0 or own_buffers == undisturbed["buffers"]
@@ -131,7 +131,7 @@ def nothing_in_all_ways() -> dict[str, Any]:
         "clipped": {"clip": True, "optimizer": torch.optim.SGD, "options": {"lr": 0.1, "momentum": 0.9}},
         "scaled": {"scale": True, "autocast": True, "clip": True},
         "bucket views": {"bucket_view": True},
-        "sampled": {"guard_options": {"every": 3}},
+        "sampled": {"guard_options": {"every": 3}, "accumulate": 2, "zeroed": True, "clip": True},
     }
     return {name: both(**options) for name, options in ways.items()}
 
@@ -188,7 +188,7 @@ def weight() -> dict[str, Any]:
     return both(Weight(3))
 
 
-def column() -> dict[str, Any]:
+def momentum_between_checks() -> dict[str, Any]:
     return both(
         Momentum(3),
         optimizer=torch.optim.SGD,
@@ -209,8 +209,46 @@ def lie() -> dict[str, Any]:
     return both(Lie(3))
 
 
-def sampled() -> dict[str, Any]:
-    return both(Gradient(2, lasting=True), guard_options={"every": 4})
+def sampled_gradient() -> dict[str, Any]:
+    return both(Gradient(4), guard_options={"every": 3})
+
+
+def sampled_weight() -> dict[str, Any]:
+    return both(Weight(4), loss_inside=True, guard_options={"every": 3})
+
+
+def sampled_activation() -> dict[str, Any]:
+    return both(Activation(4), loss_inside=True, guard_options={"every": 3})
+
+
+def sampled_loss_outside() -> dict[str, Any]:
+    return both(Activation(4), guard_options={"every": 3})
+
+
+def sampled_tolerant() -> dict[str, Any]:
+    return both(Gradient(4, bit=27), guard_options={"every": 3, "tolerance": 1e-3})
+
+
+def unseen() -> dict[str, Any]:
+    """A gradient that is wrong in an unchecked step, as it is without a guard."""
+    return both(Gradient(3, bit=24), in_plain=Gradient(3, bit=24), guard_options={"every": 3})
+
+
+def sampled_lasting() -> dict[str, Any]:
+    """A gradient that is wrong from step 2 on: in plain DDP until step 3, as step 4 is checked."""
+
+    class Until(Gradient):
+        def __call__(self, training: Training, step: int) -> None:
+            super().__call__(training, step)
+            self.armed = self.armed and step < 4
+
+    fault, until = Gradient(2, lasting=True, bit=24), Until(2, lasting=True, bit=24)
+    return both(fault, in_plain=until, guard_options={"every": 3})
+
+
+def sampled_vote() -> dict[str, Any]:
+    """Three of four ranks compute each gradient that is checked."""
+    return both(Gradient(3, lasting=True), redundancy=3, steps=4, guard_options={"every": 2})
 
 
 def tolerant() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from draco.errors import JobError, UnrepairedError
-from draco.torch.claims import Claim, Heal, Mend, Recompute, Undo, Verdict, Weigh, truth
+from draco.torch.claims import Claim, Heal, Mend, Recompute, Verdict, Weigh, truth
 from draco.torch.dispute import disputed, settle
 from draco.torch.layout import Layout
 
@@ -48,24 +48,34 @@ class Rank:
 
 
 def run(
-    world: int, redundancy: int, faults: Mapping[int, str], loss_inside: bool, polluted: int | None = None
+    world: int,
+    redundancy: int,
+    faults: Mapping[int, str],
+    loss_inside: bool,
+    polluted: int | None = None,
+    sampled: bool = False,
 ) -> tuple[Verdict, list[Rank]]:
     """Play a dispute; check that every rank ends with the gradient of a world without faults.
 
-    All ranks of a polluted column have the same wrong weights, as a step that was not checked leaves them.
+    All ranks of a polluted column have the same wrong weights, as a wrong gradient behind its digest leaves them.
     """
-    layout = Layout(world, redundancy)
+    layout = Layout(world, redundancy, sampled)
     ranks = [Rank(q, layout.group_of(q), faults.get(q, "none"), loss_inside) for q in range(world)]
     for rank in layout.columns[polluted] if polluted is not None else []:
         ranks[rank].weights = "w of a column"
     claims = {one.rank: one.computed(one, again=False) for one in ranks}
-    own: dict[int, str] = {}
     kept: dict[int, Hashable] = {q: claims[q].gradient for q in range(world)}
     for one in ranks:
         if one.fault == "digest":
             kept[one.rank] = one.computed(one, again=True).gradient
-    last: dict[int, Hashable] = {}
-    hearing = settle(layout.groups, claims)
+    before = {
+        (rank, lender): ranks[rank].computed(ranks[lender], again=True)
+        for pairs in (layout.checks if sampled else [])
+        for rank, lender in pairs
+    }
+    made: dict[tuple[int, int], Hashable] = {pair: claim.gradient for pair, claim in before.items()}
+    groups = [[rank] for rank in range(world)] if sampled else layout.groups
+    hearing = settle(groups, claims, weigh=sampled, runs=before)
     answers: Mapping[int, Hashable] = {}
     try:
         ask = next(hearing)
@@ -74,28 +84,25 @@ def run(
                 case Weigh():
                     answers = {one.rank: one.weights for one in ranks}
                 case Heal(source, wrong):
-                    own = {rank: ranks[rank].weights for rank in wrong}
                     for rank in wrong:
                         ranks[rank].weights = ranks[source].weights
-                case Undo():
-                    for rank, weights in own.items():
-                        ranks[rank].weights = weights
                 case Recompute(runs):
                     assert len({rank for rank, _ in runs}) == len(runs)
                     answers = {rank: ranks[rank].computed(ranks[lender], again=True) for rank, lender in runs}
-                    for rank, _ in runs:
+                    for rank, lender in runs:
                         claim = answers[rank]
                         assert isinstance(claim, Claim)
-                        last[rank] = claim.gradient
+                        made[rank, lender] = claim.gradient
                 case Mend(repairs):
                     for repair in repairs:
-                        kept[repair.rank] = (kept if repair.kept else last)[repair.source]
+                        source, lender = repair.source, repair.lender
+                        kept[repair.rank] = kept[source] if lender is None else made[source, lender]
             ask = hearing.send(answers)
     except StopIteration as ended:
         verdict = ended.value
     for one in ranks:
         clean = Rank(one.rank, one.group, "none", loss_inside)
-        if len({claims[q].gradient for q in layout.groups[one.group]}) > 1:
+        if sampled or len({claims[q].gradient for q in layout.groups[one.group]}) > 1:
             assert kept[one.rank] == clean.computed(clean, again=False).gradient
             assert one.weights == "w"
     return verdict, ranks
@@ -162,22 +169,58 @@ def test_however_many_ranks_are_faulty_no_rank_goes_on_with_a_wrong_gradient(
     assert repaired or world == 2
 
 
-@pytest.mark.parametrize("loss_inside", [True, False], ids=["loss inside", "loss outside"])
-@pytest.mark.parametrize(("rank", "column"), [(3, 1), (2, 1), (0, 0), (1, 0)])
-def test_of_two_columns_the_one_with_a_rank_that_computes_wrongly_had_the_wrong_weights(
-    rank: int, column: int, loss_inside: bool
-) -> None:
-    for fault in ("lasting", "lasting outputs"):
-        verdict, ranks = run(4, 2, {rank: fault}, loss_inside, polluted=column)
+@pytest.mark.parametrize(("world", "redundancy"), [(3, 2), (4, 2), (5, 2), (3, 3), (5, 3), (4, 4)])
+def test_of_a_sampled_step_one_faulty_rank_is_named_and_repaired(world: int, redundancy: int) -> None:
+    """Wrong outputs leave a wrong loss gradient, where the loss is outside of the model."""
+    for rank, fault, loss_inside in itertools.product(range(world), REPAIRABLE[1:], (True, False)):
+        if not loss_inside and fault in ("outputs", "weights", "lasting outputs"):
+            with pytest.raises(UnrepairedError, match="let the model return the loss"):
+                run(world, redundancy, {rank: fault}, loss_inside, sampled=True)
+            continue
+        verdict, _ = run(world, redundancy, {rank: fault}, loss_inside, sampled=True)
         assert {finding.rank for finding in verdict.findings} == {rank}
-        assert {one.weights for one in ranks} == {"w"}
-        assert "of its column" in verdict.findings[0].found
+        assert [repair.rank for repair in verdict.repairs] == [rank]
+        assert any(finding.lasting for finding in verdict.findings) == fault.startswith("lasting")
 
 
-def test_of_two_columns_neither_is_believed_if_nobody_computes_wrongly_now() -> None:
-    for column in (0, 1):
-        with pytest.raises(UnrepairedError, match="none is seen to compute wrongly now"):
-            run(4, 2, {}, True, polluted=column)
+def test_of_a_sampled_step_a_rank_that_checks_wrongly_once_is_named() -> None:
+    claims = {rank: Claim("x", f"f{rank}", "1", f"g{rank}") for rank in range(3)}
+    bad = {
+        (rank, lender): Claim(None, f"f{lender}", None, f"g{lender}") for rank, lender in Layout(3, 2, True).checks[0]
+    }
+    bad[1, 0] = Claim(None, "f0", None, "other")
+    hearing = settle([[0], [1], [2]], claims, weigh=True, runs=bad)
+    assert next(hearing) == Weigh()
+    assert hearing.send(dict.fromkeys(range(3), "w")) == Recompute(((0, 0),))
+    assert hearing.send({0: Claim(None, "f0", None, "g0")}) == Recompute(((2, 0),))
+    assert hearing.send({2: Claim(None, "f0", None, "g0")}) == Mend(())
+    with pytest.raises(StopIteration) as ended:
+        hearing.send({})
+    assert [(one.rank, one.what) for one in ended.value.value.findings] == [(1, "recomputation")]
+
+
+@pytest.mark.parametrize("loss_inside", [True, False], ids=["loss inside", "loss outside"])
+@pytest.mark.parametrize(("world", "redundancy"), [(2, 2), (3, 2), (4, 2), (4, 3)])
+def test_of_a_sampled_step_no_rank_goes_on_with_a_wrong_gradient(
+    world: int, redundancy: int, loss_inside: bool
+) -> None:
+    repaired = refused = 0
+    for count in (1, 2, 3):
+        for where in itertools.combinations(range(world), min(count, world)):
+            for kinds in itertools.product(REPAIRABLE[1:], repeat=len(where)):
+                try:
+                    run(world, redundancy, dict(zip(where, kinds, strict=True)), loss_inside, sampled=True)
+                    repaired += 1
+                except UnrepairedError:
+                    refused += 1
+    assert refused
+    assert repaired
+
+
+def test_of_two_columns_with_other_weights_neither_is_believed() -> None:
+    for column, faults in itertools.product((0, 1), ({}, {3: "lasting"})):
+        with pytest.raises(UnrepairedError, match="no two ranks more agree"):
+            run(4, 2, faults, True, polluted=column)
 
 
 @pytest.mark.parametrize("column", [0, 1, 2])
@@ -209,6 +252,14 @@ def test_a_layout_puts_members_of_a_group_far_apart() -> None:
     assert layout.groups == [[0, 3], [1, 4], [2, 5]]
     assert layout.columns == [[0, 1, 2], [3, 4, 5]]
     assert [(layout.group_of(q), layout.member_of(q)) for q in (0, 4)] == [(0, 0), (1, 1)]
+
+
+def test_where_steps_are_sampled_every_rank_is_checked_by_others_far_apart() -> None:
+    layout = Layout(5, 2, sampled=True)
+    assert layout.groups == [[0, 2], [1, 3], [2, 4], [3, 0], [4, 1]]
+    assert layout.checks == [[(2, 0), (3, 1), (4, 2), (0, 3), (1, 4)]]
+    assert (layout.count, layout.columns) == (5, [[0, 1, 2, 3, 4]])
+    assert [(layout.group_of(q), layout.member_of(q)) for q in (0, 4)] == [(0, 0), (4, 0)]
 
 
 @pytest.mark.parametrize(("world", "redundancy"), [(4, 1), (5, 2), (2, 3)])

@@ -13,8 +13,10 @@ HERE = Path(__file__).parent
 Seen = dict[str, Any]  # what a rank has seen, by scenario
 ONCE = ["its recomputation, and another rank's, give another", "its own recomputation is used"]
 LASTING = ["it recomputed it wrongly again; two other ranks agree", "rank 1 sent the right bits"]
+LASTING_SAMPLED = LASTING
 # With redundancy 2: groups (0, 2) and (1, 3), columns (0, 1) and (2, 3); rank 3 is faulty. What is expected: the step,
-# the first that was not checked before it, what was wrong, and how it was found and repaired.
+# the first that was not checked before it, what was wrong, and how it was found and repaired. With `every` steps 1 and
+# 4 are checked, or 1 and 3.
 FOUND = {
     "gradient_of_accumulated": [[4, 4, "gradient", *ONCE]],
     "gradient_where_no_gradient_is_zeroed": [[5, 5, "gradient", *ONCE]],
@@ -32,14 +34,23 @@ FOUND = {
         [3, 3, what, "its digest is not that of 3 of 4 ranks", "rank 0 sent its own"]
         for what in ("weights", "optimizer state")
     ],
+    "sampled_gradient": [[4, 2, "gradient", *ONCE]],
+    "sampled_activation": [[4, 2, "outputs", *ONCE]],
+    "sampled_weight": [
+        [4, 2, "weights", "the digest of its weights is not that of 3 of 4 ranks", "rank 0 sent its own"]
+    ],
 }
 REFUSED = ("refused", "states_of_ranks", "input_written", "no_outputs", "hidden_loss", "unrepeatable")
 OTHERS = (
     "nothing",
     "nothing_in_all_ways",
     "gradient",
-    "sampled",
-    "column",
+    "sampled_lasting",
+    "sampled_loss_outside",
+    "sampled_tolerant",
+    "sampled_vote",
+    "unseen",
+    "momentum_between_checks",
     "tolerant",
     "random_state",
     "hidden",
@@ -105,28 +116,47 @@ def test_a_bit_that_flips_at_a_random_step_is_repaired_by_its_own_rank(four: lis
     assert (seen["suspects"], seen["equal"], seen["counts"]) == ({}, True, [6, 6, 1, 1])
 
 
-def test_a_fault_that_began_between_two_checks_is_named_and_taken_out_of_the_weights(four: list[Seen]) -> None:
-    """It began at step 2; step 5 is checked. The ranks of its column lose its wrong gradients with their weights."""
-    seen = agreed(four, "sampled")
-    first, second, *later = seen["suspects"].pop("3")
-    found = "it computes wrongly, and the weights of its column, ranks [2, 3], were not the others'"
-    assert first == [5, 2, "weights", found, "rank 0 sent its own to the column"]
-    assert second[:3] == [5, 2, "recomputation"]
-    assert [evidence[:3] for evidence in later] == [[6, 6, "gradient"]], "every step is checked from then on"
-    assert (seen["suspects"], seen["equal"]) == ({}, True)
+def test_a_fault_that_stays_is_found_at_the_next_check_and_repaired_from_then_on(four: list[Seen]) -> None:
+    """It began at step 2; step 4 is checked. The bits are those of a plain DDP that had it in steps 2 and 3."""
+    seen = agreed(four, "sampled_lasting")
+    evidence = seen["suspects"].pop("3")
+    assert [one for one in evidence if one[2] == "gradient"] == [
+        [4, 2, "gradient", *LASTING_SAMPLED],
+        *([step, step, "gradient", *LASTING_SAMPLED] for step in (5, 6)),
+    ]
+    assert {one[2] for one in evidence} == {"gradient", "recomputation"}, "it checks another rank, and is wrong there"
+    assert (seen["suspects"], seen["equal"], seen["counts"]) == ({}, True, [6, 4, 3, 3])
 
 
-def test_where_a_whole_column_differs_it_is_told_that_it_may_be_any_of_its_ranks(four: list[Seen]) -> None:
-    seen = agreed(four, "column")
-    assert set(seen["suspects"]) == {"2", "3"}
-    for what, evidence in zip(("weights", "optimizer state"), seen["suspects"]["2"], strict=True):
-        assert evidence[:3] == [4, 3, what]
-        assert evidence[3].endswith("one of ranks [2, 3] gave it a wrong gradient")
-    assert seen["equal"]
+def test_a_fault_that_happens_once_between_two_checks_is_not_seen_nor_claimed_to_be(four: list[Seen]) -> None:
+    seen = agreed(four, "unseen")
+    assert (seen["suspects"], seen["equal"], seen["counts"]) == ({}, True, [6, 2, 0, 0])
+
+
+def test_of_a_sampled_step_wrong_outputs_with_a_loss_outside_of_the_model_are_an_error(four: list[Seen]) -> None:
+    seen = agreed(four, "sampled_loss_outside")
+    assert seen["error"] == "UnrepairedError"
+    assert seen["message"].startswith("step 4: no rank of [3] had the outputs that they recompute")
+
+
+def test_three_of_four_ranks_compute_each_gradient_of_a_sampled_step(four: list[Seen]) -> None:
+    seen = agreed(four, "sampled_vote")
+    assert [one[:3] for one in seen["suspects"].pop("3") if one[2] == "gradient"] == [
+        [3, 2, "gradient"],
+        [4, 4, "gradient"],
+    ]
+    assert (seen["suspects"], seen["equal"], seen["counts"]) == ({}, True, [4, 3, 2, 2])
+
+
+def test_a_state_that_goes_wrong_between_two_checks_is_of_its_rank_alone(four: list[Seen]) -> None:
+    seen = agreed(four, "momentum_between_checks")
+    found = ["its digest is not that of 3 of 4 ranks", "rank 0 sent its own"]
+    assert seen["suspects"] == {"3": [[4, 3, what, *found] for what in ("weights", "optimizer state")]}
 
 
 def test_with_a_tolerance_a_difference_above_it_is_repaired(four: list[Seen]) -> None:
     assert agreed(four, "tolerant")["suspects"] == {"3": [[3, 3, "gradient", *ONCE]]}
+    assert agreed(four, "sampled_tolerant")["suspects"] == {"3": [[4, 2, "gradient", *ONCE]]}
 
 
 def test_nan_on_all_ranks_is_the_users_own(four: list[Seen]) -> None:

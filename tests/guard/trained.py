@@ -86,11 +86,12 @@ class Training:
     frugal: bool = False
     steps: int = STEPS
     fault: Callable[["Training", int], None] | None = None
-    plain: bool = False  # DDP on the first W / r ranks, without a guard
+    plain: bool = False  # DDP without a guard on the first W / r ranks, or on all if the guard checks a sample of steps
 
     def run(self) -> dict[str, Any]:
         """Train, and return what this rank has seen."""
-        rank, count = dist.get_rank(), dist.get_world_size() // self.redundancy
+        rank, count = dist.get_rank(), dist.get_world_size()
+        count = count if self.guard_options.get("every", 1) > 1 else count // self.redundancy
         torch.manual_seed(7)
         self.model: Any = WithLoss() if self.loss_inside else Frugal() if self.frugal else Classifier()
         inner = torch.compile(self.model, backend="aot_eager") if self.compiled else self.model
