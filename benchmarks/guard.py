@@ -1,8 +1,9 @@
 """What the guard of docs/torch.md costs beside plain DDP, and beside a replay on the same rank; and its digests.
 
-Four ranks over gloo train the GPT of examples/train_gpt.py. All variants have the same micro-batches on each rank and
-take turns in the same processes. With groups of two, half of the samples are computed twice: that is no part of these
-ratios, which are of steps.
+Four ranks over gloo train the GPT of examples/train_gpt.py. All variants take turns in the same processes, with as many
+micro-batches on each rank. With `every=1` the members of a group have the same ones, so half of the samples are
+computed twice: that is no part of these ratios, which are of steps. With `every=10` each rank has its own, as in plain
+DDP, and one step of ten is recomputed: that is in the ratio.
 """
 
 import hashlib
@@ -114,7 +115,7 @@ def _training(
     place = rank
     if every is not None:
         guard = Guard(model, redundancy=2, every=every)
-        optimizer, place = guard.optimizer(optimizer), rank % (RANKS // 2)  # members of a group have the same samples
+        optimizer, place = guard.optimizer(optimizer), guard.layout.group_of(rank)  # as guard.sampler deals samples
     batches = [
         torch.stack([dataset[(8 * (RANKS * number + place) + i) % len(dataset)] for i in range(8)])
         for number in range(STEPS * ACCUMULATE)

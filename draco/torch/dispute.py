@@ -81,7 +81,7 @@ def _weighed(
     if right is None:
         raise UnrepairedError(
             f"the weights of the ranks differ, and no two ranks more agree than others do ({parties(weights)}); go on "
-            "from a checkpoint before the last check. Three replicas tell who is right"
+            "from a checkpoint before the last check"
         )
     wrong = {rank for rank, value in weights.items() if value != right}
     source = min(set(weights) - wrong)

@@ -131,7 +131,7 @@ def nothing_in_all_ways() -> dict[str, Any]:
         "clipped": {"clip": True, "optimizer": torch.optim.SGD, "options": {"lr": 0.1, "momentum": 0.9}},
         "scaled": {"scale": True, "autocast": True, "clip": True},
         "bucket views": {"bucket_view": True},
-        "sampled": {"guard_options": {"every": 3}, "accumulate": 2, "zeroed": True, "clip": True},
+        "sampled": {"guard_options": {"every": 3}, "accumulate": 2, "sync_always": True, "zeroed": True},
     }
     return {name: both(**options) for name, options in ways.items()}
 
@@ -210,7 +210,7 @@ def lie() -> dict[str, Any]:
 
 
 def sampled_gradient() -> dict[str, Any]:
-    return both(Gradient(4), guard_options={"every": 3})
+    return both(Gradient(4), accumulate=3, guard_options={"every": 3})
 
 
 def sampled_weight() -> dict[str, Any]:
@@ -231,7 +231,8 @@ def sampled_tolerant() -> dict[str, Any]:
 
 def unseen() -> dict[str, Any]:
     """A gradient that is wrong in an unchecked step, as it is without a guard."""
-    return both(Gradient(3, bit=24), in_plain=Gradient(3, bit=24), guard_options={"every": 3})
+    seen = both(Gradient(3, bit=24), in_plain=Gradient(3, bit=24), guard_options={"every": 3})
+    return {**seen, "harmed": seen["bits"] != plain(guard_options={"every": 3})["bits"]}
 
 
 def sampled_lasting() -> dict[str, Any]:
