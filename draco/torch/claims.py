@@ -47,7 +47,7 @@ class Finding:
     what: str
     found: str
     repaired: str
-    lasting: bool = False  # it computed wrongly when it recomputed
+    lasting: bool = False  # it recomputed its own step wrongly, too
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ class Hearing:
             if all(runs):
                 return None
             found = "its recomputation is not what others computed"
-            return Finding(rank, "recomputation", found, "it was not used", lasting=True)
+            return Finding(rank, "recomputation", found, "it was not used", lasting=rank in self.group)
         claim = self.claims[rank]
         what = next(name for name in _LINKS if getattr(claim, name) != getattr(right, name))
         if not runs:

@@ -196,7 +196,7 @@ def test_of_a_sampled_step_a_rank_that_checks_wrongly_once_is_named() -> None:
     assert hearing.send({2: Claim(None, "f0", None, "g0")}) == Mend(())
     with pytest.raises(StopIteration) as ended:
         hearing.send({})
-    assert [(one.rank, one.what) for one in ended.value.value.findings] == [(1, "recomputation")]
+    assert [(one.rank, one.what, one.lasting) for one in ended.value.value.findings] == [(1, "recomputation", False)]
 
 
 @pytest.mark.parametrize("loss_inside", [True, False], ids=["loss inside", "loss outside"])
