@@ -26,6 +26,8 @@ from draco.experiment import Interrupted, Run, here, run
 from draco.job import to_yaml
 from draco.tasks import Task
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 HERE = Path(__file__).parent
 JOB: dict[str, Any] = {
     "name": "largest", "workers": 5, "batch_size": 30, "steps": 6, "scheme": {"name": "cyclic", "adversaries": 1},
