@@ -177,6 +177,7 @@ def _check_count(job: Job, about: tuple[str, ...]) -> Iterator[Fault]:
 def _check_attack_needs(job: Job, about: tuple[str, ...]) -> Iterator[Fault]:
     """Yield what the attack cannot do in this job."""
     declared, given, count = attack(job), job.attack, byzantine_count(job)
+    scheme = SCHEMES[job.scheme.name]
     assert declared is not None
     if declared.needs_honest and count >= job.workers:
         message = f"{given.name} needs an honest worker, {count} of {job.workers} are Byzantine"
@@ -186,12 +187,12 @@ def _check_attack_needs(job: Job, about: tuple[str, ...]) -> Iterator[Fault]:
             declared.usual_strength(job.workers, count)
         except ValueError as e:
             yield Fault(option_path(job, "attack", declared.strength), f"is missing: {e}", about)
-    if fault := declared.fault(SCHEMES[job.scheme.name]):
+    if fault := declared.fault(scheme):
         yield Fault("attack.name", fault, about)
-    if SCHEMES[job.scheme.name].expels and given.who != "fixed":
+    if scheme.expels and given.who != "fixed":
         message = f"must be fixed: {job.scheme.name} expels who is proven to lie, got {given.who}"
         yield Fault("attack.who", message, ("scheme.name",))
-    if job.scheme.get("uplink") == "digest" and given.ranks is None and given.who == "placed":
+    if scheme.rounds(job.scheme.given()) and given.ranks is None and given.who == "placed":
         message = "must be fixed, drawn or rotating: with scheme.uplink digest no worker has a row, got placed"
         yield Fault("attack.who", message, ("scheme.uplink", "attack.name"))
     if declared.lasting and (given.who != "fixed" or given.until_step is not None):

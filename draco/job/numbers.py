@@ -37,7 +37,7 @@ def _sizes(job: Job, of: Callable[..., Sizes]) -> Sizes:
 
 def in_rounds(job: Job) -> bool:
     """Say whether a step of the job's scheme takes several rounds, as it has a protocol instead of a code."""
-    return SCHEMES[job.scheme.name].expels or job.scheme.get("uplink") == "digest"
+    return SCHEMES[job.scheme.name].in_rounds(job.scheme.given())
 
 
 def keeps_rows(job: Job) -> bool:

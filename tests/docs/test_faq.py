@@ -123,9 +123,10 @@ RIGHT = (
 )
 
 
-@pytest.mark.parametrize(("where", "message"), list(raised()))
-def test_every_message_has_an_entry(where: str, message: str) -> None:
-    assert any(message.startswith(entry) for entry in ENTRIES), f"{where}: {message}"
+def test_every_message_has_an_entry() -> None:
+    messages = list(raised())
+    assert len(messages) > 200
+    assert [f"{where}: {said}" for where, said in messages if not any(said.startswith(each) for each in ENTRIES)] == []
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
