@@ -53,7 +53,7 @@ def test_times_are_the_medians_of_the_given_clock() -> None:
     a = torch.randn(256, 256)
     ticks = count()
     costs = measure(lambda: a @ a, clock=lambda: float(next(ticks)), generator=torch.Generator(), numbers=7)
-    assert costs == Costs(1.0, 1.0, 7, 256 * 256)
+    assert costs == Costs(1.0, 1.0, 7, 256 * 256, 1.0)
 
 
 def test_computations_that_change_products_in_place_are_measured_too() -> None:

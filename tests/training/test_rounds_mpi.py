@@ -20,7 +20,7 @@ def of(run: Path, kind: str) -> list[dict]:
     return [event for event in events.read(run / "events.jsonl") if event["event"] == kind]
 
 
-@pytest.mark.parametrize("scheme", ["reactive", "verified", "checked"])
+@pytest.mark.parametrize("scheme", ["reactive", "verified", "checked", "checked, verifiers: 1", "checked, sample: 1"])
 def test_over_mpi_and_simulated_the_model_has_the_same_bits_and_the_same_worker_is_out(
     folder: Path, scheme: str, train
 ) -> None:
