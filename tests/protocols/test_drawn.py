@@ -119,7 +119,7 @@ def test_the_worker_of_a_false_transcript_is_expelled_and_who_passed_it_may_have
             return lying(ask) if ask.worker == min({1, 2, 3, 4} - {first.worker}) else DENIED
         return honest(ask)
 
-    outcome, asked = drive(step(who, 4, 2, 2), with_replays(says, {1, 2, 3, 4}))
+    outcome, _ = drive(step(who, 4, 2, 2), with_replays(says, {1, 2, 3, 4}))
     assert vectors(outcome) == right(4, 2)
     assert [*who.expelled] == [first.worker]
     assert who.expelled[first.worker].claimed == "mm, product 1, is false"
@@ -191,7 +191,7 @@ def test_once_a_lie_is_found_every_pair_of_the_step_needs_as_many_verifiers_as_l
         who = court(n, s, seed)
         said = with_replays(lambda ask: (unlike if ask.worker == 3 else honest)(ask))
         for number in range(1, 4):
-            outcome, asked = drive(step(who, n, s, a, number), said)
+            _, asked = drive(step(who, n, s, a, number), said)
             if 3 in who.expelled:
                 break
         confirmed = Counter(ask.partition for asks in asked for ask in asks if ask.send == "verdict")
