@@ -168,9 +168,14 @@ def sized(transcript: Tensor) -> Tensor:
     return torch.cat([as_bytes(torch.tensor([transcript.numel()])), as_bytes(transcript)])
 
 
-def enclosed(transcripts: Sequence[Tensor]) -> Tensor:
-    """Return transcripts as a task encloses them."""
-    return torch.cat([sized(transcript) for transcript in transcripts])
+def deposit_of(item: Item, frame: Tensor) -> Tensor:
+    """Return a transcript with its length as it came, in memory of its own."""
+    return frame[item.start - 8 : item.stop].clone()
+
+
+def enclosed(deposits: Sequence[Tensor]) -> Tensor:
+    """Return transcripts as a task encloses them; one alone is not copied."""
+    return deposits[0] if len(deposits) == 1 else torch.cat(list(deposits))
 
 
 def disclosed(values: Tensor) -> list[Tensor]:

@@ -63,7 +63,7 @@ class Driver:
         # The vectors of this step and of the one before (2, k, d), and which rows of them are taken.
         self._kept = torch.empty(2, protocol.partitions, format_.elements)
         self._taken: list[set[int]] = [set(), set()]
-        self._deposits: dict[tuple[int, int], Tensor] = {}  # (worker, partition) of this step -> its transcript
+        self._deposits: dict[tuple[int, int], Tensor] = {}  # (worker, partition) of this step -> its transcript, as it came
 
     def run(
         self, rounds: Rounds[T], court: Court, step: int, model: Tensor, leak: Leaked,
@@ -218,16 +218,17 @@ class Driver:
             return pairs.bytes_of(frame, item)
         if item.ask.send == "sketch":
             return pairs.sketch_of(item, frame)
-        transcript = pairs.transcript_of(item, frame)
         if item.ask.send == "deposit":
-            self._deposits[item.ask.worker, item.ask.partition] = transcript
+            self._deposits[item.ask.worker, item.ask.partition] = pairs.deposit_of(item, frame)
             return b""
+        transcript = pairs.transcript_of(item, frame)
         commitment = pairs.digest(transcript) if item.ask.send == "opening" else b""
         return self._made(item.ask, transcript, commitment)
 
     def _replayed(self, ask: Ask) -> Answer:
         """Replay a deposit, for the last time, with every product compared whole."""
-        return self._made(ask, self._deposits.pop((ask.of, ask.partition)))
+        (transcript,) = pairs.disclosed(self._deposits.pop((ask.of, ask.partition)))
+        return self._made(ask, transcript)
 
     def _made(self, ask: Ask, transcript: Tensor, commitment: bytes = b"") -> Answer:
         """Return the vector of a transcript, with the digest that it has as it travels; its memory is used up."""

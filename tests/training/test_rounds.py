@@ -276,3 +276,25 @@ def test_every_cut_of_a_frame_is_refused() -> None:
         other[transcript.start - 8 : transcript.start] = pairs.as_bytes(torch.tensor([numbers]))
         assert isinstance(pairs.unpack(other, length, asks, format_, 1), str)
     assert pairs.asks_of(1, pairs.numbers_of(asks)) == asks
+
+
+def test_transcripts_are_handed_on_as_they_came() -> None:
+    format_ = wire.Wire(3, "float32", "none")
+    asks = [Ask(1, 1, 1, "commitment"), Ask(1, 1, 0, "deposit"), Ask(1, 1, 1, "deposit"), Ask(1, 1, 2, "deposit")]
+    transcripts = [torch.arange(5.0), torch.zeros(0), torch.ones(2)]
+    items = [torch.ones(32, dtype=torch.uint8), *map(pairs.sized, transcripts)]
+    frame = torch.zeros(pairs.room(asks, format_, 5), dtype=torch.uint8)
+    length = pairs.pack(items, format_, 1, wire.Timing(0.0, 0.0), frame)
+    found = pairs.unpack(frame, length, pairs.in_order(asks), format_, 1)
+    assert not isinstance(found, str)
+    commitment, *deposits = found[1]
+    assert pairs.bytes_of(frame, commitment) == b"\1" * 32
+    kept = [pairs.deposit_of(item, frame) for item in deposits]
+    task = Task(3, 2, (5,), (1, 0, 3, 0), loads=False, enclosed=pairs.enclosed(kept))
+    again, size = Task.of(task.numbers())
+    assert again == task._replace(enclosed=None)
+    assert task.enclosed is not None
+    assert size == len(task.enclosed) == 3 * 8 + 4 * 7
+    assert [each.tolist() for each in pairs.disclosed(task.enclosed)] == [each.tolist() for each in transcripts]
+    assert pairs.enclosed(kept[:1]) is kept[0]
+    assert isinstance(pairs.unpack(frame, length - 1, pairs.in_order(asks), format_, 1), str)
