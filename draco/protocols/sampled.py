@@ -85,6 +85,7 @@ class _Sample:
 
     def openings(self, answers: dict[tuple[int, Send], Answer]) -> None:
         """Compare what was opened with what was sent; what is not opened is not used."""
+        late: set[int] = set()
         for pair in self.drawn:
             worker, vector, commitment = self.sent[pair]
             answer = answers[pair, "opening"]
@@ -96,11 +97,23 @@ class _Sample:
                 else:
                     self.opened.add(pair)
             elif answer is None:
-                self.court.watched.add(worker)
-                self.dealer.silent.add(worker)
-        out = {self.sent[pair][0] for pair in self.drawn if pair not in self.opened}
-        out |= self.court.expelled.keys()
-        self.sent = {pair: sent for pair, sent in self.sent.items() if pair in self.opened or sent[0] not in out}
+                late.add(worker)
+        self._watch(late)
+        self._drop({*self.court.expelled})
+
+    def unable(self) -> None:
+        """Watch those who are to open something and cannot be asked now, as they are late or have ended."""
+        self._watch({self.sent[pair][0] for pair in self.drawn} - {*self.court.present})
+
+    def _watch(self, workers: set[int]) -> None:
+        self.court.watched |= workers
+        self.dealer.silent |= workers
+        self._drop(workers)
+
+    def _drop(self, workers: set[int]) -> None:
+        """Use nothing of these workers that they have not opened."""
+        self.sent = {pair: sent for pair, sent in self.sent.items() if pair in self.opened or sent[0] not in workers}
+        self.drawn = [pair for pair in self.drawn if pair in self.sent]
 
     def draw(self, pairs: list[int]) -> None:
         """Draw which of the pairs that came are to be opened; of watched workers all are."""
@@ -118,6 +131,7 @@ class _Sample:
 def _step(partitions: int, sample: float, court: Court, step: int, committed: Committed | None) -> Rounds[Outcome]:
     state = _Sample(court, step, sample)
     while True:
+        state.unable()
         missing = [pair for pair in range(partitions) if pair not in state.sent]
         if not missing and not state.drawn:
             ordered = [state.sent[pair] for pair in range(partitions)]

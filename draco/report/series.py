@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from draco import metrics
-from draco.runs import expulsions
 
 Record = Mapping[str, Any]
 Floats = NDArray[np.float64]
@@ -203,7 +202,7 @@ def _about(event: Record) -> str:
         partitions = ", ".join(map(str, event.get("partitions") or ()))
         return f"step {event['step']}, for false vectors of partitions {partitions or '?'}"
     if kind == "watched":
-        return expulsions.watched(event)
+        return f"worker {event['rank']} did not open its commitment at step {event['step']}"
     if kind == "stop_early":
         return f"{event['metric']} was best at step {event.get('best_step', '?')}"
     return ": ".join(str(event[key]) for key in ("state", "message") if event.get(key))

@@ -121,6 +121,19 @@ def test_what_else_the_one_who_fails_has_sent_in_the_step_is_given_to_others_unl
     assert seen > 20
 
 
+def test_who_has_ended_before_it_is_asked_to_open_is_not_asked_and_not_used() -> None:
+    who = court(5, 2)
+    rounds = step(who, 5, 2, 1.0)
+    asks = next(rounds)
+    gone = asks[0].worker
+    who.absent = {gone}
+    said = with_replays(honest)
+    further = rounds.send({ask: said(ask) for ask in asks})
+    assert gone not in {ask.worker for ask in further}
+    assert asks[0].partition in {ask.partition for ask in further if ask.send == "vector"}
+    assert who.watched == {gone}
+
+
 def test_an_honest_worker_that_is_late_costs_no_more_than_replays() -> None:
     who = court(5, 1)
     late = with_replays(lambda ask: None if ask.worker == 3 and ask.send == "opening" and ask.step < 4 else honest(ask))
