@@ -63,7 +63,8 @@ class Driver:
         # The vectors of this step and of the one before (2, k, d), and which rows of them are taken.
         self._kept = torch.empty(2, protocol.partitions, format_.elements)
         self._taken: list[set[int]] = [set(), set()]
-        self._deposits: dict[tuple[int, int], Tensor] = {}  # (worker, partition) of this step -> its transcript, as it came
+        # (worker, partition) of this step -> its transcript, as it came
+        self._deposits: dict[tuple[int, int], Tensor] = {}
 
     def run(
         self, rounds: Rounds[T], court: Court, step: int, model: Tensor, leak: Leaked,
