@@ -20,17 +20,20 @@ def of(run: Path, kind: str) -> list[dict]:
     return [event for event in events.read(run / "events.jsonl") if event["event"] == kind]
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("scheme", ["reactive", "verified", "checked", "checked, verifiers: 1", "checked, sample: 1"])
-def test_over_mpi_and_simulated_the_model_has_the_same_bits_and_the_same_worker_is_out(
-    folder: Path, scheme: str, train
-=======
 @pytest.mark.parametrize(
-    ("scheme", "transport"), [("reactive", "mpi"), ("reactive", "torch"), ("verified", "torch"), ("checked", "mpi")]
+    ("scheme", "transport"),
+    [
+        ("reactive", "mpi"),
+        ("reactive", "torch"),
+        ("verified", "torch"),
+        ("checked", "mpi"),
+        ("checked, verifiers: 1", "mpi"),
+        ("checked, verifiers: 1", "torch"),
+        ("checked, sample: 1", "torch"),
+    ],
 )
 def test_in_processes_and_simulated_the_model_has_the_same_bits_and_the_same_worker_is_out(
     folder: Path, scheme: str, transport: str, train
->>>>>>> main
 ) -> None:
     attack = "{name: reverse_gradient, ranks: [2], from_step: 2}"
     write_job(folder, scheme=scheme, attack=attack, steps=5, workers=4, transport=transport)
