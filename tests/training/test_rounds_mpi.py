@@ -29,7 +29,6 @@ def of(run: Path, kind: str) -> list[dict]:
         ("checked", "mpi"),
         ("checked, verifiers: 1", "mpi"),
         ("checked, verifiers: 1", "torch"),
-        ("checked, sample: 1", "torch"),
     ],
 )
 def test_in_processes_and_simulated_the_model_has_the_same_bits_and_the_same_worker_is_out(
