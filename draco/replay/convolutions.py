@@ -72,7 +72,7 @@ def check_convolution_backward(
             1, 0, got.view(weight.shape[1:]), want.reshape(weight.shape[1:]), one.numel(), lambda: norm(grad) * rms(x)
         )
     if by_bias:
-        yield Equation(2, 0, torch.dot(r, out[2]), one.sum(), one.numel(), lambda: norm(one))
+        yield Equation(2, 0, torch.dot(r, out[2]), one.sum(), one.numel(), lambda: norm(grad))
 
 
 def _contract(rows: Tensor, images: Tensor) -> Tensor:

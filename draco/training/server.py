@@ -217,6 +217,8 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
         about = {"vote": vote, "vote_reason": why} if voted else _about_shards(built)
         if built.protocol is not None and built.protocol.failure is not None:
             about |= {"failure_probability": built.protocol.failure}
+        if built.protocol is not None and built.protocol.expected_false is not None:
+            about |= {"expected_false": built.protocol.expected_false}
         server = _server(built, training, transport, run, log, greetings)
         if isinstance(server, PairServer) and server.replayer is not None:
             advice = server.replayer.advice(training.flat, sizes(job).partitions, job.scheme.adversaries)
@@ -295,6 +297,8 @@ def _resume(training: Training, run: Path, log: EventLog) -> None:
     if has_court(training.job):  # who was expelled after that checkpoint has no other try
         for found in expulsions(events.read(run / "events.jsonl"), forgets=False).values():
             training.proofs.setdefault(found.rank, Proof(*found[1:]))
+        watched = (event for event in events.read(run / "events.jsonl") if event["event"] == "watched")
+        training.watched |= {event["rank"] for event in watched}
     if used is not None:
         out = {str(rank): proof._asdict() for rank, proof in sorted(training.proofs.items())}
         log.write(

@@ -21,7 +21,15 @@ def of(run: Path, kind: str) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "transport"), [("reactive", "mpi"), ("reactive", "torch"), ("verified", "torch"), ("checked", "mpi")]
+    ("scheme", "transport"),
+    [
+        ("reactive", "mpi"),
+        ("reactive", "torch"),
+        ("verified", "torch"),
+        ("checked", "mpi"),
+        ("checked, verifiers: 1", "mpi"),
+        ("checked, verifiers: 1", "torch"),
+    ],
 )
 def test_in_processes_and_simulated_the_model_has_the_same_bits_and_the_same_worker_is_out(
     folder: Path, scheme: str, transport: str, train
