@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from draco.job import Job
+from draco.launch import plan
 from draco.runs.events import Tail
 
 QUIET_S = 10.0  # without a sign of life from the server before the nodes are asked
@@ -59,7 +60,7 @@ class Watch:
             self._beat, self._heard = beat, self._clock()
             self._read()
         quiet = self._clock() - self._heard
-        if quiet < QUIET_S or self._job.launcher == "simulate":  # it waits for no other process
+        if quiet < QUIET_S or not plan.of(self._job).starter:  # it waits for no other process
             self._silent = {}
             return ""
         if self._clock() - self._asked >= LOOK_EVERY_S:

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from draco.job import Job, parse, to_yaml
-from draco.launch.plan import Plan, plan
+from draco.launch.plan import plan
+from draco.launch.planned import Plan
 from draco.launch.progress import Progress
 from draco.launch.run import Ended, Stops, run
 from draco.runs import directory as run_directory

@@ -1,0 +1,94 @@
+"""Training among processes that somebody else has started: `draco join`, which every one of them runs."""
+
+import argparse
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from draco.cli import arguments, console, train
+from draco.cli.jobs import read_job, require_weights
+from draco.errors import JobError, MissingError
+
+if TYPE_CHECKING:
+    from draco.job import Job
+    from draco.launch.joining import Joined
+
+
+def add(commands: Any) -> None:
+    """Add `draco join` to the parser."""
+    parser = arguments.command(
+        commands, "join", join, "be one of the processes of a job that torchrun or srun has started",
+        "Every process runs this same command; rank 0 is the server, and there is one process more than workers. "
+        "draco train starts its own.",
+    )  # fmt: skip
+    parser.add_argument("job", type=arguments.path, metavar="JOB", help="job file, such as jobs/quickstart.yaml")
+    arguments.add_set(parser)
+    parser.add_argument("--resume", action="store_true", help="go on with the newest unfinished run of this job")
+    parser.add_argument("--new", action="store_true", help="start anew beside an unfinished run of this job")
+    arguments.add_runs(parser)
+    parser.set_defaults(recorded_code=False, checked=False)
+
+
+def join(args: argparse.Namespace) -> int:
+    """Run `draco join`."""
+    from draco.launch import joining
+
+    place = joining.joined()
+    if place is None:
+        raise MissingError(
+            "draco join: this process is none of several: start it by torchrun or srun (docs/launchers.md), or let "
+            "draco train start them"
+        )
+    job = read_job(args.job, [*args.set, f"launcher={place.launcher}"])
+    if place.size != job.workers + 1:
+        raise JobError(
+            [
+                f"{args.job}: workers: {place.launcher} has started {place.size} processes, which are a server and "
+                f"{place.size - 1} workers, and the job has {job.workers}: start {job.workers + 1}, or "
+                f"--set workers={place.size - 1}"
+            ]
+        )
+    return _work(args, job, place) if place.rank else _serve(args, job, place)
+
+
+def _serve(args: argparse.Namespace, job: "Job", place: "Joined") -> int:
+    """Open the run, be its server to its end, and look after it."""
+    from draco.job import warnings
+    from draco.launch import ready, supervise
+    from draco.launch.progress import Progress
+
+    said = console.messages()
+    own = train.own_code(args, job, said)
+    for warning in warnings(job):
+        said.print(f"warning: {args.job}: {warning}", style="yellow", highlight=False)
+    job = ready.here(job)
+    require_weights(job)
+    ready.require(args.job, job)
+    taken = ready.take(args.runs, job, own, None, said, resume=args.resume, new=args.new)
+    said.print(f"{job.name}: {taken.run}", highlight=False)
+    progress = Progress(taken.run / "events.jsonl", said, f"joined as the server of {job.workers} workers")
+    outcome = supervise.supervise(job, taken.run, None, progress, held=taken.hold, joined=environment(place))
+    return train.finish(taken.run, outcome.status, outcome.output, "the same command, with --resume")
+
+
+def _work(args: argparse.Namespace, job: "Job", place: "Joined") -> NoReturn:
+    """Become a worker, which the server alone ends: a signal to all processes is for the server to answer."""
+    from pathlib import Path
+
+    from draco.code import gather, recorded, store
+    from draco.launch.environment import launch_environment, process_environment
+
+    pack = gather.gather(job).pack
+    code = recorded.Copy(store.put(pack, Path(store.STORE)), pack.digest).environment if pack.files else {}
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # also in what this process becomes
+    sys.stdout.flush()
+    needed = {**process_environment(job.threads), **code, **environment(place)}
+    argv = [sys.executable, "-m", "draco", "rank", str(args.runs / f"{job.name}-joined")]
+    os.execve(sys.executable, argv, launch_environment(os.environ, needed))
+
+
+def environment(place: "Joined") -> dict[str, str]:
+    """Return what a rank of a joined launch is told: where it is, and how the ranks talk."""
+    return dict(place.environment)

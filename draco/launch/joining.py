@@ -1,0 +1,75 @@
+"""The place of this process among many that somebody else has started: a user's own torchrun, or srun.
+
+Every process runs the same command, `draco join JOB`. Rank 0 opens the run and is its server, with the supervisor that
+any run has; the others become workers, and follow. What ranks are told is torch.distributed's, whoever started them.
+"""
+
+import os
+import subprocess
+import zlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from draco.errors import MissingError
+from draco.job import LauncherName
+
+# Of torchrun's variables, besides which ranks need the store that its own process keeps.
+_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_STEP = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_JOB_ID", "SLURM_STEP_ID")
+_PORTS = range(20_000, 30_000)  # of a step of Slurm's; systems take higher ones for outgoing connections
+
+
+class Joined(NamedTuple):
+    """One process among those that somebody has started."""
+
+    launcher: LauncherName
+    rank: int
+    size: int
+    environment: Mapping[str, str]  # what tells a rank where it is and where the others are
+    name: str  # of this start; all its processes have the same, and no other start has
+
+
+def joined(environ: Mapping[str, str] | None = None) -> Joined | None:
+    """Return the place of this process, None where it is no one of several."""
+    environ = os.environ if environ is None else environ
+    if all(name in environ for name in _TORCHRUN):
+        told = {name: value for name, value in environ.items() if name.startswith("TORCHELASTIC_")}
+        told |= {name: environ[name] for name in _TORCHRUN}
+        start = [environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT")]
+        return Joined(
+            "torchrun", int(environ["RANK"]), int(environ["WORLD_SIZE"]), told, "/".join(["torchrun", *start])
+        )
+    if all(name in environ for name in _STEP):
+        rank, size, nodes, *step = (environ[name] for name in _STEP)
+        name = ".".join(step)
+        address = environ.get("MASTER_ADDR") or _first(nodes)
+        port = environ.get("MASTER_PORT") or str(_PORTS[zlib.crc32(name.encode()) % len(_PORTS)])
+        told = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": address, "MASTER_PORT": port}
+        return Joined("slurm", int(rank), int(size), told, f"slurm/{name}")
+    return None
+
+
+def of_several(environ: Mapping[str, str] | None = None) -> Joined | None:
+    """Return the place of this process where it is one of two or more that were started alike."""
+    environ = os.environ if environ is None else environ
+    if "TORCHELASTIC_RUN_ID" in environ or "SLURM_STEP_NUM_TASKS" in environ:
+        found = joined({**environ, "MASTER_ADDR": environ.get("MASTER_ADDR", "unknown")})
+        return found if found and found.size > 1 else None
+    return None
+
+
+def _first(nodelist: str) -> str:
+    """Return the first node of a list such as n[1-3], where rank 0 is.
+
+    Raises:
+        MissingError: Slurm's own tool cannot say it here.
+    """
+    try:
+        made = subprocess.run(
+            ["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True, check=False, timeout=60
+        )
+        return made.stdout.split()[0]
+    except (OSError, IndexError, subprocess.TimeoutExpired) as error:
+        raise MissingError(
+            f"scontrol cannot say here which node is the first of {nodelist}: set MASTER_ADDR to its name"
+        ) from error
