@@ -44,7 +44,7 @@ def join(args: argparse.Namespace) -> int:
     if place.size != job.workers + 1:
         raise JobError(
             [
-                f"{args.job}: workers: {place.launcher} has started {place.size} processes, which are a server and "
+                f"{args.job}: workers: {place.starter} has started {place.size} processes, which are a server and "
                 f"{place.size - 1} workers, and the job has {job.workers}: start {job.workers + 1}, or "
                 f"--set workers={place.size - 1}"
             ]

@@ -83,7 +83,13 @@ def _early(args: argparse.Namespace) -> "Iterator[ForkServer | None]":
 
 def _train(args: argparse.Namespace, early: "ForkServer | None") -> int:
     from draco.job import warnings
+    from draco.launch import joining
 
+    if place := joining.of_several():
+        raise RefusedError(
+            f"draco train: this is process {place.rank} of {place.size} that {place.starter} has started, and each "
+            "would begin a run of its own: let them run draco join, or start draco train once"
+        )
     if args.recorded_code and not args.resume:
         raise RefusedError("--recorded-code: only with --resume; it goes on with the code that a run has recorded")
     _load_recorded(args)
@@ -193,7 +199,7 @@ def finish(directory: Path, status: "Status", output: str, again: str) -> int:
         return 0
     if output:
         console.warn(output)
-    return ended(str(directory), status, again)
+    return tell_end(str(directory), status, again)
 
 
 # On a cluster
@@ -229,10 +235,16 @@ def _on_cluster(cluster: "Cluster", args: argparse.Namespace, job: "Job", own: "
     status = remote.attend(cluster, run, said, _again(args), replace=loss.name == "replace", on_demand=loss.on_demand)
     if status.state == "succeeded":
         return remote.same(cluster, ["report", run])
-    return ended(run, status, _again(args), f"make cluster-up NAME={cluster.name} && ")
+    return ended(args, run, status)
 
 
-def ended(run: str, status: "Status", again: str, repair: str = "") -> int:
+def ended(args: argparse.Namespace, run: str, status: "Status") -> int:
+    """Say how a run ended that did not succeed, and which make command goes on with it; return the exit code."""
+    cluster = where.target(args)
+    return tell_end(run, status, _again(args), f"make cluster-up NAME={cluster.name} && " if cluster else "")
+
+
+def tell_end(run: str, status: "Status", again: str, repair: str = "") -> int:
     """Say how a run ended that did not succeed and how to go on, after a loss with `repair`; return the exit code."""
     if status.state == "interrupted":
         console.warn(f"{run}: interrupted at step {status.step}; go on with: {again}")

@@ -28,6 +28,11 @@ class Joined(NamedTuple):
     environment: Mapping[str, str]  # what tells a rank where it is and where the others are
     name: str  # of this start; all its processes have the same, and no other start has
 
+    @property
+    def starter(self) -> str:
+        """The program that has started it."""
+        return "srun" if self.launcher == "slurm" else self.launcher
+
 
 def joined(environ: Mapping[str, str] | None = None) -> Joined | None:
     """Return the place of this process, None where it is no one of several."""

@@ -1,0 +1,97 @@
+"""`draco join`: the place of a process among those that somebody else has started."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import slurm_stand_in
+
+from draco.errors import JobError, MissingError, RefusedError
+from draco.launch.joining import joined, of_several
+
+ELASTIC = {"TORCHELASTIC_RUN_ID": "r", "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+TORCHRUN = {"RANK": "2", "WORLD_SIZE": "5", "MASTER_ADDR": "n1", "MASTER_PORT": "29500"}
+STEP = {
+    "SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "5", "SLURM_STEP_NODELIST": "n[1-3]", "SLURM_JOB_ID": "7",
+    "SLURM_STEP_ID": "1",
+}  # fmt: skip
+JOB = """{name: a, workers: 2, model: fc, data: synthetic, batch_size: 6, steps: 2, scheme: uncoded, eval_every: 0}"""
+
+
+def test_a_process_of_torchruns_has_the_place_that_it_is_told() -> None:
+    found = joined({**ELASTIC, **TORCHRUN, "LOCAL_RANK": "0", "HOME": "/home/me"})
+    assert found is not None
+    assert (found.launcher, found.rank, found.size) == ("torchrun", 2, 5)
+    assert found.environment == {**ELASTIC, **TORCHRUN}
+    again = joined({**ELASTIC, **TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "1"})
+    assert again is not None
+    assert found.name != again.name
+
+
+def test_a_task_of_sruns_is_told_where_the_first_node_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(slurm_stand_in.install(tmp_path)))
+    found = joined(STEP)
+    assert found is not None
+    assert (found.launcher, found.rank, found.size, found.name) == ("slurm", 3, 5, "slurm/7.1")
+    port = int(found.environment["MASTER_PORT"])
+    assert found.environment == {"RANK": "3", "WORLD_SIZE": "5", "MASTER_ADDR": "n1", "MASTER_PORT": str(port)}
+    assert 20_000 <= port < 30_000
+    others = joined({**STEP, "SLURM_PROCID": "4"}), joined({**STEP, "SLURM_STEP_ID": "2"})
+    assert [other and other.environment["MASTER_PORT"] == str(port) for other in others] == [True, False]
+    told = joined({**STEP, "MASTER_ADDR": "x", "MASTER_PORT": "5"})
+    assert told is not None
+    assert told.environment.items() >= {"MASTER_ADDR": "x", "MASTER_PORT": "5"}.items()
+
+
+def test_a_batch_script_and_a_shell_are_no_rank() -> None:
+    assert joined({}) is None
+    assert joined({"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "5"}) is None
+    assert joined({"RANK": "2", "WORLD_SIZE": "5"}) is None
+
+
+def test_without_slurms_tool_the_address_must_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingError, match=r"which node is the first of n\[1-3\]: set MASTER_ADDR"):
+        joined(STEP)
+
+
+@pytest.mark.parametrize(
+    ("environ", "several"),
+    [
+        ({**ELASTIC, **TORCHRUN}, True),
+        (STEP, True),
+        ({**STEP, "SLURM_STEP_NUM_TASKS": "1"}, False),  # a shell that srun --pty has opened
+        (TORCHRUN, False),  # somebody's own variables, which may be left of anything
+        ({}, False),
+    ],
+)
+def test_who_is_one_of_several_is_known_without_asking_anybody(environ: dict[str, str], several: bool) -> None:
+    assert (of_several(environ) is not None) == several
+
+
+def draco(folder: Path, *words: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    (folder / "a.yaml").write_text(JOB)
+    return subprocess.run(
+        [sys.executable, "-m", "draco", *words], capture_output=True, text=True, check=False, cwd=folder, timeout=100,
+        env=environment,
+    )  # fmt: skip
+
+
+def test_what_is_started_otherwise_than_it_needs_is_told_so(tmp_path: Path) -> None:
+    alone = draco(tmp_path, "join", "a.yaml", environment={})
+    assert (alone.returncode, alone.stderr) == (
+        MissingError.exit_code,
+        "draco join: this process is none of several: start it by torchrun or srun (docs/launchers.md), or let draco "
+        "train start them\n",
+    )
+    many = draco(tmp_path, "join", "a.yaml", environment={**ELASTIC, **TORCHRUN})
+    assert (many.returncode, many.stderr) == (
+        JobError.exit_code,
+        "a.yaml: workers: torchrun has started 5 processes, which are a server and 4 workers, and the job has 2: start "
+        "3, or --set workers=4\n",
+    )
+    twice = draco(tmp_path, "train", "a.yaml", environment={**ELASTIC, **TORCHRUN})
+    assert twice.returncode == RefusedError.exit_code
+    assert twice.stderr.startswith("draco train: this is process 2 of 5 that torchrun has started, and each would ")
+    assert not (tmp_path / "runs").exists()
