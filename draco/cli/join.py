@@ -68,7 +68,7 @@ def _serve(args: argparse.Namespace, job: "Job", place: "Joined") -> int:
     taken = ready.take(args.runs, job, own, None, said, resume=args.resume, new=args.new)
     said.print(f"{job.name}: {taken.run}", highlight=False)
     progress = Progress(taken.run / "events.jsonl", said, f"joined as the server of {job.workers} workers")
-    outcome = supervise.supervise(job, taken.run, None, progress, held=taken.hold, joined=environment(place))
+    outcome = supervise.supervise(job, taken.run, None, progress, held=taken.hold, joined=place.told)
     return train.finish(taken.run, outcome.status, outcome.output, "the same command, with --resume")
 
 
@@ -84,11 +84,6 @@ def _work(args: argparse.Namespace, job: "Job", place: "Joined") -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # also in what this process becomes
     sys.stdout.flush()
-    needed = {**process_environment(job.threads), **code, **environment(place)}
+    needed = {**process_environment(job.threads), **code, **place.told}
     argv = [sys.executable, "-m", "draco", "rank", str(args.runs / f"{job.name}-joined")]
     os.execve(sys.executable, argv, launch_environment(os.environ, needed))
-
-
-def environment(place: "Joined") -> dict[str, str]:
-    """Return what a rank of a joined launch is told: where it is, and how the ranks talk."""
-    return dict(place.environment)

@@ -70,6 +70,11 @@ class Job(Section):
         "mpi: one process per worker, by mpirun; torchrun, slurm: by these; simulate: all in one process, each "
         "partition computed once.",
     )
+    transport: Literal["mpi", "torch"] | None = described(
+        None,
+        "What processes talk by. mpi: Open MPI; torch: TCP, met by the variables of torch.distributed, without MPI; "
+        "null: torch where torchrun or slurm starts them, mpi otherwise.",
+    )
     threads: int = described(1, "Torch threads of every process.", ge=1, le=1024)
     device: Literal["cpu", "cuda"] = described("cpu", "Where gradients are computed.")
     task: TaskSection | None = described(

@@ -71,8 +71,8 @@ KINDS = (  # the first that a name matches counts; a name that none matches is p
         "what shells and make on the way would read",
     ),
     Kind(
-        ("DRACO_CODE", "DRACO_CODE_DIGEST", "DRACO_SPARES_OTHERS"), False,
-        "where another run's own code is, and what started it: a launch names its own",
+        ("DRACO_CODE", "DRACO_CODE_DIGEST", "DRACO_TRANSPORT", "DRACO_JOINED", "DRACO_SPARES_OTHERS"), False,
+        "another run's transport, what started it, and where its own code is: a launch names its own",
     ),
     Kind(("COLUMNS", "LINES", "FORCE_COLOR", "CLICOLOR_FORCE"), False, "a terminal's, and output goes to files"),
 )  # fmt: skip

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from draco.errors import MissingError
 from draco.job import LauncherName
+from draco.launch.meeting import PORTS
+from draco.runs import spoken
 
 # Of torchrun's variables, besides which ranks need the store that its own process keeps.
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _STEP = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_JOB_ID", "SLURM_STEP_ID")
-_PORTS = range(20_000, 30_000)  # of a step of Slurm's; systems take higher ones for outgoing connections
 
 
 class Joined(NamedTuple):
@@ -27,6 +28,11 @@ class Joined(NamedTuple):
     size: int
     environment: Mapping[str, str]  # what tells a rank where it is and where the others are
     name: str  # of this start; all its processes have the same, and no other start has
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What a rank of it is told: where it is, how the ranks talk, and by which name they know each other."""
+        return {**self.environment, spoken.NAME: "torch", spoken.JOINED: self.name}
 
     @property
     def starter(self) -> str:
@@ -48,7 +54,7 @@ def joined(environ: Mapping[str, str] | None = None) -> Joined | None:
         rank, size, nodes, *step = (environ[name] for name in _STEP)
         name = ".".join(step)
         address = environ.get("MASTER_ADDR") or _first(nodes)
-        port = environ.get("MASTER_PORT") or str(_PORTS[zlib.crc32(name.encode()) % len(_PORTS)])
+        port = environ.get("MASTER_PORT") or str(PORTS[zlib.crc32(name.encode()) % len(PORTS)])
         told = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": address, "MASTER_PORT": port}
         return Joined("slurm", int(rank), int(size), told, f"slurm/{name}")
     return None

@@ -4,6 +4,7 @@ import json
 import zlib
 from pathlib import Path
 
+from draco.launch import meeting
 from draco.launch import rank_placement as placing
 from draco.launch.environment import ALWAYS
 from draco.launch.planned import Plan, Start
@@ -27,6 +28,8 @@ _FAULT_TOLERANT = ("--with-ft", "ulfm")
 
 def plan(start: Start) -> Plan:
     """The server on the head and workers on the nodes of the roster, or all of them here where there is none."""
+    address = start.roster.nodes[0].address if start.roster else meeting.HERE
+    start = start._replace(ranks={**start.ranks, **meeting.environment(start.job, start.run, address, start.port)})
     return _cluster(start, start.roster) if start.roster else _local(start)
 
 

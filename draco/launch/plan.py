@@ -52,6 +52,7 @@ def plan(
     home: str | None = None,
     forks: str | None = None,
     code: Copy | None = None,
+    port: int | None = None,
     allocation: Allocation | None = None,
     joined: Mapping[str, str] | None = None,
 ) -> Plan:
@@ -59,13 +60,14 @@ def plan(
 
     `home` is the user's, by default that of the user database where HOME is not set. `forks` is the name of the fork
     server that ranks are forked by (fork_client.py); without it each starts by itself. `code` is where ranks find the
-    job's own code, the same place on every node; None: it has none. `allocation` is what a scheduler has given. With
-    `joined` somebody else has started all ranks, and rank 0 alone is planned, in that environment.
+    job's own code, the same place on every node; None: it has none. `port` is where ranks that mpirun starts meet
+    without MPI; None: what follows from the run's name. `allocation` is what a scheduler has given. With `joined`
+    somebody else has started all ranks, and rank 0 alone is planned, in that environment.
     """
     launcher = of(job)
     ranks = {**process_environment(job.threads), **({fork_client.NAME: forks} if forks and launcher.forks else {})}
     ranks |= code.environment if code else {}
-    start = Start(job, run, {**ranks, **(joined or {})}, python, home or _home(), roster, allocation)
+    start = Start(job, run, {**ranks, **(joined or {})}, python, home or _home(), roster, port, allocation)
     return Plan(start.rank, tuple(start.ranks.items())) if joined else launcher.plan(start)
 
 

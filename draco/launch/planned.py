@@ -43,6 +43,7 @@ class Start(NamedTuple):
     python: str = sys.executable
     home: str = "/"  # the user's
     roster: Roster | None = None  # the nodes of a cluster of Draco's
+    port: int | None = None  # of this machine's, free, for a launcher that has none of its own
     allocation: Allocation | None = None  # what a scheduler has given
 
     @property

@@ -17,9 +17,11 @@ from typing import Any
 
 from draco.errors import MissingError, NotConfiguredError
 from draco.job import Job
+from draco.launch import meeting
 from draco.launch.environment import launch_environment
 from draco.launch.facts import facts
 from draco.launch.planned import Allocation, Plan, Start
+from draco.runs import spoken
 
 NAME = "srun"
 EXAMPLE = "examples/slurm/train.sbatch"
@@ -106,13 +108,14 @@ def plan(start: Start) -> Plan:
     given = start.allocation or allocation(start.job)
     nodes = deal(given, start.job)
     used = list(dict.fromkeys(nodes))
-    meeting = {"MASTER_ADDR": used[0], "MASTER_PORT": "PORT" if given.port is None else str(given.port)}
+    port = "PORT" if given.port is None else str(given.port)
+    told = {spoken.NAME: "torch", "MASTER_ADDR": used[0], "MASTER_PORT": port}
     argv = (
         *_srun(used), "--ntasks", str(len(nodes)), "--distribution", "cyclic",
         "--cpus-per-task", str(start.job.threads), *_FAULT_TOLERANT, *start.rank,
     )  # fmt: skip
     files = ((start.run / "launch" / "nodes.json", json.dumps(nodes[1:])),)
-    return Plan(argv, tuple({**start.ranks, **meeting, **given.environment}.items()), files, starter=NAME)
+    return Plan(argv, tuple({**start.ranks, **told, **given.environment}.items()), files, starter=NAME)
 
 
 def _srun(nodes: Sequence[str]) -> tuple[str, ...]:
@@ -162,6 +165,8 @@ def faults(
                 f"{node}: does not see {folder.absolute()}: launcher slurm needs a file system that all nodes share; "
                 "name a folder on one with --runs DIR"
             )
+        if node == nodes[0] and answer["port"] is None:
+            found.append(f"{node}: has no free port from {meeting.PORTS.start} to {meeting.PORTS.stop - 1}")
         if not answer["knows"]:
             found.append(f"{node}: does not know an address of {nodes[0]}, where the server will be")
         found += [

@@ -9,6 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
+from draco.launch import meeting
 from draco.launch.facts import facts
 
 
@@ -16,7 +17,7 @@ def answer(folder: Path, name: str) -> dict[str, object]:
     """Return the node's name, whether it sees the folder and knows the other node, a free port, and its facts."""
     return {
         "node": os.environ.get("SLURMD_NODENAME", socket.gethostname()), "sees": folder.is_dir(), "knows": _knows(name),
-        "port": free_port(), "facts": facts(),
+        "port": meeting.free_port(), "facts": facts(),
     }  # fmt: skip
 
 
@@ -25,13 +26,6 @@ def _knows(name: str) -> bool:
         return bool(socket.getaddrinfo(name, None))
     except OSError:
         return False
-
-
-def free_port() -> int:
-    """Return a port of this machine's that nobody listens on now; somebody may before it is used."""
-    with socket.socket() as found:
-        found.bind(("", 0))
-        return int(found.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from draco import files
 from draco.errors import DracoError, MissingError, NotConfiguredError, OwnCodeError, TrainingError
 from draco.job import Job
 from draco.job.sections import OnLossSection
-from draco.launch import every_node, fork_client, keep, preflight, rank_placement, worker_code
+from draco.launch import every_node, fork_client, keep, meeting, preflight, rank_placement, worker_code
 from draco.launch import plan as launching
 from draco.launch.changes import Changes, Notifications
 from draco.launch.decide import End, Relaunch, Seen, decide
@@ -116,7 +116,10 @@ def _supervise(
                 return _not_begun(directory, "failed", error)
             except (MissingError, NotConfiguredError) as error:  # the allocation, or nodes of it
                 return _not_begun(directory, "lost", error)
-            planned = launching.plan(job, directory, here, forks=forks, code=code, allocation=allocation, joined=joined)
+            planned = launching.plan(
+                job, directory, here, forks=forks, code=code, port=meeting.free_port(), allocation=allocation,
+                joined=joined,
+            )  # fmt: skip
             ended = run(planned, directory, progress, stops, look, watch.gone)
             fruitless = 0 if watch.stepped else fruitless + 1
             (directory / "stop").unlink(missing_ok=True)  # before the user's request is looked for: see ask_to_stop

@@ -7,12 +7,13 @@ ends well itself. Where no fork server can be had the rank is torchrun's own pro
 
 from draco.launch import fork_client
 from draco.launch.planned import Plan, Start
+from draco.runs import spoken
 
 NAME = "torchrun"
 _MODULE = "torch.distributed.run"
 _LOOPBACK = "127.0.0.1"
-# One machine: nothing but its loopback device is used. torchrun is given 3 s to end its ranks, less than it has itself.
-_ENVIRONMENT = {"GLOO_SOCKET_IFNAME": "lo", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3", fork_client.SPARES: "1"}
+# torchrun is given 3 s to end its ranks, which is less than it has itself.
+_ENVIRONMENT = {spoken.NAME: "torch", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3", fork_client.SPARES: "1"}
 
 
 def plan(start: Start) -> Plan:

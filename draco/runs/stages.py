@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from draco.runs import spoken
+
 # up: its Python runs. imported: so is torch, and the others are about to be met. joined: they have met (MPI_Init).
 # told: it has the job. ready: data is loaded, and the server and it have found each other.
 STAGES = ("up", "imported", "joined", "told", "ready")
-# mpirun's, torchrun's and srun's; the innermost counts. Draco passes none of them on to what it starts.
-_RANK = ("OMPI_COMM_WORLD_RANK", "RANK", "SLURM_PROCID")
 _LINE = re.compile(rf"draco: rank (\d+), process (\d+): ({'|'.join(STAGES)})$")
 
 
@@ -25,7 +25,7 @@ class Reached(NamedTuple):
 def say(stage: str) -> None:
     """Print that this process has reached a stage, where a launcher has said which rank it is."""
     assert stage in STAGES
-    rank = next((os.environ[name] for name in _RANK if name in os.environ), None)
+    rank = spoken.rank()
     if rank is not None and sys.stdout is not None:
         with contextlib.suppress(OSError):
             sys.stdout.write(f"draco: rank {rank}, process {os.getpid()}: {stage}\n")
