@@ -65,7 +65,7 @@ def _serve(args: argparse.Namespace, job: "Job", place: "Joined") -> int:
     job = ready.here(job)
     require_weights(job)
     ready.require(args.job, job)
-    taken = ready.take(args.runs, job, own, None, said, resume=args.resume, new=args.new)
+    taken = ready.take(args.runs, job, own, None, said, resume=args.resume or place.again, new=args.new)
     said.print(f"{job.name}: {taken.run}", highlight=False)
     progress = Progress(taken.run / "events.jsonl", said, f"joined as the server of {job.workers} workers")
     outcome = supervise.supervise(job, taken.run, None, progress, held=taken.hold, joined=place.told)
@@ -73,17 +73,25 @@ def _serve(args: argparse.Namespace, job: "Job", place: "Joined") -> int:
 
 
 def _work(args: argparse.Namespace, job: "Job", place: "Joined") -> NoReturn:
-    """Become a worker, which the server alone ends: a signal to all processes is for the server to answer."""
+    """Be a worker.
+
+    torchrun ends all processes when one fails. There this process stands for the worker, as fork_client.py does.
+    """
     from pathlib import Path
 
     from draco.code import gather, recorded, store
+    from draco.launch import fork_client
     from draco.launch.environment import launch_environment, process_environment
 
     pack = gather.gather(job).pack
     code = recorded.Copy(store.put(pack, Path(store.STORE)), pack.digest).environment if pack.files else {}
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # also in what this process becomes
     sys.stdout.flush()
     needed = {**process_environment(job.threads), **code, **place.told}
     argv = [sys.executable, "-m", "draco", "rank", str(args.runs / f"{job.name}-joined")]
-    os.execve(sys.executable, argv, launch_environment(os.environ, needed))
+    made = launch_environment(os.environ, needed)
+    if place.launcher != "torchrun":
+        os.execve(sys.executable, argv, made)
+    for number in (signal.SIGTERM, signal.SIGINT):  # they go to the worker too, which is in the same session
+        signal.signal(number, lambda *_: None)
+    fork_client.spare(os.waitpid(os.spawnve(os.P_NOWAIT, sys.executable, argv, made), 0)[1])
+    raise AssertionError("spare ends the process of a worker")

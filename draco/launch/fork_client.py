@@ -152,14 +152,14 @@ def _represent(connection: socket.socket) -> NoReturn:
         _die(signal.SIGKILL)
     status = int(json.loads(answer)["status"])
     if os.environ.get(SPARES):
-        _spare(status)
+        spare(status)
     if os.WIFSIGNALED(status):
         _die(os.WTERMSIG(status))
     os._exit(os.WEXITSTATUS(status))
 
 
-def _spare(status: int) -> None:
-    """Say that the rank was killed, as mpirun would; where it is a worker, end well, so that the others go on."""
+def spare(status: int) -> None:
+    """Of a process that stands for a rank: say that it was killed, as mpirun would; for a worker, end well."""
     rank = os.environ.get("RANK", "")
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) != signal.SIGTERM:  # by which torchrun ends those that are left
         where = f"rank {rank} on {socket.gethostname()}"

@@ -28,6 +28,7 @@ class Joined(NamedTuple):
     size: int
     environment: Mapping[str, str]  # what tells a rank where it is and where the others are
     name: str  # of this start; all its processes have the same, and no other start has
+    again: bool = False  # what has started it did so before, and has lost some of it
 
     @property
     def told(self) -> dict[str, str]:
@@ -46,10 +47,9 @@ def joined(environ: Mapping[str, str] | None = None) -> Joined | None:
     if all(name in environ for name in _TORCHRUN):
         told = {name: value for name, value in environ.items() if name.startswith("TORCHELASTIC_")}
         told |= {name: environ[name] for name in _TORCHRUN}
-        start = [environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT")]
-        return Joined(
-            "torchrun", int(environ["RANK"]), int(environ["WORLD_SIZE"]), told, "/".join(["torchrun", *start])
-        )
+        start, restarts = (environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RUN_ID", "RESTART_COUNT"))
+        rank, size = environ["RANK"], environ["WORLD_SIZE"]
+        return Joined("torchrun", int(rank), int(size), told, f"torchrun/{start}/{restarts}", again=restarts != "0")
     if all(name in environ for name in _STEP):
         rank, size, nodes, *step = (environ[name] for name in _STEP)
         name = ".".join(step)

@@ -16,12 +16,13 @@ from draco.runs.directory import State, Status
 _ERROR = re.compile(r"[\w.]+(Error|Exception|Interrupt)\b.*:")  # the last line of a traceback
 # What ranks print that lost the one they speak to; the cause is elsewhere.
 _BROKEN = re.compile(r"(mpi4py\.)?MPI\.Exception: |draco\.errors\.WorkerError: ")
-_KILLED = (  # in what mpirun says; the process that stands for a rank (fork_client.py); torchrun, of its own processes
+_KILLED = (  # in what mpirun says; torchrun, of its own processes; those processes, of the ranks that they stand for
     re.compile(r"process rank (?P<rank>\d+) with PID \S+ on node (?P<node>\S+) exited on\s+signal (?P<signal>\d+)"),
-    re.compile(r"draco: rank (?P<rank>\d+) on (?P<node>\S+) was killed by signal (?P<signal>\d+)"),
     re.compile(
-        r"host\s+: (?P<node>\S+)\s+rank\s+: (?P<rank>\d+) \(local_rank: \d+\)\s+exitcode\s+: -(?P<signal>(?!15\b)\d+)"
+        r"Root Cause \(first observed failure\):\s+\[\d+\]:\s+time\s+: \S+\s+host\s+: (?P<node>\S+)\s+"
+        r"rank\s+: (?P<rank>\d+) \(local_rank: \d+\)\s+exitcode\s+: -(?P<signal>(?!15\b)\d+)"
     ),
+    re.compile(r"draco: rank (?P<rank>\d+) on (?P<node>\S+) was killed by signal (?P<signal>\d+)"),
 )
 # srun names its ranks 1,3-5 and signals in words; it says the same of all of them where it ends the step itself.
 _KILLED_TASKS = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (Out Of Memory|[A-Z][a-z]+(?: [a-z]+)?)")

@@ -23,9 +23,9 @@ class Reached(NamedTuple):
 
 
 def say(stage: str) -> None:
-    """Print that this process has reached a stage, where a launcher has said which rank it is."""
+    """Print that this process has reached a stage, where a launcher of Draco's has said which rank it is."""
     assert stage in STAGES
-    rank = spoken.rank()
+    rank = None if spoken.JOINED in os.environ else spoken.rank()
     if rank is not None and sys.stdout is not None:
         with contextlib.suppress(OSError):
             sys.stdout.write(f"draco: rank {rank}, process {os.getpid()}: {stage}\n")

@@ -1,6 +1,7 @@
 """The part of one process in a run: rank 0 is the server, the others are workers; or one process is all of them."""
 
 import importlib
+import os
 import signal
 import sys
 import time
@@ -49,6 +50,7 @@ def main(run: Path, simulate: bool) -> None:
         if rank:
             worker_side = transport.worker_side(spoken.name(run), rank)
             stages.say("joined")
+            _leave_signals_to_the_server()
             whole = _work(rank, worker_side)
         else:
             _obey_signals(run)
@@ -184,6 +186,13 @@ def simulated_workers(built: Built) -> Sequence[Worker | ByzantineWorker | PairW
         ByzantineWorker(job, worker, knowledge) if adversary.may_be_byzantine(job, worker.rank) else worker
         for worker in honest
     ]
+
+
+def _leave_signals_to_the_server() -> None:
+    """Where others than Draco have started the ranks, and signal them all: the server ends the run after its step."""
+    if spoken.JOINED in os.environ:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _obey_signals(run: Path) -> None:

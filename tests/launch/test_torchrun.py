@@ -101,7 +101,7 @@ def test_who_stands_for_a_worker_ends_well_and_says_who_was_killed(
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setattr(fork_client.socket, "gethostname", lambda: "here")
     monkeypatch.setattr(os, "_exit", ends.append)
-    fork_client._spare(status)
+    fork_client.spare(status)
     assert (ends, capsys.readouterr().out) == ([] if code is None else [code], said)
 
 
