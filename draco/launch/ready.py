@@ -66,10 +66,12 @@ def require_allocation(job: Job, runs: Path, said: Console) -> None:
         MissingError: there is no allocation here, or it is too small.
         NotConfiguredError: a node does not see the runs, or is not as this one.
     """
-    if meet := plan.of(job).meet:
+    launcher = plan.of(job)
+    if launcher.allocation and launcher.meet:
+        launcher.allocation(job)
         runs.mkdir(parents=True, exist_ok=True)
         with said.status("asking the nodes of the allocation"):
-            meet(job, runs)
+            launcher.meet(job, runs)
 
 
 def warn_of_nodes(job: Job, nodes: Roster, said: Console) -> None:

@@ -1,13 +1,14 @@
 """`draco join`: the place of a process among those that somebody else has started."""
 
-import subprocess
-import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import slurm_stand_in
 
+from draco.cli.main import main
 from draco.errors import JobError, MissingError, RefusedError
+from draco.launch import fork_client
 from draco.launch.joining import joined, of_several
 
 ELASTIC = {"TORCHELASTIC_RUN_ID": "r", "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_USE_AGENT_STORE": "True"}
@@ -17,6 +18,7 @@ STEP = {
     "SLURM_STEP_ID": "1",
 }  # fmt: skip
 JOB = """{name: a, workers: 2, model: fc, data: synthetic, batch_size: 6, steps: 2, scheme: uncoded, eval_every: 0}"""
+Draco = Callable[[str, Mapping[str, str]], tuple[int, str]]
 
 
 def test_a_process_of_torchruns_has_the_place_that_it_is_told() -> None:
@@ -70,28 +72,34 @@ def test_who_is_one_of_several_is_known_without_asking_anybody(environ: dict[str
     assert (of_several(environ) is not None) == several
 
 
-def draco(folder: Path, *words: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    (folder / "a.yaml").write_text(JOB)
-    return subprocess.run(
-        [sys.executable, "-m", "draco", *words], capture_output=True, text=True, check=False, cwd=folder, timeout=100,
-        env=environment,
-    )  # fmt: skip
+@pytest.fixture
+def draco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Draco:
+    """Return what runs a command in a folder with a job, and with some variables; it returns its code and words."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(fork_client.NAME, "of nobody, for nothing is started")
+    (tmp_path / "a.yaml").write_text(JOB)
+
+    def run(words: str, environment: Mapping[str, str]) -> tuple[int, str]:
+        with pytest.MonkeyPatch.context() as patched:
+            for name, value in environment.items():
+                patched.setenv(name, value)
+            return main(words.split()), capsys.readouterr().err
+
+    return run
 
 
-def test_what_is_started_otherwise_than_it_needs_is_told_so(tmp_path: Path) -> None:
-    alone = draco(tmp_path, "join", "a.yaml", environment={})
-    assert (alone.returncode, alone.stderr) == (
+def test_what_is_started_otherwise_than_it_needs_is_told_so(draco: Draco) -> None:
+    assert draco("join a.yaml", {}) == (
         MissingError.exit_code,
         "draco join: this process is none of several: start it by torchrun or srun (docs/launchers.md), or let draco "
         "train start them\n",
     )
-    many = draco(tmp_path, "join", "a.yaml", environment={**ELASTIC, **TORCHRUN})
-    assert (many.returncode, many.stderr) == (
+    assert draco("join a.yaml", {**ELASTIC, **TORCHRUN}) == (
         JobError.exit_code,
         "a.yaml: workers: torchrun has started 5 processes, which are a server and 4 workers, and the job has 2: start "
         "3, or --set workers=4\n",
     )
-    twice = draco(tmp_path, "train", "a.yaml", environment={**ELASTIC, **TORCHRUN})
-    assert twice.returncode == RefusedError.exit_code
-    assert twice.stderr.startswith("draco train: this is process 2 of 5 that torchrun has started, and each would ")
-    assert not (tmp_path / "runs").exists()
+    code, said = draco("train a.yaml", {**ELASTIC, **TORCHRUN})
+    assert code == RefusedError.exit_code
+    assert said.startswith("draco train: this is process 2 of 5 that torchrun has started, and each would ")
+    assert not Path("runs").exists()

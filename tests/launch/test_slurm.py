@@ -3,20 +3,18 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import slurm_stand_in
 
+from draco.cli.main import main
 from draco.errors import MissingError, NotConfiguredError
-from draco.job import Job, parse
-from draco.launch import slurm, slurm_node
+from draco.job import Job, parse, to_yaml
+from draco.launch import fork_client, slurm, slurm_node
 from draco.launch.judge import Observed, judge, killed_ranks
 from draco.launch.plan import LAUNCHERS, plan
 from draco.launch.planned import Allocation
-from draco.runs import stages
 from draco.runs.directory import Status
 
 RUN = Path("runs/a-1")
@@ -191,29 +189,22 @@ def test_a_launch_that_srun_could_not_make_is_told_in_its_words(line: str, state
 # The command
 
 
-def draco(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "draco", *words], capture_output=True, text=True, check=False, cwd=cwd, timeout=100
-    )
-
-
 def test_a_dry_run_shows_the_command_and_outside_of_an_allocation_what_is_missing(
-    allocated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    allocated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "a.yaml").write_text("{name: a, workers: 2, model: fc, data: synthetic, batch_size: 6, steps: 1, "
-                                     "scheme: uncoded, launcher: slurm}")  # fmt: skip
-    shown = draco("train", "a.yaml", "--dry-run", cwd=tmp_path)
-    assert shown.returncode == 0, shown.stderr
-    assert "MASTER_ADDR=localhost MASTER_PORT=PORT" in shown.stdout
-    assert "srun --overlap" in shown.stdout
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(fork_client.NAME, "of nobody, for nothing is started")
+    (tmp_path / "a.yaml").write_text(to_yaml(job("workers=2")))
+    assert main(["train", "a.yaml", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "MASTER_ADDR=localhost MASTER_PORT=PORT" in shown
+    assert "srun --overlap" in shown
     assert not (tmp_path / "calls").exists()
     monkeypatch.delenv("SLURM_JOB_ID")
-    refused = draco("train", "a.yaml", cwd=tmp_path)
-    assert refused.returncode == MissingError.exit_code
-    assert refused.stderr.startswith("launcher: slurm: there is no allocation here (SLURM_JOB_ID is not set)")
+    assert main(["train", "a.yaml"]) == MissingError.exit_code
+    assert "launcher: slurm: there is no allocation here (SLURM_JOB_ID is not set)" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
 def test_only_the_ranks_of_this_machine_are_looked_at() -> None:
     assert {name for name, launcher in LAUNCHERS.items() if not launcher.here} == {"slurm"}
-    assert stages._RANK[-1] == "SLURM_PROCID"

@@ -1,7 +1,6 @@
 """torchrun: its command line, its own process beside the ranks, and what is read of its words."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from draco.launch import fork_client, fork_server, pulse, sweep
 from draco.launch.judge import Observed, judge, killed_ranks
 from draco.launch.plan import plan
 from draco.launch.planned import Plan
-from draco.runs import stages
+from draco.runs import spoken, stages
 from draco.runs.directory import Status
 
 RUN = Path("runs/a-1")
@@ -29,7 +28,7 @@ def test_a_job_is_run_by_one_torchrun_that_restarts_nothing() -> None:
     )  # fmt: skip
     environment = dict(made().environment)
     assert (
-        environment.items() >= {"OMP_NUM_THREADS": "1", "DRACO_FORK_SERVER": "abc", "GLOO_SOCKET_IFNAME": "lo"}.items()
+        environment.items() >= {"OMP_NUM_THREADS": "1", "DRACO_FORK_SERVER": "abc", "DRACO_TRANSPORT": "torch"}.items()
     )
     assert (made().files, made().roster, made().starter) == ((), None, "torchrun")
 
@@ -116,7 +115,7 @@ def test_who_stands_for_a_worker_ends_well_and_says_who_was_killed(
 def test_a_rank_of_any_launcher_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], environment: dict[str, str], rank: int
 ) -> None:
-    for name in stages._RANK:
+    for name in (spoken.JOINED, *(rank for rank, _ in spoken.NUMBERED)):
         monkeypatch.delenv(name, raising=False)
     stages.say("up")
     assert capsys.readouterr().out == ""
@@ -124,9 +123,6 @@ def test_a_rank_of_any_launcher_says_how_far_it_is(
         monkeypatch.setenv(name, value)
     stages.say("up")
     assert stages.reached([capsys.readouterr().out.rstrip()]).keys() == {rank}
-
-
-def test_its_module_is_there() -> None:
-    import importlib.util
-
-    assert importlib.util.find_spec("torch.distributed.run"), sys.path
+    monkeypatch.setenv(spoken.JOINED, "of somebody else's start, who watches over nothing")
+    stages.say("up")
+    assert capsys.readouterr().out == ""
