@@ -11,8 +11,14 @@ from draco.cli.jobs import read_job, require_weights
 from draco.errors import JobError, MissingError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from draco.job import Job
     from draco.launch.joining import Joined
+    from draco.launch.resume import Taken
+
+# How long workers of srun are met that are to end: those that may still have to import torch, and those that are left.
+_COME_S, _LEFT_S = 300.0, 20.0
 
 
 def add(commands: Any) -> None:
@@ -54,22 +60,35 @@ def join(args: argparse.Namespace) -> int:
 
 def _serve(args: argparse.Namespace, job: "Job", place: "Joined") -> int:
     """Open the run, be its server to its end, and look after it."""
-    from draco.job import warnings
-    from draco.launch import ready, supervise
+    from draco.launch import joining, supervise
     from draco.launch.progress import Progress
 
     said = console.messages()
+    try:
+        job, taken = _opened(args, job, place, said)
+    except BaseException:
+        joining.turn_away(place, _COME_S)
+        raise
+    said.print(f"{job.name}: {taken.run}", highlight=False)
+    progress = Progress(taken.run / "events.jsonl", said, f"joined as the server of {job.workers} workers")
+    outcome = supervise.supervise(job, taken.run, None, progress, held=taken.hold, joined=place.told)
+    if outcome.status.state in ("failed", "lost"):  # perhaps before it had met its workers
+        joining.turn_away(place, _LEFT_S)
+    return train.finish(taken.run, outcome.status, outcome.output, "the same command, with --resume")
+
+
+def _opened(args: argparse.Namespace, job: "Job", place: "Joined", said: "Console") -> "tuple[Job, Taken]":
+    """Return the job as it is run here and its run, once all that it needs on this machine is there."""
+    from draco.job import warnings
+    from draco.launch import ready
+
     own = train.own_code(args, job, said)
     for warning in warnings(job):
         said.print(f"warning: {args.job}: {warning}", style="yellow", highlight=False)
     job = ready.here(job)
     require_weights(job)
     ready.require(args.job, job)
-    taken = ready.take(args.runs, job, own, None, said, resume=args.resume or place.again, new=args.new)
-    said.print(f"{job.name}: {taken.run}", highlight=False)
-    progress = Progress(taken.run / "events.jsonl", said, f"joined as the server of {job.workers} workers")
-    outcome = supervise.supervise(job, taken.run, None, progress, held=taken.hold, joined=place.told)
-    return train.finish(taken.run, outcome.status, outcome.output, "the same command, with --resume")
+    return job, ready.take(args.runs, job, own, None, said, resume=args.resume or place.again, new=args.new)
 
 
 def _work(args: argparse.Namespace, job: "Job", place: "Joined") -> NoReturn:

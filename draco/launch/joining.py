@@ -4,8 +4,11 @@ Every process runs the same command, `draco join JOB`. Rank 0 opens the run and 
 any run has; the others become workers, and follow. What ranks are told is torch.distributed's, whoever started them.
 """
 
+import contextlib
 import os
+import socket
 import subprocess
+import time
 import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -67,6 +70,20 @@ def of_several(environ: Mapping[str, str] | None = None) -> Joined | None:
         found = joined({**environ, "MASTER_ADDR": environ.get("MASTER_ADDR", "unknown")})
         return found if found and found.size > 1 else None
     return None
+
+
+def turn_away(place: Joined, limit_s: float) -> None:
+    """Let the workers end that wait for a server which will not come: each is met where it is to be, and left.
+
+    torchrun ends them itself when rank 0 fails, and srun does not.
+    """
+    if place.launcher != "slurm":
+        return
+    with contextlib.suppress(OSError), socket.create_server(("", int(place.environment["MASTER_PORT"]))) as door:
+        deadline = time.monotonic() + limit_s
+        for _ in range(1, place.size):
+            door.settimeout(max(deadline - time.monotonic(), 0.01))
+            door.accept()[0].close()
 
 
 def _first(nodelist: str) -> str:
