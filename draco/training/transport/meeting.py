@@ -24,7 +24,7 @@ from draco.runs import spoken
 from draco.training.transport.contract import ranks
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
 _HELLO = struct.Struct("<8s16sq")
 _MAGIC = b"draco-1\n"
@@ -98,7 +98,7 @@ def _agent(environment: Mapping[str, str]) -> "Store | None":
     """Return what torchrun's agent keeps for this start of its ranks; None where no agent does."""
     if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
-    from torch.distributed import PrefixStore, TCPStore
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     host, port = _address(environment)
     store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=_ALL_THERE_S))
@@ -141,7 +141,8 @@ def _admitted(door: socket.socket, workers: int, digest: bytes, deadline: float)
                 strangers[connection.fileno()] = connection
                 if len(strangers) > _STRANGERS:
                     strangers.pop(next(iter(strangers))).close()
-            elif connection := strangers.pop(number, None):
+            elif number in strangers:
+                connection = strangers.pop(number)
                 rank = _rank_of(connection, digest)
                 if rank in found or not 1 <= rank <= workers:
                     connection.close()

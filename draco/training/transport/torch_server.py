@@ -39,8 +39,9 @@ class TorchServer:
     def greetings(self, timeout_s: float) -> list[bytes]:
         """See ServerTransport."""
         said = [bytearray(GREETING_BYTES) for _ in self._lines]
+        buffers = {line.rank: memoryview(each) for line, each in zip(self._lines, said, strict=True)}
         deadline = time.monotonic() + timeout_s
-        with contextlib.closing(self._answers(dict(enumerate(map(memoryview, said), start=1)))) as arrivals:
+        with contextlib.closing(self._answers(buffers)) as arrivals:
             for arrival in arrivals:
                 if arrival is None and time.monotonic() > deadline:
                     break
@@ -49,7 +50,7 @@ class TorchServer:
     def hand_momenta(self, momenta: Sequence[Tensor]) -> None:
         """See ServerTransport. Not waited for: a worker takes it when it comes up, and answers no task before."""
         for line, own in zip(self._lines, momenta, strict=True):
-            line.give(MOMENTA, memoryview(own.clone().numpy()))
+            line.give(MOMENTA, own.clone().numpy().data)
 
     def exchange(self, tasks: Sequence[Task | None], model: Tensor, frames: Tensor) -> Generator[Arrival | None]:
         """See ServerTransport."""
@@ -60,10 +61,10 @@ class TorchServer:
             if task is None:
                 continue
             if line.ready:
-                buffers[line.rank] = memoryview(frames[task.row].numpy())
-                line.give(TASK, memoryview(np.array(task.numbers(), np.int64)), owes=REPLY)
+                buffers[line.rank] = frames[task.row].numpy().data
+                line.give(TASK, np.array(task.numbers(), np.int64).data, owes=REPLY)
                 if task.loads:
-                    line.give(MODEL, memoryview(model.numpy()))
+                    line.give(MODEL, model.numpy().data)
             elif line.expelled:
                 yield line.rank, line.expelled
         yield from self._answers(buffers)
@@ -85,7 +86,7 @@ class TorchServer:
         """See ServerTransport. Nobody is waited for who may not be listening."""
         listening = [line for line in self._lines if line.ready]
         for line in self._lines:
-            line.give(TASK, memoryview(np.array(Task(-1, 0).numbers(), np.int64)))
+            line.give(TASK, np.array(Task(-1, 0).numbers(), np.int64).data)
         deadline = time.monotonic() + _STOP_LIMIT_S
         while time.monotonic() < deadline and any(line.sending for line in listening):
             self._turn({}, _WAIT_MS)

@@ -38,24 +38,24 @@ class TorchWorker:
         size = self._head(MOMENTA)
         if size != out.nbytes:
             raise WorkerError(f"the server's momenta have {size} bytes, this worker's {out.nbytes}")
-        self._receive(memoryview(out.numpy()))
+        self._receive(out.numpy().data)
 
     def tasks(self, model: Tensor) -> Iterator[Task]:
         """Yield every task until the server says stop; the step's model is in `model`."""
         while True:
             numbers = np.empty(self._head(TASK) // 8, np.int64)
-            self._receive(memoryview(numbers))
+            self._receive(numbers.data)
             task = Task.of(numbers.tolist())
             if task.step < 0:
                 return
             if task.loads:
                 assert self._head(MODEL) == model.nbytes
-                self._receive(memoryview(model.numpy()))
+                self._receive(model.numpy().data)
             yield task
 
     def reply(self, frame: Tensor, length: int) -> None:
         """Send the first `length` bytes of `frame`."""
-        self._send(REPLY, memoryview(frame[:length].numpy()))
+        self._send(REPLY, frame[:length].numpy().data)
 
     def _head(self, tag: int) -> int:
         """Wait for a message with that tag, which is the next; return its size in bytes."""
