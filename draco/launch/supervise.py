@@ -108,7 +108,7 @@ def _supervise(
                 starting=_starting(job, directory, here) if launcher.here and not joined else lambda now: "",
             )  # fmt: skip
             changes = Changes(notifications, out, _returning(job, directory, roster))
-            look = _looking(watch, changes, stops)
+            look = _looking(watch, changes, stops, alone=joined is not None)
             try:
                 code = worker_code.of_run(directory, here)
                 allocation = launcher.meet(job, directory) if launcher.meet and not joined else None
@@ -197,13 +197,19 @@ def _returning(job: Job, directory: Path, roster: Roster | None) -> Callable[[Se
     return lambda names: preflight.fit(roster, job, directory, names)
 
 
-def _looking(watch: Watch, changes: Changes, stops: Stops) -> Callable[[], str]:
-    """Return what is called throughout a launch: it asks for an end at the next step, or says why it must end now."""
+def _looking(watch: Watch, changes: Changes, stops: Stops, *, alone: bool) -> Callable[[], str]:
+    """Return what is called throughout a launch: it asks for an end at the next step, or says why it must end now.
+
+    Where the server is `alone` its supervisor's, a signal that it shares with the workers may have ended them before it
+    had met them, and it would wait for them.
+    """
 
     def look() -> str:
         # A launch that has taken no step yet is not stopped for a node that is back: something is gained by each.
         if changes.look(may_return=watch.stepped) and not stops.ours:
             stops.stop()
+        if alone and stops.asked and not watch.begun:
+            return "its processes had not met"
         return watch()
 
     return look

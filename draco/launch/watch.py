@@ -78,6 +78,12 @@ class Watch:
         return f"nothing was heard from the server for {quiet:.0f} s" if quiet > limit else ""
 
     @property
+    def begun(self) -> bool:
+        """Whether the server of this launch has met its workers."""
+        self._read()
+        return self._started
+
+    @property
     def stepped(self) -> bool:
         """Whether this launch has taken a step."""
         self._read()

@@ -1,5 +1,6 @@
 """`draco join`: the place of a process among those that somebody else has started."""
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import slurm_stand_in
 from draco.cli.main import main
 from draco.errors import JobError, MissingError, RefusedError
 from draco.launch import fork_client
-from draco.launch.joining import joined, of_several
+from draco.launch.joining import joined, of_several, turn_away
+from draco.launch.meeting import free_port
+from draco.training.transport import ServerGone, meeting
+from draco.training.transport.torch_worker import TorchWorker
 
 ELASTIC = {"TORCHELASTIC_RUN_ID": "r", "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_USE_AGENT_STORE": "True"}
 TORCHRUN = {"RANK": "2", "WORLD_SIZE": "5", "MASTER_ADDR": "n1", "MASTER_PORT": "29500"}
@@ -70,6 +74,20 @@ def test_without_slurms_tool_the_address_must_be_given(tmp_path: Path, monkeypat
 )
 def test_who_is_one_of_several_is_known_without_asking_anybody(environ: dict[str, str], several: bool) -> None:
     assert (of_several(environ) is not None) == several
+
+
+def test_workers_of_srun_that_wait_for_a_server_which_will_not_come_are_let_go() -> None:
+    port = free_port()
+    place = joined({**STEP, "SLURM_STEP_NUM_TASKS": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)})
+    assert place is not None
+    turning = threading.Thread(target=turn_away, args=(place, 20.0))
+    turning.start()
+    environment = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    for rank in (1, 2):
+        with meeting.reach(place.name, rank, environment) as connection, pytest.raises(ServerGone):
+            TorchWorker(connection).job()
+    turning.join(20.0)
+    assert not turning.is_alive()
 
 
 @pytest.fixture
