@@ -185,6 +185,19 @@ def test_a_reply_that_is_late_goes_into_no_row_and_its_worker_takes_part_again(c
     assert here.frames[0].tolist() == [ord("y")] * FRAME
 
 
+def test_a_worker_that_comes_up_late_takes_part_though_its_greeting_is_longer_than_a_reply(cluster) -> None:
+    here = cluster(1)
+    here.server.announce("a job")
+    assert here.server.greetings(0.0) == [b""]
+    side = TorchWorker(here.ends[0])
+    assert side.job() == "a job"
+    assert here.exchange(1) == {}
+    side.greet(bytes(FRAME + 1))
+    assert here.server.ready() == {1}
+    here.answering(1)
+    assert here.exchange(2) == {1: FRAME}
+
+
 def test_one_that_ends_in_the_midst_of_its_reply_is_gone(cluster) -> None:
     here = cluster(2)
     here.answering(2)

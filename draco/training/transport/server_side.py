@@ -68,7 +68,7 @@ class MpiServer:
         self._announced: list[MPI.Request] = []
         self._handed: dict[int, MPI.Request] = {}
         self._given: list[Tensor] = []
-        self._largest = GREETING_BYTES  # that an owed message may be; all buffers are of this size
+        self._largest = GREETING_BYTES  # that a reply may be; all buffers for them are of this size
 
     def announce(self, text: str) -> None:
         """Send every worker the job: workers see no run directory, which holds a secret and is on the head."""
@@ -228,7 +228,8 @@ class MpiServer:
             if message is None:
                 break
             size = status.Get_count(MPI.BYTE)
-            if status.Get_tag() != peer.owes or size > self._largest:
+            most = GREETING_BYTES if peer.owes == TAG_GREETING else self._largest
+            if status.Get_tag() != peer.owes or size > most:
                 unasked = status.Get_tag() != peer.owes
                 peer.expelled = refused = peer.expelled or (UNASKED if unasked else TOO_LONG)
                 self._throw_away(peer, message, size)
