@@ -24,12 +24,12 @@ from draco.errors import DracoError, MissingError, NotConfiguredError, OwnCodeEr
 from draco.job import Job
 from draco.job.sections import OnLossSection
 from draco.launch import every_node, fork_client, keep, meeting, preflight, rank_placement, worker_code
-from draco.launch import plan as launching
 from draco.launch.changes import Changes, Notifications
 from draco.launch.decide import End, Relaunch, Seen, decide
 from draco.launch.environment import launch_environment, process_environment
 from draco.launch.fork_client import ForkServer
 from draco.launch.notices import Notice, Notices
+from draco.launch.plan import LAUNCHERS, plan
 from draco.launch.progress import Progress
 from draco.launch.roster import Roster
 from draco.launch.run import Ended, Stops, ranks_by_node, run
@@ -91,7 +91,7 @@ def _supervise(
     joined: Mapping[str, str] | None,
 ) -> Outcome:
     _write(directory)
-    launcher, on_loss = launching.of(job), OnLossSection(name="fail") if joined else job.on_loss
+    launcher, on_loss = LAUNCHERS[job.launcher], OnLossSection(name="fail") if joined else job.on_loss
     progress = progress or Progress(None, Console(quiet=True), "")
     out: Mapping[str, str] = after or {}
     interruptions: list[float] = []
@@ -116,7 +116,7 @@ def _supervise(
                 return _not_begun(directory, "failed", error)
             except (MissingError, NotConfiguredError) as error:  # the allocation, or nodes of it
                 return _not_begun(directory, "lost", error)
-            planned = launching.plan(
+            planned = plan(
                 job, directory, here, forks=forks, code=code, port=meeting.free_port(), allocation=allocation,
                 joined=joined,
             )  # fmt: skip
@@ -155,7 +155,7 @@ def fork_server(job: Job, early: ForkServer | None = None) -> Iterator[str | Non
     if name := os.environ.get(fork_client.NAME):
         yield name
         return
-    if not launching.of(job).forks:
+    if not LAUNCHERS[job.launcher].forks:
         yield None
         return
     environment = launch_environment(os.environ, process_environment(job.threads))
