@@ -7,7 +7,6 @@ any run has; the others become workers, and follow. What ranks are told is torch
 import contextlib
 import os
 import socket
-import subprocess
 import time
 import zlib
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 from draco.errors import MissingError
 from draco.job import LauncherName
+from draco.launch import slurm
 from draco.launch.meeting import PORTS
 from draco.runs import spoken
 
@@ -92,12 +92,9 @@ def _first(nodelist: str) -> str:
     Raises:
         MissingError: Slurm's own tool cannot say it here.
     """
-    try:
-        made = subprocess.run(
-            ["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True, check=False, timeout=60
-        )
-        return made.stdout.split()[0]
-    except (OSError, IndexError, subprocess.TimeoutExpired) as error:
+    nodes = slurm.hostnames(nodelist)
+    if not nodes:
         raise MissingError(
             f"scontrol cannot say here which node is the first of {nodelist}: set MASTER_ADDR to its name"
-        ) from error
+        )
+    return nodes[0]

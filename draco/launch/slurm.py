@@ -53,8 +53,13 @@ def allocation(job: Job, environ: Mapping[str, str] | None = None) -> Allocation
     for program in (NAME, "scontrol"):
         if not shutil.which(program):
             raise MissingError(f"launcher: slurm: {program} is not on the PATH, though {_ID} is set")
-    given = Allocation({name: environ[name] for name in _KEPT if name in environ}, _hosts(environ[_NODES]), ())
-    given = given._replace(cores=_counts(environ[_CORES]))
+    kept = {name: environ[name] for name in _KEPT if name in environ}
+    given = Allocation(kept, hostnames(environ[_NODES]), _counts(environ[_CORES]))
+    if not given.nodes or len(given.nodes) != len(given.cores):
+        raise MissingError(
+            f"launcher: slurm: {_NODES}={environ[_NODES]} and {_CORES}={environ[_CORES]} do not go together, as "
+            "scontrol reads them: they are of no allocation, so begin another"
+        )
     room = sum(_rooms(given, job))
     if room < size:
         raise MissingError(
@@ -64,14 +69,16 @@ def allocation(job: Job, environ: Mapping[str, str] | None = None) -> Allocation
     return given
 
 
-def _hosts(nodelist: str) -> tuple[str, ...]:
-    """Return the nodes of a list such as n[1-3], as Slurm itself reads it."""
-    made = subprocess.run(
-        ["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True, check=False,
-        env=launch_environment(os.environ, {name: os.environ[name] for name in _KEPT if name in os.environ}),
-    )  # fmt: skip
-    if made.returncode or not made.stdout.split():
-        raise MissingError(f"launcher: slurm: scontrol cannot read the node list {nodelist}: {_last(made.stderr)}")
+def hostnames(nodelist: str) -> tuple[str, ...]:
+    """Return the nodes of a list such as n[1-3], as Slurm itself reads it; nothing where its tool cannot say."""
+    environment = launch_environment(os.environ, {name: os.environ[name] for name in _KEPT if name in os.environ})
+    try:
+        made = subprocess.run(
+            ["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True, check=False, env=environment,
+            timeout=_LIMIT_S,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
     return tuple(made.stdout.split())
 
 

@@ -89,6 +89,11 @@ def test_an_allocation_may_be_too_small(allocated: Path) -> None:
         slurm.allocation(job("threads=2"))
 
 
+def test_variables_that_are_of_no_allocation_are_told(allocated: Path) -> None:
+    with pytest.raises(MissingError, match=r"SLURM_JOB_NODELIST=n\[1-2\] and .*=4\(x2\),1 do not go together"):
+        slurm.allocation(job(), {**GIVEN, "SLURM_JOB_NODELIST": "n[1-2]"})
+
+
 def test_an_allocation_of_which_the_tools_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingError, match="srun is not on the PATH, though SLURM_JOB_ID is set"):
