@@ -3,15 +3,19 @@
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 import slurm_stand_in
 
 from draco.cli.main import main
 from draco.errors import JobError, MissingError, RefusedError
-from draco.launch import fork_client
+from draco.launch import fork_client, supervise
+from draco.launch.changes import Changes
 from draco.launch.joining import joined, of_several, turn_away
 from draco.launch.meeting import free_port
+from draco.launch.run import Stops
+from draco.launch.watch import Watch
 from draco.training.transport import ServerGone, meeting
 from draco.training.transport.torch_worker import TorchWorker
 
@@ -33,6 +37,7 @@ def test_a_process_of_torchruns_has_the_place_that_it_is_told() -> None:
     again = joined({**ELASTIC, **TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "1"})
     assert again is not None
     assert found.name != again.name
+    assert (found.again, again.again) == (False, True)
 
 
 def test_a_task_of_sruns_is_told_where_the_first_node_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +93,24 @@ def test_workers_of_srun_that_wait_for_a_server_which_will_not_come_are_let_go()
             TorchWorker(connection).job()
     turning.join(20.0)
     assert not turning.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("alone", "asked", "begun", "why"),
+    [
+        (True, True, False, "its processes had not met"),
+        (True, True, True, ""),
+        (True, False, False, ""),
+        (False, True, False, ""),  # of Draco's own launches no worker gets the signal
+    ],
+)
+def test_a_server_that_waits_for_workers_which_a_signal_has_ended_is_ended(
+    alone: bool, asked: bool, begun: bool, why: str
+) -> None:
+    watch, changes, stops = (create_autospec(kind, instance=True) for kind in (Watch, Changes, Stops))
+    watch.return_value, watch.begun, watch.stepped, stops.asked = "", begun, begun, asked
+    changes.look.return_value = False
+    assert supervise._looking(watch, changes, stops, alone=alone)() == why
 
 
 @pytest.fixture
