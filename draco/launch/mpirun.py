@@ -50,7 +50,7 @@ def _local(start: Start) -> Plan:
 
 def _cluster(start: Start, roster: Roster) -> Plan:
     """The server on the head and the workers dealt out to the worker nodes, started from the head over ssh."""
-    placement = placing.place(roster, start.job.workers)
+    placement = placing.place(roster, start.job.workers, start.job.device)
     folder = start.run / "launch"
     hostfile = folder / "hostfile"
     argv = (

@@ -217,7 +217,7 @@ def _looking(watch: Watch, changes: Changes, stops: Stops, *, alone: bool) -> Ca
 
 def _starting(job: Job, directory: Path, here: Roster | None) -> Starting:
     """Return what watches over the launch that is about to be made."""
-    nodes = rank_placement.nodes_of_workers(rank_placement.place(here, job.workers)) if here else None
+    nodes = rank_placement.nodes_of_workers(rank_placement.place(here, job.workers, job.device)) if here else None
     return Starting(directory / "logs", job.workers + 1, pulses(directory, here, nodes), nodes)
 
 
@@ -245,7 +245,7 @@ def _record_relaunch(job: Job, directory: Path, here: Roster | None, number: int
     """Say what the next launch is: on which nodes, and which rules no longer hold there."""
     hosts, warnings = None, list[str]()
     if here:
-        placed = rank_placement.place(here, job.workers)
+        placed = rank_placement.place(here, job.workers, job.device)
         hosts, warnings = rank_placement.nodes_of_workers(placed), rank_placement.warnings(job, here, placed)
     events.append(
         directory / "events.jsonl", "relaunch", launch=number, nodes=hosts, without=dict(action.without),
