@@ -10,7 +10,7 @@ from draco.declaration import OptionError, short
 from draco.errors import OwnCodeError
 from draco.job.fields import SECTIONS, Job
 from draco.job.messages import legal_values, properties, show
-from draco.job.numbers import aggregator_f, attack, byzantine_count, in_rounds, sizes, structure
+from draco.job.numbers import WITHOUT_MPI, aggregator_f, attack, byzantine_count, in_rounds, sizes, structure
 from draco.job.own_section import OwnSection
 from draco.job.sections import BUILT_IN_LOGGERS, DataSection
 from draco.job.unions import only_with
@@ -37,7 +37,7 @@ def check(job: Job) -> list[Fault]:
     told = {fault.path for fault in found}
     others = (
         _check_scheme, _check_own, _check_attack, _check_training, _check_realism, _check_own_code, _check_task,
-        _check_evaluation, _check_loggers,
+        _check_evaluation, _check_loggers, _check_launcher,
     )  # fmt: skip
     return [*found, *(fault for checked in others for fault in checked(job) if fault.path not in told)]
 
@@ -107,6 +107,12 @@ def _check_replay(job: Job) -> Iterator[Fault]:
     if job.precision != "float32":
         message = f"{name} replays products in float32: must be float32, got {job.precision}"
         yield Fault("precision", message, ("scheme.name",))
+
+
+def _check_launcher(job: Job) -> Iterator[Fault]:
+    """Yield a transport that the launcher does not set up."""
+    if job.launcher in WITHOUT_MPI and job.transport == "mpi":
+        yield Fault("transport", f"{job.launcher} sets up no MPI: must be torch, or leave it out", ("launcher",))
 
 
 def _check_own(job: Job) -> Iterator[Fault]:

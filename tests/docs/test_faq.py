@@ -108,7 +108,8 @@ WRONG = (
     "loggers=[{name: csv, options: {a: 1}}]", "loggers=[csv,csv]", "loggers=[tensorbord]", "tensorboard=perhaps",
     "aggregator=nowhere.py:rule", "aggregator=torch:mean", "aggregator=torch:nothing", "aggregator=rule.py",
     "optimizer=torch.optim:LBFGS", "optimizer={name: 'torch.optim:SGD', options: {lrr: 1}}",
-    "optimizer={name: 'torch.optim:SGD', lr: 1}", "schedule=torch.optim.lr_scheduler:StepLR",
+    "optimizer={name: 'torch.optim:SGD', lr: 1}",
+    "launcher=torchrun transport=mpi", "schedule=torch.optim.lr_scheduler:StepLR",
 )  # fmt: skip
 # The same for jobs that are right and get a warning.
 DOUBTFUL = (
