@@ -28,11 +28,11 @@ _CHECKS: dict[Any, Check] = {
 }
 
 
-class _Checking(ProductMode):  # type: ignore[no-untyped-call]
+class _Checking(ProductMode):
     """Takes products from a transcript where they pass their check."""
 
     def __init__(self, transcript: Tensor, generator: torch.Generator, tolerance: float | None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.transcript, self.tolerance = transcript, tolerance
         self.secrets = Secrets(generator)
         self.used, self.products = 0, 0

@@ -12,11 +12,11 @@ from draco.replay.products import Places, to_numbers
 T = TypeVar("T")
 
 
-class _Recording(ProductMode):  # type: ignore[no-untyped-call]
+class _Recording(ProductMode):
     """Copies each product at once, as later operations may change it in place."""
 
     def __init__(self, room: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.numbers = torch.empty(room)
         self.used = 0
 
