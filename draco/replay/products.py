@@ -77,7 +77,8 @@ def _convolves(x: Tensor, weight: Tensor, output: Sequence[int], transposed: boo
     if x.dtype != torch.float32 or weight.dtype != torch.float32 or transposed or groups != 1 or x.ndim not in (3, 4):
         return False
     multiply_adds = output[0] * prod(output[2:]) * weight.numel()
-    return _pays(multiply_adds, x.numel() + weight.numel() + prod(output))
+    images = x.shape[0] * prod(x.shape[2:]) * prod(weight.shape[2:])  # as many channels as places, for what is shifted
+    return _pays(multiply_adds, x.numel() + weight.numel() + prod(output) + images)
 
 
 def _channels_last(x: Tensor, weight: Tensor) -> bool:
