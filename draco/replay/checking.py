@@ -34,6 +34,7 @@ class _Checking(ProductMode):
     def __init__(self, transcript: Tensor, generator: torch.Generator, tolerance: float | None) -> None:
         super().__init__()
         self.transcript, self.tolerance = transcript, tolerance
+        self.numbers = len(transcript)
         self.secrets = Secrets(generator)
         self.used, self.products = 0, 0
         self.worst, self.where = 0.0, ""
@@ -84,9 +85,9 @@ class _Checking(ProductMode):
                 outputs.append(None)
                 continue
             end = self.used + place.numbers
-            if end > len(self.transcript):
+            if end > self.numbers:
                 what = f"{_OUTPUTS[op][number]}, product {self.products}, {'x'.join(map(str, place.shape))}"
-                raise CheatError(f"{what}: ends at number {end:,}, and the transcript has {len(self.transcript):,}")
+                raise CheatError(f"{what}: ends at number {end:,}, and the transcript has {self.numbers:,}")
             outputs.append(from_numbers(self.transcript[self.used : end], place))
             self.used = end
         return outputs

@@ -70,7 +70,7 @@ def check_convolution_backward(
         got = torch.mv(out[1].flatten(1).t(), r).view(weight.shape[1:])
         yield Equation(1, 0, got, want, one.numel(), lambda: norm(grad) * rms(x))
     if by_bias:
-        yield Equation(2, 0, torch.dot(r, out[2]), one.sum(), one.numel(), lambda: norm(one))
+        yield Equation(2, 0, torch.dot(r, out[2]), one.sum(), one.numel(), lambda: norm(grad))
 
 
 def _contract(rows: Tensor, images: Tensor) -> Tensor:

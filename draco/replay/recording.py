@@ -1,15 +1,37 @@
 """The worker's side: run a computation, and keep its products."""
 
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from draco.replay.mode import ProductMode
 from draco.replay.products import Places, to_numbers
 
 T = TypeVar("T")
+_KEPT: list[NDArray[np.float32]] = []  # memory of earlier transcripts, the last at the end
+_MOST_KEPT = 2
+_OWN = 3  # references to one of them that nobody has: of the list, of a loop, of the call that counts
+_LOCK = threading.Lock()
+
+
+def _memory(numbers: int) -> Tensor:
+    """Return memory for so many numbers: an earlier transcript's that nobody has any more, or new.
+
+    The system clears new memory page by page, which takes twice as long as to write a transcript there.
+    """
+    with _LOCK:
+        for kept in _KEPT:
+            if kept.size >= numbers and sys.getrefcount(kept) <= _OWN:
+                return torch.from_numpy(kept)
+        _KEPT.append(np.empty(numbers, np.float32))
+        del _KEPT[:-_MOST_KEPT]
+        return torch.from_numpy(_KEPT[-1])
 
 
 class _Recording(ProductMode):
@@ -17,7 +39,7 @@ class _Recording(ProductMode):
 
     def __init__(self, room: int) -> None:
         super().__init__()
-        self.numbers = torch.empty(room)
+        self.numbers = _memory(room)
         self.used = 0
 
     def product(self, op: Any, args: Sequence[Any], options: dict[str, Any], found: Places) -> Sequence[Any]:
@@ -36,7 +58,7 @@ class _Recording(ProductMode):
     def _keep(self, numbers: Tensor) -> None:
         end = self.used + len(numbers)
         if end > len(self.numbers):  # memory that nobody touches costs none
-            grown = torch.empty(2 * end)
+            grown = _memory(2 * end)
             grown[: self.used] = self.numbers[: self.used]
             self.numbers = grown
         self.numbers[self.used : end].copy_(numbers)
