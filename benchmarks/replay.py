@@ -137,7 +137,8 @@ def measured(case: Case, repeats: int) -> Measured:
         others = [_timed(call)[0] for call in (gradient, unchecked, lambda: record(gradient, room=len(transcript)))]
         fastest = [min(pair) for pair in zip(fastest, [others[0], seconds, *others[1:]], strict=True)]
     numbers = sum(parameter.numel() for parameter in parameters)
-    return Measured(*fastest, len(transcript) / numbers, worst, where)
+    gradient_s, replay_s, floor_s, record_s = fastest
+    return Measured(gradient_s, replay_s, floor_s, record_s, len(transcript) / numbers, worst, where)
 
 
 def rows(quick: bool) -> Iterator[Row]:

@@ -8,7 +8,7 @@ and more every time. The key is torch's own, for random numbers of foreign devic
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.library import Library, fallthrough_kernel
@@ -26,11 +26,11 @@ _KERNELS: list[Library] = []  # registered as long as these live
 class ProductMode:
     """Hands each product that transcripts have to `product`, in the thread that has entered it."""
 
-    def __enter__(self) -> "ProductMode":
+    def __enter__(self) -> Self:
         _register()
         vars(_LOCAL).setdefault("modes", []).append(self)
         self._guard = torch._C._IncludeDispatchKeyGuard(_KEY)
-        self._guard.__enter__()
+        self._guard.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -57,18 +57,20 @@ def _kernel(op: Any, places: Callable[[Sequence[Any]], Places | None]) -> Callab
 def _register() -> None:
     """Register the kernels, at the first use: that takes 40 milliseconds.
 
-    An operation may have a kernel for the CPU and one for any key. Under a key of its own torch takes the latter, which
+    An operation may have a kernel for a device and one for any key. Under a key of its own torch takes the latter, which
     may round otherwise. So these fall through one by one, and those that have none for any key do by the fallback.
     """
     with _LOCK:
         if _KERNELS:
             return
-        every, aten = Library("_", "IMPL", _NAME), Library("aten", "IMPL", _NAME)
+        library: Any = Library
+        every, aten = library("_", "IMPL", _NAME), library("aten", "IMPL", _NAME)
         has = torch._C._dispatch_has_kernel_for_dispatch_key
         takes = torch._C._dispatch_has_computed_kernel_for_dispatch_key
         products = {op.name() for op in PRODUCTS}
         for name in torch._C._dispatch_get_all_op_names():
-            if name.startswith("aten::") and name not in products and has(name, "CPU") and takes(name, _NAME):
+            own = name.startswith("aten::") and (has(name, "CPU") or has(name, "CUDA"))
+            if own and name not in products and takes(name, _NAME):
                 aten.impl(name, fallthrough_kernel)
         every.fallback(fallthrough_kernel)
         for op, places in PRODUCTS.items():
