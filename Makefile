@@ -75,7 +75,7 @@ data: .venv/ready ## Download or convert the data of JOB=... beforehand
 	@$(DRACO) data $(call given,JOB) $(WHERE)
 
 validate: .venv/ready ## Check every job file, or JOB=... (RUN_CODE=1: run its own task too)
-	@$(DRACO) validate $(if $(RUN_CODE),--run-code) $(if $(value JOB),$(call paths,JOB),$(wildcard jobs/*.yaml examples/*.yaml))
+	@$(DRACO) validate $(if $(RUN_CODE),--run-code) $(if $(value JOB),$(call paths,JOB),$(wildcard jobs/*.yaml jobs/gpu/*.yaml examples/*.yaml))
 
 image: ## Build the trainer image draco:latest (BASE= WHEELS_DIR= TORCH=cuda; images/README.md)
 	@images/build.sh
@@ -127,7 +127,7 @@ test-all: .venv/ready-dev ## Run all tests, with clusters, a fake AWS and faults
 	@.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) || [ $$? -eq 5 ]
 	@.venv/bin/python -m pytest -m alone tests/aws tests/cluster $(ARGS) || [ $$? -eq 5 ]
 
-SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/*.sh \
+SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/*.sh ansible/roles/gpu/files/cdi.sh \
     $(addprefix tests/aws/fake_aws/stand_ins/,aws boot.sh machine.sh mount.efs shutdown)
 
 soak: .venv/ready-cluster ## Disturb a run at random and compare its model (WHERE=local|netns|docker FAULTS=50 MINUTES=20 SEED=1)

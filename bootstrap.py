@@ -150,10 +150,11 @@ def install(venv: Venv, state: "dict[str, str]", before: "dict[str, str]") -> No
 def install_torch(venv: Venv, build: str, constraints: "list[str]") -> None:
     """Install torch. The package index holds the CUDA build for Linux; uv knows where the CPU build is kept.
 
-    A pip whose configuration already leads to a CPU build (a mirror, a wheel folder) is asked first.
+    A pip whose configuration already leads to a CPU build (a mirror, a wheel folder) is asked first. Left to itself it
+    would prefer that build to the CUDA one, whose version has no suffix.
     """
     if build == "cuda":
-        venv.step("installing torch (CUDA build)", venv.pip(*constraints, f"torch=={TORCH}"))
+        venv.step("installing torch (CUDA build)", venv.pip(*constraints, f"torch=={TORCH},!={TORCH}+cpu"))
         return
     configured = venv.pip(*constraints, f"torch=={TORCH}+cpu")
     if not venv.step("installing torch (CPU build) as pip is configured", configured, required=False):

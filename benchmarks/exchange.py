@@ -19,6 +19,7 @@ from draco.launch.plan import Plan, plan
 from draco.runs import events
 from draco.runs.directory import create
 
+ANY = "{name: exchange, model: lenet, data: synthetic, scheme: uncoded, batch_size: 45, steps: 1, workers: 1}"
 LENET, LARGE = 431_080, 8_000_000  # parameters
 # A worker that knows how long the server waits, and answers just before. There are 180 samples for each, so that a step
 # takes well above 50 ms, and an allowance of 2 s is a small part of 200 steps.
@@ -29,14 +30,17 @@ SLOW = "{name: slow, delay: patience, ranks: [2]}"
 
 def rows(quick: bool) -> Iterator[Row]:
     """Yield a step's communication against a copy, and steps with a slow worker against steps without."""
-    for n, d in [(1, 40_000)] if quick else [(n, d) for d in (LENET, LARGE) for n in (1, 9, 15)]:
-        text = "{name: exchange, model: lenet, data: synthetic, scheme: uncoded, batch_size: 45, steps: 1, workers: %d}"
-        made = plan(parse(text % n, "bench"), Path("unused"))
-        head = made.argv[: made.argv.index("-m")]
-        argv = [*head, "-m", "mpi4py", "-m", "benchmarks.receive", str(d), "3" if quick else "25", str(d)]
-        figures = json.loads(_printed(made._replace(argv=tuple(argv))).splitlines()[-1])
-        ratio = figures["received"] / figures["copied"]
-        yield Row("model out, replies in", f"n={n} d={d:,}", figures["received"], "a copy of 2*n*d floats", ratio, 3.0)
+    sizes = [(1, 40_000)] if quick else [(n, d) for d in (LENET, LARGE) for n in (1, 9, 15)]
+    for transport, most in (("mpi", 3.0), ("torch", 6.0)):
+        for n, d in sizes:
+            given = [f"workers={n}", f"transport={transport}"]
+            made = plan(parse(ANY, "bench", given), Path("unused"))
+            head = made.argv[: made.argv.index("-m")]
+            argv = [*head, "-m", "mpi4py", "-m", "benchmarks.receive", str(d), "3" if quick else "25", str(d)]
+            figures = json.loads(_printed(made._replace(argv=tuple(argv))).splitlines()[-1])
+            ratio = figures["received"] / figures["copied"]
+            what = f"n={n} d={d:,} by {transport}"
+            yield Row("model out, replies in", what, figures["received"], "a copy of 2*n*d floats", ratio, most)
     steps = 8 if quick else 200
     lasted = {name: _lasted(steps, attack, quick) for name, attack in (("none", "none"), ("slow", SLOW))}
     ratio = lasted["slow"] / lasted["none"]

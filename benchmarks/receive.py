@@ -1,5 +1,7 @@
 """The time of an exchange with n processes against that of copying its bytes; benchmarks run it by mpirun.
 
+The transport is the one that DRACO_TRANSPORT names.
+
 mpirun -n 16 python -m benchmarks.receive D REPEATS [P]      replies of D floats to a model of P, 1 by default
 """
 
@@ -10,7 +12,9 @@ from statistics import median
 
 import torch
 
-from draco.training.transport import MpiServer, MpiWorker, Task, new_frames, rank_and_size
+from draco.training.transport import Task, new_frames, rank_and_size, server_side, worker_side
+
+NAME = "receive"
 
 
 def main(d: int, repeats: int, p: int = 1) -> None:
@@ -19,11 +23,11 @@ def main(d: int, repeats: int, p: int = 1) -> None:
     model = torch.zeros(p)
     rank, size = rank_and_size()
     if rank:
-        transport, frame = MpiWorker(), new_frames(1, 4 * d)[0]
+        transport, frame = worker_side(NAME, rank), new_frames(1, 4 * d)[0]
         for _ in transport.tasks(model):
             transport.reply(frame, 4 * d)
         return
-    server = MpiServer()
+    server = server_side(NAME, size)
     frames, source, copies = new_frames(size - 1, 4 * d), new_frames(size - 1, 4 * d), torch.zeros(size - 1, p)
     received, copied = [], []
     for step in range(1, repeats + 2):

@@ -209,7 +209,7 @@ def _room(cluster: "Cluster") -> str:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from draco.cluster import remote, state, status
+    from draco.cluster import gpus, remote, state, status
     from draco.cluster.backend import BACKENDS
 
     cluster = state.chosen(args.name)
@@ -217,7 +217,11 @@ def _status(args: argparse.Namespace) -> int:
     states = backend.states(cluster, folder)
     run = remote.snapshot(cluster) if states["head"] == "running" else None
     notes = backend.notes(cluster, folder)
-    found = status.gather(cluster, states, backend.images(cluster, folder), run, _room(cluster), notes)
+    running = [node for node, each in states.items() if each == "running"]
+    found = status.gather(
+        cluster, states, backend.images(cluster, folder), run, _room(cluster), notes,
+        gpus.asked(cluster, folder, running),
+    )  # fmt: skip
     if args.json:
         print(json.dumps(found, indent=1))
         return 0

@@ -9,9 +9,11 @@ the same, but Podman 4.3 does not heal a cut node.
 import ipaddress
 import json
 import os
+import re
+import shutil
 import subprocess
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +21,8 @@ from typing import Any
 
 from draco.cluster.backend import HEAD, Cluster, Node, Request, Say, State, names, quietly
 from draco.cluster.eviction import Eviction, by_hand, writing
+from draco.cluster.gpus import LIST
+from draco.cluster.gpus import listed as gpus_listed
 from draco.errors import MissingError, RefusedError
 from draco.launch.notices import PATH as NOTICE
 
@@ -26,6 +30,7 @@ PYTHON = "/opt/draco/bin/python"
 USER = "draco"
 WORK = "/srv/draco"
 _CLUSTER, _NODE, _ADDRESS = "draco.cluster", "draco.node", "draco.address"  # labels
+_TORCH = "draco.torch"  # label of an image
 _MOST_WORKERS = 200
 _START_LIMIT_S = 20
 
@@ -36,6 +41,9 @@ _CONFINED = (
     "--pids-limit", "4096", "--ulimit", "nofile=8192:8192",
 )  # fmt: skip
 _SHARED_MEMORY = "1g"
+_CDI = "nvidia.com/gpu"  # kind of device
+# All nodes have all GPUs, as they have all cores. Triton compiles there what it then loads, which /tmp does not allow.
+_WITH_GPUS = ("--device", f"{_CDI}=all", "--tmpfs", "/tmp/triton:exec,mode=1777")
 
 # Asked from inside, because a container's address cannot be reached from a Mac.
 _AWAIT_SSHD = f"""\
@@ -57,8 +65,10 @@ def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
     """See Backend: missing nodes are created; stopped, paused and disconnected ones are repaired."""
     if request.workers > _MOST_WORKERS:
         raise RefusedError(f"WORKERS={request.workers}: containers take at most {_MOST_WORKERS} worker nodes")
-    cores = _cores()
+    told = _told()
+    cores = _cores(told)
     image = image_id(request.image)
+    gpus = engine_gpus(told) if torch_build(request.image) == "cuda" else 0
     found = _containers(request.name)
     _refuse_contradictions(request, image, found)
     subnet = _subnet(request.name, found)
@@ -68,10 +78,11 @@ def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
     cpus = cpus or max(1.0, cores / len(nodes))
     _make_volumes(request.name)
     with ThreadPoolExecutor(len(nodes)) as pool:
-        list(pool.map(lambda node: _bring_up(request, node, found.get(node.name), image, cpus), nodes))
+        list(pool.map(lambda node: _bring_up(request, node, found.get(node.name), image, cpus, gpus), nodes))
     return Cluster(
         request.name, "docker", nodes, str(subnet), "node", PYTHON, USER, _created(request.name),
-        {"image": request.image, "image_id": image, "cpus": cpus, "cores": cores, "memory_mb": request.memory_mb},
+        {"image": request.image, "image_id": image, "cpus": cpus, "cores": cores, "memory_mb": request.memory_mb,
+         "gpus": {node.name: gpus for node in nodes}},
     )  # fmt: skip
 
 
@@ -197,10 +208,32 @@ def _explained(about: str, said: str) -> str:
     return f"{about}: {line}"
 
 
-def _cores() -> int:
+def _told() -> dict[str, Any]:
+    """Return what the engine tells of itself."""
+    told: dict[str, Any] = json.loads(_engine("info", "--format", "{{json .}}"))
+    return told
+
+
+def _cores(told: Mapping[str, Any]) -> int:
     """Return the number of cores of the machine that the engine runs on: on a Mac that is a virtual one."""
-    told = json.loads(_engine("info", "--format", "{{json .}}"))
     return int(told["NCPU"] if "NCPU" in told else told["host"]["cpus"])  # Docker; Podman
+
+
+def engine_gpus(told: Mapping[str, Any]) -> int:
+    """Return how many GPUs the engine can pass to containers by CDI (Container Device Interface).
+
+    Engines from 28.3 on list them. Of older ones the folders of descriptions are looked at, and this machine's driver.
+    """
+    listed = [str(each.get("ID", "")) for each in told.get("DiscoveredDevices") or () if each.get("Source") == "cdi"]
+    if counted := sum(re.fullmatch(rf"{re.escape(_CDI)}=\d+", name) is not None for name in listed):
+        return counted
+    described = any(
+        _CDI in path.read_text(errors="replace")
+        for folder in told.get("CDISpecDirs") or () for path in Path(folder).glob("*.[yj]*")
+    )  # fmt: skip
+    if not described or not shutil.which(LIST[0]):
+        return 0
+    return gpus_listed(subprocess.run(LIST, capture_output=True, text=True, check=False).stdout)
 
 
 def image_id(image: str) -> str:
@@ -264,6 +297,26 @@ def _differences(request: Request, image: str, container: dict[str, Any]) -> lis
     return [what for what, has, wanted in compared if wanted is not None and has != wanted]
 
 
+def torch_build(image: str) -> str | None:
+    """Return the build of torch in an image, cpu or cuda, as its label says; None: there is no such image or label."""
+    try:
+        told = json.loads(_engine("image", "inspect", image))
+    except MissingError:
+        return None
+    labels = (told[0].get("Config") or {}).get("Labels") or {}
+    return str(labels[_TORCH]) if _TORCH in labels else None
+
+
+def refuse_build(image: str) -> None:
+    """Refuse an image that cannot use GPUs, for nodes that have some.
+
+    Raises:
+        RefusedError: it holds torch's CPU build.
+    """
+    if torch_build(image) == "cpu":
+        raise RefusedError(f"{image}: holds torch's CPU build, which sees no GPU: make image TORCH=cuda")
+
+
 def _refuse_contradictions(request: Request, image: str, found: dict[str, dict[str, Any]]) -> None:
     first = "make cluster-down first; runs and data stay"
     faults = [
@@ -314,7 +367,7 @@ def _make_volumes(name: str) -> None:
         _engine("volume", "create", "--label", f"{_CLUSTER}={name}", volume)
 
 
-def _node_arguments(request: Request, node: Node, image: str, cpus: float) -> list[str]:
+def _node_arguments(request: Request, node: Node, image: str, cpus: float, gpus: int = 0) -> list[str]:
     """Return the arguments of `docker` that create a node."""
     labels = {_CLUSTER: request.name, _NODE: node.name, _ADDRESS: node.address}
     writable = "" if node.name == HEAD else ":ro"
@@ -331,6 +384,7 @@ def _node_arguments(request: Request, node: Node, image: str, cpus: float) -> li
         *_each("--volume", volumes),
         *_CONFINED, "--shm-size", _SHARED_MEMORY, "--cpus", f"{cpus:.2f}",
         *(["--memory", f"{request.memory_mb}m"] if request.memory_mb else []),
+        *(_WITH_GPUS if gpus else ()),
         image,
     ]  # fmt: skip
 
@@ -339,7 +393,9 @@ def _each(option: str, values: Iterable[str]) -> list[str]:
     return [part for value in values for part in (option, value)]
 
 
-def _bring_up(request: Request, node: Node, container: dict[str, Any] | None, image: str, cpus: float) -> None:
+def _bring_up(
+    request: Request, node: Node, container: dict[str, Any] | None, image: str, cpus: float, gpus: int
+) -> None:
     """Create or repair one node, and wait for its SSH server."""
     name = _container(request.name, node.name)
     if container is not None and _differences(
@@ -348,7 +404,7 @@ def _bring_up(request: Request, node: Node, container: dict[str, Any] | None, im
         _engine("rm", "--force", "--volumes", name)
         container = None
     if container is None:
-        _engine(*_node_arguments(request, node, image, cpus), about=f"{node.name}: docker run")
+        _engine(*_node_arguments(request, node, image, cpus, gpus), about=f"{node.name}: docker run")
     else:
         if not _is_connected(request.name, container):
             _connect(request.name, node)

@@ -10,7 +10,15 @@ SSH_PORT = 2222  # of the ranks' own sshd
 
 def inventory(cluster: Cluster, connections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the inventory as Ansible's YAML has it; `connections` holds each node's connection variables."""
-    hosts = {node.name: {**connections[node.name], "draco_address": node.address} for node in cluster.nodes}
+    gpus = cluster.details.get("gpus", {})  # that nodes should have; others are counted
+    hosts = {
+        node.name: {
+            **({"draco_gpus": gpus[node.name]} if node.name in gpus else {}),
+            **connections[node.name],
+            "draco_address": node.address,
+        }
+        for node in cluster.nodes
+    }
     shared = {
         "draco_cluster": cluster.name,
         "draco_subnet": cluster.subnet,

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from draco.cluster import docker
+from draco.cluster import docker, gpus
 from draco.cluster.backend import HEAD, Cluster, Node, Request, Runtime, Say, State, quietly
 from draco.cluster.configure import PLAYS
 from draco.cluster.eviction import Eviction
@@ -87,6 +87,18 @@ def probed(folder: Path, nodes: Sequence[Node]) -> dict[str, State]:
     return states
 
 
+def counted(folder: Path, nodes: Sequence[Node]) -> dict[str, int]:
+    """Return how many GPUs the driver of each node sees, asked all at once."""
+    asked = {
+        node.name: subprocess.Popen(
+            over_ssh(folder, node.name, gpus.LIST, terminal=False),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )
+        for node in nodes
+    }  # fmt: skip
+    return {name: gpus.listed(process.communicate()[0]) for name, process in asked.items()}
+
+
 def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
     """See Backend."""
     if request.inventory is None:
@@ -135,9 +147,11 @@ def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
     subnet = shared["draco_subnet"] or _subnet([node.address for node in nodes])
     extra = {h: {k: v for k, v in variables.get(h, {}).items() if not k.startswith("ansible_ssh")} for h in variables}
     extra = {(HEAD if host in groups["head"] else host): values for host, values in extra.items()}
-    details = {"variables": extra, "inventory": str(request.inventory.resolve())}
+    details: dict[str, Any] = {"variables": extra, "inventory": str(request.inventory.resolve())}
     if runtime == "container":
         details |= {"image": request.image, **_archive(request.image, folder)}
+    uses_gpus = runtime == "host" or docker.torch_build(request.image) == "cuda"
+    details["gpus"] = counted(folder, nodes) if uses_gpus else {node.name: 0 for node in nodes}
     return Cluster(
         request.name, "ssh", tuple(nodes), subnet, runtime, python, user,
         datetime.now(UTC).isoformat(timespec="seconds"), details,

@@ -1,11 +1,12 @@
 """The status of a cluster: nodes, health, image, and the newest run; printed by `make cluster-status`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
 from draco.cluster.backend import Cluster
+from draco.cluster.gpus import Gpu, words
 from draco.launch.progress import absent, price
 
 
@@ -16,6 +17,7 @@ def gather(
     run: Mapping[str, Any] | None,
     room: str,
     notes: Mapping[str, Any] = {},
+    gpus: Mapping[str, Sequence[Gpu]] = {},
 ) -> dict[str, Any]:
     """Return the whole status as plain values. `run` is None where the head does not answer, empty without runs."""
     return {
@@ -28,6 +30,7 @@ def gather(
             {
                 "name": node.name, "address": node.address, "state": states[node.name],
                 "image": images.get(node.name, "").removeprefix("sha256:")[:12] or None,
+                **({"gpus": [each._asdict() for each in gpus[node.name]]} if node.name in gpus else {}),
             }
             for node in cluster.nodes
         ],
@@ -39,12 +42,15 @@ def gather(
 
 def table(status: Mapping[str, Any]) -> Table:
     """Return the nodes as a table."""
-    out = Table("node", "state", "address", *(["image"] if any(n["image"] for n in status["nodes"]) else []), box=None)
-    for node in status["nodes"]:
+    optional = {
+        "image": [node["image"] for node in status["nodes"]],
+        "GPUs": [words([Gpu(**each) for each in node["gpus"]]) if "gpus" in node else "" for node in status["nodes"]],
+    }
+    shown = {column: cells for column, cells in optional.items() if any(cells)}
+    out = Table("node", "state", "address", *shown, box=None)
+    for i, node in enumerate(status["nodes"]):
         style = "" if node["state"] == "running" else "red"
-        out.add_row(
-            node["name"], node["state"], node["address"], *([node["image"]] if node["image"] else []), style=style
-        )
+        out.add_row(node["name"], node["state"], node["address"], *(cells[i] for cells in shown.values()), style=style)
     return out
 
 

@@ -66,6 +66,10 @@ class Job(Section):
     launcher: Literal["mpi", "simulate"] = described(
         "mpi", "mpi: one process per worker; simulate: all in one process, each partition computed once."
     )
+    transport: Literal["mpi", "torch"] = described(
+        "mpi",
+        "What processes talk by. mpi: Open MPI; torch: TCP, met by the variables of torch.distributed, without MPI.",
+    )
     threads: int = described(1, "Torch threads of every process.", ge=1, le=1024)
     device: Literal["cpu", "cuda"] = described("cpu", "Where gradients are computed.")
     task: TaskSection | None = described(

@@ -65,7 +65,10 @@ KINDS = (  # the first that a name matches counts; a name that none matches is p
         ("BASH_ENV", "CDPATH", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "GNUMAKEFLAGS"), False,
         "what shells and make on the way would read",
     ),
-    Kind(("DRACO_CODE", "DRACO_CODE_DIGEST"), False, "where another run's own code is: a launch names its own"),
+    Kind(
+        ("DRACO_CODE", "DRACO_CODE_DIGEST", "DRACO_TRANSPORT"), False,
+        "another run's transport, and where its own code is: a launch names its own",
+    ),
     Kind(("COLUMNS", "LINES", "FORCE_COLOR", "CLICOLOR_FORCE"), False, "a terminal's, and output goes to files"),
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from draco.code.recorded import Copy
 from draco.job import Job
-from draco.launch import fork_client
+from draco.launch import fork_client, meeting
 from draco.launch import rank_placement as placing
 from draco.launch.environment import ALWAYS, process_environment
 from draco.launch.roster import Roster
@@ -55,15 +55,18 @@ def plan(
     home: str | None = None,
     forks: str | None = None,
     code: Copy | None = None,
+    port: int | None = None,
 ) -> Plan:
     """Return how `job` is run in the directory `run`: on the roster's nodes, or on this machine where it is None.
 
     `home` is the user's, by default that of the user database where HOME is not set. `forks` is the name of the fork
     server that ranks are forked by (fork_client.py); without it each starts by itself. `code` is where ranks find the
-    job's own code, the same place on every node; None: it has none.
+    job's own code, the same place on every node; None: it has none. `port` is where ranks without MPI meet; None: what
+    follows from the run's name.
     """
     ranks = {**process_environment(job.threads), **({fork_client.NAME: forks} if forks else {})}
     ranks |= code.environment if code else {}
+    ranks |= meeting.environment(job, run, roster.nodes[0].address if roster else meeting.HERE, port)
     if job.launcher == "simulate":
         return _simulate(ranks, run, python)
     return _cluster_mpi(job, ranks, run, roster) if roster else _local_mpi(job, ranks, run, python, home or _home())
@@ -100,7 +103,7 @@ def _local_mpi(job: Job, ranks: dict[str, str], run: Path, python: str, home: st
 
 def _cluster_mpi(job: Job, ranks: dict[str, str], run: Path, roster: Roster) -> Plan:
     """The server on the head and the workers dealt out to the worker nodes, started from the head over ssh."""
-    placement = placing.place(roster, job.workers)
+    placement = placing.place(roster, job.workers, job.device)
     folder = run / "launch"
     hostfile = folder / "hostfile"
     argv = (

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from draco.errors import MissingError
 from draco.job import Job, aggregator_f, check, sizes
 from draco.launch.roster import Roster
 from draco.schemes import SCHEMES
@@ -9,18 +10,39 @@ from draco.schemes import SCHEMES
 Placement = Mapping[str, tuple[int, ...]]  # node -> its MPI ranks; rank 0 is the server
 
 
-def place(roster: Roster, workers: int) -> Placement:
+def place(roster: Roster, workers: int, device: str = "cpu") -> Placement:
     """Give the server to the head and deal the workers 1..n out to the worker nodes in turn.
 
     So neighbouring ranks sit on different nodes and nodes differ by one rank at most. A cluster of a head alone hosts
-    everything.
+    everything. With `device` cuda a node has its turn once for each of its GPUs, and GPUs differ by one rank at most.
     """
-    hosts = [node.name for node in roster.nodes[1:]] or [roster.nodes[0].name]
+    hosts = _slots(roster, device)
     ranks: dict[str, list[int]] = {node.name: [] for node in roster.nodes}
     ranks[roster.nodes[0].name].append(0)
     for rank in range(1, workers + 1):
         ranks[hosts[(rank - 1) % len(hosts)]].append(rank)
     return {name: tuple(held) for name, held in ranks.items()}
+
+
+def _slots(roster: Roster, device: str) -> list[str]:
+    """Return the nodes of workers in the order of their turns; several times those with several GPUs."""
+    hosts = roster.nodes[1:] or roster.nodes[:1]
+    most = max(host.gpus or 0 for host in hosts)
+    if device == "cpu" or not most:
+        return [host.name for host in hosts]
+    return [host.name for turn in range(most) for host in hosts if turn < (host.gpus or 0)]
+
+
+def require_gpus(job: Job, roster: Roster) -> None:
+    """Make sure that some node of workers has a GPU, where a job asks for GPUs and somebody has counted them.
+
+    Raises:
+        MissingError: none has.
+    """
+    hosts = roster.nodes[1:] or roster.nodes[:1]
+    if job.device != "cpu" and all(host.gpus == 0 for host in hosts):
+        names = ", ".join(host.name for host in hosts)
+        raise MissingError(f"{names}: no node of workers has a GPU, and the job says device: cuda; device=cpu")
 
 
 def nodes_of_workers(placement: Placement) -> list[str]:
@@ -85,4 +107,7 @@ def warnings(job: Job, roster: Roster, placement: Placement) -> list[str]:
             each = f" of {job.threads} threads each" if job.threads > 1 else ""
             ranks = f"{held} rank{'' if held == 1 else 's'}"
             out.append(f"{host.name} is oversubscribed: {ranks}{each} on {host.cores} cores")
+        workers = len([rank for rank in placement[host.name] if rank])
+        if job.device != "cpu" and host.gpus and workers > host.gpus:
+            out.append(f"{host.name}: {workers} workers share {host.gpus} GPU{'' if host.gpus == 1 else 's'}")
     return out

@@ -60,8 +60,13 @@ def require_device(what: str, device: str) -> None:
 
 
 def warn_of_nodes(job: Job, nodes: Roster, said: Console) -> None:
-    """Say which promises of the job do not hold on these nodes."""
-    for warning in rank_placement.warnings(job, nodes, rank_placement.place(nodes, job.workers)):
+    """Say which promises of the job do not hold on these nodes.
+
+    Raises:
+        MissingError: the job asks for GPUs, and no node of workers has one.
+    """
+    rank_placement.require_gpus(job, nodes)
+    for warning in rank_placement.warnings(job, nodes, rank_placement.place(nodes, job.workers, job.device)):
         said.print(f"warning: {warning}", style="yellow", highlight=False)
 
 

@@ -15,6 +15,7 @@ class Host(NamedTuple):
     name: str
     address: str
     cores: int
+    gpus: int | None = None  # None: nobody counted
 
 
 class Roster(NamedTuple):
@@ -42,7 +43,9 @@ def parse(text: str, where: str) -> Roster:
     """Return the roster in the JSON text that Ansible wrote."""
     try:
         values = json.loads(text)
-        nodes = tuple(Host(node["name"], node["address"], int(node["cores"])) for node in values.pop("nodes"))
+        nodes = tuple(
+            Host(node["name"], node["address"], int(node["cores"]), node.get("gpus")) for node in values.pop("nodes")
+        )
         if not nodes:
             raise ValueError("no nodes")
         return Roster(nodes=nodes, **values)

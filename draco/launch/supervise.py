@@ -22,7 +22,7 @@ from rich.console import Console
 from draco import files
 from draco.errors import OwnCodeError, TrainingError
 from draco.job import Job
-from draco.launch import every_node, fork_client, keep, preflight, rank_placement, worker_code
+from draco.launch import every_node, fork_client, keep, meeting, preflight, rank_placement, worker_code
 from draco.launch.changes import Changes, Notifications
 from draco.launch.decide import End, Relaunch, Seen, decide
 from draco.launch.environment import launch_environment, process_environment
@@ -109,7 +109,7 @@ def _supervise(
             except OwnCodeError as error:
                 run_directory.write_status(directory, "failed", run_directory.read_status(directory).step, str(error))
                 return Outcome(run_directory.read_status(directory), "")
-            planned = plan(job, directory, here, forks=forks, code=code)
+            planned = plan(job, directory, here, forks=forks, code=code, port=meeting.free_port())
             ended = run(planned, directory, progress, stops, look, watch.gone)
             fruitless = 0 if watch.stepped else fruitless + 1
             (directory / "stop").unlink(missing_ok=True)  # before the user's request is looked for: see ask_to_stop
@@ -192,7 +192,7 @@ def _looking(watch: Watch, changes: Changes, stops: Stops) -> Callable[[], str]:
 
 def _starting(job: Job, directory: Path, here: Roster | None) -> Starting:
     """Return what watches over the launch that is about to be made."""
-    nodes = rank_placement.nodes_of_workers(rank_placement.place(here, job.workers)) if here else None
+    nodes = rank_placement.nodes_of_workers(rank_placement.place(here, job.workers, job.device)) if here else None
     return Starting(directory / "logs", job.workers + 1, pulses(directory, here, nodes), nodes)
 
 
@@ -220,7 +220,7 @@ def _record_relaunch(job: Job, directory: Path, here: Roster | None, number: int
     """Say what the next launch is: on which nodes, and which rules no longer hold there."""
     hosts, warnings = None, list[str]()
     if here:
-        placed = rank_placement.place(here, job.workers)
+        placed = rank_placement.place(here, job.workers, job.device)
         hosts, warnings = rank_placement.nodes_of_workers(placed), rank_placement.warnings(job, here, placed)
     events.append(
         directory / "events.jsonl", "relaunch", launch=number, nodes=hosts, without=dict(action.without),

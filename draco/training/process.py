@@ -45,13 +45,16 @@ def main(run: Path, simulate: bool) -> None:
         return
     stages.say("imported")
     rank, size = transport.rank_and_size()
-    stages.say("joined")
     try:
         if rank:
-            whole = _work(rank, transport.MpiWorker())
+            worker_side = transport.worker_side(run.name, rank)
+            stages.say("joined")
+            whole = _work(rank, worker_side)
         else:
             _obey_signals(run)
-            whole = _serve(run, size)
+            server_side = transport.server_side(run.name, size)
+            stages.say("joined")
+            whole = _serve(run, server_side)
     except transport.ServerGone:
         transport.fail()
     except BaseException as error:
@@ -79,13 +82,13 @@ def _tell(error: BaseException) -> None:
     sys.stderr.flush()
 
 
-def _serve(run: Path, size: int) -> bool:
+def _serve(run: Path, server_side: transport.ServerRank) -> bool:
     recorded.verify_here()
     job = read_job(run)
-    if size != job.workers + 1:
-        raise MissingError(f"{run}: the job has {job.workers} workers and a server, but MPI started {size} processes")
+    if server_side.workers != job.workers:
+        started = server_side.workers + 1
+        raise MissingError(f"{run}: the job has {job.workers} workers and a server, but {started} processes started")
     torch.set_num_threads(job.threads)
-    server_side = transport.MpiServer()
     server_side.announce(to_yaml(job.model_copy(update={"weights": initial_weights.pinned(job.weights)})))
     stages.say("told")
     stages.say("ready")
@@ -93,7 +96,7 @@ def _serve(run: Path, size: int) -> bool:
     return server_side.whole
 
 
-def _work(rank: int, worker_side: transport.MpiWorker) -> bool:
+def _work(rank: int, worker_side: transport.WorkerRank) -> bool:
     text = worker_side.job()
     stages.say("told")
     try:
@@ -108,7 +111,7 @@ def _work(rank: int, worker_side: transport.MpiWorker) -> bool:
     return worker_side.whole
 
 
-def serve(built: Built, rank: int, side: transport.MpiWorker) -> None:
+def serve(built: Built, rank: int, side: transport.WorkerRank) -> None:
     """Answer the server's tasks, as the worker `rank`, until it says that there are no more."""
     job = built.job
     try:

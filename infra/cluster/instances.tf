@@ -46,10 +46,11 @@ resource "aws_placement_group" "near" {
 
 # What only a template can say when an instance is made: an adapter and a public address of its own in one go, and, of a
 # spot instance, what shutting down does (asked on the instance, the provider would ask once more afterwards, and AWS
-# takes such questions about spot instances amiss).
+# takes such questions about spot instances amiss). A capacity block is here because the provider reads the market of
+# spot instances only: on the instance, the next apply would make every worker anew.
 resource "aws_launch_template" "node" {
   #checkov:skip=CKV_AWS_88:As for the instances that it is for
-  for_each = { for role, group in local.groups : role => group if var.efa || (role == "worker" && var.market == "spot") }
+  for_each = { for role, group in local.groups : role => group if var.efa || (role == "worker" && var.market != "on-demand") }
 
   name                                 = "draco-${var.name}-${each.key}"
   description                          = "A ${each.key} of the Draco cluster ${var.name}"
@@ -64,6 +65,24 @@ resource "aws_launch_template" "node" {
       delete_on_termination       = true
       subnet_id                   = data.aws_subnet.nodes.id
       security_groups             = [network_interfaces.value, aws_security_group.efa[0].id]
+    }
+  }
+
+  dynamic "instance_market_options" {
+    for_each = each.key == "worker" && var.market == "capacity-block" ? ["capacity-block"] : []
+
+    content {
+      market_type = "capacity-block"
+    }
+  }
+
+  dynamic "capacity_reservation_specification" {
+    for_each = each.key == "worker" && var.market == "capacity-block" ? [var.capacity_reservation_id] : []
+
+    content {
+      capacity_reservation_target {
+        capacity_reservation_id = capacity_reservation_specification.value
+      }
     }
   }
 
@@ -141,10 +160,10 @@ resource "aws_instance" "worker" {
   #checkov:skip=CKV_AWS_135:Types of today are EBS-optimised anyway, and older ones refuse the setting
   for_each = local.workers
 
-  ami                                  = var.ami
+  ami                                  = coalesce(var.worker_ami, var.ami)
   instance_type                        = var.worker_type
   iam_instance_profile                 = var.worker_profile
-  instance_initiated_shutdown_behavior = local.market[each.key] == "spot" ? null : "terminate" # spot: the template says so
+  instance_initiated_shutdown_behavior = local.market[each.key] == "on-demand" ? "terminate" : null # else the template says so
   key_name                             = aws_key_pair.operator.key_name
   placement_group                      = one(aws_placement_group.near[*].name)
   user_data                            = local.user_data["worker"]
@@ -153,7 +172,7 @@ resource "aws_instance" "worker" {
   associate_public_ip_address          = var.efa ? null : true
 
   dynamic "launch_template" {
-    for_each = var.efa || local.market[each.key] == "spot" ? [aws_launch_template.node["worker"]] : []
+    for_each = var.efa || local.market[each.key] != "on-demand" ? [aws_launch_template.node["worker"]] : []
 
     content {
       id      = launch_template.value.id

@@ -127,11 +127,22 @@ variable "ssh_public_key" {
 
 variable "ami" {
   type        = string
-  description = "Image of the machines: an Amazon Linux 2023. Running nodes keep theirs."
+  description = "Image of the machines, the head's at least: an Amazon Linux 2023. Running nodes keep theirs."
 
   validation {
     condition     = can(regex("^ami-[0-9a-f]+$", var.ami))
     error_message = "ami is ${var.ami}; it must be the id of a machine image, ami-..."
+  }
+}
+
+variable "worker_ami" {
+  type        = string
+  description = "Image of the workers' machines; null: the head's."
+  default     = null
+
+  validation {
+    condition     = var.worker_ami == null || can(regex("^ami-[0-9a-f]+$", var.worker_ami))
+    error_message = "worker_ami is ${coalesce(var.worker_ami, "null")}; it must be the id of a machine image, ami-..., or null."
   }
 }
 
@@ -167,12 +178,27 @@ variable "workers" {
 
 variable "market" {
   type        = string
-  description = "How workers are bought: spot or on-demand. The head is always on-demand."
+  description = "How workers are bought: spot, on-demand or capacity-block. The head is always on-demand."
   default     = "spot"
 
   validation {
-    condition     = contains(["spot", "on-demand"], var.market)
-    error_message = "market is ${var.market}; it must be spot or on-demand."
+    condition     = contains(["spot", "on-demand", "capacity-block"], var.market)
+    error_message = "market is ${var.market}; it must be spot, on-demand or capacity-block."
+  }
+}
+
+variable "capacity_reservation_id" {
+  type        = string
+  description = "The capacity block that workers are started in; null: none."
+  default     = null
+
+  validation {
+    condition     = var.capacity_reservation_id == null || can(regex("^cr-[0-9a-f]+$", var.capacity_reservation_id))
+    error_message = "capacity_reservation_id is ${coalesce(var.capacity_reservation_id, "null")}; it must be the id of a reservation, cr-..., or null."
+  }
+  validation {
+    condition     = (var.capacity_reservation_id != null) == (var.market == "capacity-block")
+    error_message = "capacity_reservation_id is ${coalesce(var.capacity_reservation_id, "null")} and market ${var.market}; a capacity block has both, and nothing else has one."
   }
 }
 

@@ -11,13 +11,15 @@ import botocore.session
 import policy
 import pytest
 from botocore import xform_name
+from moto.ec2.models.instance_types import INSTANCE_TYPES
 from rich.console import Console
 
-from draco.cluster.aws import agreement, extend, start
-from draco.cluster.aws.cost import quotas, quote
+from draco.cluster.aws import agreement, extend, machine_images, start
+from draco.cluster.aws.cost import prices, quotas, quote
 from draco.cluster.aws.cost.prices import Candidate, Prices
 from draco.cluster.aws.cost.quotas import Quota
 from draco.cluster.aws.settings import Settings
+from draco.job import parse, sizes
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/aws.md").read_text()
@@ -117,6 +119,52 @@ def test_the_example_of_make_plan_is_what_it_prints() -> None:
     with console.capture() as printed:
         console.print(quote.table(made), highlight=False)
     assert [line.rstrip() for line in printed.get().splitlines()] == example.splitlines()
+
+
+def test_the_types_with_gpus_are_as_aws_describes_them() -> None:
+    named = [row for row in rows(13) if row[0].split(".")[0] in machine_images.GPU_FAMILIES]
+    assert len(named) >= 6
+    for row in named:
+        types, vcpus, gpus, memory = (cell.split("; ") for cell in row[:4])
+        for name, cores, (count, model) in zip(types, vcpus, gpu_cells(gpus), strict=True):
+            (told,) = INSTANCE_TYPES[name]["GpuInfo"]["Gpus"]
+            assert (told["Count"], told["Name"], round(told["MemoryInfo"]["SizeInMiB"] / 1024)) == (
+                count, model, int(memory[0]),
+            )  # fmt: skip
+            assert INSTANCE_TYPES[name]["VCpuInfo"]["DefaultVCpus"] == int(cores)
+            assert quotas.pool(name, "on-demand").name.endswith(f"({row[5].split(';')[0]})")
+    assert machine_images.WITH_DRIVER in section(13)
+    assert f"disks are of {machine_images.GPU_DISK_GB}" in section(13)
+
+
+def gpu_cells(cells: list[str]) -> list[tuple[int, str]]:
+    """Return (count, model) of `1 T4`, or of several counts of the last one's model."""
+    model = cells[-1].split()[1]
+    return [(int(cell.split()[0]), model) for cell in cells]
+
+
+def test_what_jobs_on_gpus_cost_follows_from_their_files_and_the_prices() -> None:
+    price = {row[0]: float(row[4]) for row in rows(13) if row[0] in ("g4dn.xlarge", "g5.xlarge")}
+    price["p5.4xlarge"] = next(float(row[4].split(";")[0]) for row in rows(13) if row[0].startswith("p5"))
+    parts = 9 * machine_images.GPU_DISK_GB * prices.GP3_GB_MONTH / prices.HOURS_A_MONTH + 9 * prices.ADDRESS_HOUR
+    hourly = {"one-gpu": price["p5.4xlarge"], "8-gpus": 8 * price["g5.xlarge"] + price["g4dn.xlarge"] + parts}
+    peak = {"cifar10": {"one-gpu": 67, "8-gpus": 8 * 35}, "gpt": {"one-gpu": 989, "8-gpus": 8 * 70}}
+    each = {"cifar10": (3.329, 11_173_962), "gpt": (38.856, 25_482_240)}  # GFLOP a sample there and back, parameters
+    told = {row[0].strip("`"): [float(cell) for cell in row[2:]] for row in rows(13) if len(row) == 8}
+    assert set(told) == {path.stem for path in (ROOT / "jobs/gpu").glob("*.yaml")}
+    for name, (pflop, computing, sending, hours, an_hour, dollars) in told.items():
+        job = parse((ROOT / f"jobs/gpu/{name}.yaml").read_text(), name)
+        assert job.steps
+        model, where = name.split("-")[0], "-".join(name.split("-")[-2:])
+        flop, parameters = each[model]
+        copies = job.workers / sizes(job).partitions
+        sent = job.steps * (job.workers + sizes(job).partitions) * 4 * parameters / 1e9  # GB
+        assert pflop == pytest.approx(job.steps * job.batch_size * copies * flop / 1e6, rel=0.01)
+        assert computing == pytest.approx(pflop * 1e3 / (peak[model][where] / 4), rel=0.01)
+        assert sending == pytest.approx(sent / (4 if where == "one-gpu" else 0.625), rel=0.01)
+        assert hours == pytest.approx((computing + sending) / 3600, abs=0.006)
+        assert an_hour == pytest.approx(hourly[where], abs=0.006)
+        assert dollars == pytest.approx((computing + sending) / 3600 * hourly[where], abs=0.02)
 
 
 def test_numbers_that_the_text_repeats_are_those_of_the_code() -> None:

@@ -16,7 +16,7 @@ from fake_aws import Fake
 from rich.console import Console
 
 from draco.cluster import configure
-from draco.cluster.aws import account, doctor
+from draco.cluster.aws import account, doctor, machine_images
 from draco.cluster.aws.cost.quotas import Quota
 from draco.cluster.aws.doctor import Check
 from draco.cluster.aws.settings import Settings
@@ -261,6 +261,25 @@ def test_a_type_that_does_not_exist_is_amiss(sound: None, aws: Fake) -> None:
     check = found(Settings(region=REGION, ssh_cidr="198.51.100.7/32", worker_types=("m9z.huge",)))["quotas"]
     assert check.ok is False
     assert "m9z.huge: us-east-1 has no such instance type" in check.found
+
+
+def test_types_with_gpus_are_told_with_their_machine_image_and_need_an_image_for_them(
+    sound: None, aws: Fake, tools: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = SETTINGS.model_copy(update={"worker_types": ("g5.xlarge",)})
+    monkeypatch.setattr(machine_images, "newest", lambda region, name: f"ami-for-{name}")
+    aws.set_quotas({"L-3819A6DF": 64})
+    checks = found(asked)
+    assert checks["GPUs"] == Check(
+        "GPUs", True, "g5.xlarge: 4 vCPU and 1 x NVIDIA A10G of 22 GiB\nmachine image ami-for-g5.xlarge"
+    )
+    assert "spot vCPU (G and VT): needs 12, 0 of 64 in use" in checks["quotas"].found
+    assert checks["torch"].ok is None
+    for build, ok in (("cpu", False), ("cuda", True)):
+        told = f"""[{{"Id": "sha256:0", "Config": {{"Labels": {{"draco.torch": "{build}"}}}}}}]"""
+        tools("docker", f"case $1 in version) echo 28.0;; *) echo '{told}';; esac")
+        assert (found(asked)["torch"].ok, found(asked)["torch"].fix) == (ok, "make image TORCH=cuda")
+    assert {"GPUs", "torch"} & set(found()) == set()
 
 
 # The own address

@@ -173,8 +173,9 @@ def test_spot_above_the_spot_limit_is_no_candidate_but_on_demand_stays() -> None
         ("c7i-flex.large", "spot", "L-34B43A08"), ("im4gn.large", "spot", "L-34B43A08"),
         ("g4dn.xlarge", "spot", "L-3819A6DF"), ("vt1.3xlarge", "on-demand", "L-DB2E81BA"),
         ("gr6.4xlarge", "on-demand", "L-DB2E81BA"), ("p4d.24xlarge", "spot", "L-7212CCBC"),
-        ("p5.48xlarge", "spot", None), ("p5en.48xlarge", "on-demand", "L-417A185B"),
-        ("inf2.xlarge", "spot", None), ("hpc6a.48xlarge", "on-demand", None), ("dl1.24xlarge", "spot", None),
+        ("p5.48xlarge", "spot", "L-C4BD4855"), ("p5en.48xlarge", "on-demand", "L-417A185B"),
+        ("p6-b200.48xlarge", "spot", None), ("inf2.xlarge", "spot", None),
+        ("hpc6a.48xlarge", "on-demand", None), ("dl1.24xlarge", "spot", None),
         ("x2iedn.xlarge", "spot", None), ("u-6tb1.metal", "on-demand", None), ("mac2-m2.metal", "on-demand", None),
     ],
 )  # fmt: skip

@@ -24,7 +24,10 @@ from fake_aws import Fake
 from rich.console import Console
 
 from draco.cluster import docker, state
-from draco.cluster.aws import backend, extend, home, instances, registry, start, terraform
+from draco.cluster.aws import backend, extend, home, instances, machine_images, registry, start, terraform
+from draco.cluster.aws import settings as settings_module
+from draco.cluster.aws.cost import blocks
+from draco.cluster.aws.cost.blocks import Block
 from draco.cluster.aws.cost.quote import dollars
 from draco.cluster.aws.home import Home
 from draco.cluster.aws.leftovers import cleanup
@@ -271,6 +274,37 @@ def test_what_is_started_is_what_was_agreed(account: Account) -> None:
     with pytest.raises(RefusedError, match=r"costs \$0.08 per hour now, and \$0.05 was agreed\ndev: its other nodes"):
         account.start(repair)
     assert set(account.alive()) == {"head", "worker-01"}
+
+
+def test_workers_in_a_capacity_block_start_from_their_own_machine_image_and_stay_as_they_are(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = Block("cr-0123456789abcdef0", "p5.48xlarge", "us-east-1a", 2, 2, "active", "capacity-block", None, None)
+    plain, other = [each["ImageId"] for each in account.fake.client("ec2").describe_images()["Images"][:2]]
+    monkeypatch.setattr(blocks, "find", lambda region, name: block)
+    monkeypatch.setattr(
+        machine_images, "newest", lambda region, name: other if machine_images.has_gpus(name) else plain
+    )
+    monkeypatch.setattr(docker, "torch_build", lambda image: "cuda")
+    made = account.up(f"capacity_reservation={block.id}", "worker_types=p5.48xlarge", "idle_minutes=60")
+    nodes = account.alive()
+    assert {node: (each.market, each.type) for node, each in nodes.items()} == {
+        "head": ("on-demand", "m6i.large"),
+        "worker-01": ("capacity-block", "p5.48xlarge"), "worker-02": ("capacity-block", "p5.48xlarge"),
+    }  # fmt: skip
+    described = account.fake.client("ec2").describe_instances(InstanceIds=[each.id for each in nodes.values()])
+    found = [each for group in described["Reservations"] for each in group["Instances"]]
+    assert {each["InstanceType"]: each["ImageId"] for each in found} == {"m6i.large": plain, "p5.48xlarge": other}
+    assert made.details["gpus"] == {"head": 0, "worker-01": 8, "worker-02": 8}
+    assert made.details["per_hour"] < 0.3  # the head, disks and addresses: the block was paid before
+    assert account.plan() == {"add": 0, "change": 0, "remove": 0}
+    account.down()
+    monkeypatch.setattr(docker, "torch_build", lambda image: "cpu")
+    with pytest.raises(RefusedError, match="holds torch's CPU build, which sees no GPU: make image TORCH=cuda"):
+        account.up(f"capacity_reservation={block.id}", "worker_types=p5.48xlarge")
+    with pytest.raises(RefusedError, match="has 2 instances, and WORKERS=3"):
+        account.up(f"capacity_reservation={block.id}", "worker_types=p5.48xlarge", workers=3)
+    settings_module.save(Settings(region=REGION, state_bucket=BUCKET), home.of(account.folder).settings)
 
 
 def test_without_capacity_only_what_was_agreed_is_tried(account: Account) -> None:

@@ -79,11 +79,18 @@ def test_eval_report_and_status_speak_of_the_run_on_the_cluster_that_is_up(bench
 
 
 def same_as_local(bench: Bench) -> None:
-    """Train the newest run's job again on the head alone, with the same secret, and compare the models' bits."""
+    """Train the newest run's job again on the head alone, by MPI, with the same secret, and compare the bits."""
     run, python = bench.status()["run"]["run"], bench.cluster.python
-    bench.sh("head", f"{python} -m draco train {run}/job.yaml --here --new --secret {run}/secret --runs runs/local")
+    options = f"--set transport=mpi --here --new --secret {run}/secret --runs runs/local"
+    bench.sh("head", f"{python} -m draco train {run}/job.yaml {options}")
     bench.sh("head", f"{python} -c '{SAME_MODEL}' {run}/checkpoints/step-00000003.pt runs/local/*/checkpoints/*3.pt")
     bench.sh("head", "rm -r runs/local")
+
+
+def test_ranks_that_talk_without_mpi_come_to_the_same_bits(bench: Bench) -> None:
+    trained = bench.draco("train", str(bench.job(steps=3)), "--set", "transport=torch")
+    assert trained.returncode == 0, trained.stderr
+    same_as_local(bench)
 
 
 def test_a_dry_run_prints_the_mpirun_command_and_starts_nothing(bench: Bench) -> None:

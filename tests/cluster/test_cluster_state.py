@@ -339,12 +339,14 @@ class Machines:
     """Somebody's inventory, as ansible-inventory lists it, and which of its hosts answer."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.answers = folder, True
+        self.folder, self.answers, self.torch = folder, True, "cpu"
         self.listed: dict[str, Any] = {}
         self.saved: list[tuple[str, Path]] = []
         monkeypatch.setattr(ssh, "_listed", lambda path: self.listed)
         monkeypatch.setattr(ssh, "probed", self.probed)
         monkeypatch.setattr(ssh, "_archive", self.archive)
+        monkeypatch.setattr(ssh, "counted", lambda folder, nodes: dict.fromkeys([node.name for node in nodes], 2))
+        monkeypatch.setattr(ssh.docker, "torch_build", lambda image: self.torch)
 
     def probed(self, folder: Path, nodes: tuple[Node, ...]) -> dict[str, State]:
         return {node.name: "running" if self.answers or node.name == "head" else "unreachable" for node in nodes}
@@ -385,6 +387,7 @@ def test_somebodys_machines_become_a_cluster_in_their_order(machines: Machines) 
     image = {"image_name": "draco:x", "image_id": "sha256:aa", "image_archive": "/image-aa.tar"}
     assert {key: value for key, value in made.details.items() if key != "variables"} == {
         "image": "draco:x", "inventory": str(Path("hosts.yml").resolve()), **image,
+        "gpus": {"head": 0, "z": 0, "a": 0},
     }  # fmt: skip
     assert machines.saved == [("draco:x", machines.folder)]
     assert lifecycle._variables(made) == image  # what the play is told
@@ -394,13 +397,22 @@ def test_somebodys_machines_become_a_cluster_in_their_order(machines: Machines) 
     assert json.loads(json.dumps(made.details)) == made.details  # as it is kept
 
 
+def test_gpus_of_somebodys_machines_are_counted_where_ranks_can_use_them(machines: Machines) -> None:
+    assert machines.up(["h"], ["w"]).details["gpus"] == {"head": 0, "w": 0}
+    machines.torch = "cuda"
+    assert machines.up(["h"], ["w"]).details["gpus"] == {"head": 2, "w": 2}
+    machines.torch = "cpu"
+    on_hosts = {"draco_runtime": "host"}
+    assert machines.up(["h"], ["w"], h=on_hosts, w=on_hosts).details["gpus"] == {"head": 2, "w": 2}
+
+
 def test_what_all_machines_share_is_taken_from_their_variables(machines: Machines) -> None:
     shared = {"draco_runtime": "host", "draco_python": "/p", "draco_user": "u", "draco_subnet": "10.0.0.0/8"}
     made = machines.up(["h"], ["w"], h=shared, w=shared)
     assert (made.runtime, made.python, made.user, made.subnet) == ("host", "/p", "u", "10.0.0.0/8")
     assert ssh.images(made, machines.folder) == {}
     assert machines.saved == []
-    assert set(made.details) == {"variables", "inventory"}
+    assert set(made.details) == {"variables", "inventory", "gpus"}
 
 
 class Engine:
@@ -481,12 +493,14 @@ def test_an_image_is_missed_only_where_the_engine_says_so(
 def test_the_memory_that_containers_may_use_is_kept_with_their_cluster(tmp_path: Path, monkeypatch) -> None:
     for name, value in {
         "_cores": 4, "image_id": "sha256:0", "_containers": {}, "_bring_up": None, "_make_volumes": None,
-        "_subnet": ipaddress.IPv4Network("198.19.0.0/24"), "_created": "2026-01-01T00:00:00+00:00",
+        "_subnet": ipaddress.IPv4Network("198.19.0.0/24"), "_created": "2026-01-01T00:00:00+00:00", "_told": {},
+        "torch_build": "cpu",
     }.items():  # fmt: skip
         monkeypatch.setattr(docker, name, lambda *_, value=value: value)
     made = docker.up(Request("dev", workers=1, image="draco:x", memory_mb=512), tmp_path)
     assert json.loads(json.dumps(made.details)) == {
         "image": "draco:x", "image_id": "sha256:0", "cpus": 2.0, "cores": 4, "memory_mb": 512,
+        "gpus": {"head": 0, "worker-01": 0},
     }  # fmt: skip
 
 

@@ -8,7 +8,8 @@ import pytest
 from draco.job import Job, byzantine_count, parse, schema, warnings
 
 JOBS = Path(__file__).parents[2] / "jobs"
-FILES = sorted(JOBS.glob("*.yaml"))
+ON_GPUS = sorted(JOBS.glob("gpu/*.yaml"))
+FILES = [*sorted(JOBS.glob("*.yaml")), *ON_GPUS]
 
 
 def read(path: Path) -> Job:
@@ -56,10 +57,18 @@ def test_every_pair_of_approach_and_attack_of_the_original_has_a_job(
 
 @pytest.mark.parametrize("start", ["mnist-lenet", "cifar10-resnet18"])
 def test_jobs_on_the_same_data_differ_in_nothing_but_scheme_aggregator_and_attack(start: str) -> None:
-    jobs = [read(path) for path in FILES if path.stem.startswith(start)]
+    jobs = [read(path) for path in FILES if path.stem.startswith(start) and path not in ON_GPUS]
     assert len(jobs) == 11
     changing = {"name", "scheme", "aggregator", "attack"}
     assert len({job.model_dump_json(exclude=changing) for job in jobs}) == 1
+
+
+def test_jobs_on_gpus_differ_in_nothing_but_name_between_one_gpu_and_eight() -> None:
+    jobs = {path.stem: read(path) for path in ON_GPUS}
+    assert {job.device for job in jobs.values()} == {"cuda"}
+    for model in ("cifar10-resnet18", "gpt"):
+        one, eight = (jobs[f"{model}-{where}"].model_dump_json(exclude={"name"}) for where in ("one-gpu", "8-gpus"))
+        assert one == eight
 
 
 def test_the_quickstart_is_what_the_issue_asks_for() -> None:

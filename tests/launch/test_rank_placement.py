@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from draco.errors import DecodeError
+from draco.errors import DecodeError, MissingError
 from draco.job import Job, parse
 from draco.launch.rank_placement import (
     Placement,
@@ -18,6 +18,7 @@ from draco.launch.rank_placement import (
     most_byzantine_of_a_node,
     nodes_of_workers,
     place,
+    require_gpus,
     warnings,
 )
 from draco.launch.roster import Host, Roster
@@ -224,3 +225,56 @@ def test_oversubscribed_nodes_are_named_with_ranks_threads_and_cores() -> None:
     head, *_, last = warnings(job(4, "uncoded", 0, "threads=4"), nodes, place(nodes, 4))
     assert re.fullmatch("head is oversubscribed: 1 ranks? of 4 threads each on 2 cores", head)
     assert last == "worker-02 is oversubscribed: 2 ranks of 4 threads each on 2 cores"
+
+
+# GPUs
+
+
+def with_gpus(*gpus: int | None) -> Roster:
+    """Return a head, the first, and worker nodes with so many GPUs each."""
+    nodes = roster(len(gpus) - 1)
+    hosts = zip(nodes.nodes, gpus, strict=True)
+    return nodes._replace(nodes=tuple(host._replace(gpus=count) for host, count in hosts))
+
+
+@settings(max_examples=30)
+@given(gpus=st.lists(st.integers(0, 8), min_size=1, max_size=5).filter(any), workers=st.integers(1, 40))
+def test_on_gpus_each_has_as_many_workers_as_the_others_and_other_nodes_have_none(
+    gpus: list[int], workers: int
+) -> None:
+    made = place(with_gpus(1, *gpus), workers, "cuda")
+    assert sorted(rank for ranks in made.values() for rank in ranks) == list(range(workers + 1))
+    assert made["head"] == (0,)
+    each = workers / sum(gpus)
+    for count, (name, ranks) in zip(gpus, list(made.items())[1:], strict=True):
+        assert int(each) * count <= len(ranks) <= -(-workers // sum(gpus)) * count, name
+
+
+def test_a_node_with_more_gpus_has_more_turns() -> None:
+    made = place(with_gpus(0, 1, 4), 5, "cuda")
+    assert made == {"head": (0,), "worker-01": (1,), "worker-02": (2, 3, 4, 5)}
+    assert hostfile(with_gpus(0, 1, 4), made).split() == ["10.0.0.10", "10.0.0.11", *["10.0.0.12"] * 4]
+
+
+@pytest.mark.parametrize("gpus", [(None, None, None), (0, 0, 0), (1, 2, 2)], ids=["unknown", "none", "equal"])
+def test_where_nodes_are_alike_gpus_change_nothing(gpus: tuple[int | None, ...]) -> None:
+    assert place(with_gpus(*gpus), 7, "cuda") == place(with_gpus(*gpus), 7)
+
+
+def test_workers_that_share_gpus_are_counted() -> None:
+    nodes, asked = with_gpus(1, 1, 2), job(6, "uncoded", 0, "device=cuda")
+    assert warnings(asked, nodes, place(nodes, 6, "cuda")) == [
+        "worker-01: 2 workers share 1 GPU", "worker-02: 4 workers share 2 GPUs",
+    ]  # fmt: skip
+    assert warnings(job(6), nodes, place(nodes, 6)) == []
+
+
+def test_a_job_for_gpus_needs_one_at_least_where_they_were_counted() -> None:
+    asked = job(2, "uncoded", 0, "device=cuda")
+    with pytest.raises(MissingError, match=r"^worker-01, worker-02: no node of workers has a GPU"):
+        require_gpus(asked, with_gpus(1, 0, 0))
+    with pytest.raises(MissingError, match=r"^head: no node of workers has a GPU"):
+        require_gpus(asked, with_gpus(0))
+    for nodes in (with_gpus(0, 0, 1), with_gpus(1), with_gpus(0, None, None)):
+        require_gpus(asked, nodes)
+    require_gpus(job(2), with_gpus(0, 0, 0))

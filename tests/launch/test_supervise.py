@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from draco.code.recorded import Copy
 from draco.errors import RefusedError
 from draco.job import Job, parse, to_dict, to_yaml
 from draco.launch import changes, every_node, fork_client, head, preflight, supervise
@@ -401,8 +400,8 @@ class Launches:
         self.fit: list[str] = []  # nodes that could take part again
         self.asked: list[list[str]] = []
 
-    def plan(self, job: Job, directory: Path, roster: Roster | None, forks: str | None, code: Copy | None) -> Plan:
-        del forks, code
+    def plan(self, job: Job, directory: Path, roster: Roster | None, **rest: object) -> Plan:
+        del rest
         line = self.lines[min(len(self.rosters), len(self.lines) - 1)]
         self.rosters.append(roster)
         self.states.append(state(directory))

@@ -1,11 +1,13 @@
-"""A worker that speaks MPI and nothing else that is decent: run as one rank beside real ones by test_hostile.py.
+"""A worker that speaks its transport and nothing else that is decent: one rank beside real ones, by test_hostile.py.
 
-hostile_worker.py SEED MANNER,MANNER,...    does one of them in every step, drawn from SEED
+hostile_worker.py RUN SEED MANNER,MANNER,...    does one of them in every step, drawn from SEED
 """
 
+import contextlib
 import os
 import random
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -13,25 +15,57 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from mpi4py import MPI
 
 from draco.job import parse
-from draco.training import wire
+from draco.runs.spoken import told
+from draco.training import transport, wire
 from draco.training.build import Built
-from draco.training.transport import MpiWorker
+from draco.training.transport.line import HEAD
 from draco.training.worker import build_vectors
 
 REPLY, OTHER = 4, 77
 Frame = np.ndarray[tuple[int], np.dtype[np.uint8]]
 
 
+class ByMpi:
+    """Sends without waiting for anybody."""
+
+    def __init__(self) -> None:
+        from mpi4py import MPI
+
+        self.comm = MPI.COMM_WORLD
+        self.sent: list[MPI.Request] = []
+
+    def begin(self, content: Frame, tag: int) -> None:
+        self.sent.append(self.comm.Isend(content, dest=0, tag=tag))
+
+    def end(self) -> None:
+        self.sent = [request for request in self.sent if not request.Test()]
+
+
+class ByTorch:
+    """Sends the half of a message, and then the rest."""
+
+    def __init__(self, side: transport.WorkerRank) -> None:
+        self.connection: socket.socket = side.connection
+        self.rest = b""
+
+    def begin(self, content: Frame, tag: int) -> None:
+        self.end()
+        raw = HEAD.pack(tag, content.nbytes) + content.tobytes()
+        self.connection.sendall(raw[: len(raw) // 2])
+        self.rest = raw[len(raw) // 2 :]
+
+    def end(self) -> None:
+        self.connection.sendall(self.rest)
+        self.rest = b""
+
+
 class Hostile:
     """What the manners need to know."""
 
-    def __init__(self, draw: random.Random, wire_: wire.Wire) -> None:
-        self.draw, self.wire = draw, wire_
-        self.comm = MPI.COMM_WORLD
-        self.sent: list[MPI.Request] = []
+    def __init__(self, draw: random.Random, wire_: wire.Wire, by: ByMpi | ByTorch) -> None:
+        self.draw, self.wire, self.by = draw, wire_, by
 
     def header(self, step: int, **changed: int | bytes) -> bytes:
         said = {"magic": wire.MAGIC, "dtype": 0, "compression": 0, "step": step, "elements": self.wire.elements,
@@ -43,7 +77,7 @@ class Hostile:
         return np.frombuffer(bytearray(self.header(step, **changed) + payload), np.uint8)
 
     def send(self, content: Frame, tag: int = REPLY) -> None:
-        self.sent.append(self.comm.Isend(content, dest=0, tag=tag))
+        self.by.begin(content, tag)
 
 
 def short(it: Hostile, step: int) -> None:
@@ -99,7 +133,7 @@ def flood(it: Hostile, step: int) -> None:
         for i in range(count):
             it.send(content, tag=(REPLY, OTHER)[i % 2])
             if i % 64 == 0:
-                it.sent = [request for request in it.sent if not request.Test()]
+                it.by.end()
     it.send(it.frame(step))
 
 
@@ -113,23 +147,25 @@ MANNERS: dict[str, Callable[[Hostile, int], None]] = {
 }
 
 
-def main(seed: int, manners: list[str]) -> None:
-    side = MpiWorker()
+def main(name: str, seed: int, manners: list[str]) -> None:
+    rank, _ = transport.rank_and_size()
+    side = transport.worker_side(name, rank)
     job = parse(side.job(), "the server's job", checked=True)
     built = Built(job)
     vectors = build_vectors(built)
-    it = Hostile(random.Random(seed), built.format)
+    it = Hostile(random.Random(seed), built.format, ByTorch(side) if told() == "torch" else ByMpi())
     import torch
 
     side.greet(it.draw.randbytes(100))
-    for task in side.tasks(torch.zeros(vectors.parameters)):
-        MANNERS[it.draw.choice(manners)](it, task.step)
-        it.sent = [request for request in it.sent if not request.Test()]
+    with contextlib.suppress(transport.ServerGone, OSError):  # the server has closed the connection
+        for task in side.tasks(torch.zeros(vectors.parameters)):
+            MANNERS[it.draw.choice(manners)](it, task.step)
+            it.by.end()
     os._exit(0)
 
 
 if __name__ == "__main__":
     try:
-        main(int(sys.argv[1]), sys.argv[2].split(","))
+        main(sys.argv[1], int(sys.argv[2]), sys.argv[3].split(","))
     finally:
         os._exit(1)  # else MPI would wait for the others

@@ -1,4 +1,4 @@
-"""A real MPI rank that does its worst, beside real workers: the server ends with the model of an honest cluster.
+"""A real rank that does its worst, beside real workers: the server ends with the model of an honest cluster.
 
 Rank 3 of three is hostile_worker.py; the job tolerates one adversary.
 """
@@ -45,6 +45,7 @@ WORST_RSS_MB = 250  # above what the server needs besides; the flood is twice th
 PROGRAM = Path(__file__).with_name("hostile_worker.py")
 DISTURBING = ("long", "twice", "flood", "gone")  # after which the worker takes no further part
 LATE = ("silent", "frozen")  # meanwhile the others take many steps
+BOTH = pytest.mark.parametrize("transport", ["mpi", "torch"])
 
 
 class Ended:
@@ -68,15 +69,15 @@ def folder(tmp_path: Path, data_root: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, scheme: str, seed: int, *manners: str, steps: int = 12) -> Ended:
-    job = parse(JOB.format(scheme=scheme, steps=steps), "test")
+def run(folder: Path, scheme: str, seed: int, *manners: str, steps: int = 12, transport: str = "mpi") -> Ended:
+    job = parse(JOB.format(scheme=scheme, steps=steps), "test", [f"transport={transport}"])
     directory = run_directory.create(folder / "runs", job.name, to_yaml(job)).relative_to(folder)
     made = plan(job, directory, forks=os.environ[fork_client.NAME])
     at = made.argv.index("-n")
     rank = made.argv[made.argv.index("none") + 1 :]
     where = made.argv[at + 2 : len(made.argv) - len(rank)]
     argv = (*made.argv[:at], *where, "-n", str(IT), *rank, ":",
-            "-n", "1", sys.executable, str(PROGRAM), str(seed), ",".join(manners))  # fmt: skip
+            "-n", "1", sys.executable, str(PROGRAM), directory.name, str(seed), ",".join(manners))  # fmt: skip
     with open(folder / "output", "w+") as output:
         process = subprocess.Popen(
             argv, env=launch_environment(os.environ, dict(made.environment)), cwd=folder, stdout=output, stderr=output
@@ -136,10 +137,10 @@ def assert_right(ended: Ended, honest: torch.Tensor, scheme: str) -> None:
         torch.testing.assert_close(ended.model, honest, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("scheme", "seed"), [("repetition", 1), ("cyclic", 2)])
-def test_whatever_it_answers_the_model_is_right(folder: Path, honest, scheme: str, seed: int) -> None:
+@pytest.mark.parametrize(("scheme", "seed", "transport"), [("repetition", 1, "mpi"), ("cyclic", 2, "torch")])
+def test_whatever_it_answers_the_model_is_right(folder: Path, honest, scheme: str, seed: int, transport: str) -> None:
     manners = [name for name in MANNERS if name not in (*DISTURBING, *LATE)]
-    ended = run(folder, scheme, seed, *manners, steps=25)
+    ended = run(folder, scheme, seed, *manners, steps=25, transport=transport)
     assert_right(ended, honest(scheme, 25), scheme)
     accused = [step["suspects"] for step in ended.steps]
     assert {rank for suspects in accused for rank in suspects} == {IT}
@@ -148,9 +149,9 @@ def test_whatever_it_answers_the_model_is_right(folder: Path, honest, scheme: st
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("scheme", ["repetition", "cyclic"])
-def test_however_late_it_is_the_model_is_right(folder: Path, honest, scheme: str) -> None:
-    ended = run(folder, scheme, 1, *LATE)
+@pytest.mark.parametrize(("scheme", "transport"), [("repetition", "mpi"), ("cyclic", "mpi"), ("cyclic", "torch")])
+def test_however_late_it_is_the_model_is_right(folder: Path, honest, scheme: str, transport: str) -> None:
+    ended = run(folder, scheme, 1, *LATE, transport=transport)
     assert_right(ended, honest(scheme), scheme)
     assert any(IT in step["straggling"] for step in ended.steps)
     assert {rank for step in ended.steps for rank in step["suspects"]} <= {IT}
@@ -158,25 +159,28 @@ def test_however_late_it_is_the_model_is_right(folder: Path, honest, scheme: str
 
 
 @pytest.mark.long
+@BOTH
 @pytest.mark.parametrize(("manner", "why"), [("twice", UNASKED), ("long", TOO_LONG)])
 def test_one_that_sends_unasked_or_too_much_is_refused_from_then_on(
-    folder: Path, honest, manner: str, why: str
+    folder: Path, honest, manner: str, why: str, transport: str
 ) -> None:
-    ended = run(folder, "repetition", 1, manner)
+    ended = run(folder, "repetition", 1, manner, transport=transport)
     assert_right(ended, honest("repetition"), "repetition")
     assert all(step["refused"] == {str(IT): why} for step in ended.steps[2:])
 
 
 @pytest.mark.long
-def test_a_flood_neither_fills_the_server_nor_holds_it_up(folder: Path, honest) -> None:
-    ended = run(folder, "repetition", 1, "flood")
+@BOTH
+def test_a_flood_neither_fills_the_server_nor_holds_it_up(folder: Path, honest, transport: str) -> None:
+    ended = run(folder, "repetition", 1, "flood", transport=transport)
     assert_right(ended, honest("repetition"), "repetition")
     assert ended.steps[-1]["refused"] == {str(IT): UNASKED}
     assert 0 < ended.grown_mb < WORST_RSS_MB
 
 
-def test_one_that_ends_is_lost_and_no_suspect(folder: Path, honest) -> None:
-    ended = run(folder, "repetition", 1, "gone")
+@BOTH
+def test_one_that_ends_is_lost_and_no_suspect(folder: Path, honest, transport: str) -> None:
+    ended = run(folder, "repetition", 1, "gone", transport=transport)
     assert_right(ended, honest("repetition"), "repetition")
     assert all((step["lost"], step["suspects"]) == ([IT], []) for step in ended.steps[1:])
     assert not any(IT in step["straggling"] for step in ended.steps[1:])

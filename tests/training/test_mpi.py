@@ -1,4 +1,4 @@
-"""Real MPI processes: the same bits as in one process, and an honest end whatever happens to a rank.
+"""Real processes, over both transports: the same bits as in one process, and an honest end whatever happens to a rank.
 
 Every run is started as a user would, by `python -m draco train`, with a time limit from outside.
 """
@@ -40,8 +40,10 @@ checkpoint_every: {every}
 patience_s: {patience}
 reply_timeout_s: {timeout}
 on_loss: {on_loss}
+transport: {transport}
 """
 LIMIT_S = 120
+BOTH = pytest.mark.parametrize("transport", ["mpi", "torch"])
 pytestmark = pytest.mark.usefixtures("forks")
 
 
@@ -63,6 +65,7 @@ def write_job(
     attack: str = "{name: reverse_gradient, ranks: [2]}",
     patience: float = 60,
     workers: int = 3,  # the fewest that tolerate an adversary: every rank imports torch, which takes 2 s
+    transport: str = "mpi",
 ) -> None:
     values = {name: value for name, value in locals().items() if name != "folder"}
     (folder / "job.yaml").write_text(JOB.format(**values))
@@ -97,18 +100,21 @@ def simulated(folder: Path, train) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "attack"),
+    ("scheme", "attack", "transport"),
     [
-        ("repetition", "{name: split_vote}"),
-        ("cyclic", "{name: orthogonal_to_projection, who: drawn}"),  # the last step's secret is told
+        ("repetition", "{name: split_vote}", "mpi"),
+        ("cyclic", "{name: orthogonal_to_projection, who: drawn}", "mpi"),  # the last step's secret is told
+        ("cyclic", "{name: orthogonal_to_projection, who: drawn}", "torch"),
         # Without a code every bit of the lie is in the model.
-        ("uncoded", "{name: alie, z: 1.5, adversaries: 1, who: rotating}"),
+        ("uncoded", "{name: alie, z: 1.5, adversaries: 1, who: rotating}", "mpi"),
     ],
 )
-def test_a_simulation_gives_the_same_model_as_mpi_bit_for_bit(folder: Path, scheme: str, attack: str, train) -> None:
-    write_job(folder, scheme=scheme, attack=attack)
-    over_mpi = run(folder)
-    assert over_mpi.returncode == 0, over_mpi.stderr
+def test_a_simulation_gives_the_same_model_as_processes_bit_for_bit(
+    folder: Path, scheme: str, attack: str, transport: str, train
+) -> None:
+    write_job(folder, scheme=scheme, attack=attack, transport=transport)
+    processes = run(folder)
+    assert processes.returncode == 0, processes.stderr
     first = newest(folder)
     status = json.loads((first / "state.json").read_text())
     assert (status["state"], status["step"]) == ("succeeded", 3)
@@ -192,8 +198,9 @@ def survivors(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def long_run(folder: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-    write_job(folder, steps=100_000, timeout=3, on_loss="fail")
+def long_run(folder: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """A job of many steps; the transport is the fixture's parameter, if it has one."""
+    write_job(folder, steps=100_000, timeout=3, on_loss="fail", transport=getattr(request, "param", "mpi"))
     process = started(folder)
     yield folder, process
     if process.poll() is None:
@@ -222,6 +229,7 @@ def test_a_worker_that_is_needed_and_never_answers_is_named_and_ends_the_run_res
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("long_run", ["mpi", "torch"], indirect=True)
 def test_a_worker_that_is_needed_and_killed_ends_the_run_promptly(long_run) -> None:
     folder, process = long_run
     began = time.monotonic()
@@ -235,8 +243,11 @@ def test_a_worker_that_is_needed_and_killed_ends_the_run_promptly(long_run) -> N
 
 
 @pytest.mark.long
-def test_a_run_goes_on_without_workers_that_hang_or_are_killed_and_has_back_who_comes_back(folder: Path, train) -> None:
-    write_job(folder, steps=200, scheme="repetition", attack="none", patience=0.5)
+@BOTH
+def test_a_run_goes_on_without_workers_that_hang_or_are_killed_and_has_back_who_comes_back(
+    folder: Path, transport: str, train
+) -> None:
+    write_job(folder, steps=200, scheme="repetition", attack="none", patience=0.5, transport=transport)
     process = started(folder)
     log = newest(folder) / "events.jsonl"
 
@@ -279,8 +290,9 @@ def mpirun_process(folder: Path) -> int:
 
 
 @pytest.mark.long
-def test_a_run_outlives_its_server_and_its_mpirun_with_the_same_bits(folder: Path, train) -> None:
-    write_job(folder, steps=60, scheme="repetition", every=2)
+@BOTH
+def test_a_run_outlives_its_server_and_its_mpirun_with_the_same_bits(folder: Path, transport: str, train) -> None:
+    write_job(folder, steps=60, scheme="repetition", every=2, transport=transport)
     process = started(folder)
     os.kill(rank_process(folder, 0), signal.SIGKILL)
     log = newest(folder) / "events.jsonl"
@@ -367,7 +379,7 @@ def test_the_number_of_processes_is_checked_before_anything_else(folder: Path) -
     write_job(folder)
     job = parse((folder / "job.yaml").read_text(), "job.yaml")
     result = launched(folder, run_directory.create(folder / "runs", job.name, to_yaml(job)), processes=3)
-    assert "3 workers and a server, but MPI started 3 processes" in result.stderr
+    assert "3 workers and a server, but 3 processes started" in result.stderr
 
 
 def launched(folder: Path, run: Path, processes: int = 4) -> subprocess.CompletedProcess[str]:

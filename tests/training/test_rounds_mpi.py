@@ -20,14 +20,16 @@ def of(run: Path, kind: str) -> list[dict]:
     return [event for event in events.read(run / "events.jsonl") if event["event"] == kind]
 
 
-@pytest.mark.parametrize("scheme", ["reactive", "verified", "checked"])
-def test_over_mpi_and_simulated_the_model_has_the_same_bits_and_the_same_worker_is_out(
-    folder: Path, scheme: str, train
+@pytest.mark.parametrize(
+    ("scheme", "transport"), [("reactive", "mpi"), ("reactive", "torch"), ("verified", "torch"), ("checked", "mpi")]
+)
+def test_in_processes_and_simulated_the_model_has_the_same_bits_and_the_same_worker_is_out(
+    folder: Path, scheme: str, transport: str, train
 ) -> None:
     attack = "{name: reverse_gradient, ranks: [2], from_step: 2}"
-    write_job(folder, scheme=scheme, attack=attack, steps=5, workers=4)
-    over_mpi = run(folder)
-    assert over_mpi.returncode == 0, over_mpi.stderr
+    write_job(folder, scheme=scheme, attack=attack, steps=5, workers=4, transport=transport)
+    processes = run(folder)
+    assert processes.returncode == 0, processes.stderr
     first, second = newest(folder), simulated(folder, train)
     assert torch.equal(model(first), model(second))
     for found in (first, second):
@@ -35,7 +37,7 @@ def test_over_mpi_and_simulated_the_model_has_the_same_bits_and_the_same_worker_
         assert of(found, "end")[-1]["falsely_accused"] == of(found, "end")[-1]["missed"] == 0
     losses = [[(event["step"], event["loss"]) for event in of(each, "step")] for each in (first, second)]
     assert losses[0] == losses[1]
-    assert "worker 2 is proven to lie and expelled" in over_mpi.stderr
+    assert "worker 2 is proven to lie and expelled" in processes.stderr
 
 
 @pytest.mark.long

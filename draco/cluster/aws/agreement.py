@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from draco.cluster import docker
 from draco.cluster.aws import account, home, instances, registry, terraform
 from draco.cluster.aws import settings as settings_module
 from draco.cluster.aws.cost import prices, quote
@@ -25,6 +26,7 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")  # what an image repository m
 # Settings whose change Terraform would answer with new nodes, or ignore.
 FIXED = (
     "zone", "head_type", "worker_types", "hours", "max_spot_price", "volume_gb", "placement_group", "efa", "ami",
+    "capacity_reservation",
 )  # fmt: skip
 
 
@@ -66,6 +68,8 @@ def offer(request: Request, folder: Path, console: Console) -> Offer:
     found = quoted(request, settings, choice)
     console.print(quote.table(found), highlight=False)
     quote.refuse(found)
+    if any(found.gpus(each) for each in (settings.head_type, *(candidate.type for candidate in found.candidates))):
+        docker.refuse_build(request.image)
     with console.status("scanning the image, if there is a scanner"):
         vulnerabilities = registry.scan(request.image)
     if vulnerabilities:

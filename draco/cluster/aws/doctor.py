@@ -16,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from draco.cluster import configure, docker
-from draco.cluster.aws import account
-from draco.cluster.aws.cost import quotas, quote
+from draco.cluster.aws import account, machine_images
+from draco.cluster.aws.cost import blocks, quotas, quote
+from draco.cluster.aws.cost.prices import Market
 from draco.cluster.aws.cost.quotas import Quota
 from draco.cluster.aws.settings import Settings
 from draco.errors import DracoError, MissingError
@@ -47,6 +48,8 @@ def checks(settings: Settings, image: str, workers: int = 3) -> Iterator[Check]:
     engine = _tried("docker", _engine, "install Docker and start its engine; add this user to its group docker")
     yield engine
     yield _tried("image", partial(_image, image), "make image") if engine.ok else _untold("image", "no Docker Engine")
+    if settings.has_gpus:
+        yield _torch(docker.torch_build(image) if engine.ok else None)
     yield _tried("own address", lambda: settings.ssh_cidr or account.own_cidr(), "SET=ssh_cidr=x.y.z.w/32 names it")
     region = _tried("region", partial(_region, settings), "AWS_REGION=us-east-1, or SET=region=us-east-1")
     yield region
@@ -87,7 +90,7 @@ def quota_check(found: Iterable[Quota], region: str) -> Check:
 
 def _at_aws(settings: Settings, workers: int, region: str | None) -> Iterator[Check]:
     """Check the account; without a region or credentials nothing can be told."""
-    names = ("credentials", "clock", *_SERVICES, "quotas")
+    names = ("credentials", "clock", *_SERVICES, "quotas", *(["GPUs"] if settings.has_gpus else []))
     if region is None:
         yield from (_untold(name, "no region") for name in names)
         return
@@ -103,6 +106,8 @@ def _at_aws(settings: Settings, workers: int, region: str | None) -> Iterator[Ch
         yield quota_check(_quotas(settings, workers, region), region)
     except DracoError as error:
         yield _amiss("quotas", error, _PERMISSIONS)
+    if settings.has_gpus:
+        yield _tried("GPUs", partial(_gpus, settings, region), _PERMISSIONS)
 
 
 # One question each that changes nothing; its answer does not matter.
@@ -205,8 +210,31 @@ def _service(service: str, region: str, ask: Callable[[Any], Any]) -> str:
     return "answers"
 
 
+def _torch(build: str | None) -> Check:
+    """Judge an image for nodes with GPUs by the build of torch in it."""
+    if build is None:
+        return _untold("torch", "no image that says which torch it holds")
+    return Check("torch", build == "cuda", f"the image holds the {build.upper()} build", "make image TORCH=cuda")
+
+
+def _gpus(settings: Settings, region: str) -> str:
+    """Return what the types with GPUs have, and their machine image."""
+    if settings.capacity_reservation:
+        block = blocks.find(region, settings.capacity_reservation)
+        settings = settings.model_copy(update={"worker_types": (block.type,)})
+    named = [each for each in dict.fromkeys(settings.types) if machine_images.has_gpus(each)]
+    found = quotas.kinds(region, named)
+    image = settings.ami or (machine_images.newest(region, named[0]) if named else "none")
+    return "\n".join([*(f"{each}: {found[each].words}" for each in named if each in found), f"machine image {image}"])
+
+
 def _quotas(settings: Settings, workers: int, region: str) -> tuple[Quota, ...]:
-    survey = quotas.survey(region, "", (settings.head_type, *settings.worker_types))
+    market: Market = "spot"
+    if settings.capacity_reservation:
+        block = blocks.find(region, settings.capacity_reservation)
+        blocks.refuse_unfit(block, settings, workers)
+        market, settings = "capacity-block", settings.model_copy(update={"worker_types": (block.type,)})
+    survey = quotas.survey(region, "", settings.types)
     types = quote.worker_types(settings, survey.kinds)
-    quotas.refuse_unfit(region, (settings.head_type, *types), survey.kinds, efa=settings.efa)
-    return survey.quotas(settings.head_type, types[0], "spot", workers)
+    quotas.refuse_unfit(region, (settings.head_type, *types), survey.kinds, efa=settings.efa, ami=settings.ami)
+    return survey.quotas(settings.head_type, types[0], market, workers)

@@ -33,6 +33,10 @@ class Choice(NamedTuple):
     expires_at: str  # RFC 3339, UTC
     per_hour: float | None  # of the whole cluster in dollars, as quoted
     dearer: float | None = None  # dollars per hour by which a worker costs more on demand
+    worker_ami: str | None = None  # None: the head's
+    gpus: int = 0  # of each worker
+    head_gpus: int = 0
+    block: str | None = None  # the capacity block that workers are started in
     promoted: tuple[str, ...] = ()  # workers bought on demand, as the spot market had none to replace them with
 
 
@@ -102,7 +106,7 @@ def expiry(moment: datetime) -> str:
 def chosen(candidate: "Candidate", ami: str, expires_at: str, per_hour: float | None) -> Choice:
     """Return the choice of a candidate."""
     dearer = None
-    if candidate.on_demand is not None and candidate.price is not None:
+    if candidate.market != "capacity-block" and candidate.on_demand is not None and candidate.price is not None:
         dearer = candidate.on_demand - candidate.price
     return Choice(candidate.type, candidate.zone, candidate.market, ami, expires_at, per_hour, dearer)
 

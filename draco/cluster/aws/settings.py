@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from draco import files
+from draco.cluster.aws import machine_images
 from draco.errors import JobError
 
 _AS_TUPLE = BeforeValidator(lambda value: tuple(value.split(",")) if isinstance(value, str) else value)
@@ -48,14 +49,51 @@ class Settings(BaseModel):
     ssh_cidr: str | None = Field(None, description="who may reach the head by ssh; null: the caller's own address")
     owner: str | None = Field(None, pattern=r"^[A-Za-z0-9_+=,.@-]{1,64}$", description="null: the caller's name at AWS")
     idle_minutes: int = Field(60, ge=0, le=10_000, description="without a run after which the head ends all; 0: never")
-    volume_gb: int = Field(30, ge=20, le=16_000, description="size of each node's disk")
+    volume_gb: int | None = Field(
+        None,
+        ge=20,
+        le=16_000,
+        description=f"size of each node's disk; null: {machine_images.PLAIN_DISK_GB}, or {machine_images.GPU_DISK_GB} "
+        "where a type has GPUs",
+    )
     placement_group: bool = Field(False, description="nodes close together; makes shortages likelier")
     efa: bool = Field(False, description="Elastic Fabric Adapter, for types that have one; lets workers reach workers")
     ssm: bool = Field(False, description="let Session Manager in beside ssh")
-    ami: str | None = Field(None, pattern=r"^ami-[0-9a-f]{8,17}$", description="null: Amazon Linux 2023 of today")
+    ami: str | None = Field(
+        None,
+        pattern=r"^ami-[0-9a-f]{8,17}$",
+        description="null: Amazon Linux 2023 of today; for types with GPUs AWS's Deep Learning Base AMI",
+    )
+    capacity_reservation: str | None = Field(
+        None, pattern=r"^cr-[0-9a-f]{8,17}$", description="id of a capacity block for the workers; null: none"
+    )
     state_bucket: str | None = Field(
         None, pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="S3 bucket for Terraform's state; null: here"
     )
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types of all nodes, the head's first."""
+        return (self.head_type, *self.worker_types)
+
+    @property
+    def disk_gb(self) -> int:
+        """The size of each node's disk."""
+        return self.volume_gb or self.least_disk_gb
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether nodes may have GPUs; capacity blocks are of such types."""
+        return self.capacity_reservation is not None or any(map(machine_images.has_gpus, self.types))
+
+    @property
+    def least_disk_gb(self) -> int:
+        """The smallest disk that holds what a node needs."""
+        return machine_images.GPU_DISK_GB if self.has_gpus else machine_images.PLAIN_DISK_GB
+
+    def is_default(self, key: str) -> bool:
+        """Say whether nobody chose a setting."""
+        return bool(getattr(self, key) == Settings.model_fields[key].default)
 
     def bucket(self, name: str, root: str) -> Bucket | None:
         """Return where the state of a cluster's root is kept, if not beside it."""
@@ -95,9 +133,26 @@ def updated(before: Settings, words: Sequence[str]) -> Settings:
         made = Settings.model_validate(before.model_dump() | given)
     except ValidationError as error:
         faults += [_fault(found, given) for found in error.errors()]
+    else:
+        faults += contradictions(made)
     if faults:
         raise JobError(faults)
     return made
+
+
+def contradictions(settings: Settings) -> list[str]:
+    """Return a sentence for each pair of settings that cannot both hold."""
+    faults = []
+    if settings.capacity_reservation and settings.on_demand:
+        faults.append("capacity_reservation: its workers are paid for, and on_demand=true buys others: on_demand=false")
+    if settings.capacity_reservation and settings.max_spot_price is not None:
+        faults.append("capacity_reservation: its workers are not spot, as max_spot_price is for: max_spot_price=")
+    if settings.has_gpus and settings.ami is None and settings.disk_gb < settings.least_disk_gb:
+        faults.append(
+            f"volume_gb: is {settings.volume_gb}; the machine image with a GPU driver and the trainer's take "
+            f"{settings.least_disk_gb}: volume_gb="
+        )
+    return faults
 
 
 def _keys() -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from draco.cluster import docker, ssh
-from draco.cluster.aws import account, agreement, home, host_keys, instances, registry, terraform
+from draco.cluster.aws import account, agreement, home, host_keys, instances, machine_images, registry, terraform
 from draco.cluster.aws import settings as settings_module
 from draco.cluster.aws.agreement import Agreement
 from draco.cluster.aws.cost import quote
@@ -27,7 +27,6 @@ LOGIN = "ec2-user"  # of Amazon Linux
 START_LIMIT_S = 300  # for the instances of one candidate
 SSH_LIMIT_S = 240
 _TAKEN = re.compile(r"Already ?Exists|Duplicate", re.IGNORECASE)
-_AMI = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-6.1-x86_64"
 
 
 def up(request: Request, folder: Path, say: Say) -> Cluster:
@@ -54,7 +53,7 @@ def up(request: Request, folder: Path, say: Say) -> Cluster:
     values = {
         "name": request.name, "owner": owner, "region": region, "workers": request.workers, "image": image,
         "ssh_cidr": ssh_cidr, "ssh_public_key": key, "head_type": settings.head_type,
-        "idle_minutes": settings.idle_minutes, "volume_gb": settings.volume_gb, "efa": settings.efa,
+        "idle_minutes": settings.idle_minutes, "volume_gb": settings.disk_gb, "efa": settings.efa,
         "placement_group": settings.placement_group,
         "max_spot_price": None if settings.max_spot_price is None else f"{settings.max_spot_price:g}",
         **{key: base[key] for key in (
@@ -114,15 +113,19 @@ def _refuse_fewer(request: Request, region: str) -> None:
 def _choices(agreed: Agreement) -> list[Choice]:
     """Return the agreed choices in order; their lifetime begins now."""
     assert agreed.quote
-    ami = agreed.settings.ami or _ami(agreed.region)
-    expires = home.expiry(datetime.now(UTC) + timedelta(hours=agreed.settings.hours))
-    return [home.chosen(each, ami, expires, agreed.quote.at(each.price)) for each in agreed.quote.candidates]
-
-
-def _ami(region: str) -> str:
-    with account.speaking("looking for Amazon Linux 2023"):
-        found: str = account.client("ssm", region).get_parameter(Name=_AMI)["Parameter"]["Value"]
-    return found
+    told, settings = agreed.quote, agreed.settings
+    types = (settings.head_type, *(each.type for each in told.candidates))
+    found = {driven: settings.ami or machine_images.newest(agreed.region, name)
+             for driven, name in {machine_images.has_gpus(name): name for name in types}.items()}  # fmt: skip
+    expires = home.expiry(datetime.now(UTC) + timedelta(hours=settings.hours))
+    head = found[machine_images.has_gpus(settings.head_type)]
+    return [
+        home.chosen(each, head, expires, told.at(each.price))._replace(
+            worker_ami=found[machine_images.has_gpus(each.type)], gpus=told.gpus(each.type),
+            head_gpus=told.gpus(settings.head_type), block=settings.capacity_reservation,
+        )
+        for each in told.candidates
+    ]  # fmt: skip
 
 
 def _base(name: str, settings: Settings, owner: str, there: Home, say: Say) -> dict[str, Any]:
@@ -232,7 +235,7 @@ def _make(
         "cluster", there.cluster,
         {**values, "zone": choice.zone, "subnet_id": subnets[choice.zone], "worker_type": choice.type,
          "market": choice.market, "on_demand_workers": list(choice.promoted), "ami": choice.ami,
-         "expires_at": choice.expires_at},
+         "worker_ami": choice.worker_ami, "capacity_reservation_id": choice.block, "expires_at": choice.expires_at},
         agreed.settings.bucket(values["name"], "cluster"),
     )  # fmt: skip
     _apply(there.cluster, "cluster", values["name"], values["region"], say, START_LIMIT_S)
@@ -324,5 +327,6 @@ def _cluster(
             "region": region, "zone": choice.zone, "type": choice.type, "market": choice.market,
             "per_hour": choice.per_hour, "dearer": choice.dearer, "expires_at": choice.expires_at,
             "instances": {node: each["id"] for node, each in found.items()}, "inventory_variables": storage,
+            "gpus": {node: choice.head_gpus if node == HEAD else choice.gpus for node in found},
         },
     )  # fmt: skip

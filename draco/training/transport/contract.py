@@ -1,14 +1,21 @@
-"""The contract of a transport: what the server may ask of it, whichever it is."""
+"""The contract of a transport: what server and workers may ask of it, whichever it is."""
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 GREETING_BYTES = 1024
+ENDED = "its process has ended"
+UNASKED = "it sent a message that nobody asked for"
+TOO_LONG = "it sent a message that is longer than any that was asked for"
 
 Arrival = tuple[int, int | str]  # worker 1..n; the length of its frame in bytes, or why there is none
+
+
+class ServerGone(Exception):  # noqa: N818 - no fault of this process
+    """The server's process has ended."""
 
 
 class Task(NamedTuple):
@@ -63,6 +70,38 @@ class ServerTransport(Protocol):
 
     def stop(self) -> None:
         """Tell every worker that there is no more work."""
+
+
+class ServerRank(ServerTransport, Protocol):
+    """The server's side where each worker is a process of its own."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all ranks are there and well, and are to leave together."""
+
+    def announce(self, text: str) -> None:
+        """Send every worker the job: workers see no run directory, which holds a secret and is on the head."""
+
+
+class WorkerRank(Protocol):
+    """A worker's side. Each of its calls may raise ServerGone."""
+
+    whole: bool  # see ServerRank; told with the end of the run
+
+    def job(self) -> str:
+        """Return the job that the server announced, as YAML."""
+
+    def greet(self, greeting: bytes) -> None:
+        """Say once who this worker is, in no more than GREETING_BYTES."""
+
+    def take_momenta(self, out: Tensor) -> None:
+        """Receive the momenta to go on from into `out` (rows, p)."""
+
+    def tasks(self, model: Tensor) -> Iterator[Task]:
+        """Yield every task until the server says stop; the step's model (p,) is in `model`."""
+
+    def reply(self, frame: Tensor, length: int) -> None:
+        """Send the first `length` bytes of `frame`."""
 
 
 def ranks(workers: Iterable[int]) -> str:

@@ -67,11 +67,11 @@ def rank_and_size() -> tuple[int, int]:
 def leave(*, finalize: bool) -> NoReturn:
     """End this process well: MPI first, then at once, without the second that torch takes to clear up.
 
-    `finalize` only where every rank does: it waits for all of them, those that are gone too.
+    `finalize` only where every rank does: it waits for all of them, those that are gone too. Without MPI none does.
     """
-    from mpi4py import MPI
-
     if finalize:
+        from mpi4py import MPI
+
         MPI.Finalize()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from draco.errors import WorkerError
-from draco.training.transport.contract import GREETING_BYTES, Arrival, Task
+from draco.training.transport.contract import ENDED, GREETING_BYTES, TOO_LONG, UNASKED, Arrival, Task
 from draco.training.transport.mpi import (
     TAG_GREETING,
     TAG_JOB,
@@ -36,9 +36,6 @@ _STOP_LIMIT_S = 10.0
 # worker may have so many at a time that are not received, or not whole.
 _THROWN_BYTES, _THROWN_AT_ONCE = 1 << 20, 256
 _MESSAGES_AT_ONCE = 256  # of one worker, taken before the next one's turn
-_ENDED = "its process has ended"
-UNASKED = "it sent a message that nobody asked for"
-TOO_LONG = "it sent a message that is longer than any that was asked for"
 
 
 @dataclass
@@ -71,7 +68,7 @@ class MpiServer:
         self._announced: list[MPI.Request] = []
         self._handed: dict[int, MPI.Request] = {}
         self._given: list[Tensor] = []
-        self._largest = GREETING_BYTES  # that an owed message may be; all buffers are of this size
+        self._largest = GREETING_BYTES  # that a reply may be; all buffers for them are of this size
 
     def announce(self, text: str) -> None:
         """Send every worker the job: workers see no run directory, which holds a secret and is on the head."""
@@ -231,7 +228,8 @@ class MpiServer:
             if message is None:
                 break
             size = status.Get_count(MPI.BYTE)
-            if status.Get_tag() != peer.owes or size > self._largest:
+            most = GREETING_BYTES if peer.owes == TAG_GREETING else self._largest
+            if status.Get_tag() != peer.owes or size > most:
                 unasked = status.Get_tag() != peer.owes
                 peer.expelled = refused = peer.expelled or (UNASKED if unasked else TOO_LONG)
                 self._throw_away(peer, message, size)
@@ -264,7 +262,7 @@ class MpiServer:
 
         failed = self._comm.Get_failed()  # probes do not tell
         for rank in MPI.Group.Translate_ranks(failed, None, self._comm.Get_group()) if failed.Get_size() else ():
-            self._peers[rank - 1].gone = _ENDED
+            self._peers[rank - 1].gone = ENDED
         self._handed = {rank: r for rank, r in self._handed.items() if not _done(self._peers[rank - 1], r)}
         self._given = self._given if self._handed else []
         for peer in self._peers:
@@ -283,7 +281,7 @@ def _noticing(peer: _Peer) -> Iterator[None]:
     except MPI.Exception as error:
         if error.Get_error_class() not in (MPI.ERR_PROC_FAILED, MPI.ERR_REVOKED):
             raise
-        peer.gone = _ENDED
+        peer.gone = ENDED
 
 
 def _done(peer: _Peer, request: "MPI.Request", status: "MPI.Status | None" = None) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from draco.errors import WorkerError
-from draco.training.transport.contract import GREETING_BYTES, Task
+from draco.training.transport.contract import GREETING_BYTES, ServerGone, Task
 from draco.training.transport.mpi import (
     TAG_GREETING,
     TAG_JOB,
@@ -21,10 +21,6 @@ from draco.training.transport.mpi import (
 
 if TYPE_CHECKING:
     from mpi4py import MPI
-
-
-class ServerGone(Exception):  # noqa: N818 - no fault of this process
-    """The server's process has ended."""
 
 
 class MpiWorker:

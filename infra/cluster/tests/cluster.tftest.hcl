@@ -302,6 +302,62 @@ run "efa" {
   }
 }
 
+run "gpu_workers_in_a_capacity_block" {
+  command = apply
+  variables {
+    market                  = "capacity-block"
+    capacity_reservation_id = "cr-0123456789abcdef0"
+    worker_type             = "p5.48xlarge"
+    worker_ami              = "ami-0fedcba9876543210"
+    volume_gb               = 120
+  }
+
+  assert {
+    condition     = [for node in output.nodes : node.market] == ["on-demand", "capacity-block", "capacity-block"]
+    error_message = "workers are in the block, the head is not"
+  }
+  assert {
+    condition     = keys(aws_launch_template.node) == ["worker"]
+    error_message = "a template for workers alone"
+  }
+  assert {
+    condition = (
+      aws_launch_template.node["worker"].instance_market_options[0].market_type == "capacity-block" &&
+      aws_launch_template.node["worker"].capacity_reservation_specification[0].capacity_reservation_target[0].capacity_reservation_id == "cr-0123456789abcdef0" &&
+      aws_launch_template.node["worker"].instance_initiated_shutdown_behavior == "terminate"
+    )
+    error_message = "the template names the block, and that to shut down is to be terminated"
+  }
+  assert {
+    condition = alltrue([
+      for worker in aws_instance.worker :
+      length(worker.instance_market_options) == 0 && worker.launch_template[0].id == "lt-02"
+    ])
+    error_message = "the instance leaves its market to the template"
+  }
+  assert {
+    condition = [for node in local.instances : node.ami] == [
+      "ami-0123456789abcdef0", "ami-0fedcba9876543210", "ami-0fedcba9876543210",
+    ]
+    error_message = "workers have a machine image of their own"
+  }
+}
+
+run "refuses_a_block_without_its_market_and_the_market_without_a_block" {
+  command = plan
+  variables { capacity_reservation_id = "cr-0123456789abcdef0" }
+  expect_failures = [var.capacity_reservation_id]
+}
+
+run "refuses_a_block_by_another_name" {
+  command = plan
+  variables {
+    market                  = "capacity-block"
+    capacity_reservation_id = "block"
+  }
+  expect_failures = [var.capacity_reservation_id]
+}
+
 run "refuses_a_subnet_in_another_zone" {
   command = plan
   variables { zone = "us-west-2a" }
@@ -338,12 +394,13 @@ run "refuses_too_little" {
     max_retries              = 0
     market                   = ""
     on_demand_workers        = ["head"]
+    worker_ami               = "al2023"
   }
   expect_failures = [
     var.name, var.owner, var.region, var.vpc_id, var.subnet_id, var.head_security_group_id,
     var.worker_security_group_id, var.ssh_cidr, var.ssh_public_key, var.ami, var.head_type, var.worker_type,
     var.workers, var.max_spot_price, var.expires_at, var.idle_minutes, var.volume_gb, var.image, var.max_retries,
-    var.market, var.on_demand_workers,
+    var.market, var.on_demand_workers, var.worker_ami,
   ]
 }
 

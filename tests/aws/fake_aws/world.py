@@ -18,6 +18,9 @@ QUOTAS = {
     "L-34B43A08": ("All Standard (A, C, D, H, I, M, R, T, Z) Spot Instance Requests", 256.0),
     "L-DB2E81BA": ("Running On-Demand G and VT instances", 0.0),
     "L-3819A6DF": ("All G and VT Spot Instance Requests", 0.0),
+    "L-417A185B": ("Running On-Demand P instances", 0.0),
+    "L-7212CCBC": ("All P4, P3 and P2 Spot Instance Requests", 0.0),
+    "L-C4BD4855": ("All P5 Spot Instance Requests", 0.0),
 }
 _KEPT_CALLS = 20_000
 

@@ -19,7 +19,7 @@ _LOOKED_BACK = timedelta(days=30)
 _UNKNOWN_SCORE = 5
 _FEWEST_TYPES = 3  # for fewer AWS's score is always low, whatever the capacity
 
-Market = Literal["spot", "on-demand"]
+Market = Literal["spot", "on-demand", "capacity-block"]
 
 
 class Spot(NamedTuple):
@@ -77,6 +77,8 @@ def now(region: str, name: str, zone: str, market: Market) -> float | None:
     Raises:
         DracoError: AWS did not answer.
     """
+    if market == "capacity-block":
+        return 0.0  # paid when it was bought
     if market == "spot":
         found = spot_prices(_spot_history(region, (name,))).get((name, zone))
         return found.now if found else None

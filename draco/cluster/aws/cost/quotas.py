@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from draco.cluster.aws import account
+from draco.cluster.aws import account, machine_images
 from draco.cluster.aws.cost.prices import Market
 from draco.errors import RefusedError
 
@@ -25,7 +25,8 @@ _CODES: Mapping[tuple[str, Market], str] = {
     ("standard", "on-demand"): "L-1216C47A",
     ("G and VT", "spot"): "L-3819A6DF",
     ("G and VT", "on-demand"): "L-DB2E81BA",
-    ("P", "spot"): "L-7212CCBC",  # up to P4; newer ones have another that is not known here
+    ("P", "spot"): "L-7212CCBC",  # up to P4
+    ("P5", "spot"): "L-C4BD4855",
     ("P", "on-demand"): "L-417A185B",
 }
 _FAMILIES = {
@@ -33,7 +34,7 @@ _FAMILIES = {
     **dict.fromkeys(("g", "gr", "vt"), "G and VT"),
     "p": "P",
 }
-_NEWEST_SPOT_P = 4
+_NEWEST_SPOT_P = 4  # of those that share a quota; P5 has its own, and that of newer ones is not known here
 
 
 class Kind(NamedTuple):
@@ -42,6 +43,14 @@ class Kind(NamedTuple):
     vcpus: int
     x86: bool
     efa: bool
+    gpus: int = 0
+    gpu: str = ""  # maker and model
+    gpu_gib: float = 0.0  # memory of each
+
+    @property
+    def words(self) -> str:
+        """What a node of the type has, such as 4 vCPU and 1 x NVIDIA A10G of 24 GiB."""
+        return f"{self.vcpus} vCPU" + (f" and {self.gpus} x {self.gpu} of {self.gpu_gib:.0f} GiB" if self.gpus else "")
 
 
 class Quota(NamedTuple):
@@ -85,9 +94,13 @@ class Survey(NamedTuple):
     used: Mapping[Pool, int]
 
     def quotas(self, head: str, worker: str, market: Market, workers: int) -> tuple[Quota, ...]:
-        """Return the quotas that such a cluster counts against: the workers' first, then the head's if it differs."""
+        """Return the quotas that such a cluster counts against: the workers' first, then the head's if it differs.
+
+        What runs in a capacity block counts against none.
+        """
         needed: Counter[Pool] = Counter()
-        needed[pool(worker, market)] += workers * self.kinds[worker].vcpus
+        if market != "capacity-block":
+            needed[pool(worker, market)] += workers * self.kinds[worker].vcpus
         needed[pool(head, "on-demand")] += self.kinds[head].vcpus
         return tuple(
             Quota(each.name, self.limits.get(each.code) if each.code else None, self.used.get(each, 0), n, each.code)
@@ -123,7 +136,7 @@ def pool(instance_type: str, market: Market) -> Pool:
     letters, generation = re.match(r"([a-z]+)-?(\d*)", instance_type).groups()  # type: ignore[union-attr]
     family = _FAMILIES.get(letters, instance_type.split(".")[0])
     if family == "P" and market == "spot" and int(generation or 0) > _NEWEST_SPOT_P:
-        family = instance_type.split(".")[0]
+        family = "P5" if generation == "5" else instance_type.split(".")[0]
     return Pool(f"{market} vCPU" + ("" if family == "standard" else f" ({family})"), _CODES.get((family, market)))
 
 
@@ -134,7 +147,10 @@ def used(instances: Iterable[Mapping[str, Any]], kinds: Mapping[str, Kind], name
         tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", ())}
         if (tags.get("Project"), tags.get("Cluster")) == ("draco", name) or instance["InstanceType"] not in kinds:
             continue
-        market: Market = "spot" if instance.get("InstanceLifecycle") == "spot" else "on-demand"
+        lifecycle = instance.get("InstanceLifecycle")
+        if lifecycle == "capacity-block":
+            continue
+        market: Market = "spot" if lifecycle == "spot" else "on-demand"
         taken[pool(instance["InstanceType"], market)] += kinds[instance["InstanceType"]].vcpus
     return dict(taken)
 
@@ -151,11 +167,14 @@ def kinds(region: str, types: Iterable[str]) -> dict[str, Kind]:
     return found
 
 
-def refuse_unfit(region: str, types: Iterable[str], kinds: Mapping[str, Kind], *, efa: bool) -> None:
+def refuse_unfit(
+    region: str, types: Iterable[str], kinds: Mapping[str, Kind], *, efa: bool, ami: str | None = None
+) -> None:
     """Refuse types that could not run a node.
 
     Raises:
-        RefusedError: names every type that the region does not have, that is not x86_64, or that lacks EFA.
+        RefusedError: names every type that the region does not have, that is not x86_64, or that lacks EFA, and those
+            with GPUs that no known machine image has a driver for, unless `ami` names one.
     """
     faults = []
     for each in dict.fromkeys(types):
@@ -163,6 +182,12 @@ def refuse_unfit(region: str, types: Iterable[str], kinds: Mapping[str, Kind], *
             faults.append(f"{each}: {region} has no such instance type")
         elif not kinds[each].x86:
             faults.append(f"{each}: is not x86_64, and the trainer image is")
+        elif kinds[each].gpus and not machine_images.has_gpus(each) and ami is None:
+            families = ", ".join(machine_images.GPU_FAMILIES)
+            faults.append(
+                f"{each}: no machine image with a driver for its {kinds[each].gpu} is known, but for {families}; "
+                "SET=ami= names one"
+            )
         elif efa and not kinds[each].efa:
             faults.append(f"{each}: has no Elastic Fabric Adapter; SET=efa=false, or another type")
     if faults:
@@ -170,10 +195,15 @@ def refuse_unfit(region: str, types: Iterable[str], kinds: Mapping[str, Kind], *
 
 
 def _kind(told: Mapping[str, Any]) -> Kind:
+    gpus = told.get("GpuInfo", {}).get("Gpus", [])
+    first = gpus[0] if gpus else {}
     return Kind(
         told["VCpuInfo"]["DefaultVCpus"],
         "x86_64" in told["ProcessorInfo"]["SupportedArchitectures"],
         bool(told.get("NetworkInfo", {}).get("EfaSupported")),
+        sum(each.get("Count", 0) for each in gpus),
+        f"{first.get('Manufacturer', '')} {first.get('Name', '')}".strip(),
+        first.get("MemoryInfo", {}).get("SizeInMiB", 0) / 1024,
     )
 
 

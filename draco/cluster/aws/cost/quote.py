@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from rich.console import Group
 from rich.table import Table
 
-from draco.cluster.aws.cost import prices, quotas
+from draco.cluster.aws.cost import blocks, prices, quotas
+from draco.cluster.aws.cost.blocks import Block
 from draco.cluster.aws.cost.prices import Candidate, Prices
 from draco.cluster.aws.cost.quotas import Kind, Quota
 from draco.cluster.aws.settings import Settings
@@ -23,6 +24,8 @@ class Quote(NamedTuple):
     prices: Prices
     candidates: tuple[Candidate, ...]  # best first
     quotas: tuple[Quota, ...]  # of the best candidate
+    kinds: Mapping[str, Kind] = {}  # by type
+    block: Block | None = None  # that the workers are started in
 
     @property
     def best(self) -> Candidate | None:
@@ -42,7 +45,7 @@ class Quote(NamedTuple):
     @property
     def disks(self) -> float:
         """Per hour, of all nodes."""
-        return (self.workers + 1) * self.settings.volume_gb * prices.GP3_GB_MONTH / prices.HOURS_A_MONTH
+        return (self.workers + 1) * self.settings.disk_gb * prices.GP3_GB_MONTH / prices.HOURS_A_MONTH
 
     @property
     def addresses(self) -> float:
@@ -66,6 +69,10 @@ class Quote(NamedTuple):
         """What it can cost until it expires."""
         return None if self.ceiling is None else self.ceiling * self.settings.hours
 
+    def gpus(self, instance_type: str) -> int:
+        """Return how many GPUs a node of a type has; 0 where AWS was not asked."""
+        return self.kinds[instance_type].gpus if instance_type in self.kinds else 0
+
     def at(self, worker: float | None) -> float | None:
         """Return what the whole cluster costs per hour with workers at that price."""
         if worker is None or self.head is None:
@@ -79,33 +86,49 @@ def quote(name: str, settings: Settings, workers: int) -> Quote:
     Candidates above max_price or beyond a quota are left out. If there are no others they stay, and `refuse` says why.
 
     Raises:
-        RefusedError: an instance type does not exist in the region, or cannot run a node.
+        RefusedError: an instance type does not exist in the region, or cannot run a node; or the capacity block is none
+            for these workers.
         DracoError: AWS did not answer.
     """
-    assert settings.region
-    survey = quotas.survey(settings.region, name, (settings.head_type, *settings.worker_types))
+    region = settings.region
+    assert region
+    block = None
+    if settings.capacity_reservation:
+        block = blocks.find(region, settings.capacity_reservation)
+        blocks.refuse_unfit(block, settings, workers)
+        settings = settings.model_copy(update={"worker_types": (block.type,), "zone": block.zone})
+    survey = quotas.survey(region, name, settings.types)
     types = worker_types(settings, survey.kinds)
-    quotas.refuse_unfit(settings.region, (settings.head_type, *types), survey.kinds, efa=settings.efa)
-    found = prices.fetch(settings.region, (settings.head_type, *types))
-    scores = prices.scores(settings.region, types, workers)
-    bare = Quote(name, settings, workers, found, (), ())
+    quotas.refuse_unfit(region, (settings.head_type, *types), survey.kinds, efa=settings.efa, ami=settings.ami)
+    found = prices.fetch(region, (settings.head_type, *types))
+    scores = prices.scores(region, types, workers)
+    bare = Quote(name, settings, workers, found, (), (), survey.kinds, block)
 
     def quotas_of(candidate: Candidate) -> tuple[Quota, ...]:
         return survey.quotas(settings.head_type, candidate.type, candidate.market, workers)
 
     usable = _preferring(
-        startable(prices.ordered(found, scores, types, settings.zone, settings.on_demand), found, settings),
+        startable(_ordered(bare, scores, types), found, settings),
         lambda candidate: _affordable(bare.at(candidate.price), settings.max_price),
         lambda candidate: not any(each.is_short for each in quotas_of(candidate)),
     )
     return bare._replace(candidates=usable, quotas=quotas_of(usable[0]) if usable else ())
 
 
+def _ordered(bare: Quote, scores: Mapping[tuple[str, str], int], types: tuple[str, ...]) -> tuple[Candidate, ...]:
+    """Return the candidates, best first: the capacity block, or all of them."""
+    settings, block = bare.settings, bare.block
+    if block is None:
+        return prices.ordered(bare.prices, scores, types, settings.zone, settings.on_demand)
+    return (
+        Candidate(block.type, block.zone, "capacity-block", 0.0, None, bare.prices.on_demand.get(block.type), None),
+    )  # fmt: skip
+
+
 def worker_types(settings: Settings, kinds: Mapping[str, Kind]) -> tuple[str, ...]:
     """Return the workers' types. The default list loses the types that the region does not have."""
     there = tuple(each for each in settings.worker_types if each in kinds)
-    is_default = settings.worker_types == Settings.model_fields["worker_types"].default
-    return there if there and is_default else settings.worker_types
+    return there if there and settings.is_default("worker_types") else settings.worker_types
 
 
 def startable(found: tuple[Candidate, ...], prices: Prices, settings: Settings) -> tuple[Candidate, ...]:
@@ -156,7 +179,7 @@ def table(quote: Quote) -> Group:
     if best:
         price = None if best.price is None else best.price * quote.workers
         rows.add_row("workers", f"{quote.workers} x {best.type}", best.market, _hourly(price))
-    rows.add_row("disks", f"{nodes} x {settings.volume_gb} GB", "gp3", _hourly(quote.disks))
+    rows.add_row("disks", f"{nodes} x {settings.disk_gb} GB", "gp3", _hourly(quote.disks))
     rows.add_row("addresses", str(nodes), "public IPv4", _hourly(quote.addresses))
     rows.add_row("total", "", "", _hourly(quote.per_hour))
     rows.add_row("ceiling", "", _ceiling_is(quote), _hourly(quote.ceiling))
@@ -174,6 +197,7 @@ def as_json(quote: Quote) -> dict[str, Any]:
         "per_hour": quote.per_hour, "ceiling_per_hour": quote.ceiling, "max_price": quote.settings.max_price,
         "hours": quote.settings.hours, "at_most": quote.most, "storage_per_gb_month": prices.EFS_GB_MONTH,
         "quotas": [{**each._asdict(), "left": each.left} for each in quote.quotas],
+        "types": {name: quote.kinds[name]._asdict() for name in sorted(quote.kinds) if name in _shown_types(quote)},
     }  # fmt: skip
 
 
@@ -203,6 +227,8 @@ def _affordable(per_hour: float | None, limit: float | None) -> bool:
 
 def _ceiling(candidate: Candidate, max_spot_price: float | None) -> float | None:
     """Return the most that a worker can come to cost per hour: AWS never takes more for spot than on demand."""
+    if candidate.market == "capacity-block":
+        return candidate.price
     limits = [candidate.on_demand, max_spot_price if candidate.market == "spot" else None]
     return min((limit for limit in limits if limit is not None), default=None)
 
@@ -220,14 +246,17 @@ def _nowhere(quote: Quote) -> str:
     if settings.max_spot_price is not None and spot and min(spot) > settings.max_spot_price:
         why = f"spot costs {dollars(min(spot))} per hour or more, above max_spot_price={settings.max_spot_price:g}"
         return f"{looked}: {why}: SET=max_spot_price= takes the limit off"
-    market = "" if settings.on_demand else " on the spot market"
-    other = "SET=worker_types= or head_type=" + ("" if settings.on_demand else ", or SET=on_demand=true")
+    anywhere = settings.on_demand or quote.block
+    market = "" if anywhere else " on the spot market"
+    other = "SET=worker_types= or head_type=" + ("" if anywhere else ", or SET=on_demand=true")
     among = settings.zone or ", ".join(quote.prices.zones)
     return f"{looked}: none of them is offered{market} in one zone with a {settings.head_type} ({among}): {other}"
 
 
 def _ceiling_is(quote: Quote) -> str:
     """Return the kind of the ceiling."""
+    if quote.block:
+        return "head on demand"
     limit = quote.settings.max_spot_price
     held = limit is not None and all(
         each.market == "spot" and (each.on_demand is None or limit <= each.on_demand) for each in quote.candidates
@@ -237,7 +266,9 @@ def _ceiling_is(quote: Quote) -> str:
 
 def _lines(quote: Quote) -> list[str]:
     """Return the remarks below the table."""
-    lines = []
+    lines = _gpu_lines(quote)
+    if quote.block:
+        lines.append(quote.block.line)
     if (best := quote.best) and best.market == "spot":
         score = "-" if best.score is None else f"{best.score}/10"
         lines.append(
@@ -252,6 +283,22 @@ def _lines(quote: Quote) -> list[str]:
         "reading, writing and traffic are not in these sums"
     )
     return lines + [f"quota {each.line}" for each in quote.quotas]
+
+
+def _shown_types(quote: Quote) -> tuple[str, ...]:
+    return (quote.settings.head_type, *([quote.best.type] if quote.best else []))
+
+
+def _gpu_lines(quote: Quote) -> list[str]:
+    """Return the line about vCPUs and GPUs, where a node has any of these."""
+    head, best = quote.settings.head_type, quote.best
+    if not any(map(quote.gpus, _shown_types(quote))):
+        return []
+    line = f"head: {quote.kinds[head].words}"
+    if best and best.type in quote.kinds:
+        in_all = quote.workers * quote.gpus(best.type)
+        line += f"; each worker: {quote.kinds[best.type].words}; {in_all} GPUs in workers"
+    return [line]
 
 
 def _hourly(amount: float | None) -> str:

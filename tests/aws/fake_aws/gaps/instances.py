@@ -18,14 +18,18 @@ def fill(world: World) -> None:
     original = EC2Response.run_instances
 
     def run_instances(self: Any) -> Any:
-        market = self._get_param("InstanceMarketOptions") or {}
+        named = self._get_param("LaunchTemplate")
+        market = self._get_param("InstanceMarketOptions") or templates.market(self.ec2_backend, named)
         group = self._get_param("Placement.GroupName")
         if group:
             group = placement.group(self.ec2_backend, group).group_name
-        brought = templates.interfaces(self.ec2_backend, self._get_param("LaunchTemplate"))
+        brought = templates.interfaces(self.ec2_backend, named)
         if brought and not self._get_param("NetworkInterfaces"):
             self.params["NetworkInterfaces"] = brought
-        _heed_quota(world, self, market)
+        if market.get("MarketType") == "capacity-block":
+            _heed_block(market)
+        else:
+            _heed_quota(world, self, market)
         spot.heed_price(world, self, market)
         answered = original(self)
         for instance in answered.result.instances:
@@ -35,6 +39,8 @@ def fill(world: World) -> None:
             if market.get("MarketType") == "spot":
                 instance.lifecycle = "spot"
                 spot.ask(self, instance, market.get("SpotOptions") or {})
+            elif market.get("MarketType") == "capacity-block":
+                instance.lifecycle = "capacity-block"
         return answered
 
     EC2Response.run_instances = run_instances
@@ -69,6 +75,12 @@ def _complete(instance: Any, wanted: list[dict[str, Any]]) -> None:
             interface.interface_type = kinds.get(index) or "interface"
 
 
+def _heed_block(market: dict[str, Any]) -> None:
+    """Refuse a capacity block that no reservation is named for."""
+    if not str(market.get("CapacityReservationId", "")).startswith("cr-"):
+        raise EC2ClientError("InvalidParameterCombination", "A capacity block needs the id of its reservation")
+
+
 def _heed_quota(world: World, request: Any, market: dict[str, Any]) -> None:
     """Refuse what goes beyond the account's vCPUs."""
     wanted = request._get_param("InstanceType", "m1.small")
@@ -79,6 +91,7 @@ def _heed_quota(world: World, request: Any, market: dict[str, Any]) -> None:
         for reservation in list(request.ec2_backend.reservations.values())
         for instance in reservation.instances
         if instance.state in ("pending", "running")
+        and instance.lifecycle != "capacity-block"
         and _quota(instance.instance_type, instance.lifecycle == "spot") == code
     )
     if used + _cores(wanted) * int(request._get_param("MinCount", 1)) <= world.quotas.get(code, float("inf")):
@@ -95,6 +108,8 @@ def _heed_quota(world: World, request: Any, market: dict[str, Any]) -> None:
 
 
 def _quota(instance_type: str, is_spot: bool) -> str:
+    if _family(instance_type) == "p":
+        return "L-417A185B" if not is_spot else "L-C4BD4855" if instance_type.startswith("p5") else "L-7212CCBC"
     if _family(instance_type) in _ACCELERATED:
         return "L-3819A6DF" if is_spot else "L-DB2E81BA"
     return "L-34B43A08" if is_spot else "L-1216C47A"

@@ -1,4 +1,4 @@
-"""Launch templates: their tags are their own and change; RunInstances heeds their network interfaces."""
+"""Launch templates: their tags are their own and change; RunInstances heeds their network interfaces and market."""
 
 from typing import Any
 
@@ -19,6 +19,15 @@ def fill(world: World) -> None:
 
     LaunchTemplate.create_version = create_version
     LaunchTemplate.tags = property(lambda self: self.get_tags(), lambda self, _: None)
+
+
+def market(backend: Any, named: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the market of a template that a request names; a capacity block has its reservation's id beside it."""
+    if not named:
+        return {}
+    data = backend._get_template_from_args(named).data
+    target = data.get("CapacityReservationSpecification", {}).get("CapacityReservationTarget", {})
+    return {**data.get("InstanceMarketOptions", {}), **target}
 
 
 def interfaces(backend: Any, named: dict[str, Any] | None) -> list[dict[str, Any]]:

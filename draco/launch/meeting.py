@@ -1,0 +1,32 @@
+"""Where ranks that talk without MPI are to meet: the address of their server, as torch.distributed's variables."""
+
+import contextlib
+import random
+import socket
+import zlib
+from pathlib import Path
+
+from draco.job import Job
+from draco.runs import spoken
+
+HERE = "127.0.0.1"
+# Those of MPI's ranks, which firewalls between a head and its workers let pass. They are below those that systems take
+# for outgoing connections.
+PORTS = range(20_000, 20_800)
+_TRIES = 100
+
+
+def environment(job: Job, run: Path, address: str, port: int | None = None) -> dict[str, str]:
+    """Return what tells the ranks of a run, whose server has that address, where to meet; with MPI nothing does."""
+    if job.transport == "mpi" or job.launcher == "simulate":
+        return {}
+    port = port or PORTS[zlib.crc32(run.name.encode()) % len(PORTS)]
+    return {spoken.NAME: job.transport, "MASTER_ADDR": address, "MASTER_PORT": str(port)}
+
+
+def free_port() -> int | None:
+    """Return a port of this machine's at which nobody listens now; None where none was found."""
+    for port in random.sample(PORTS, _TRIES):
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return port
+    return None
