@@ -57,8 +57,8 @@ def _kernel(op: Any, places: Callable[[Sequence[Any]], Places | None]) -> Callab
 def _register() -> None:
     """Register the kernels, at the first use: that takes 40 milliseconds.
 
-    An operation may have a kernel for a device and one for any key. Under a key of its own torch takes the latter, which
-    may round otherwise. So these fall through one by one, and those that have none for any key do by the fallback.
+    An operation may have a kernel for a device and one for any key. Under a key of its own torch takes the latter, and
+    that may round otherwise. So these fall through one by one, and those that have none for any key do by the fallback.
     """
     with _LOCK:
         if _KERNELS:
