@@ -1,7 +1,6 @@
 """The worker's side: run a computation, and keep its products."""
 
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -16,8 +15,7 @@ from draco.replay.products import Places, to_numbers
 T = TypeVar("T")
 _KEPT: list[NDArray[np.float32]] = []  # memory of earlier transcripts, the last at the end
 _MOST_KEPT = 2
-_OWN = 3  # references to one of them that nobody has: of the list, of a loop, of the call that counts
-_LOCK = threading.Lock()
+_NOBODY = 2  # references to one of them that no tensor has: of a name, and of the call that counts
 
 
 def _memory(numbers: int) -> Tensor:
@@ -25,13 +23,18 @@ def _memory(numbers: int) -> Tensor:
 
     The system clears new memory page by page, which takes twice as long as to write a transcript there.
     """
-    with _LOCK:
-        for kept in _KEPT:
-            if kept.size >= numbers and sys.getrefcount(kept) <= _OWN:
-                return torch.from_numpy(kept)
-        _KEPT.append(np.empty(numbers, np.float32))
-        del _KEPT[:-_MOST_KEPT]
-        return torch.from_numpy(_KEPT[-1])
+    for _ in range(len(_KEPT)):
+        kept = _KEPT.pop(0) if _KEPT else np.empty(0, np.float32)  # meanwhile no other thread finds it
+        free = kept.size >= numbers and sys.getrefcount(kept) <= _NOBODY
+        memory = torch.from_numpy(kept)
+        _KEPT.append(kept)
+        if free:
+            return memory
+    new = np.empty(numbers, np.float32)
+    memory = torch.from_numpy(new)
+    _KEPT.append(new)
+    del _KEPT[:-_MOST_KEPT]
+    return memory
 
 
 class _Recording(ProductMode):
