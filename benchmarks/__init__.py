@@ -10,11 +10,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import exchange, kernels, plain, protocol_steps, protocols, rules, simulated, start, steps, wires
+from benchmarks import exchange, guard, kernels, plain, protocol_steps, protocols, rules, simulated, start, steps, wires
 from benchmarks.timing import Row
 
 SECTIONS: tuple[str, ...] = ("kernels", "aggregators", "wires", "receive", "exchange", "steps", "replay")
-SECTIONS += ("protocols", "attackers", "simulated", "plain", "start")
+SECTIONS += ("protocols", "attackers", "simulated", "plain", "start", "guard")
 
 
 def main(target: Path, *, quick: bool, only: Collection[str] = SECTIONS) -> None:
@@ -58,6 +58,7 @@ def _all(quick: bool, only: Collection[str]) -> "Iterator[Row | rules.Figure]":
         "plain": lambda: plain.rows(quick),
         "protocols": lambda: protocol_steps.rows(quick),
         "start": lambda: start.rows(quick),
+        "guard": lambda: guard.rows(quick),
     }
     for name in SECTIONS:
         if name in only:

@@ -11,7 +11,9 @@ DracoError              one line says what, where, and what to do
 ├── VerifyError         a run that was verified is not what honest workers give, or its record was changed
 └── TrainingError       the run failed; what it had done is in its run directory
     ├── DecodeError     what arrived cannot be decoded within the scheme's promise
-    └── WorkerError     workers that were needed did not answer, or answered nothing usable
+    ├── WorkerError     workers that were needed did not answer, or answered nothing usable
+    ├── LostRankError   a rank of `draco.torch` did not come to a collective: it hangs, or has died
+    └── UnrepairedError replicas of `draco.torch` differ, and nothing tells which is right
 """
 
 from collections.abc import Sequence
@@ -114,3 +116,15 @@ class DecodeError(TrainingError):
 
 class WorkerError(TrainingError):
     """Workers that were needed did not answer in time, or answered nothing usable."""
+
+
+class LostRankError(TrainingError):
+    """A rank did not come to a collective in time, or has died; `ranks` are those, if it can be told."""
+
+    def __init__(self, message: str, ranks: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.ranks = tuple(ranks)
+
+
+class UnrepairedError(TrainingError):
+    """Replicas differ, and nothing tells which of them is right; every rank raises it at the same step."""

@@ -21,7 +21,8 @@ def add(commands: Any) -> None:
         "--only",
         nargs="+",
         metavar="SECTION",
-        help="some of kernels, aggregators, wires, receive, exchange, steps, replay, simulated, plain, start",
+        help="some of kernels, aggregators, wires, receive, exchange, steps, replay, protocols, attackers, simulated, "
+        "plain, start, guard",
     )
     parser.add_argument(
         "--json",

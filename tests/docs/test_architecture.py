@@ -29,6 +29,7 @@ LAYERS = {  # a part of draco -> the others that it may import
     "compare": {"launch", "code", "job", *LIBRARY, "report", "runs", "data", "models", "tasks"},
     # Beside the command line: a simulated run takes place in the caller's process, so it imports the trainer, too.
     "experiment": {*LIBRARY, "code", "launch", "training", "report", "runs", "job", "tasks", "extras"},
+    "torch": {"aggregators", "declaration", "errors", "lazy"},  # in somebody's own loop: no job, no run, no MPI
     "extras": {"errors"},
     "__main__": {"cli"},
 }
