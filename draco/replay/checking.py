@@ -29,12 +29,13 @@ _CHECKS: dict[Any, Check] = {
 }
 
 
-class _Checking(ProductMode):  # type: ignore[no-untyped-call]
+class _Checking(ProductMode):
     """Takes products from a transcript where they pass their check."""
 
     def __init__(self, transcript: Tensor, generator: torch.Generator, tolerance: float | None, thorough: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.transcript, self.tolerance, self.thorough = transcript, tolerance, thorough
+        self.numbers = len(transcript)
         self.secrets = Secrets(generator)
         self.used, self.products = 0, 0
         self.worst, self.where = 0.0, ""
@@ -85,9 +86,9 @@ class _Checking(ProductMode):  # type: ignore[no-untyped-call]
                 outputs.append(None)
                 continue
             end = self.used + place.numbers
-            if end > len(self.transcript):
+            if end > self.numbers:
                 what = f"{_OUTPUTS[op][number]}, product {self.products}, {'x'.join(map(str, place.shape))}"
-                raise CheatError(f"{what}: ends at number {end:,}, and the transcript has {len(self.transcript):,}")
+                raise CheatError(f"{what}: ends at number {end:,}, and the transcript has {self.numbers:,}")
             outputs.append(from_numbers(self.transcript[self.used : end], place))
             self.used = end
         return outputs

@@ -9,12 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from draco.replay import CheatError, record, replay
+from draco.replay import CheatError, products, record, replay
 from draco.replay.checking import _CHECKS
 from draco.replay.products import places
 from draco.replay.residual import Secrets, whole_residual
 
 aten = torch.ops.aten
+
+
+@pytest.fixture(autouse=True)
+def _small_products_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "LEAST_PER_NUMBER", 10)
 
 
 def normal(*shape: int) -> Tensor:
