@@ -30,6 +30,8 @@ def main(target: Path, *, quick: bool, only: Collection[str] = SECTIONS) -> None
             else:
                 rows.append(row)
             status.update(f"measuring; last: {row.what} ({row.size})")
+            if isinstance(row, Row) and not console.is_terminal:  # where the line above is not seen
+                print(f"{row.what} ({row.size}): {row.ratio:.2f} of {row.against}", file=sys.stderr, flush=True)
     if rows:
         console.print(_table(rows))
     for table in rules.tables(duels):

@@ -15,7 +15,8 @@ from pathlib import Path
 from benchmarks.timing import Row
 from draco.data import prepare
 from draco.job import parse, to_yaml
-from draco.launch.plan import Plan, plan
+from draco.launch.plan import plan
+from draco.launch.planned import Plan
 from draco.runs import events
 from draco.runs.directory import create
 

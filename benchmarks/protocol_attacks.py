@@ -1,6 +1,7 @@
 """Attackers of protocols: what Byzantine workers answer who know the code, each other, and all that was asked so far.
 
 They see every ask of a round before they answer it, and never a draw that is still to come. Vectors are whole numbers.
+A transcript is the number of the vector that its products make, and is false where that is not the true vector.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from draco.protocols.rounds import Answer, Ask, Rejected, Upload
+from draco.protocols.rounds import DENIED, Answer, Ask, Rejected, Upload
 
 Key = tuple[int, int, int]  # model, step, partition: what a lie was told about
 
@@ -20,8 +21,8 @@ def digest(vector: int) -> bytes:
 
 
 def answer(ask: Ask, vector: int) -> Upload | bytes:
-    """Return what somebody answers who says that `vector` is right."""
-    return Upload(digest(vector), vector) if ask.send == "vector" else digest(vector)
+    """Return what somebody answers who says that `vector` is right; of a transcript, which it sends."""
+    return Upload(digest(vector), vector) if ask.send in ("vector", "opening", "deposit") else digest(vector)
 
 
 @dataclass
@@ -158,12 +159,45 @@ def garbage(gang: Gang, ask: Ask, key: Key, true: int) -> Answer:
     return Rejected("another size") if gang.draw.random() < 0.1 else answer(ask, true)
 
 
+def unopened(gang: Gang, ask: Ask, key: Key, true: int) -> Answer:
+    """Lie in half of the vectors, and open no commitment to a lie."""
+    came = _upload(gang, ask, key, true, gang.draw.random() < 0.5)
+    return None if ask.send == "opening" and key in gang.lies else came
+
+
+def unlike(gang: Gang, ask: Ask, key: Key, true: int) -> Answer:
+    """Lie in the vector only: commitment, transcript and verdicts are honest."""
+    return answer(ask, true ^ 8) if ask.send == "vector" else answer(ask, true)
+
+
+def exchange(gang: Gang, ask: Ask, key: Key, true: int) -> Answer:
+    """Commit to one transcript and open another, the true one."""
+    return answer(ask, true ^ 8 if ask.send in ("vector", "commitment") else true)
+
+
+def stale(gang: Gang, ask: Ask, key: Key, true: int) -> Answer:
+    """Send the transcript of another step, committed to, beside a true vector."""
+    return answer(ask, true if ask.send in ("vector", "digest", "verdict") else true ^ ask.step)
+
+
+def deny(gang: Gang, ask: Ask, key: Key, true: int) -> Answer:
+    """Say that honest transcripts fail their check, one liar after the other, at some steps."""
+    if ask.send == "verdict" and ask.worker == gang.first() and ask.step % 3 == 0:
+        return DENIED
+    return answer(ask, true)
+
+
+def approve(gang: Gang, ask: Ask, key: Key, true: int) -> Answer:
+    """Lie in a fifth of the vectors, and approve of all that colluders sent, whoever else is asked."""
+    return _upload(gang, ask, key, true, ask.of == 0 and gang.draw.random() < 0.2)
+
+
 def anything(gang: Gang, ask: Ask, key: Key, true: int) -> Answer:
     """Do something else at each ask."""
     return gang.draw.choice(MIXED)(gang, ask, key, true)
 
 
-MIXED = (always, alone, equivocate, frame, stall, garbage, cover, *[honest] * 6)
+MIXED = (always, alone, equivocate, frame, stall, garbage, cover, unopened, unlike, exchange, deny, *[honest] * 8)
 ALL: tuple[Attack, ...] = (
     honest,
     always,
@@ -180,5 +214,5 @@ ALL: tuple[Attack, ...] = (
     stall,
     collude,
 )
-ALL += (linger, waste, garbage, anything)
+ALL += (linger, waste, garbage, unopened, unlike, exchange, stale, deny, approve, anything)
 ATTACKS: dict[str, Attack] = {attack.__name__: attack for attack in ALL}

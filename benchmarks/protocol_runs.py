@@ -12,9 +12,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.protocol_attacks import ATTACKS, Gang, answer
+from benchmarks.protocol_attacks import ATTACKS, Gang, answer, digest
 from draco.protocols.court import Court
-from draco.protocols.rounds import Answer, Ask, Committed, Protocol, Rounds, T, Upload
+from draco.protocols.rounds import (
+    DENIED,
+    SERVER,
+    Answer,
+    Ask,
+    Committed,
+    Protocol,
+    Rejected,
+    Rounds,
+    T,
+    Upload,
+)
 
 BITS = (1 << 61) - 1
 
@@ -25,6 +36,7 @@ class Run(NamedTuple):
     wrong: bool  # the model is not that of the run without attackers
     honest_expelled: int
     liars_expelled: int
+    false: int  # vectors that were used, of steps that were not undone; of protocols without `close` only
     copies: float  # pairs computed / pairs
     uploads: float  # vectors received / (n * steps)
     rounds: float  # a step
@@ -51,6 +63,13 @@ def reference(partitions: int, steps: int) -> int:
     return model
 
 
+def replayed(transcript: int, true: int) -> Upload | Rejected:
+    """Return what a replay makes of a transcript."""
+    if transcript != true:
+        return Rejected("mm, product 1, is false")
+    return Upload(digest(true), true, digest(transcript))
+
+
 class Simulation:
     """One run. `away`: how many honest workers are absent, late or without the last model at the same time, at most."""
 
@@ -64,7 +83,8 @@ class Simulation:
         self.court = Court(n, s)
         self.crashed = set(self._unlucky(away // 2))
         self.models: dict[int, int] = {}  # step -> the model that its vectors are computed with
-        self.pairs = self.vectors = self.rounds = self.undone = 0
+        self.deposits: dict[tuple[int, int, int], int] = {}  # worker, step, partition -> a transcript
+        self.pairs = self.vectors = self.rounds = self.undone = self.false = 0
 
     def _unlucky(self, number: int) -> list[int]:
         standing = [rank for rank in range(1, self.n + 1) if rank not in self.gang.liars]
@@ -93,12 +113,24 @@ class Simulation:
     def _answer(self, ask: Ask) -> Answer:
         model = self.models[ask.step]
         true = true_vector(model, ask.step, ask.partition)
-        self.pairs += 1
+        self.pairs += ask.send in ("vector", "digest")
+        if ask.worker == SERVER:
+            return replayed(self.deposits[ask.of, ask.step, ask.partition], true)
         if ask.worker in self.gang.liars:
             came = self.attack(self.gang, ask, (model, ask.step, ask.partition), true)
+        elif ask.worker in self.late:
+            came = None
+        elif ask.send == "verdict":
+            made = replayed(self.deposits[ask.of, ask.step, ask.partition], true)
+            came = made.digest if isinstance(made, Upload) else DENIED
         else:
-            came = None if ask.worker in self.late else answer(ask, true)
-        self.vectors += isinstance(came, Upload)
+            came = answer(ask, true)
+        self.vectors += ask.send == "vector" and isinstance(came, Upload)
+        if ask.send == "opening" and isinstance(came, Upload):
+            return replayed(came.vector, true)
+        if ask.send == "deposit" and isinstance(came, Upload):
+            self.deposits[ask.worker, ask.step, ask.partition] = came.vector
+            return b""
         return came
 
     def _weather(self, step: int) -> None:
@@ -137,6 +169,9 @@ class Simulation:
                 continue
             committed = None
             if uploads:
+                if not self.protocol.close:
+                    true = [true_vector(model, step, partition) for partition in range(self.protocol.partitions)]
+                    self.false += sum(upload.vector != v for upload, v in zip(uploads, true, strict=True))
                 if self.protocol.close:
                     assert not set(outcome.workers) & set(self.court.expelled)
                     committed = Committed(step, uploads, outcome.workers)
@@ -146,6 +181,7 @@ class Simulation:
             wrong=model != reference(k, self.steps),
             honest_expelled=len(set(self.court.expelled) - liars),
             liars_expelled=len(set(self.court.expelled) & liars),
+            false=self.false,
             copies=self.pairs / (k * self.steps),
             uploads=self.vectors / (self.n * self.steps),
             rounds=self.rounds / self.steps,

@@ -134,10 +134,12 @@ def pays() -> None:
         numbers = sum(parameter.numel() for parameter in case.model.parameters())
         costs = measure(case.gradient, clock=time.thread_time, generator=_secret(1), numbers=numbers)
         few, many = (advise(costs, pairs=pairs, adversaries=2) for pairs in (3, 13))
+        quick = advise(costs, pairs=13, adversaries=2, bytes_a_second=1.25e10)
         print(
             f"{name} {samples} | gradient {costs.gradient_s * 1e3:.0f} ms | replay {few.share:.2f} | "
             f"{few.transcript_bytes / 1e6:.1f} MB, {costs.transcript / numbers:.1f} d | "
-            f"copies {few.copies:.1f} of 3 pairs, {many.copies:.1f} of 13",
+            f"copies {few.copies:.1f} of 3 pairs, {many.copies:.1f} of 13; sample {many.sampled:.2f}, "
+            f"2 verifiers {many.drawn:.1f}, at 100 Gbit/s {quick.drawn:.1f} | digest {costs.digest_s * 1e3:.0f} ms",
             flush=True,
         )
 

@@ -29,7 +29,7 @@ class Disturbed(ProductMode):
     """Every product that a transcript has is replaced by what a liar says."""
 
     def __init__(self, change: Change) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.change = change
 
     def product(self, op: Any, args: Sequence[Any], options: dict[str, Any], found: Places) -> Sequence[Any]:

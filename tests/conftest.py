@@ -44,7 +44,8 @@ eval_every: 0
 
 
 # Files that take minutes, begun first where several processes share the work a file at a time.
-LONG = ("test_aws_start.py", "test_mpi.py", "test_infra.py", "test_hostile.py", "test_soak.py", "test_training.py")
+LONG = ("test_aws.py", "test_cluster.py", "test_aws_start.py", "test_mpi.py", "test_infra.py", "test_hostile.py")
+LONG += ("test_soak.py", "test_training.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

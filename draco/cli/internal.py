@@ -1,6 +1,6 @@
 """Commands that Draco starts by itself: they are the processes of a run, and what a cluster's head does.
 
-draco rank RUN         one MPI rank of a run, or with --simulate all of it; started by mpirun (launch/plan.py)
+draco rank RUN         one rank of a run, or with --simulate all of it; started by a launcher (launch/plan.py)
 draco supervise RUN    the process that stays with a detached run (launch/supervise.py)
 draco follow RUN       a run's events as a stream, for an operator elsewhere (launch/follow.py)
 draco head check       checks every node of a cluster, as before a run

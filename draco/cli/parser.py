@@ -3,7 +3,7 @@
 import argparse
 
 from draco import __version__
-from draco.cli import bench, cluster, compare, evaluate, export, internal, jobs, report, runs, train, verify
+from draco.cli import bench, cluster, compare, evaluate, export, internal, jobs, join, report, runs, train, verify
 from draco.errors import ExitCode
 
 _DESCRIPTION = """\
@@ -25,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"draco {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     train.add(commands)
+    join.add(commands)
     runs.add(commands)  # logs, stop
     evaluate.add(commands)
     export.add(commands)

@@ -83,14 +83,20 @@ def _early(args: argparse.Namespace) -> "Iterator[ForkServer | None]":
 
 def _train(args: argparse.Namespace, early: "ForkServer | None") -> int:
     from draco.job import warnings
+    from draco.launch import joining
 
+    if place := joining.of_several():
+        raise RefusedError(
+            f"draco train: this is process {place.rank} of {place.size} that {place.starter} has started, and each "
+            "would begin a run of its own: let them run draco join, or start draco train once"
+        )
     if args.recorded_code and not args.resume:
         raise RefusedError("--recorded-code: only with --resume; it goes on with the code that a run has recorded")
     _load_recorded(args)
     overrides = [*args.set, *(["launcher=simulate"] if args.simulate else [])]
     job = read_job(args.job, overrides, checked=args.checked)
     said = console.messages()
-    own = _own_code(args, job, said)
+    own = own_code(args, job, said)
     for warning in [] if args.checked else warnings(job):
         said.print(f"warning: {args.job}: {warning}", style="yellow", highlight=False)
     if cluster := where.target(args):
@@ -111,7 +117,7 @@ def _load_recorded(args: argparse.Namespace) -> None:
     load_from(found)
 
 
-def _own_code(args: argparse.Namespace, job: "Job", said: "Console") -> "Gathered":
+def own_code(args: argparse.Namespace, job: "Job", said: "Console") -> "Gathered":
     """Return the job's own code as it is now.
 
     Where a run goes on with what it has recorded, the files of now serve to read the job, if they are there at all.
@@ -134,12 +140,13 @@ def _own_code(args: argparse.Namespace, job: "Job", said: "Console") -> "Gathere
 def _here(args: argparse.Namespace, job: "Job", own: "Gathered", said: "Console", early: "ForkServer | None") -> int:
     """Start the job on this machine and watch it, unless it is to run by itself."""
     from draco.code import gather, recorded
+    from draco.launch import plan as launching
     from draco.launch import ready, roster, supervise, worker_code
-    from draco.launch.plan import plan
     from draco.launch.progress import Progress
 
     require_weights(job)
-    nodes = None if args.here or job.launcher == "simulate" else roster.read()
+    launcher = launching.of(job)
+    nodes = roster.read() if launcher.clusters and not args.here else None
     if not nodes:
         gather.check_installed(own.found)
     if nodes:
@@ -148,23 +155,25 @@ def _here(args: argparse.Namespace, job: "Job", own: "Gathered", said: "Console"
     if args.dry_run:
         run = args.runs / f"{job.name}-ID"
         code = recorded.Copy(worker_code.folder(own.pack, run, nodes), own.pack.digest) if own.pack.files else None
-        print(plan(job, run, nodes, code=code))
+        print(launching.plan(job, run, nodes, code=code))
         return 0
+    ready.require_allocation(job, args.runs, said)
     if args.detach:
         directory, held = _prepare(args, job, own, nodes, said)
-        supervise.detach(directory, args.here, held=held)
+        given = launcher.allocation(job).environment if launcher.allocation else None
+        supervise.detach(directory, args.here, held=held, given=given)
         if not args.checked:  # an operator elsewhere knows what to say
             said.print(IN_THE_BACKGROUND, highlight=False)
         print(directory)
         return 0
     with supervise.fork_server(job, early) as forks:  # it imports torch while the run is prepared
         directory, held = _prepare(args, job, own, nodes, said)
-        processes = "one process" if job.launcher == "simulate" else f"{job.workers} workers and a server"
+        processes = "one process" if not launcher.starter else f"{job.workers} workers and a server"
         said.print(f"{job.name}: {directory}", highlight=False)
         progress = Progress(directory / "events.jsonl", said, f"starting {processes}")
         importlib.import_module("draco.report")  # while its processes start: it is for their end
         outcome = supervise.supervise(job, directory, nodes, progress, held=held, forks=forks)
-    return _finish(args, directory, outcome.status, outcome.output)
+    return finish(directory, outcome.status, outcome.output, _again(args))
 
 
 def _prepare(args: argparse.Namespace, job: "Job", own: "Gathered", nodes: "Roster | None", said: "Console") -> "Taken":
@@ -181,7 +190,8 @@ def _prepare(args: argparse.Namespace, job: "Job", own: "Gathered", nodes: "Rost
     )  # fmt: skip
 
 
-def _finish(args: argparse.Namespace, directory: Path, status: "Status", output: str) -> int:
+def finish(directory: Path, status: "Status", output: str, again: str) -> int:
+    """Show what a run that has succeeded came to, or say how it ended; return the exit code."""
     if status.state == "succeeded":
         from draco import report
 
@@ -189,7 +199,7 @@ def _finish(args: argparse.Namespace, directory: Path, status: "Status", output:
         return 0
     if output:
         console.warn(output)
-    return ended(args, str(directory), status)
+    return tell_end(str(directory), status, again)
 
 
 # On a cluster
@@ -229,20 +239,21 @@ def _on_cluster(cluster: "Cluster", args: argparse.Namespace, job: "Job", own: "
 
 
 def ended(args: argparse.Namespace, run: str, status: "Status") -> int:
-    """Say how a run ended that did not succeed and how to go on; return the exit code."""
+    """Say how a run ended that did not succeed, and which make command goes on with it; return the exit code."""
+    cluster = where.target(args)
+    return tell_end(run, status, _again(args), f"make cluster-up NAME={cluster.name} && " if cluster else "")
+
+
+def tell_end(run: str, status: "Status", again: str, repair: str = "") -> int:
+    """Say how a run ended that did not succeed and how to go on, after a loss with `repair`; return the exit code."""
     if status.state == "interrupted":
-        console.warn(f"{run}: interrupted at step {status.step}; go on with: {_again(args)}")
+        console.warn(f"{run}: interrupted at step {status.step}; go on with: {again}")
         return ExitCode.INTERRUPTED
     console.warn(f"{run}: {status.state} at step {status.step}: {status.message}")
     if status.state != "lost":
         return ExitCode.FAILED
-    console.warn(f"go on with: {_repair(args)}{_again(args)}")
+    console.warn(f"go on with: {repair}{again}")
     return ExitCode.LOST
-
-
-def _repair(args: argparse.Namespace) -> str:
-    cluster = where.target(args)
-    return f"make cluster-up NAME={cluster.name} && " if cluster else ""
 
 
 def _again(args: argparse.Namespace) -> str:

@@ -232,7 +232,7 @@ def _make_bridge(bridge: str, subnet: str) -> None:
 def _forward(action: str, bridge: str) -> None:
     """Let bridged packets pass the firewall: beside a Docker Engine it drops them."""
     if shutil.which("iptables", path=_PATH):
-        _run("iptables", action, "FORWARD", "-i", bridge, "-o", bridge, "-j", "ACCEPT", required=False)
+        _run("iptables", "-w", action, "FORWARD", "-i", bridge, "-o", bridge, "-j", "ACCEPT", required=False)
 
 
 def _start(folder: Path, storage: Path, prefix: str, bridge: str, subnet: str, index: int, node: Node) -> None:

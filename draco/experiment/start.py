@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -25,7 +25,8 @@ from draco.errors import JobError, OwnCodeError, RefusedError, TrainingError
 from draco.experiment import naming
 from draco.experiment import progress as shown
 from draco.experiment.opened import Run
-from draco.job import Job, parse, warnings
+from draco.job import Job, LauncherName, parse, warnings
+from draco.launch import plan as launching
 from draco.launch import ready, roster, supervise
 from draco.launch.progress import Progress
 from draco.launch.resume import Taken
@@ -56,7 +57,7 @@ def run(
     *,
     task: Any = None,
     runs: str | os.PathLike[str] = "runs",
-    launcher: Literal["mpi", "simulate"] | None = None,
+    launcher: LauncherName | None = None,
     progress: bool = True,
     resume: bool = False,
     new: bool = False,
@@ -71,7 +72,8 @@ def run(
             a `functools.partial` of one with its options, or a path such as "my_task.py:Digits".
         runs: the folder in which runs are kept.
         launcher: "simulate": server and workers in this very process, the caller's thread; "mpi": a process for each;
-            None: as the job says, and "mpi" where it says nothing. The bits are the same.
+            "torchrun", "slurm": the same, started by these (docs/launchers.md); None: as the job says, and "mpi" where
+            it says nothing. The bits are the same.
         progress: show what happens meanwhile, on stderr or in the notebook's cell.
         resume: go on with the newest unfinished run of this very job.
         new: start anew beside an unfinished run of this job.
@@ -112,7 +114,7 @@ def run(
     simulate = checked.launcher == "simulate"
     if not simulate:
         _require_files(found.objects)
-    nodes = None if simulate else roster.read()
+    nodes = roster.read() if launching.of(checked).clusters else None
     with naming.given(nowhere):  # of which there are no files
         code = gather.gather(checked)
     for warning in gather.said(code):
@@ -121,6 +123,7 @@ def run(
         ready.warn_of_nodes(checked, nodes, said)
     else:
         gather.check_installed(code.found)
+    ready.require_allocation(checked, Path(runs), said)
     place = None if secret is None else Path(secret)
     take = partial(ready.take, Path(runs), checked, code, nodes, said, resume=resume, new=new, secret=place)
     if simulate:

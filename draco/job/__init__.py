@@ -6,12 +6,21 @@ Nothing downstream checks these values again. Pure: no files, no MPI, and no tor
 """
 
 from draco.job.checks import check, warnings
-from draco.job.fields import Job
-from draco.job.numbers import aggregator_f, attack, byzantine_count, keeps_rows, sizes, structure, total_steps
+from draco.job.fields import Job, LauncherName
+from draco.job.numbers import (
+    aggregator_f,
+    attack,
+    byzantine_count,
+    keeps_rows,
+    sizes,
+    structure,
+    total_steps,
+    transport,
+)
 from draco.job.reading import parse
 from draco.job.writing import schema, to_dict, to_words, to_yaml
 
 __all__ = [
-    "Job", "aggregator_f", "attack", "byzantine_count", "check", "keeps_rows", "parse", "schema",
-    "sizes", "structure", "to_dict", "to_words", "to_yaml", "total_steps", "warnings",
+    "Job", "LauncherName", "aggregator_f", "attack", "byzantine_count", "check", "keeps_rows", "parse", "schema",
+    "sizes", "structure", "to_dict", "to_words", "to_yaml", "total_steps", "transport", "warnings",
 ]  # fmt: skip

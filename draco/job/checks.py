@@ -10,7 +10,7 @@ from draco.declaration import OptionError, short
 from draco.errors import OwnCodeError
 from draco.job.fields import SECTIONS, Job
 from draco.job.messages import legal_values, properties, show
-from draco.job.numbers import aggregator_f, attack, byzantine_count, in_rounds, sizes, structure
+from draco.job.numbers import WITHOUT_MPI, aggregator_f, attack, byzantine_count, in_rounds, sizes, structure
 from draco.job.own_section import OwnSection
 from draco.job.sections import BUILT_IN_LOGGERS, DataSection
 from draco.job.unions import only_with
@@ -37,7 +37,7 @@ def check(job: Job) -> list[Fault]:
     told = {fault.path for fault in found}
     others = (
         _check_scheme, _check_own, _check_attack, _check_training, _check_realism, _check_own_code, _check_task,
-        _check_evaluation, _check_loggers,
+        _check_evaluation, _check_loggers, _check_launcher,
     )  # fmt: skip
     return [*found, *(fault for checked in others for fault in checked(job) if fault.path not in told)]
 
@@ -109,6 +109,12 @@ def _check_replay(job: Job) -> Iterator[Fault]:
         yield Fault("precision", message, ("scheme.name",))
 
 
+def _check_launcher(job: Job) -> Iterator[Fault]:
+    """Yield a transport that the launcher does not set up."""
+    if job.launcher in WITHOUT_MPI and job.transport == "mpi":
+        yield Fault("transport", f"{job.launcher} sets up no MPI: must be torch, or leave it out", ("launcher",))
+
+
 def _check_own(job: Job) -> Iterator[Fault]:
     """Yield what does not go together where workers have samples or momentum of their own."""
     data, local, scheme = job.data, job.local, job.scheme.name
@@ -177,6 +183,7 @@ def _check_count(job: Job, about: tuple[str, ...]) -> Iterator[Fault]:
 def _check_attack_needs(job: Job, about: tuple[str, ...]) -> Iterator[Fault]:
     """Yield what the attack cannot do in this job."""
     declared, given, count = attack(job), job.attack, byzantine_count(job)
+    scheme = SCHEMES[job.scheme.name]
     assert declared is not None
     if declared.needs_honest and count >= job.workers:
         message = f"{given.name} needs an honest worker, {count} of {job.workers} are Byzantine"
@@ -186,12 +193,12 @@ def _check_attack_needs(job: Job, about: tuple[str, ...]) -> Iterator[Fault]:
             declared.usual_strength(job.workers, count)
         except ValueError as e:
             yield Fault(option_path(job, "attack", declared.strength), f"is missing: {e}", about)
-    if fault := declared.fault(SCHEMES[job.scheme.name]):
+    if fault := declared.fault(scheme):
         yield Fault("attack.name", fault, about)
-    if SCHEMES[job.scheme.name].expels and given.who != "fixed":
+    if scheme.expels and given.who != "fixed":
         message = f"must be fixed: {job.scheme.name} expels who is proven to lie, got {given.who}"
         yield Fault("attack.who", message, ("scheme.name",))
-    if job.scheme.get("uplink") == "digest" and given.ranks is None and given.who == "placed":
+    if scheme.rounds(job.scheme.given()) and given.ranks is None and given.who == "placed":
         message = "must be fixed, drawn or rotating: with scheme.uplink digest no worker has a row, got placed"
         yield Fault("attack.who", message, ("scheme.uplink", "attack.name"))
     if declared.lasting and (given.who != "fixed" or given.until_step is not None):

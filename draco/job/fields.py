@@ -53,6 +53,8 @@ else:
 
 OLD_WORD = "tensorboard"  # the key that was before `loggers`
 
+LauncherName = Literal["mpi", "simulate", "torchrun", "slurm"]
+
 
 class Job(Section):
     """One experiment."""
@@ -63,12 +65,15 @@ class Job(Section):
     )  # fmt: skip
     seed: int = described(7, "Every source of randomness follows from it.", ge=0, lt=2**63)
     workers: int = described(..., "Workers n; the server comes on top.", ge=1, le=4096)
-    launcher: Literal["mpi", "simulate"] = described(
-        "mpi", "mpi: one process per worker; simulate: all in one process, each partition computed once."
-    )
-    transport: Literal["mpi", "torch"] = described(
+    launcher: LauncherName = described(
         "mpi",
-        "What processes talk by. mpi: Open MPI; torch: TCP, met by the variables of torch.distributed, without MPI.",
+        "mpi: one process per worker, by mpirun; torchrun, slurm: by these; simulate: all in one process, each "
+        "partition computed once.",
+    )
+    transport: Literal["mpi", "torch"] | None = described(
+        None,
+        "What processes talk by. mpi: Open MPI; torch: TCP, met by the variables of torch.distributed, without MPI; "
+        "null: torch where torchrun or slurm starts them, mpi otherwise.",
     )
     threads: int = described(1, "Torch threads of every process.", ge=1, le=1024)
     device: Literal["cpu", "cuda"] = described("cpu", "Where gradients are computed.")

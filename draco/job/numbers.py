@@ -6,7 +6,7 @@ Letters as in `fields`: n workers, s adversaries, k partitions, m gradients afte
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from draco.aggregators import AGGREGATORS
 from draco.attacks import ATTACKS
@@ -14,6 +14,8 @@ from draco.attacks.attack import AttackDeclaration
 from draco.job.fields import Job
 from draco.job.named_sections import AttackSection
 from draco.schemes import SCHEMES, Sizes
+
+WITHOUT_MPI = ("torchrun", "slurm")  # launchers whose processes cannot talk by MPI
 
 
 def structure(job: Job) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def _sizes(job: Job, of: Callable[..., Sizes]) -> Sizes:
 
 def in_rounds(job: Job) -> bool:
     """Say whether a step of the job's scheme takes several rounds, as it has a protocol instead of a code."""
-    return SCHEMES[job.scheme.name].expels or job.scheme.get("uplink") == "digest"
+    return SCHEMES[job.scheme.name].in_rounds(job.scheme.given())
 
 
 def keeps_rows(job: Job) -> bool:
@@ -51,6 +53,11 @@ def aggregator_f(job: Job) -> int:
         return 0
     given = job.aggregator.get("f")
     return sizes(job).bad if given is None else int(given)
+
+
+def transport(job: Job) -> Literal["mpi", "torch"]:
+    """Return what the processes of a job talk by."""
+    return job.transport or ("torch" if job.launcher in WITHOUT_MPI else "mpi")
 
 
 def attack(job: Job) -> AttackDeclaration | None:

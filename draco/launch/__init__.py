@@ -1,6 +1,8 @@
 """The launch of a job: its processes, and who looks after them until the run has ended.
 
-plan.py            what is run, as values: a command line, its environment, its files
+plan.py            the table of launchers, and what is run, as values (planned.py): command line, environment, files
+mpirun.py torchrun.py slurm.py                  the plan of each launcher; slurm_node.py is run on nodes before
+joining.py         the place of a process that somebody else has started, with others; meeting.py: where ranks meet
 rank_placement.py  which node hosts which ranks; roster.py: the nodes that a head has
 ready.py           what a run on this machine needs before it starts: packages, nodes, data, its directory
 preflight.py       the checks before a run; facts.py, round_trip.py and sweep.py are run on the nodes for it

@@ -45,6 +45,11 @@ KINDS = (  # the first that a name matches counts; a name that none matches is p
         "a scheduler's allocation, in which mpirun would look for nodes: a launch names its own",
     ),
     Kind(
+        ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE",
+         "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_*"), False,
+        "the torchrun in which this was started: ranks of ours would take its numbers for theirs",
+    ),
+    Kind(
         ("OMP_*", "GOMP_*", "KMP_*", "MKL_*", "OPENBLAS_*", "GOTO_*", "BLIS_*", "NUMEXPR_*", "VECLIB_*", "DNNL_*",
          "ONEDNN_*", "NPY_*", "ATEN_CPU_CAPABILITY"), False,
         "threads and instructions, on which bits depend, and cores, on one of which all ranks would be bound",
@@ -66,8 +71,8 @@ KINDS = (  # the first that a name matches counts; a name that none matches is p
         "what shells and make on the way would read",
     ),
     Kind(
-        ("DRACO_CODE", "DRACO_CODE_DIGEST", "DRACO_TRANSPORT"), False,
-        "another run's transport, and where its own code is: a launch names its own",
+        ("DRACO_CODE", "DRACO_CODE_DIGEST", "DRACO_TRANSPORT", "DRACO_JOINED", "DRACO_SPARES_OTHERS"), False,
+        "another run's transport, what started it, and where its own code is: a launch names its own",
     ),
     Kind(("COLUMNS", "LINES", "FORCE_COLOR", "CLICOLOR_FORCE"), False, "a terminal's, and output goes to files"),
 )  # fmt: skip

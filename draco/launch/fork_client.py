@@ -20,6 +20,7 @@ from typing import NoReturn
 
 MODULE = "draco.training.process"  # what ranks are made of
 NAME = "DRACO_FORK_SERVER"  # the environment variable that tells ranks of their server; without it they start plainly
+SPARES = "DRACO_SPARES_OTHERS"  # set: what has started the ranks would end all if a worker ended badly
 SERVES = "draco-forks"  # what the system calls a server that has imported all, and what is forked from it
 MESSAGE_BYTES = 1 << 20
 _BACKLOG = 1024  # ranks that may ask before it has imported torch
@@ -150,9 +151,22 @@ def _represent(connection: socket.socket) -> NoReturn:
         sys.stderr.write("the fork server has ended, and with it this rank\n")
         _die(signal.SIGKILL)
     status = int(json.loads(answer)["status"])
+    if os.environ.get(SPARES):
+        spare(status)
     if os.WIFSIGNALED(status):
         _die(os.WTERMSIG(status))
     os._exit(os.WEXITSTATUS(status))
+
+
+def spare(status: int) -> None:
+    """Of a process that stands for a rank: say that it was killed, as mpirun would; for a worker, end well."""
+    rank = os.environ.get("RANK", "")
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) != signal.SIGTERM:  # by which torchrun ends those that are left
+        where = f"rank {rank} on {socket.gethostname()}"
+        sys.stdout.write(f"draco: {where} was killed by signal {os.WTERMSIG(status)}\n")
+        sys.stdout.flush()
+    if rank != "0":
+        os._exit(0)
 
 
 def _die(number: int) -> NoReturn:

@@ -49,6 +49,7 @@ _READ_AT_IMPORT = (
     "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "BLIS_", "VECLIB_", "THP_", "MALLOC_", "GLIBC_",
     "LD_PRELOAD", "PYTHON", "TORCH", "PYTORCH_", "ATEN_", "DNNL_", "ONEDNN_", "NUMPY_", "NPY_", "MPI4PY_",
 )  # fmt: skip
+_READ_LATER = ("TORCHELASTIC_", "TORCH_ELASTIC_", "TORCH_NCCL_")  # what torchrun tells its ranks
 
 
 @dataclass
@@ -188,6 +189,7 @@ def _forked(rank: _Rank, request: Request) -> bool:
 def _differing(mine: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
     """Return the names of what libraries read as they are loaded and which is not the same in both environments."""
     names = {name for name in (*mine, *wanted) if name.startswith(_READ_AT_IMPORT)}
+    names = {name for name in names if not name.startswith(_READ_LATER)}
     return sorted(name for name in names if mine.get(name) != wanted.get(name))
 
 

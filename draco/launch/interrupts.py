@@ -7,6 +7,7 @@ draco.run            the same in a script or a notebook, and then a KeyboardInte
 compare              the same, for every cell that is running (compare/run.py)
 cluster up, on AWS   Terraform is left to stop by itself and to save its state (cluster/aws/terraform.py); then 130
 cluster interrupt    ends the command; a notice that was given stands, and that is said (cluster/interrupt.py); 130
+join                 of rank 0 as of train; the others leave it to the server (cli/join.py, training/process.py)
 any other            Python's KeyboardInterrupt ends it with 130 (cli/main.py): it only watched or waited
 
 A rank takes the signal for the run's and puts the file `stop` there (training/process.py). Where it was forked, it is

@@ -6,6 +6,7 @@ with 0 after the loss of a node.
 """
 
 import re
+import signal
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,18 @@ from draco.runs.directory import State, Status
 _ERROR = re.compile(r"[\w.]+(Error|Exception|Interrupt)\b.*:")  # the last line of a traceback
 # What ranks print that lost the one they speak to; the cause is elsewhere.
 _BROKEN = re.compile(r"(mpi4py\.)?MPI\.Exception: |draco\.errors\.WorkerError: ")
-_KILLED = re.compile(r"process rank (\d+) with PID \S+ on node (\S+) exited on\s+signal (\d+)")
+_KILLED = (  # in what mpirun says; torchrun, of its own processes; those processes, of the ranks that they stand for
+    re.compile(r"process rank (?P<rank>\d+) with PID \S+ on node (?P<node>\S+) exited on\s+signal (?P<signal>\d+)"),
+    re.compile(
+        r"Root Cause \(first observed failure\):\s+\[\d+\]:\s+time\s+: \S+\s+host\s+: (?P<node>\S+)\s+"
+        r"rank\s+: (?P<rank>\d+) \(local_rank: \d+\)\s+exitcode\s+: -(?P<signal>(?!15\b)\d+)"
+    ),
+    re.compile(r"draco: rank (?P<rank>\d+) on (?P<node>\S+) was killed by signal (?P<signal>\d+)"),
+)
+# srun names its ranks 1,3-5 and signals in words; it says the same of all of them where it ends the step itself.
+_KILLED_TASKS = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (Out Of Memory|[A-Z][a-z]+(?: [a-z]+)?)")
+_SIGNALS = {signal.strsignal(number): int(number) for number in signal.Signals if number != signal.SIGTERM}
+_STEP_ENDED = re.compile(r"srun: (?:forcing job termination|Job step aborted)|CANCELLED AT")
 _CUT = re.compile(r"lost communication with a remote daemon\..*?Remote daemon: \S+ on node (\S+)", re.DOTALL)
 
 
@@ -30,7 +42,7 @@ class Observed(NamedTuple):
     printed: Sequence[str] = ()  # what its processes and mpirun printed
     stop_asked: bool = False  # the user or the supervisor asked for the end
     kill_asked: bool = False  # and the user would not wait for it
-    by_mpirun: bool = False  # it was started by mpirun, and its ranks say how far they come
+    starter: str = ""  # the program that started its ranks, which say how far they come; empty: there was none
 
 
 def judge(seen: Observed) -> tuple[State, str]:
@@ -64,9 +76,9 @@ def judge(seen: Observed) -> tuple[State, str]:
     if seen.ended_because:
         return "lost", seen.ended_because
     errors = [line.strip() for line in seen.printed if _ERROR.match(line.strip()) and not _BROKEN.match(line.strip())]
-    if seen.by_mpirun and status.state == "pending" and not errors and not_started.never_joined(seen.printed):
+    if seen.starter and status.state == "pending" and not errors and not_started.never_joined(seen.printed):
         state: State = "lost" if not_started.may_pass(seen.printed, status.step) else "failed"
-        return state, not_started.sentence(seen.printed, seen.exit_code)
+        return state, not_started.sentence(seen.printed, seen.exit_code, seen.starter)
     code = "" if seen.exit_code is None else f" (exit code {seen.exit_code})"
     if errors and status.state == "pending":  # once it runs the server records its own end, and a worker's is no reason
         return "failed", f"its processes ended{code}: {errors[-1]}"
@@ -81,9 +93,27 @@ def _lost(node: str, why: str, ranks: Sequence[int]) -> str:
 
 
 def killed_ranks(printed: Sequence[str]) -> dict[int, str]:
-    """Return a sentence for every rank that mpirun saw die by a signal other than its own."""
-    found = _KILLED.findall(" ".join(printed))
-    return {int(rank): f"rank {rank} on {node} was killed by signal {number}" for rank, node, number in found}
+    """Return a sentence for every rank that died by a signal which what had started it did not send."""
+    text = " ".join(printed)
+    found = [match for pattern in _KILLED for match in pattern.finditer(text)]
+    killed = {int(m["rank"]): f"rank {m['rank']} on {m['node']} was killed by signal {m['signal']}" for m in found}
+    return {**killed, **_killed_tasks(printed)}
+
+
+def _killed_tasks(printed: Sequence[str]) -> dict[int, str]:
+    """Return the same of srun's tasks, none where it has ended them itself."""
+    killed: dict[int, str] = {}
+    for node, tasks, word in _KILLED_TASKS.findall("\n".join(printed)):
+        why = "had no memory left" if word == "Out Of Memory" else f"was killed by signal {_SIGNALS.get(word, '')}"
+        if word == "Out Of Memory" or word in _SIGNALS:
+            killed |= {rank: f"rank {rank} on {node} {why}" for rank in _numbers(tasks)}
+    return {} if any(_STEP_ENDED.search(line) for line in printed) else killed
+
+
+def _numbers(text: str) -> list[int]:
+    """Return the numbers of a text such as 1,3-5."""
+    ranges = [part.partition("-") for part in text.split(",") if part]
+    return [number for first, _, last in ranges for number in range(int(first), int(last or first) + 1)]
 
 
 def lost_daemons(printed: Sequence[str]) -> list[str]:

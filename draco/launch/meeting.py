@@ -6,7 +6,7 @@ import socket
 import zlib
 from pathlib import Path
 
-from draco.job import Job
+from draco.job import Job, transport
 from draco.runs import spoken
 
 HERE = "127.0.0.1"
@@ -18,10 +18,10 @@ _TRIES = 100
 
 def environment(job: Job, run: Path, address: str, port: int | None = None) -> dict[str, str]:
     """Return what tells the ranks of a run, whose server has that address, where to meet; with MPI nothing does."""
-    if job.transport == "mpi" or job.launcher == "simulate":
+    if transport(job) == "mpi" or job.launcher == "simulate":
         return {}
     port = port or PORTS[zlib.crc32(run.name.encode()) % len(PORTS)]
-    return {spoken.NAME: job.transport, "MASTER_ADDR": address, "MASTER_PORT": str(port)}
+    return {spoken.NAME: "torch", "MASTER_ADDR": address, "MASTER_PORT": str(port)}
 
 
 def free_port() -> int | None:

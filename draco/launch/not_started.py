@@ -1,4 +1,4 @@
-"""What to say of a launch that ended before its ranks had joined MPI: mpirun's own words, and the remedy if known."""
+"""What to say of a launch that ended before its ranks had met: the words of what starts them, and a remedy."""
 
 import re
 import shutil
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from draco.job import Job
+from draco.launch import plan
 from draco.runs import stages
 
 SHARED = Path("/dev/shm")
@@ -17,7 +18,7 @@ _SHOWN = 400  # letters of mpirun's words
 
 
 class _Sign(NamedTuple):
-    """A pattern in what mpirun prints, and what to do about it."""
+    """A pattern in what mpirun or srun prints, and what to do about it."""
 
     pattern: str
     remedy: str
@@ -31,14 +32,22 @@ _SIGNS = (
     _Sign(r"SYS_LIMITS_PIPES|sys-limit-pipe|[Tt]oo many open files", "allow more open files: ulimit -n 4096"),
     _Sign(r"SYS_LIMITS_CHILDREN|Resource temporarily unavailable", "allow more processes: ulimit -u"),
     _Sign(r"Permission denied.*mpirun|Exec format error", "set the virtual environment up anew: make clean setup"),
+    _Sign(r"More processors requested than permitted", "the allocation is too small, or another step has its cores: "
+          "ask for more with --ntasks and --cpus-per-task"),
+    _Sign(r"[Ee]xpired or invalid job|Unable to confirm allocation", "the allocation has ended: begin another with "
+          "salloc or sbatch"),
+    _Sign(r"srun: unrecognized option", "take a Slurm of version 20.11 or later"),
 )  # fmt: skip
-# Another launch on other nodes can help.
-_DAEMON = re.compile(r"daemon (?:failed to report back|.*unexpectedly)|unable to reliably start one or more daemons")
+# Another launch can help: on other nodes, or at another port.
+_PASSING = re.compile(
+    r"daemon (?:failed to report back|.*unexpectedly)|unable to reliably start one or more daemons"
+    r"|[Aa]ddress already in use|EADDRINUSE|srun: error: Node failure"
+)
 
 
 def shared_memory_fault(job: Job, folder: Path = SHARED) -> str:
     """Return why the ranks of a job would find too little shared memory here, or nothing."""
-    if job.launcher == "simulate" or not folder.is_dir():
+    if not plan.of(job).shared_memory or not folder.is_dir():
         return ""
     free = shutil.disk_usage(folder).free
     if free >= SEGMENT_BYTES:
@@ -56,14 +65,14 @@ def may_pass(printed: Sequence[str], step: int) -> bool:
     """Say whether another launch may help: a node was out of reach, or a run that was going met the unknown."""
     text = " ".join(printed)
     known = any(re.search(sign.pattern, text) for sign in _SIGNS)
-    return _DAEMON.search(text) is not None or (step > 0 and not known)
+    return _PASSING.search(text) is not None or (step > 0 and not known)
 
 
-def sentence(printed: Sequence[str], exit_code: int | None) -> str:
-    """Return in one line that the launch could not be started, why as mpirun puts it, and what to do."""
+def sentence(printed: Sequence[str], exit_code: int | None, starter: str = "mpirun") -> str:
+    """Return in one line that the launch could not be started, why as what starts ranks puts it, and what to do."""
     told = [line.strip() for line in printed if line.strip(" -*") and not stages.is_stage(line)]
     text = " ".join(told)
     remedy = next((sign.remedy for sign in _SIGNS if re.search(sign.pattern, text)), "")
-    words = text[:_SHOWN].rstrip(" .:") or "mpirun said nothing"
+    words = text[:_SHOWN].rstrip(" .:") or f"{starter} said nothing"
     code = "" if exit_code is None else f" (exit code {exit_code})"
     return f"could not be started{code}: {words}" + (f"; {remedy}" if remedy else "")

@@ -17,7 +17,7 @@ from draco.job import Job
 from draco.launch import every_node, rank_placement, sweep, worker_code, worker_data
 from draco.launch.environment import launch_environment
 from draco.launch.facts import facts, faults, lacking
-from draco.launch.plan import AS_ROOT, mpirun
+from draco.launch.mpirun import AS_ROOT, mpirun
 from draco.launch.roster import Roster
 from draco.runs import directory as run_directory
 from draco.runs.alive import is_supervised

@@ -181,8 +181,12 @@ def _undone(event: Event) -> list[str]:
     return [expulsions.undone(event)]
 
 
+def _watched(event: Event) -> list[str]:
+    return [expulsions.watched(event)]
+
+
 # What is said of other events: a line, and one more for each warning.
 _SENTENCES = {
     "checked": _checked, "doubt": _doubt, "notice": _notice, "interruption": _interruption, "relaunch": _relaunch,
-    "logger": _logger, "undone": _undone,
+    "logger": _logger, "undone": _undone, "watched": _watched,
 }  # fmt: skip

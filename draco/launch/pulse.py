@@ -20,6 +20,7 @@ def pulse(words: Sequence[str]) -> int:
     """Return the sum over the processes that the words of the command line name; those that are gone count nothing."""
     if words[:1] == ["--but"]:
         pids = [pid for pid in sweep.ranks(words[1]) if str(pid) not in words[2:]]
+        pids += [] if words[2:] else sweep.agents(words[1])  # it is waited for until a rank is up, and then polls
     else:
         pids = [int(pid) for pid in words]
     return sum(map(_of, [*pids, *sweep.fork_servers_at_work(pids)]))

@@ -14,7 +14,7 @@ from draco.code.gather import Gathered
 from draco.errors import MissingError
 from draco.files import expanded
 from draco.job import Job
-from draco.launch import not_started, preflight, rank_placement, space, worker_code, worker_data
+from draco.launch import not_started, plan, preflight, rank_placement, space, worker_code, worker_data
 from draco.launch.resume import Taken, code_of, new_run, unfinished
 from draco.launch.roster import Roster
 from draco.runs import directory as run_directory
@@ -57,6 +57,21 @@ def require_device(what: str, device: str) -> None:
 
     if not torch.cuda.is_available():
         raise MissingError(f"{what}: device: cuda, but torch sees no GPU; device=cpu, or make setup TORCH=cuda")
+
+
+def require_allocation(job: Job, runs: Path, said: Console) -> None:
+    """Make sure that a scheduler on whose nodes a job is to train has given them, and that they see its runs.
+
+    Raises:
+        MissingError: there is no allocation here, or it is too small.
+        NotConfiguredError: a node does not see the runs, or is not as this one.
+    """
+    launcher = plan.of(job)
+    if launcher.allocation and launcher.meet:
+        launcher.allocation(job)
+        runs.mkdir(parents=True, exist_ok=True)
+        with said.status("asking the nodes of the allocation"):
+            launcher.meet(job, runs)
 
 
 def warn_of_nodes(job: Job, nodes: Roster, said: Console) -> None:

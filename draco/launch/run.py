@@ -17,7 +17,7 @@ from draco.launch import every_node
 from draco.launch.environment import launch_environment
 from draco.launch.interrupts import Interrupts
 from draco.launch.judge import Observed, judge, killed_ranks, lost_daemons
-from draco.launch.plan import Plan
+from draco.launch.planned import Plan
 from draco.launch.progress import Progress
 from draco.launch.starting import printed_since
 from draco.launch.sweep import sweep
@@ -140,10 +140,10 @@ def run(
     settled = status.state == "succeeded" or (status.state == "interrupted" and asked)
     lost = dict(gone) if settled else {**silent, **gone}
     ranks = ranks_by_node(directory)
-    seen = Observed(status, process.returncode, ended_because, lost, ranks, printed, asked, stops.kill, plan.is_mpi)
+    seen = Observed(status, process.returncode, ended_because, lost, ranks, printed, asked, stops.kill, plan.starter)
     state, message = judge(seen)
-    if plan.is_mpi and status.state == "failed":  # the server has said why, and mpirun only that it ended
-        printed = printed_since(logs, lengths, mpirun=False)
+    if plan.starter and status.state == "failed":  # the server has said why, and what starts ranks only that it ended
+        printed = printed_since(logs, lengths, starter=False)
     words = "\n".join([line for line in printed if not stages.is_stage(line)][-_LAST_WORDS_LINES:])
     if state != "lost":
         return Ended(state, message, output=words)

@@ -124,10 +124,10 @@ def _lengths(logs: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in logs.iterdir()}
 
 
-def printed_since(logs: Path, lengths: Mapping[str, int], *, mpirun: bool = True) -> list[str]:
-    """Return the lines that were printed since the logs had these lengths: each rank's own, then mpirun's if wanted."""
+def printed_since(logs: Path, lengths: Mapping[str, int], *, starter: bool = True) -> list[str]:
+    """Return what was printed since the logs had these lengths, by line: each rank's own, then mpirun's if wanted."""
     lines: list[str] = []
-    for path in [*sorted(logs.glob("rank.*.out")), *([logs / "output.log"] if mpirun else [])]:
+    for path in [*sorted(logs.glob("rank.*.out")), *([logs / "output.log"] if starter else [])]:
         if path.exists():
             with open(path, "rb") as file:
                 file.seek(lengths.get(path.name, 0))

@@ -20,15 +20,16 @@ from typing import NamedTuple
 from rich.console import Console
 
 from draco import files
-from draco.errors import OwnCodeError, TrainingError
+from draco.errors import DracoError, MissingError, NotConfiguredError, OwnCodeError, TrainingError
 from draco.job import Job
+from draco.job.sections import OnLossSection
 from draco.launch import every_node, fork_client, keep, meeting, preflight, rank_placement, worker_code
 from draco.launch.changes import Changes, Notifications
 from draco.launch.decide import End, Relaunch, Seen, decide
 from draco.launch.environment import launch_environment, process_environment
 from draco.launch.fork_client import ForkServer
 from draco.launch.notices import Notice, Notices
-from draco.launch.plan import plan
+from draco.launch.plan import LAUNCHERS, plan
 from draco.launch.progress import Progress
 from draco.launch.roster import Roster
 from draco.launch.run import Ended, Stops, ranks_by_node, run
@@ -57,12 +58,14 @@ def supervise(
     after: Mapping[str, str] | None = None,
     held: Hold | None = None,
     forks: str | None = None,
+    joined: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Run the job in `directory` to its end, record how it ended and return it; without `progress` say nothing.
 
     `notices` is for tests; left out, the roster's nodes are listened to. With `after` there was a supervisor before,
     and it goes on without the nodes in it, each with the reason. `held` is the supervisor's lock, which is given up at
-    the end; left out, it is taken. `forks` is the name of a fork server; left out, one is started for the run.
+    the end; left out, it is taken. `forks` is the name of a fork server; left out, one is started for the run. With
+    `joined` somebody else has started all ranks: rank 0 is run, in that environment, once (joining.py).
 
     Raises:
         TrainingError: what happens cannot be recorded, for the disk cannot be written.
@@ -70,7 +73,7 @@ def supervise(
     """
     try:
         with held or _hold(directory), contextlib.nullcontext(forks) if forks else fork_server(job) as name:
-            return _supervise(job, directory, roster, progress, notices, after, name)
+            return _supervise(job, directory, roster, progress, notices, after, name, joined)
     except OSError as error:
         if error.errno not in files.NOT_WRITABLE:
             raise
@@ -85,8 +88,10 @@ def _supervise(
     notices: ReadNotices | None,
     after: Mapping[str, str] | None,
     forks: str | None,
+    joined: Mapping[str, str] | None,
 ) -> Outcome:
     _write(directory)
+    launcher, on_loss = LAUNCHERS[job.launcher], OnLossSection(name="fail") if joined else job.on_loss
     progress = progress or Progress(None, Console(quiet=True), "")
     out: Mapping[str, str] = after or {}
     interruptions: list[float] = []
@@ -100,21 +105,26 @@ def _supervise(
             here = without(roster, out)
             watch = Watch(
                 directory, job, partial(every_node.unreachable, here) if here else dict,
-                starting=_starting(job, directory, here),
+                starting=_starting(job, directory, here) if launcher.here and not joined else lambda now: "",
             )  # fmt: skip
             changes = Changes(notifications, out, _returning(job, directory, roster))
-            look = _looking(watch, changes, stops)
+            look = _looking(watch, changes, stops, alone=joined is not None)
             try:
                 code = worker_code.of_run(directory, here)
+                allocation = launcher.meet(job, directory) if launcher.meet and not joined else None
             except OwnCodeError as error:
-                run_directory.write_status(directory, "failed", run_directory.read_status(directory).step, str(error))
-                return Outcome(run_directory.read_status(directory), "")
-            planned = plan(job, directory, here, forks=forks, code=code, port=meeting.free_port())
+                return _not_begun(directory, "failed", error)
+            except (MissingError, NotConfiguredError) as error:  # the allocation, or nodes of it
+                return _not_begun(directory, "lost", error)
+            planned = plan(
+                job, directory, here, forks=forks, code=code, port=meeting.free_port(), allocation=allocation,
+                joined=joined,
+            )  # fmt: skip
             ended = run(planned, directory, progress, stops, look, watch.gone)
             fruitless = 0 if watch.stepped else fruitless + 1
             (directory / "stop").unlink(missing_ok=True)  # before the user's request is looked for: see ask_to_stop
             seen = Seen(
-                ended.state, ended.message, job.on_loss, ended.lost, changes.noticed, out, changes.back,
+                ended.state, ended.message, on_loss, ended.lost, changes.noticed, out, changes.back,
                 [node.name for node in roster.nodes[1:]] if roster else None,
                 stops.asked, fruitless, [time.monotonic() - then for then in interruptions],
             )  # fmt: skip
@@ -129,6 +139,12 @@ def _supervise(
             _record_relaunch(job, directory, without(roster, out), number, action)
 
 
+def _not_begun(directory: Path, state: run_directory.State, error: DracoError) -> Outcome:
+    """Record that another launch cannot be made."""
+    run_directory.write_status(directory, state, run_directory.read_status(directory).step, str(error))
+    return Outcome(run_directory.read_status(directory), "")
+
+
 @contextlib.contextmanager
 def fork_server(job: Job, early: ForkServer | None = None) -> Iterator[str | None]:
     """Yield the name of a fork server for the job's launches: the one that this process was told of, or a new one.
@@ -138,6 +154,9 @@ def fork_server(job: Job, early: ForkServer | None = None) -> Iterator[str | Non
     """
     if name := os.environ.get(fork_client.NAME):
         yield name
+        return
+    if not LAUNCHERS[job.launcher].forks:
+        yield None
         return
     environment = launch_environment(os.environ, process_environment(job.threads))
     if early and early.environment == environment:
@@ -178,13 +197,19 @@ def _returning(job: Job, directory: Path, roster: Roster | None) -> Callable[[Se
     return lambda names: preflight.fit(roster, job, directory, names)
 
 
-def _looking(watch: Watch, changes: Changes, stops: Stops) -> Callable[[], str]:
-    """Return what is called throughout a launch: it asks for an end at the next step, or says why it must end now."""
+def _looking(watch: Watch, changes: Changes, stops: Stops, *, alone: bool) -> Callable[[], str]:
+    """Return what is called throughout a launch: it asks for an end at the next step, or says why it must end now.
+
+    Where the server is `alone` its supervisor's, a signal that it shares with the workers may have ended them before it
+    had met them, and it would wait for them.
+    """
 
     def look() -> str:
         # A launch that has taken no step yet is not stopped for a node that is back: something is gained by each.
         if changes.look(may_return=watch.stepped) and not stops.ours:
             stops.stop()
+        if alone and stops.asked and not watch.begun:
+            return "its processes had not met"
         return watch()
 
     return look
@@ -231,12 +256,18 @@ def _record_relaunch(job: Job, directory: Path, here: Roster | None, number: int
 
 
 def detach(
-    directory: Path, here: bool, *, again: bool = False, held: Hold | None = None, forks: str | None = None
+    directory: Path,
+    here: bool,
+    *,
+    again: bool = False,
+    held: Hold | None = None,
+    forks: str | None = None,
+    given: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start the supervisor of a run in a session of its own, so that it outlives this terminal, and return it.
 
     With `again` there was one before, whose processes may be left. It gets the supervisor's lock, `held` or taken now.
-    `forks` is a fork server that other runs use too.
+    `forks` is a fork server that other runs use too, `given` by what a scheduler's allocation is found.
 
     Raises:
         RefusedError: another process looks after the run.
@@ -249,7 +280,7 @@ def detach(
     with open(directory / "logs" / "supervisor.log", "ab") as log:
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=[held.descriptor],
-            env=launch_environment(os.environ, {fork_client.NAME: forks} if forks else {}),
+            env=launch_environment(os.environ, {**({fork_client.NAME: forks} if forks else {}), **(given or {})}),
         )  # fmt: skip
     _write(directory, process.pid)  # at once, so that a run is never found without one
     held.leave()  # the child has it too

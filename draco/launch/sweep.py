@@ -13,6 +13,8 @@ from pathlib import Path
 
 from draco.launch import fork_client
 
+_AGENT = "torch.distributed.run"  # a command line with it is torchrun's own process, which is no rank
+
 
 def sweep(ends: Callable[[str], bool]) -> list[int]:
     """Kill every rank on this machine whose run `ends`, and the MPI daemon above it; return their process ids.
@@ -52,8 +54,17 @@ def going_on() -> list[str]:
 
 
 def ranks(run: str) -> list[int]:
-    """Return the processes on this machine that are ranks of a run, started or starting; not its mpirun."""
-    return [pid for pid, words in _processes() if _run(words) == run and "python" in Path(words[0]).name]
+    """Return the processes on this machine that are ranks of a run, started or starting; not what starts them."""
+    return [pid for pid, words in _of(run) if _AGENT not in words]
+
+
+def agents(run: str) -> list[int]:
+    """Return torchrun's own process of a run, which imports torch before it starts a rank."""
+    return [pid for pid, words in _of(run) if _AGENT in words]
+
+
+def _of(run: str) -> list[tuple[int, list[str]]]:
+    return [(pid, words) for pid, words in _processes() if _run(words) == run and "python" in Path(words[0]).name]
 
 
 def fork_servers_at_work(ranks: Sequence[int]) -> list[int]:

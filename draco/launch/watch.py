@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from draco.job import Job
+from draco.launch import plan
 from draco.runs.events import Tail
 
 QUIET_S = 10.0  # without a sign of life from the server before the nodes are asked
@@ -59,7 +60,7 @@ class Watch:
             self._beat, self._heard = beat, self._clock()
             self._read()
         quiet = self._clock() - self._heard
-        if quiet < QUIET_S or self._job.launcher == "simulate":  # it waits for no other process
+        if quiet < QUIET_S or not plan.of(self._job).starter:  # it waits for no other process
             self._silent = {}
             return ""
         if self._clock() - self._asked >= LOOK_EVERY_S:
@@ -75,6 +76,12 @@ class Watch:
             return why
         limit = SLACK_S + (self._job.reply_timeout_s if self._started else self._job.start_timeout_s)
         return f"nothing was heard from the server for {quiet:.0f} s" if quiet > limit else ""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the server of this launch has met its workers."""
+        self._read()
+        return self._started
 
     @property
     def stepped(self) -> bool:

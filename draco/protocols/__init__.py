@@ -12,6 +12,8 @@ verification.py  of a step whose vectors were used: who verifies what, and what 
 odds.py       how probable it is that a lie survives that
 verified.py   one copy, and verifiers who are drawn after the upload; a step is undone where they find a lie
 checked.py    one copy, with the products of its matrix multiplications, which the server checks
+sampled.py    the same of a secret part of the pairs, drawn after commitments
+drawn.py      the same by workers who are drawn after the transcripts have come, and the server where they disagree
 digested.py   the repetition code, with one upload a group and digests, or sketches for a vote within a tolerance
 sketch.py     secret projections of vectors, by which distances are estimated; abreast.py: several coroutines as one
 

@@ -32,6 +32,7 @@ class Court:
     workers: int  # n
     adversaries: int  # s
     expelled: dict[int, Proof] = field(default_factory=dict)
+    watched: set[int] = field(default_factory=set)  # did not open a commitment once: no proof, but no trust either
     absent: set[int] = field(default_factory=set)  # gone, or still owing an old answer: not to be asked now
     lacking: set[int] = field(default_factory=set)  # have not the model of the step before
     nodes: Sequence[str] | None = None  # the machine of worker 1..n; None: they share one

@@ -14,7 +14,13 @@ from draco.protocols.court import Court
 T = TypeVar("T")
 # "vector": its step vector. "digest": the SHA-256 of that. "transcript": the products of which the server makes the
 # vector, after their check. "sketch": secret projections of the vector, drawn by `Ask.seed`.
-Send = Literal["vector", "digest", "transcript", "sketch"]
+# "commitment": the SHA-256 of its transcript, which it keeps for the step. "opening": that transcript, for the server.
+# "deposit": its transcript, which the server keeps for verifiers. "verdict": the digest of the vector that a deposit
+# makes, or DENIED where it fails its check. "replay": the same by the server itself, with every product compared whole.
+Send = Literal["vector", "digest", "transcript", "sketch", "commitment", "opening", "deposit", "verdict", "replay"]
+RECORDED: tuple[Send, ...] = ("transcript", "opening", "deposit")  # transcripts travel
+SERVER = 0  # the rank that is asked for a "replay"
+DENIED = bytes(32)  # the verdict on a deposit that fails; no vector is known to have this digest
 
 
 class Ask(NamedTuple):
@@ -25,6 +31,7 @@ class Ask(NamedTuple):
     partition: int
     send: Send
     seed: int = 0  # of a sketch
+    of: int = 0  # whose deposit a verdict or a replay is about
 
 
 class Upload(NamedTuple):
@@ -32,6 +39,7 @@ class Upload(NamedTuple):
 
     digest: bytes  # of its bytes as they came, by the server
     vector: Any  # (d,), valid until the end of the step after this one
+    commitment: bytes = b""  # of an opening: the SHA-256 of the transcript of which the vector was made
 
 
 class Rejected(NamedTuple):
@@ -40,7 +48,8 @@ class Rejected(NamedTuple):
     why: str
 
 
-# To "digest": the digest; to "sketch": a tuple of floats. None: nothing came in time, which proves nothing.
+# To "digest", "commitment" and "verdict": 32 bytes; to "deposit": b""; to "sketch": a tuple of floats. None: nothing
+# came in time, which proves nothing.
 Answer = Upload | bytes | tuple[float, ...] | Rejected | None
 Rounds = Generator[Sequence[Ask], Mapping[Ask, Answer], T]  # no ask twice in a step; every ask of a round is answered
 
@@ -77,3 +86,4 @@ class Protocol(NamedTuple):
     copies: Callable[[int], int]  # lies that are left -> copies of each partition where nobody lies
     sends: tuple[Send, ...] = ("vector", "digest")  # what it may ask for
     failure: float | None = None  # the probability that any step of a run is false, at most; None: it is exact
+    expected_false: float | None = None  # false vectors that a whole run uses, on the average, at most; None: none

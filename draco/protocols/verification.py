@@ -9,10 +9,9 @@ Once claims differ, or anybody is expelled, every pair of the step needs lies + 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
-from draco.protocols.court import Court
+from draco.protocols.dealing import walks
 from draco.protocols.hearing import Hearing, Pair
 from draco.protocols.odds import verifiers_for
 from draco.protocols.rounds import Ask, Committed, Upload
@@ -33,7 +32,8 @@ class Verification:
             hearing.claims[pair][worker] = upload.digest
             hearing.uploads[pair][worker] = upload
             hearing.asked[pair][worker] = "vector"
-        self.next = _walks(court, self.pairs, self.uploaders, verifiers)
+        circle = court.shuffled(sorted(set(court.present) - court.lacking | set(committed.workers)))
+        self.next = walks(circle, self.uploaders, verifiers)
 
     @property
     def disputed(self) -> bool:
@@ -90,23 +90,3 @@ class Verification:
             if accepted is not None and accepted[1].digest != upload.digest:
                 found[partition] = accepted[1]
         return found
-
-
-def _walks(
-    court: Court, pairs: Sequence[Pair], uploaders: Mapping[Pair, int], verifiers: int
-) -> dict[Pair, Iterator[int]]:
-    """Return for each pair the others, in the order in which they are drawn; a worker's pairs get different ones."""
-    circle = court.shuffled(sorted(set(court.present) - court.lacking | set(uploaders.values())))
-    place = {worker: index for index, worker in enumerate(circle)}
-    earlier: Counter[int] = Counter()  # pairs of each uploader that have their walk
-    walks = {}
-    for pair in pairs:
-        worker = uploaders[pair]
-        walks[pair] = _walk(circle, place[worker], earlier[worker] * verifiers)
-        earlier[worker] += 1
-    return walks
-
-
-def _walk(circle: Sequence[int], place: int, skipped: int) -> Iterator[int]:
-    others = len(circle) - 1
-    return (circle[(place + 1 + (skipped + far) % others) % len(circle)] for far in range(others))

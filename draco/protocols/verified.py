@@ -43,7 +43,7 @@ def verified(*, workers: int, adversaries: int, verifiers: int | None = None, de
     Raises:
         OptionError: both are given, or one is out of its range.
     """
-    a = checked_verifiers(workers, adversaries, verifiers, delta)
+    a = checked_verifiers("verified", workers, adversaries, verifiers, delta, absent=adversaries)
     partitions = workers - adversaries
     present, away = (failure_probability(workers, adversaries, a, absent) for absent in (0, adversaries))
     odds = "exact" if a >= adversaries else f"a step of the run stays false with probability {present:.1g} at most"
@@ -63,22 +63,24 @@ def verified(*, workers: int, adversaries: int, verifiers: int | None = None, de
     )
 
 
-def checked_verifiers(workers: int, adversaries: int, verifiers: int | None, delta: float | None) -> int:
-    """Return a, the number of verifiers of each pair.
+def checked_verifiers(
+    owner: str, workers: int, adversaries: int, verifiers: int | None, delta: float | None, absent: int
+) -> int:
+    """Return a, the number of verifiers of each pair; `delta` must hold with so many workers absent.
 
     Raises:
         OptionError: both are given, or one is out of its range.
     """
     if verifiers is not None and delta is not None:
-        raise OptionError("verified", "delta", "chooses the number of verifiers; leave out verifiers, or delta")
+        raise OptionError(owner, "delta", "chooses the number of verifiers; leave out verifiers, or delta")
     if verifiers is None:
         wanted = DELTA if delta is None else delta
         if not 0 <= wanted < 1:
-            raise OptionError("verified", "delta", f"must be a probability of 0 or more and less than 1, got {wanted}")
-        return least_verifiers(workers, adversaries, wanted, absent=adversaries)
+            raise OptionError(owner, "delta", f"must be a probability of 0 or more and less than 1, got {wanted}")
+        return least_verifiers(workers, adversaries, wanted, absent=absent)
     if not min(1, adversaries) <= verifiers <= adversaries:
         raise OptionError(
-            "verified", "verifiers", f"must be from 1 to {adversaries}, the number of adversaries, got {verifiers}"
+            owner, "verifiers", f"must be from 1 to {adversaries}, the number of adversaries, got {verifiers}"
         )
     return verifiers
 

@@ -1,5 +1,6 @@
 """The checker's side: run the computation again, with the products of the transcript where they pass their check."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -28,12 +29,13 @@ _CHECKS: dict[Any, Check] = {
 }
 
 
-class _Checking(ProductMode):  # type: ignore[no-untyped-call]
+class _Checking(ProductMode):
     """Takes products from a transcript where they pass their check."""
 
-    def __init__(self, transcript: Tensor, generator: torch.Generator, tolerance: float | None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.transcript, self.tolerance = transcript, tolerance
+    def __init__(self, transcript: Tensor, generator: torch.Generator, tolerance: float | None, thorough: bool) -> None:
+        super().__init__()
+        self.transcript, self.tolerance, self.thorough = transcript, tolerance, thorough
+        self.numbers = len(transcript)
         self.secrets = Secrets(generator)
         self.used, self.products = 0, 0
         self.worst, self.where = 0.0, ""
@@ -56,7 +58,7 @@ class _Checking(ProductMode):  # type: ignore[no-untyped-call]
         whole: Outputs = ()
         for equation in _CHECKS[op](came, args, options, self.secrets):
             tolerance = default_tolerance(equation.inner) if self.tolerance is None else self.tolerance
-            size = residual(equation, tolerance)
+            size = math.inf if self.thorough else residual(equation, tolerance)
             if not size <= tolerance:
                 if not whole:
                     own = op(*args, **options)
@@ -84,9 +86,9 @@ class _Checking(ProductMode):  # type: ignore[no-untyped-call]
                 outputs.append(None)
                 continue
             end = self.used + place.numbers
-            if end > len(self.transcript):
+            if end > self.numbers:
                 what = f"{_OUTPUTS[op][number]}, product {self.products}, {'x'.join(map(str, place.shape))}"
-                raise CheatError(f"{what}: ends at number {end:,}, and the transcript has {len(self.transcript):,}")
+                raise CheatError(f"{what}: ends at number {end:,}, and the transcript has {self.numbers:,}")
             outputs.append(from_numbers(self.transcript[self.used : end], place))
             self.used = end
         return outputs
@@ -107,7 +109,12 @@ _OUTPUTS: dict[Any, tuple[str, ...]] = {  # how an output of an operation is cal
 
 
 def replay(
-    compute: Callable[[], T], transcript: Tensor, *, generator: torch.Generator, tolerance: float | None = None
+    compute: Callable[[], T],
+    transcript: Tensor,
+    *,
+    generator: torch.Generator,
+    tolerance: float | None = None,
+    thorough: bool = False,
 ) -> tuple[T, Verdict]:
     """Run a computation again with the products of a transcript, each of them after its check.
 
@@ -120,6 +127,8 @@ def replay(
         generator: secret, and not used before the transcript has come; one number of its seed says all.
         tolerance: the largest error of a row relative to its scale (residual.py); None: by the length of the sums,
             as `default_tolerance` has it.
+        thorough: compute every product too, and compare it whole. It takes longer than the computation, and all who do
+            it on alike machines come to the same end. A transcript that passes it passes every other replay.
 
     Raises:
         CheatError: no honest worker has sent this transcript: a product is false or not finite, or there are too few or
@@ -127,7 +136,7 @@ def replay(
     """
     if transcript.dtype != torch.float32 or transcript.ndim != 1:
         raise CheatError(f"the transcript is {transcript.dtype} of {transcript.ndim} dimensions: must be float32 of 1")
-    mode = _Checking(transcript.detach().contiguous(), generator, tolerance)
+    mode = _Checking(transcript.detach().contiguous(), generator, tolerance, thorough)
     try:
         with mode:
             result = compute()

@@ -4,11 +4,12 @@ A convolution contracts channels at each of the k places of its kernel, and sums
 place. A secret combination of its output channels (of its input channels, for the gradient by the input) leaves one
 image to compare. So channels are contracted first, by one product of k rows with all images. What is shifted and
 summed are then k images instead of k times as many as there are channels.
+
+Images are shifted on a grid that has zeros around them, and between their pixels where a stride leaves pixels out. A
+place of the kernel is an offset in its memory there. So one view has all images, shifted.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from itertools import product
 from math import prod
 from typing import Any
 
@@ -17,10 +18,7 @@ from torch import Tensor
 
 from draco.replay.residual import Equation, Secrets, norm, rms
 
-Sizes = tuple[int, ...]
-_ALL: slice = slice(None)
-# Places of one kernel: (where the output is, where the input is that it is multiplied with), as slices.
-Shift = tuple[tuple[slice, ...], tuple[slice, ...]]
+Sizes = Sequence[int]
 
 
 def check_convolution(out: Sequence[Tensor], args: Sequence[Any], options: Any, secrets: Secrets) -> Iterator[Equation]:
@@ -28,13 +26,11 @@ def check_convolution(out: Sequence[Tensor], args: Sequence[Any], options: Any, 
     x, weight, bias, stride, padding, dilation, *_ = args
     r = secrets.take(weight.shape[0])
     mixed = torch.mv(weight.flatten(1).t(), r).view(weight.shape[1], -1)  # (I, k)
-    images = _contract(mixed.t(), x)
-    want = images.new_zeros(out[0].shape[0], *out[0].shape[2:])
+    padded = [size + 2 * pad for size, pad in zip(x.shape[2:], padding, strict=True)]
+    grid = _grid(_contract(mixed.t(), x), padded, padding, [1] * len(padding))
+    want = _sum(_shifted(grid, weight.shape[2:], dilation, stride, out[0].shape[2:]))
     if bias is not None:
         want += torch.dot(r, bias)
-    how = (tuple(stride), tuple(padding), tuple(dilation))
-    for place, (here, there) in enumerate(_shifts(weight.shape[2:], x.shape[2:], want.shape[1:], *how)):
-        want[here].add_(images.select(1, place)[there])
     got = _contract(r[None], out[0])[:, 0]
     added = 0.0 if bias is None else norm(bias)
     yield Equation(0, 1, got, want, weight[0].numel(), lambda: rms(x) * norm(weight) + added)
@@ -49,30 +45,32 @@ def check_convolution_backward(
     output channels are read once for the three.
     """
     grad, x, weight, _, stride, padding, dilation, _, _, _, (by_x, by_weight, by_bias) = args
-    kernel = weight.shape[2:]
-    shifts = _shifts(kernel, x.shape[2:], grad.shape[2:], tuple(stride), tuple(padding), tuple(dilation))
+    kernel, image = weight.shape[2:], x.shape[2:]
     q, r = secrets.take(weight.shape[1]), secrets.take(weight.shape[0])
-    rows = [torch.matmul(q, weight.flatten(2)).t()] if by_x else []  # (k, O)
+    # The gradient by pixel i of the input has place j of the kernel from output (i + padding - j * dilation) / stride.
+    # On the grid outputs are `reach` further on, and places in reverse, so that offsets are positive.
+    rows = [torch.matmul(q, weight.flatten(2)).t().flip(0)] if by_x else []  # (k, O)
     images = _contract(torch.cat([*rows, r[None]]), grad)
-    one = images[:, -1]
+    reach = [(places - 1) * apart for places, apart in zip(kernel, dilation, strict=True)]
+    size = [
+        max(pixels + pad + far, (count - 1) * step + 1 + far)
+        for pixels, pad, far, count, step in zip(image, padding, reach, grad.shape[2:], stride, strict=True)
+    ]
+    grid = _grid(images, size, reach, stride)
+    ones = [1] * len(kernel)
     if by_x:
-        want = images.new_zeros(x.shape[0], *x.shape[2:])
-        for place, (here, there) in enumerate(shifts):
-            want[there].add_(images.select(1, place)[here])
-        yield Equation(
-            0, 1, _contract(q[None], out[0])[:, 0], want, weight[:, 0].numel(), lambda: rms(grad) * norm(weight)
-        )
+        want = _sum(_shifted(grid, kernel, dilation, ones, image, padding))
+        got = _contract(q[None], out[0])[:, 0]
+        yield Equation(0, 1, got, want, weight[:, 0].numel(), lambda: rms(grad) * norm(weight))
+    one = images[:, -1]
     if by_weight:
-        moved = images.new_zeros(x.shape[0], prod(kernel), *x.shape[2:])
-        for place, (here, there) in enumerate(shifts):
-            moved.select(1, place)[there].copy_(one[here])
-        want = torch.bmm(moved.flatten(2), x.flatten(2).transpose(1, 2)).sum(0).t()  # (I, k)
-        got = torch.mv(out[1].flatten(1).t(), r)
-        yield Equation(
-            1, 0, got.view(weight.shape[1:]), want.reshape(weight.shape[1:]), one.numel(), lambda: norm(grad) * rms(x)
-        )
+        moved = _shifted(grid[:, -1], kernel, dilation, ones, image, padding)
+        want = torch.bmm(moved.reshape(len(x), prod(kernel), -1), x.flatten(2).transpose(1, 2))
+        want = want.sum(0).flip(0).t().reshape(weight.shape[1:])
+        got = torch.mv(out[1].flatten(1).t(), r).view(weight.shape[1:])
+        yield Equation(1, 0, got, want, one.numel(), lambda: norm(grad) * rms(x))
     if by_bias:
-        yield Equation(2, 0, torch.dot(r, out[2]), one.sum(), one.numel(), lambda: norm(one))
+        yield Equation(2, 0, torch.dot(r, out[2]), one.sum(), one.numel(), lambda: norm(grad))
 
 
 def _contract(rows: Tensor, images: Tensor) -> Tensor:
@@ -81,26 +79,31 @@ def _contract(rows: Tensor, images: Tensor) -> Tensor:
     return torch.bmm(rows.expand(len(images), -1, -1), flat).view(len(images), len(rows), *images.shape[2:])
 
 
-@lru_cache(maxsize=256)
-def _shifts(
-    kernel: Sizes, inputs: Sizes, outputs: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes
-) -> list[Shift]:
-    """Return for each place of a kernel which outputs it takes part in, and with which inputs."""
-    by_dimension = [
-        [_overlap(size, count, step, place * apart - pad) for place in range(places)]
-        for places, size, count, step, pad, apart in zip(
-            kernel, inputs, outputs, stride, padding, dilation, strict=True
-        )
-    ]
-    return [
-        ((_ALL, *(here for here, _ in each)), (_ALL, *(there for _, there in each))) for each in product(*by_dimension)
-    ]
+def _sum(shifted: Tensor) -> Tensor:
+    """Return what `_shifted` has (N, *kernel, *size), summed over the kernel; torch's sum takes ten times as long."""
+    size = shifted.shape[(shifted.ndim + 1) // 2 :]
+    flat = shifted.reshape(len(shifted), -1, prod(size))
+    return _contract(flat.new_ones(1, flat.shape[1]), flat).view(len(shifted), *size)
 
 
-def _overlap(size: int, count: int, step: int, offset: int) -> tuple[slice, slice]:
-    """Return the outputs i of `count` whose input i * step + offset is one of `size`, and these inputs."""
-    first = max(0, -(offset // step))
-    last = min(count, (size - 1 - offset) // step + 1)
-    if last <= first:
-        return slice(0, 0), slice(0, 0)
-    return slice(first, last), slice(first * step + offset, (last - 1) * step + offset + 1, step)
+def _grid(images: Tensor, size: Sizes, before: Sizes, step: Sizes) -> Tensor:
+    """Return zeros (N, k, *size) with images (N, k, ...) on them, whose pixels are `step` apart."""
+    grid = images.new_zeros(*images.shape[:2], *size)
+    where = (slice(b, b + (n - 1) * s + 1, s) for b, n, s in zip(before, images.shape[2:], step, strict=True))
+    grid[(slice(None), slice(None), *where)] = images
+    return grid
+
+
+def _shifted(
+    grid: Tensor, kernel: Sizes, apart: Sizes, step: Sizes, size: Sizes, origin: Sizes | None = None
+) -> Tensor:
+    """Return a view (N, *kernel, *size) of a grid: every `step`-th pixel of what is at each place of a kernel.
+
+    Place j is that of image j, where the grid is (N, k, ...), and of the same image, where it is (N, ...).
+    """
+    by_pixel = grid.stride()[-len(kernel) :]
+    by_image = grid.stride(1) if grid.ndim > len(kernel) + 1 else 0
+    by_place = [by_image * prod(kernel[i + 1 :]) + apart[i] * by for i, by in enumerate(by_pixel)]
+    begin = grid.storage_offset() + sum(o * by for o, by in zip(origin or (), by_pixel, strict=False))
+    by_output = [s * by for s, by in zip(step, by_pixel, strict=True)]
+    return grid.as_strided((len(grid), *kernel, *size), (grid.stride(0), *by_place, *by_output), begin)

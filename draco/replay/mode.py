@@ -1,29 +1,28 @@
-"""The dispatch mode that both sides run a computation in: it sees each operation, forward and backward."""
+"""What both sides run a computation in: it sees each product, forward and backward, and nothing else."""
 
 from collections.abc import Sequence
-from typing import Any
+from importlib import import_module
+from typing import Any, Self
 
-from torch.utils._python_dispatch import TorchDispatchMode
+import torch
 
-from draco.replay.products import PRODUCTS, Places, places
+from draco.replay.products import Places
 
 
-class ProductMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Hands each product that transcripts have to `product`, and lets all other operations run."""
+class ProductMode:
+    """Hands each product that transcripts have to `product`, in the thread that has entered it."""
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # torch otherwise loads its compiler, for seconds, at the first operation, and passes by it at each further one.
-        return False
+    def __enter__(self) -> Self:
+        kernels = import_module("draco.replay.kernels")  # at the first use, as it takes 40 milliseconds
+        self._running = kernels.RUNNING
+        self._before = self._running.set(self)
+        self._guard = torch._C._IncludeDispatchKeyGuard(kernels.KEY)
+        self._guard.__enter__()  # type: ignore[no-untyped-call]
+        return self
 
-    def __torch_dispatch__(
-        self, op: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        found = places(op, args) if op in PRODUCTS else None
-        if found is None:
-            return op(*args, **kwargs) if kwargs else op(*args)
-        outputs = self.product(op, args, kwargs or {}, found)
-        return tuple(outputs) if len(outputs) > 1 else outputs[0]
+    def __exit__(self, *error: object) -> None:
+        self._guard.__exit__(*error)
+        self._running.reset(self._before)
 
     def product(self, op: Any, args: Sequence[Any], options: dict[str, Any], found: Places) -> Sequence[Any]:
         """Return the outputs of a product, of which `found` are the places."""

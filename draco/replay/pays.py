@@ -1,7 +1,8 @@
 """Whether replays pay: what they cost the server and the network, against copies of the computation.
 
-One server replays every pair of a step, and receives a transcript for each. Other protocols have workers compute each
-pair several times instead. So there is a number of copies from which on replays are the quicker way. It depends on the
+One server replays every pair of a step, and receives a transcript for each. Or it replays a sample of them, or hands
+transcripts on to drawn workers, who replay at the same time. Other protocols have workers compute each pair several
+times instead. So for each form there is a number of copies from which on it is the quicker way. It depends on the
 model, on the batch, on the network and on the number of pairs.
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from hashlib import sha256
+from math import ceil
 from statistics import median
 from typing import NamedTuple, TypeVar
 
@@ -19,6 +22,7 @@ from draco.replay.recording import record
 
 T = TypeVar("T")
 BYTES_A_SECOND = 1.25e9  # of the server's network, where nothing is known: 10 Gbit/s
+SAMPLE = 0.1
 _NUMBER = 4  # bytes
 
 
@@ -29,6 +33,7 @@ class Costs(NamedTuple):
     replay_s: float
     numbers: int  # of its vector
     transcript: int  # numbers of its transcript
+    digest_s: float = 0.0  # of the transcript's SHA-256
 
 
 class Advice(NamedTuple):
@@ -38,7 +43,9 @@ class Advice(NamedTuple):
     transcript_bytes: int  # that a worker sends for a pair
     server_s: float  # a step: receiving all transcripts and replaying them
     copies: float  # replays are quicker than protocols that compute each pair more often than this
-    pays: bool  # adversaries + 1 copies, which is what certainty costs otherwise, are more
+    sampled: float  # the same of a sample, which is not exact
+    drawn: float  # the same of drawn verifiers
+    pays: bool  # adversaries + 1 copies, which is what certainty costs otherwise, are more than `copies`
     sentence: str
 
 
@@ -62,17 +69,23 @@ def measure(
     gradient = _median_s([compute] * repeats, clock)
     copies = [transcript.clone() for _ in range(repeats)]  # a replay may overwrite its transcript
     again = _median_s([partial(replay, compute, copy, generator=generator) for copy in copies], clock)
-    return Costs(gradient, again, numbers, len(transcript))
+    digest = _median_s([partial(sha256, transcript.numpy().data)] * repeats, clock)
+    return Costs(gradient, again, numbers, len(transcript), digest)
 
 
-def advise(costs: Costs, *, pairs: int, adversaries: int, bytes_a_second: float = BYTES_A_SECOND) -> Advice:
-    """Say whether replays pay for a job, on a server that is as fast as one worker.
+def advise(
+    costs: Costs, *, pairs: int, adversaries: int, bytes_a_second: float = BYTES_A_SECOND, sample: float | None = None,
+    verifiers: int | None = None,
+) -> Advice:  # fmt: skip
+    """Say whether replays pay for a job, and in which form, on a server that is as fast as one worker.
 
     Args:
         costs: of one pair.
         pairs: partitions of a step, each computed by a worker of its own.
-        adversaries: Byzantine workers to tolerate.
-        bytes_a_second: that the server receives.
+        adversaries: Byzantine workers to tolerate; there are so many more workers than pairs.
+        bytes_a_second: that the server receives, and that it sends.
+        sample: the part of the pairs that the server replays in that form; None: SAMPLE.
+        verifiers: of each pair in that form; None: as many as adversaries, which is exact.
 
     Raises:
         ValueError: a number is out of its range.
@@ -88,9 +101,15 @@ def advise(costs: Costs, *, pairs: int, adversaries: int, bytes_a_second: float 
     receive_vectors_s = pairs * costs.numbers * _NUMBER / bytes_a_second
     # gradient + server_s = copies * gradient + receive_vectors_s
     copies = max(1.0, 1 + (server_s - receive_vectors_s) / costs.gradient_s)
+    part, a = SAMPLE if sample is None else sample, adversaries if verifiers is None else verifiers
+    sampled = 1 + (part * server_s + costs.digest_s) / costs.gradient_s
+    replays = ceil(a * pairs / (pairs + adversaries))  # one after the other, of the worker that has most
+    drawn = 1 + ((1 + a) * receive_s + replays * costs.replay_s) / costs.gradient_s  # transcripts up, and a times down
     pays = copies < adversaries + 1
     size = costs.transcript * _NUMBER
-    if pays:
+    if drawn < min(copies, adversaries + 1):
+        verdict = f"So verifiers: {a} pays: {adversaries + 1} copies are needed without it"
+    elif pays:
         verdict = f"So checked pays: {adversaries + 1} copies are needed without it"
     else:
         count = "1 copy" if adversaries == 0 else f"{adversaries + 1} copies"
@@ -98,10 +117,10 @@ def advise(costs: Costs, *, pairs: int, adversaries: int, bytes_a_second: float 
     sentence = (
         f"a replay takes {share:.2f} of a gradient; {pairs} transcripts of {_size(size)} keep the server busy for "
         f"{_seconds(server_s)} a step, of which {_seconds(receive_s)} at {bytes_a_second * 8e-9:.3g} Gbit/s, while a "
-        f"worker computes for {_seconds(costs.gradient_s)}: as long as {copies:.1f} copies of each partition take. "
-        f"{verdict}"
+        f"worker computes for {_seconds(costs.gradient_s)}: as long as {copies:.1f} copies of each partition take; "
+        f"sample: {part:g} would take as long as {sampled:.1f}, verifiers: {a} as {drawn:.1f}. {verdict}"
     )
-    return Advice(share, size, server_s, copies, pays, sentence)
+    return Advice(share, size, server_s, copies, sampled, drawn, pays, sentence)
 
 
 def _median_s(calls: Sequence[Callable[[], object]], clock: Callable[[], float]) -> float:

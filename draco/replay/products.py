@@ -16,8 +16,9 @@ aten = torch.ops.aten
 
 # Of one product: fewer multiply-adds than this take less time than the calls that a check consists of.
 LEAST_MULTIPLY_ADDS = 1 << 21
-# A check reads each number of the factors and the product about once. So many multiply-adds each must stand for.
-LEAST_PER_NUMBER = 16
+# A check reads each number of the factors and the product about once. So many multiply-adds each must stand for. Those
+# of a convolution take about twice as long as those of a matrix product.
+LEAST_PER_NUMBER = 40
 
 
 class Place(NamedTuple):
@@ -77,7 +78,8 @@ def _convolves(x: Tensor, weight: Tensor, output: Sequence[int], transposed: boo
     if x.dtype != torch.float32 or weight.dtype != torch.float32 or transposed or groups != 1 or x.ndim not in (3, 4):
         return False
     multiply_adds = output[0] * prod(output[2:]) * weight.numel()
-    return _pays(multiply_adds, x.numel() + weight.numel() + prod(output))
+    images = x.shape[0] * prod(x.shape[2:]) * prod(weight.shape[2:])  # as many channels as places, for what is shifted
+    return _pays(2 * multiply_adds, x.numel() + weight.numel() + prod(output) + images)
 
 
 def _channels_last(x: Tensor, weight: Tensor) -> bool:

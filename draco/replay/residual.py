@@ -42,14 +42,17 @@ class Secrets:
 
     def __init__(self, generator: torch.Generator, block: int = 1 << 14) -> None:
         self._generator, self._block = generator, block
-        self._left = torch.empty(0)
+        self._drawn, self._used, self._size = torch.empty(0), 0, 0
 
     def take(self, count: int) -> Tensor:
         """Return fresh numbers (count,)."""
-        if count > len(self._left):
-            self._left = torch.randn(max(count, self._block), generator=self._generator)
-        taken, self._left = self._left[:count], self._left[count:]
-        return taken
+        begin, end = self._used, self._used + count
+        if end > self._size:
+            self._size = max(count, self._block)
+            self._drawn = torch.randn(self._size, generator=self._generator)
+            begin, end = 0, count
+        self._used = end
+        return self._drawn[begin:end]
 
 
 def residual(equation: Equation, tolerance: float) -> float:

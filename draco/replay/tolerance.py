@@ -7,7 +7,6 @@ figures are in docs/checked.md; `benchmarks/tolerance.py` prints the figures.
 import math
 
 ROUNDING = 2.0**-23  # of float32, relative: the distance from 1 to the next number
-_SCALE = 3.0  # a row's scale (residual.py) in norms of the row, where rows are alike and terms do not cancel
 LEAST = 1e-5  # the tolerance of products with an inner length below 7,000
 
 
@@ -50,44 +49,3 @@ def passes_with_probability(error: float, tolerance: float, vectors: int = 1) ->
     if t == 0:
         return 0.0
     return min(1.0, 1.3 * t * math.sqrt(1 + 2 * math.log(4 / t))) ** vectors
-
-
-def error_that_passes(chance: float, tolerance: float, vectors: int = 1) -> float:
-    """Return the least relative error whose chance of passing is bounded by `chance`: larger ones pass more rarely.
-
-    Raises:
-        ValueError: the chance is not between 0 and 1, or another number is out of its range.
-    """
-    if not 0 < chance < 1:
-        raise ValueError(f"a chance of {chance}; give one between 0 and 1")
-    low, high = tolerance, tolerance
-    while passes_with_probability(high, tolerance, vectors) > chance:
-        high *= 2
-    for _ in range(60):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if passes_with_probability(middle, tolerance, vectors) > chance else (low, middle)
-    return high
-
-
-def ever_passes(error: float, tolerance: float, tries: int, vectors: int = 1) -> float:
-    """Return a bound of the chance that one of several tries passes; each that fails costs a worker."""
-    return min(1.0, tries * passes_with_probability(error, tolerance, vectors))
-
-
-def gradient_bound(tolerance: float, amplification: float, lying: float = 1.0) -> float:
-    """Return by how much errors within the tolerance move the mean gradient, relative to the partitions' norms.
-
-    Args:
-        tolerance: of the products.
-        amplification: relative change of a gradient per relative error of all its products at once, at worst. It is
-            measured (`benchmarks/tolerance.py`), and holds for smooth models; docs/checked.md has what kinks add.
-        lying: share of the partitions that lie.
-
-    Raises:
-        ValueError: a number is negative, or the share above 1.
-    """
-    if tolerance < 0 or amplification < 0 or not 0 <= lying <= 1:
-        raise ValueError(
-            f"tolerance {tolerance}, amplification {amplification}, lying {lying}; give 0 or more, and a share"
-        )
-    return _SCALE * tolerance * amplification * lying

@@ -46,7 +46,7 @@ def section(run: Run, at: int, pictures: Mapping[str, bytes]) -> dict[str, Any]:
         "well": summary.state == "succeeded" and (early or not message),
         "notes": [note for note in summary.notes if note != message],
         "setting": summary.setting,
-        "failure": failure(summary.failure_probability),
+        "failure": failure(summary.failure_probability, summary.expected_false),
         "directory": plain(str(summary.run)),
         "steps": _steps(run, at, pictures) if len(run.series.steps) else None,
         "marks": Table(("seconds", "after step", "event", "about"), marks, ("event", "about")),

@@ -21,8 +21,8 @@ CLASSES = ("no record", "honest", "straggling", "lost", "suspect", "caught", "fa
 NO_RECORD, HONEST, STRAGGLING, LOST, SUSPECT, CAUGHT, ACCUSED, MISSED = range(len(CLASSES))
 _BEGINS = ("refused_checkpoint", "resume", "start")  # what a launch writes before its first step, in this order
 _MARKED = (
-    "notice", "interruption", "relaunch", "refused_checkpoint", "resume", "logger", "expelled", "undone", "stop_early",
-    "end",
+    "notice", "interruption", "relaunch", "refused_checkpoint", "resume", "logger", "expelled", "undone", "watched",
+    "stop_early", "end",
 )  # fmt: skip
 
 
@@ -201,6 +201,8 @@ def _about(event: Record) -> str:
     if kind == "undone":
         partitions = ", ".join(map(str, event.get("partitions") or ()))
         return f"step {event['step']}, for false vectors of partitions {partitions or '?'}"
+    if kind == "watched":
+        return f"worker {event['rank']} did not open its commitment at step {event['step']}"
     if kind == "stop_early":
         return f"{event['metric']} was best at step {event.get('best_step', '?')}"
     return ": ".join(str(event[key]) for key in ("state", "message") if event.get(key))

@@ -54,6 +54,7 @@ class Summary:
     redundancy: float | None = None  # copies of each pair that are left, if nobody lies
     undone: int = 0  # steps
     failure_probability: float | None = None  # that a step of the whole run stays false
+    expected_false: float | None = None  # false vectors of the whole run, on the average, at most
 
 
 class Left(NamedTuple):
@@ -145,6 +146,7 @@ def summarise(
         redundancy=last.get("redundancy"),
         undone=sum(e["event"] == "undone" for e in events),
         failure_probability=start.get("failure_probability"),
+        expected_false=start.get("expected_false"),
     )
 
 

@@ -139,13 +139,18 @@ def _protocol(s: Summary) -> list[tuple[str, str]]:
         now = "" if s.redundancy is None else f", {s.redundancy:g} at the next step"
         undone = f"; {s.undone:,} steps undone" if s.undone else ""
         told.append(("copies", f"{s.copies:.3f} of each partition (mean){now}{undone}"))
-    if said := failure(s.failure_probability):
+    if said := failure(s.failure_probability, s.expected_false):
         told.append(("certainty", said))
     return told
 
 
-def failure(probability: float | None) -> str:
-    """Say how likely it is that a step of a whole run stays false; nothing where the run does not tell."""
+def failure(probability: float | None, expected: float | None = None) -> str:
+    """Say how likely it is that a step of a whole run stays false; nothing where the run does not tell.
+
+    `expected`: of false vectors that are used in the whole run, on the average.
+    """
+    if expected is not None:
+        return f"not exact: {expected:.3g} false vectors at most are used in the whole run on the average"
     if probability is None:
         return ""
     if not probability:

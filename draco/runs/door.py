@@ -59,6 +59,7 @@ class _Start(_Event):
     vote_reason: str = _maybe()
     weights: str = _maybe()  # SHA-256 of the file of initial weights
     failure_probability: Share | None = _maybe()  # that a step of the whole run stays false
+    expected_false: Annotated[Number, Field(ge=0)] | None = _maybe()  # false vectors of the whole run, on the average
 
 
 class _Proof(_Record):
@@ -92,6 +93,11 @@ class _Step(_Event):
 
 
 class _Expelled(_Event, _Proof):
+    rank: Rank
+
+
+class _Watched(_Event):
+    step: Count
     rank: Rank
 
 
@@ -186,6 +192,7 @@ _EVENTS: Mapping[str, type[_Record]] = {
     "start": _Start, "step": _Step, "checkpoint": _File, "resume": _File, "refused_checkpoint": _RefusedCheckpoint,
     "checked": _Checked, "doubt": _Doubt, "notice": _Notice, "interruption": _Interruption, "relaunch": _Relaunch,
     "stop_early": _Stopped, "logger": _Logger, "expelled": _Expelled, "undone": _Undone, "end": _End,
+    "watched": _Watched,
 }  # fmt: skip
 
 

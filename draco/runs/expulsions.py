@@ -72,5 +72,17 @@ def undone(event: Mapping[str, Any]) -> str:
     )
 
 
+def watched(event: Mapping[str, Any]) -> str:
+    """Say that a worker is watched, and why.
+
+    >>> watched({"step": 12, "rank": 3})
+    'step 12: worker 3 did not open its commitment; all that it sends is replayed from now on'
+    """
+    return (
+        f"step {event['step']}: worker {event['rank']} did not open its commitment; all that it sends is replayed from "
+        "now on"
+    )
+
+
 def _read(rank: int, proof: Mapping[str, Any]) -> Expulsion:
     return Expulsion(rank, proof["step"], proof["partition"], proof["claimed"], proof["true"])

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# up: its Python runs. imported: so is torch, and MPI is about to be joined. joined: MPI_Init has returned.
+from draco.runs import spoken
+
+# up: its Python runs. imported: so is torch, and the others are about to be met. joined: they have met (MPI_Init).
 # told: it has the job. ready: data is loaded, and the server and it have found each other.
 STAGES = ("up", "imported", "joined", "told", "ready")
 _LINE = re.compile(rf"draco: rank (\d+), process (\d+): ({'|'.join(STAGES)})$")
@@ -21,9 +23,9 @@ class Reached(NamedTuple):
 
 
 def say(stage: str) -> None:
-    """Print that this process has reached a stage, where it is a rank of MPI."""
+    """Print that this process has reached a stage, where a launcher of Draco's has said which rank it is."""
     assert stage in STAGES
-    rank = os.environ.get("OMPI_COMM_WORLD_RANK")
+    rank = None if spoken.JOINED in os.environ else spoken.rank()
     if rank is not None and sys.stdout is not None:
         with contextlib.suppress(OSError):
             sys.stdout.write(f"draco: rank {rank}, process {os.getpid()}: {stage}\n")

@@ -39,7 +39,12 @@ class SchemeDeclaration(Declaration):
     # (workers, adversaries, all options) -> the protocol of its steps; None: a step is one round, and a code
     protocol: Callable[..., Protocol | None] | None = None
     expels: bool = False  # it has no code: its steps take several rounds, and who is proven to lie is out
+    rounds: Callable[[Mapping[str, Any]], bool] = lambda given: False  # (options) -> a step takes several, by an option
     replays: bool = False  # the server makes vectors of products in float32, and workers must compute in that
+
+    def in_rounds(self, given: Mapping[str, Any]) -> bool:
+        """Say whether a step takes several rounds with these options: then it has a protocol instead of a code."""
+        return self.expels or self.rounds(given)
 
     def __call__(self, **arguments: Any) -> Scheme:
         """Build the scheme."""

@@ -168,4 +168,5 @@ REPETITION = SchemeDeclaration(
     tolerance=TOLERANCE,
     grouped=True,
     protocol=_protocol,
+    rounds=lambda given: given["uplink"] == "digest",
 )

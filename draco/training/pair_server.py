@@ -16,7 +16,7 @@ import numpy as np
 from draco.errors import TrainingError
 from draco.job import Job, attack
 from draco.protocols.court import Court, Proof
-from draco.protocols.rounds import Committed, Outcome, Upload
+from draco.protocols.rounds import RECORDED, Committed, Outcome, Upload
 from draco.runs.events import EventLog
 from draco.sampling import derive_seed
 from draco.schemes import SCHEMES
@@ -55,14 +55,15 @@ class PairServer:
         self.job, self.training, self.transport, self.secret, self.log = job, training, transport, secret, log
         self.protocol = built.protocol
         self.court = Court(job.workers, job.scheme.adversaries, training.proofs)
-        self.replayer = Replayer(built) if "transcript" in self.protocol.sends else None
+        self.court.watched = training.watched
+        self.replayer = Replayer(built) if {*RECORDED} & {*self.protocol.sends} else None
         check, products = (self.replayer.check, self.replayer.products) if self.replayer else (None, 0)
         self.driver = Driver(job, self.protocol, transport, built.format, check, products)
         if "sketch" not in self.protocol.sends:
             self.driver.unlike = unlike(greetings, job)
         self.reduce = build_reduce(built, training)
         self._open: _Step | None = None
-        self._pairs: dict[int, set[tuple[int, int]]] = {}
+        self._pairs: dict[int, set[tuple[int, int, bool]]] = {}
         self._draws = 0  # of the court's generator, each of another seed
         self._fresh = secret + token_bytes(16)  # of this launch
 
@@ -73,11 +74,13 @@ class PairServer:
             TrainingError: it cannot be taken.
             WorkerError: too few workers are left to take it.
         """
-        before = {**self.court.expelled}
+        step, before, watched = self.training.step + 1, {**self.court.expelled}, {*self.court.watched}
         try:
             return self._taken()
         finally:  # also of a step that comes to nothing: who is out stays so
             self._record_expulsions(before)
+            for rank in sorted(self.court.watched - watched):
+                self.log.write("watched", step=step, rank=rank)
 
     def _taken(self) -> list[dict[str, Any]]:
         step, events, clock, wasted = self.training.step + 1, list[dict[str, Any]](), Clock(), 0
@@ -184,7 +187,7 @@ class PairServer:
         open_, self._open = self._open, None
         told, clock, step = open_.told, open_.clock, open_.committed.step
         asked = self._pairs.pop(step, set())
-        here = {rank for rank, _ in asked}  # a step that is taken again is so without whom it proved to lie before
+        here = {rank for rank, *_ in asked}  # a step that is taken again is so without whom it proved to lie before
         expelled = {r: proof for r, proof in self.court.expelled.items() if proof.step == step and r in here}
         suspects = {*expelled, *told.refused, *told.suspects}
         out = {rank for rank, proof in self.court.expelled.items() if proof.step < step}
@@ -211,7 +214,7 @@ class PairServer:
                 "seconds": rounded(clock.seconds),
                 "bytes_received": told.bytes_received,
                 **({"waited": rounded(told.late)} if told.late else {}),
-                "copies": round(len(asked) / self.protocol.partitions, 4),
+                "copies": round(sum(computed for *_, computed in asked) / self.protocol.partitions, 4),
                 "rounds": told.rounds,
                 "standing": len(self.court.standing),
                 "redundancy": self.protocol.copies(self.court.lies),

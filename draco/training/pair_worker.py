@@ -15,12 +15,13 @@ from torch import Tensor
 
 from draco.errors import OwnCodeError
 from draco.job import Job
-from draco.protocols.rounds import Ask
+from draco.protocols.rounds import DENIED, RECORDED, Ask
 from draco.protocols.sketch import sketch
 from draco.replay import record
 from draco.training import adversary, pairs
 from draco.training.build import Built
 from draco.training.gradients import StepVectors
+from draco.training.replayed import replayed
 from draco.training.simulated_byzantine import ByzantineWorker, Knowledge
 from draco.training.transport import Task
 from draco.training.wire import DTYPES, Timing, Wire
@@ -30,9 +31,14 @@ from draco.training.worker import build_worker
 class PairVectors:
     """The vectors of pairs as this process computes them, each once; as they travel, in the job's `wire.dtype`."""
 
-    def __init__(self, vectors: StepVectors, format_: Wire, ragged: bool | None = None) -> None:
-        """`ragged`: partitions may have other shapes from step to step; None: nobody asks for transcripts."""
-        self.vectors, self.format = vectors, format_
+    def __init__(self, vectors: StepVectors, format_: Wire, ragged: bool | None = None, keeps: bool = False) -> None:
+        """`ragged`: partitions may have other shapes from step to step; None: nobody asks for transcripts.
+
+        `keeps`: vectors travel with what proves them: they are made as their transcripts are recorded, which are kept
+        for the step.
+        """
+        self.vectors, self.format, self.keeps = vectors, format_, keeps
+        self._transcripts: dict[tuple[int, int], Tensor] = {}
         self._models: dict[int, Tensor] = {}
         self._computed: dict[tuple[int, int], Tensor] = {}
         self._digests: dict[tuple[int, int], bytes] = {}
@@ -50,6 +56,7 @@ class PairVectors:
         self._models = {known: kept for known, kept in self._models.items() if known == step - 1}
         self._models[step] = model.clone()
         self._used = 0
+        self._transcripts = {}
         self._computed = {pair: kept for pair, kept in self._computed.items() if pair[0] in keeps}
         self._digests = {pair: kept for pair, kept in self._digests.items() if pair[0] in keeps}
 
@@ -57,6 +64,9 @@ class PairVectors:
         """Return the vector of a pair, of the wire's dtype, not to be changed."""
         pair = step, partition
         if pair not in self._computed:
+            if self.keeps:
+                self.transcript(step, partition)
+                return self._computed[pair]
             self.use(step)
             self.vectors.partition(step, partition, self._out)
             self._computed[pair] = self._out.to(DTYPES[self.format.dtype], copy=True)
@@ -70,7 +80,10 @@ class PairVectors:
         return self._digests[pair]
 
     def transcript(self, step: int, partition: int) -> Tensor:
-        """Return the products of which the vector of a pair is made, float32."""
+        """Return the products of which the vector of a pair is made, float32, not to be changed."""
+        pair = step, partition
+        if pair in self._transcripts:
+            return self._transcripts[pair]
         self.use(step)
         _, transcript = record(
             lambda: self.vectors.partition(step, partition, self._out), room=max(self.products, 1 << 10)
@@ -80,6 +93,9 @@ class PairVectors:
                 f"step {step}: partition {partition} has {len(transcript):,} products, and room is made for "
                 f"{self.products:,}, twice those of the first; take samples of like shapes, or another scheme"
             )
+        if self.keeps:
+            self._transcripts[pair] = transcript
+            self._computed[pair] = self._out.to(DTYPES[self.format.dtype], copy=True)
         return transcript
 
     def _measured(self) -> int:
@@ -88,7 +104,7 @@ class PairVectors:
         self.products = 0
         length = len(self.transcript(1, 0))
         del self._models[1]
-        self._used = 0
+        self._used, self._transcripts, self._computed = 0, {}, {}
         return length
 
     def use(self, step: int) -> None:
@@ -115,12 +131,20 @@ class PairWorker:
             self.source.load(task.step, model)
         began = time.perf_counter()
         asks = pairs.in_order(pairs.asks_of(self.rank, task.asks))
-        transcripts = {ask: self.transcript(ask, task) for ask in asks if ask.send == "transcript"}
+        transcripts = {ask: self.transcript(ask, task) for ask in asks if ask.send in RECORDED}
+        verdicts = self._verdicts(asks, task)
         for ask in asks:  # the rest is packing
-            if ask not in transcripts:
+            if ask.send in ("vector", "digest", "sketch"):
                 self.vector(ask, task)
         computed = time.perf_counter()
-        items = [pairs.sized(transcripts[ask]) if ask in transcripts else self._item(ask, task) for ask in asks]
+        items = [
+            pairs.sized(transcripts[ask])
+            if ask in transcripts
+            else _tensor(verdicts[ask])
+            if ask in verdicts
+            else self._item(ask, task)
+            for ask in asks
+        ]
         timing = Timing(computed - began, time.perf_counter() - computed)
         return pairs.pack(items, self.source.format, task.step, timing, frame)
 
@@ -143,14 +167,39 @@ class PairWorker:
         del task
         return self.source.transcript(ask.step, ask.partition)
 
+    def commitment(self, ask: Ask, task: Task) -> bytes:
+        """Return the digest of those."""
+        del task
+        return pairs.digest(self.source.transcript(ask.step, ask.partition))
+
+    def verdict(self, ask: Ask, task: Task, transcript: Tensor) -> bytes:
+        """Return the digest of the vector that another worker's transcript makes, or DENIED."""
+        del task
+        made = replayed(self.source, ask.step, ask.partition, transcript)
+        return DENIED if isinstance(made, str) else pairs.digest(made.to(DTYPES[self.source.format.dtype]))
+
+    def _verdicts(self, asks: Sequence[Ask], task: Task) -> dict[Ask, bytes]:
+        mine = [ask for ask in asks if ask.send == "verdict"]
+        if not mine:
+            return {}
+        assert task.enclosed is not None
+        transcripts = pairs.disclosed(task.enclosed)
+        return {ask: self.verdict(ask, task, transcript) for ask, transcript in zip(mine, transcripts, strict=True)}
+
     def _item(self, ask: Ask, task: Task) -> Tensor:
         if ask.send == "vector":
             return pairs.as_bytes(self.vector(ask, task))
         if ask.send == "digest":
-            return torch.frombuffer(bytearray(self.digest(ask, task)), dtype=torch.uint8)
+            return _tensor(self.digest(ask, task))
+        if ask.send == "commitment":
+            return _tensor(self.commitment(ask, task))
         if ask.send == "sketch":
             return pairs.as_bytes(torch.tensor(self.sketch(ask, task), dtype=torch.float64))
         raise ValueError(f"{ask.send} is none of what a worker sends")
+
+
+def _tensor(raw: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8)
 
 
 class LyingPairWorker(PairWorker):
@@ -204,13 +253,19 @@ class LyingPairWorker(PairWorker):
     def transcript(self, ask: Ask, task: Task) -> Tensor:
         """Return products of which the first is off by what the attack does to the vector; see PairWorker."""
         true = super().transcript(ask, task)
-        if not self._is_lying(ask.step):
+        if not self._is_lying(ask.step) or ask.send != "transcript":  # beside a vector it is that which is false
             return true
         length = min(len(true), self.source.vectors.elements)
         head = torch.zeros(self.source.vectors.elements)
         head[:length] = true[:length]
         false = self._lie(Task(ask.step, ask.partition, task.leak), head)
         return torch.cat([false[:length].float(), true[length:]])
+
+    def verdict(self, ask: Ask, task: Task, transcript: Tensor) -> bytes:
+        """Confirm what a Byzantine worker has sent of the pair; so the work of others is said to be false."""
+        if not self._is_lying(ask.step):
+            return super().verdict(ask, task, transcript)
+        return pairs.digest(self.vector(ask, task))
 
     def _is_lying(self, step: int) -> bool:
         return self.rank in adversary.byzantine(self._job, step)
@@ -222,8 +277,10 @@ def build_pair_workers(
     """Return the workers of a process, which share what they compute. `sleep` is None where nothing is waited for."""
     job = built.job
     assert built.protocol is not None
-    ragged = job.task is not None if "transcript" in built.protocol.sends else None
-    source = PairVectors(vectors, built.format, ragged)
+    sends = {*built.protocol.sends}
+    recorded = bool(sends & {*RECORDED})
+    ragged = job.task is not None if recorded else None
+    source = PairVectors(vectors, built.format, ragged, keeps=recorded and "vector" in sends)
     workers: list[PairWorker] = []
     knowledge: Knowledge | None = None
     remembered: Any = _Remembered(source, built.plan.partitions)

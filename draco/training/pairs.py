@@ -6,9 +6,12 @@ number of elements. What was asked for follows, vectors first, each in the order
     vector      elements of the job's `wire.dtype`
     digest      32 bytes, the SHA-256 of those of the vector
     sketch      SKETCH float64
-    transcript  an int64, the number of its float32, and these
+    commitment  32 bytes, the SHA-256 of the bytes of the transcript's float32
+    verdict     32 bytes, the digest of the vector that the enclosed transcript makes, or DENIED
+    transcript  an int64, the number of its float32, and these; an opening and a deposit too
 
 The server knows the asks, so it knows every size but that of a transcript, which has a limit. Nothing is unpickled.
+What a task encloses are transcripts in that form, one for each verdict, in the order of the asks.
 """
 
 from __future__ import annotations
@@ -20,14 +23,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from draco.protocols.rounds import Ask, Send
+from draco.protocols.rounds import RECORDED, Ask, Send
 from draco.protocols.sketch import COUNT
 from draco.training import wire
 from draco.training.wire import DTYPES, HEADER, Timing, Wire
 
 MAGIC = b"DRCR"
-ORDER: tuple[Send, ...] = ("vector", "digest", "sketch", "transcript")
+ORDER: tuple[Send, ...] = ("vector", "digest", "sketch", "commitment", "verdict", *RECORDED)
 ASK_NUMBERS = 4  # step, partition, place in ORDER, seed
+DIGESTS: tuple[Send, ...] = ("digest", "commitment", "verdict")
 DIGEST_BYTES, SKETCH = 32, COUNT * COUNT + 1
 
 
@@ -50,9 +54,9 @@ def asks_of(worker: int, numbers: Sequence[int]) -> list[Ask]:
     return [Ask(worker, step, partition, ORDER[kind], seed) for step, partition, kind, seed in parts]
 
 
-def digest(vector: Tensor) -> bytes:
-    """Return the SHA-256 of a vector's bytes."""
-    return hashlib.sha256(vector.contiguous().view(torch.uint8).numpy().data).digest()
+def digest(values: Tensor) -> bytes:
+    """Return the SHA-256 of the bytes of a vector, or of a transcript."""
+    return hashlib.sha256(as_bytes(values).numpy().data).digest()
 
 
 def in_order(asks: Iterable[Ask]) -> list[Ask]:
@@ -63,7 +67,8 @@ def in_order(asks: Iterable[Ask]) -> list[Ask]:
 def room(asks: Sequence[Ask], format_: Wire, transcript: int) -> int:
     """Return the bytes of the largest frame that answers the asks; `transcript`: the most numbers of one."""
     sizes = {
-        "vector": format_.payload_bytes, "digest": DIGEST_BYTES, "sketch": 8 * SKETCH, "transcript": 8 + 4 * transcript,
+        "vector": format_.payload_bytes, "sketch": 8 * SKETCH, **dict.fromkeys(DIGESTS, DIGEST_BYTES),
+        **dict.fromkeys(RECORDED, 8 + 4 * transcript),
     }  # fmt: skip
     return HEADER.size + sum(sizes[ask.send] for ask in asks)
 
@@ -141,7 +146,7 @@ def _bounds(frame: Tensor, length: int, ask: Ask, format_: Wire, place: int) -> 
     """Return where an item begins and ends; the end is beyond `length` where it is cut."""
     if ask.send == "vector":
         return place, place + format_.payload_bytes
-    if ask.send == "digest":
+    if ask.send in DIGESTS:
         return place, place + DIGEST_BYTES
     if ask.send == "sketch":
         return place, place + 8 * SKETCH
@@ -161,3 +166,23 @@ def as_bytes(values: Tensor) -> Tensor:
 def sized(transcript: Tensor) -> Tensor:
     """Return a transcript as it travels: how many numbers it has, and these."""
     return torch.cat([as_bytes(torch.tensor([transcript.numel()])), as_bytes(transcript)])
+
+
+def deposit_of(item: Item, frame: Tensor) -> Tensor:
+    """Return a transcript with its length as it came, in memory of its own."""
+    return frame[item.start - 8 : item.stop].clone()
+
+
+def enclosed(deposits: Sequence[Tensor]) -> Tensor:
+    """Return transcripts as a task encloses them; one alone is not copied."""
+    return deposits[0] if len(deposits) == 1 else torch.cat(list(deposits))
+
+
+def disclosed(values: Tensor) -> list[Tensor]:
+    """Return the transcripts that a task of the server's encloses, each in memory of its own."""
+    found, place = [], 0
+    while place < len(values):
+        numbers = int(values[place : place + 8].clone().view(torch.int64))
+        found.append(values[place + 8 : place + 8 + 4 * numbers].clone().view(torch.float32))
+        place += 8 + 4 * numbers
+    return found

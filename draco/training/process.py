@@ -1,6 +1,7 @@
 """The part of one process in a run: rank 0 is the server, the others are workers; or one process is all of them."""
 
 import importlib
+import os
 import signal
 import sys
 import time
@@ -13,7 +14,7 @@ import torch
 from draco.code import recorded
 from draco.errors import DracoError, JobError, MissingError, OwnCodeError
 from draco.job import attack, parse, to_yaml
-from draco.runs import stages
+from draco.runs import spoken, stages
 from draco.runs.directory import read_job
 from draco.training import adversary, greeting, initial_weights, server, task_check, transport, wire
 from draco.training.build import Built
@@ -47,12 +48,13 @@ def main(run: Path, simulate: bool) -> None:
     rank, size = transport.rank_and_size()
     try:
         if rank:
-            worker_side = transport.worker_side(run.name, rank)
+            worker_side = transport.worker_side(spoken.name(run), rank)
             stages.say("joined")
+            _leave_signals_to_the_server()
             whole = _work(rank, worker_side)
         else:
             _obey_signals(run)
-            server_side = transport.server_side(run.name, size)
+            server_side = transport.server_side(spoken.name(run), size)
             stages.say("joined")
             whole = _serve(run, server_side)
     except transport.ServerGone:
@@ -184,6 +186,13 @@ def simulated_workers(built: Built) -> Sequence[Worker | ByzantineWorker | PairW
         ByzantineWorker(job, worker, knowledge) if adversary.may_be_byzantine(job, worker.rank) else worker
         for worker in honest
     ]
+
+
+def _leave_signals_to_the_server() -> None:
+    """Where others than Draco have started the ranks, and signal them all: the server ends the run after its step."""
+    if spoken.JOINED in os.environ:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _obey_signals(run: Path) -> None:

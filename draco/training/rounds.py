@@ -16,15 +16,17 @@ from torch import Tensor
 from draco.errors import TrainingError
 from draco.job import Job
 from draco.protocols.court import Court
-from draco.protocols.rounds import Answer, Ask, Protocol, Rejected, Rounds, Upload
+from draco.protocols.rounds import SERVER, Answer, Ask, Protocol, Rejected, Rounds, Upload
 from draco.training import pairs, wire
 from draco.training.patience import Patience
 from draco.training.transport import ServerTransport, Task, new_frames, ranks
+from draco.training.wire import DTYPES
 
 T = TypeVar("T")
 Lap = Callable[[str], None]  # charges the time since the last call to a part of the step
 Leaked = Callable[[Sequence[int]], tuple[int, ...]]
-Check = Callable[[int, int, Tensor], Tensor | str]  # (step, partition, transcript) -> vector, or what is wrong with it
+# (step, partition, transcript, whether every product is compared whole) -> vector, or what is wrong with it
+Check = Callable[[int, int, Tensor, bool], Tensor | str]
 
 
 @dataclass
@@ -34,7 +36,8 @@ class Told:
     rounds: int = 0
     bytes_received: int = 0
     timings: list[wire.Timing] = field(default_factory=list)
-    pairs: dict[int, set[tuple[int, int]]] = field(default_factory=dict)  # step -> (worker, partition) that were asked
+    # step -> (worker, partition, whether that was to be computed, and not only replayed) that were asked
+    pairs: dict[int, set[tuple[int, int, bool]]] = field(default_factory=dict)
     late: dict[int, float] = field(default_factory=dict)  # rank -> seconds that it alone was waited for
     suspects: set[int] = field(default_factory=set)  # who lied at this step, as the protocol says
     silent: set[int] = field(default_factory=set)  # were asked and did not answer
@@ -60,6 +63,8 @@ class Driver:
         # The vectors of this step and of the one before (2, k, d), and which rows of them are taken.
         self._kept = torch.empty(2, protocol.partitions, format_.elements)
         self._taken: list[set[int]] = [set(), set()]
+        # (worker, partition) of this step -> its transcript, as it came
+        self._deposits: dict[tuple[int, int], Tensor] = {}
 
     def run(
         self, rounds: Rounds[T], court: Court, step: int, model: Tensor, leak: Leaked,
@@ -82,6 +87,7 @@ class Driver:
         """
         if loads:  # what an earlier try of this step has brought is of no use
             self._taken[step % 2] = set()
+        self._deposits = {}
         told, loaded = Told(), {*range(1, self.job.workers + 1)} if not loads else set[int]()
         self._meet(court, step if not loads else step - 1)
         pipelined = loads and self.protocol.close is not None
@@ -109,19 +115,28 @@ class Driver:
         told: Told, loaded: set[int], idle: set[int],
     ) -> Mapping[Ask, Answer]:  # fmt: skip
         """Ask, wait, and return every answer."""
+        first, told.rounds = told.rounds == 0, told.rounds + 1
+        answers: dict[Ask, Answer] = {ask: self._replayed(ask) for ask in asks if ask.worker == SERVER}
+        lap("decode")
+        asks = [ask for ask in asks if ask not in answers]
         mine: dict[int, list[Ask]] = {rank: [] for rank in idle}
         for ask in asks:
             mine.setdefault(ask.worker, []).append(ask)
-            told.pairs.setdefault(ask.step, set()).add((ask.worker, ask.partition))
+            told.pairs.setdefault(ask.step, set()).add((ask.worker, ask.partition, ask.send != "verdict"))
+        if not mine:
+            return answers
         main = [next((ask.partition for ask in mine.get(rank, ())), -1) for rank in range(1, self.job.workers + 1)]
         known = leak(main)
         tasks: list[Task | None] = [None] * self.job.workers
         for rank, own in mine.items():
             mine[rank] = own = pairs.in_order(own)
-            tasks[rank - 1] = Task(step, rank - 1, known, pairs.numbers_of(own), loads=rank not in loaded)
+            enclosed = [self._deposits[ask.of, ask.partition] for ask in own if ask.send == "verdict"]
+            tasks[rank - 1] = Task(
+                step, rank - 1, known, pairs.numbers_of(own), loads=rank not in loaded,
+                enclosed=pairs.enclosed(enclosed) if enclosed else None,
+            )  # fmt: skip
         self._make_room(max(pairs.room(own, self.wire, self.products) for own in mine.values()))
-        first, told.rounds = told.rounds == 0, told.rounds + 1
-        answers: dict[Ask, Answer] = dict.fromkeys(asks)
+        answers |= dict.fromkeys(asks)
         answered = self._exchange(tasks, mine, step, model, lap, told, answers, first)
         for rank in answered:
             if rank not in loaded:
@@ -200,13 +215,29 @@ class Driver:
         if item.ask.send == "vector":
             out = self._row(item.ask)
             return Upload(pairs.take_vector(item, frame, self.wire, out), out)
-        if item.ask.send == "digest":
+        if item.ask.send in pairs.DIGESTS:
             return pairs.bytes_of(frame, item)
         if item.ask.send == "sketch":
             return pairs.sketch_of(item, frame)
+        if item.ask.send == "deposit":
+            self._deposits[item.ask.worker, item.ask.partition] = pairs.deposit_of(item, frame)
+            return b""
+        transcript = pairs.transcript_of(item, frame)
+        commitment = pairs.digest(transcript) if item.ask.send == "opening" else b""
+        return self._made(item.ask, transcript, commitment)
+
+    def _replayed(self, ask: Ask) -> Answer:
+        """Replay a deposit, for the last time, with every product compared whole."""
+        (transcript,) = pairs.disclosed(self._deposits.pop((ask.of, ask.partition)))
+        return self._made(ask, transcript)
+
+    def _made(self, ask: Ask, transcript: Tensor, commitment: bytes = b"") -> Answer:
+        """Return the vector of a transcript, with the digest that it has as it travels; its memory is used up."""
         assert self.check is not None
-        made = self.check(item.ask.step, item.ask.partition, pairs.transcript_of(item, frame))
-        return Rejected(made) if isinstance(made, str) else Upload(pairs.digest(made), made)
+        made = self.check(ask.step, ask.partition, transcript, ask.send == "replay")
+        if isinstance(made, str):
+            return Rejected(made)
+        return Upload(pairs.digest(made.to(DTYPES[self.wire.dtype])), made, commitment)
 
     def _row(self, ask: Ask) -> Tensor:
         """Return memory (d,) for a vector: the row of its partition, where no other vector of the pair has that."""

@@ -33,6 +33,7 @@ from draco.training import (
     adversary,
     checkpoint,
     checkpoint_check,
+    ending,
     greeting,
     initial_weights,
     rehearsal,
@@ -49,7 +50,6 @@ from draco.training.loggers import Loggers
 from draco.training.pair_server import PairServer, require_alike
 from draco.training.reduce import build_reduce
 from draco.training.state import Training
-from draco.training.thinning import thin
 from draco.training.transport import ServerTransport, Task
 from draco.training.worker_momentum import followed
 
@@ -191,7 +191,7 @@ def train(built: Built, run: Path, transport: ServerTransport) -> None:
             if built.job.task is not None:  # of others it is known before
                 room.require(run, training)
         except BaseException as error:
-            _record_refusal(run, log, _reason(error, run))
+            ending.record_refusal(run, log, ending.reason(error, run))
             raise
         _train(built, training, run, log, transport, sees)
 
@@ -217,6 +217,8 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
         about = {"vote": vote, "vote_reason": why} if voted else _about_shards(built)
         if built.protocol is not None and built.protocol.failure is not None:
             about |= {"failure_probability": built.protocol.failure}
+        if built.protocol is not None and built.protocol.expected_false is not None:
+            about |= {"expected_false": built.protocol.expected_false}
         server = _server(built, training, transport, run, log, greetings)
         if isinstance(server, PairServer) and server.replayer is not None:
             advice = server.replayer.advice(training.flat, sizes(job).partitions, job.scheme.adversaries)
@@ -232,14 +234,16 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
         state, message = _steps(server, built, run, log)
         transport.stop()
     except KeyboardInterrupt:  # in the midst of a step, maybe of an update: the newest checkpoint counts
-        _record_end(training, run, log, "interrupted", "killed by its user", save=False)
+        ending.record_end(training, run, log, "interrupted", "killed by its user", save=False)
         raise
     except BaseException as error:
         if isinstance(server, PairServer):
             server.forsake()
-        _record_end(training, run, log, "lost" if isinstance(error, WorkerError) else "failed", _reason(error, run))
+        ending.record_end(
+            training, run, log, "lost" if isinstance(error, WorkerError) else "failed", ending.reason(error, run)
+        )
         raise
-    _record_end(training, run, log, state, message)
+    ending.record_end(training, run, log, state, message)
 
 
 def _server(
@@ -293,6 +297,8 @@ def _resume(training: Training, run: Path, log: EventLog) -> None:
     if has_court(training.job):  # who was expelled after that checkpoint has no other try
         for found in expulsions(events.read(run / "events.jsonl"), forgets=False).values():
             training.proofs.setdefault(found.rank, Proof(*found[1:]))
+        watched = (event for event in events.read(run / "events.jsonl") if event["event"] == "watched")
+        training.watched |= {event["rank"] for event in watched}
     if used is not None:
         out = {str(rank): proof._asdict() for rank, proof in sorted(training.proofs.items())}
         log.write(
@@ -319,7 +325,7 @@ def _steps(server: Server | PairServer, built: Built, run: Path, log: EventLog) 
             if (run / "checkpoint").exists():  # asked for where the run may end before its next checkpoint
                 (run / "checkpoint").unlink()
                 tell(server.settle())
-                _save(training, run, log)
+                ending.save_checkpoint(training, run, log)
             tell(_step(server, built))
             saves = training.step == training.steps or (
                 job.checkpoint_every and training.step % job.checkpoint_every == 0
@@ -327,7 +333,7 @@ def _steps(server: Server | PairServer, built: Built, run: Path, log: EventLog) 
             if saves or appraisal.due():
                 tell(server.settle())
             if saves:
-                _save(training, run, log)
+                ending.save_checkpoint(training, run, log)
             early = appraisal.look()
     return "succeeded", early
 
@@ -339,65 +345,3 @@ def _step(server: Server | PairServer, built: Built) -> list[dict[str, Any]]:
     except DivergedError as error:
         why = task_check.blame(built, server.training.step + 1)
         raise (TrainingError(f"{error} {why}") if why else error) from None
-
-
-def _save(training: Training, run: Path, log: EventLog) -> None:
-    path = checkpoint.save(run / "checkpoints", training.step, training.contents())
-    training.chain.saved(training.step, checkpoint.digest_of(path))
-    log.write("checkpoint", step=training.step, file=path.name)
-    run_directory.write_status(run, "running", training.step)
-    thin(run, training.job.checkpoint_keep, training.job.checkpoint_every)
-
-
-def _record_refusal(run: Path, log: EventLog, message: str) -> None:
-    """Record that the job cannot be trained at all: its model or its samples cannot be built."""
-    step = _newest_step(run)
-    try:
-        log.write("end", state="failed", step=step, message=message)
-        run_directory.write_status(run, "failed", step, message)
-    finally:
-        log.close()
-
-
-def _record_end(
-    training: Training, run: Path, log: EventLog, state: run_directory.State, message: str, *, save: bool = True
-) -> None:
-    """Leave a checkpoint of the last whole step, the end event and the state, whatever brought the end about.
-
-    Without `save` no checkpoint is left: what the model holds may be half a step.
-
-    On a full disk the state at least is written, from the space kept for it; it names the step that is really saved.
-
-    Raises:
-        TrainingError: not even the state could be written.
-    """
-    step = training.step
-    try:
-        if save and (step or not checkpoint.is_begun(run / "checkpoints")):
-            _save(training, run, log)
-        else:  # none could be used: a checkpoint of step 0 beside them would pass for their state
-            step = _newest_step(run)
-        if save:
-            training.chain.settle()
-        head = {"chain": training.chain.head} if isinstance(training.chain, Kept) else {}
-        log.write("end", state=state, step=step, message=message, **vars(training.ledger), **head)
-    except OSError as error:
-        state, message = "failed", message or _reason(error, run)
-        step = _newest_step(run)
-    try:
-        run_directory.write_status(run, state, step, message)
-    except OSError as error:
-        raise TrainingError(run_directory.unrecorded(run, error)) from error
-    finally:
-        training.chain.close()
-        log.close()
-
-
-def _newest_step(run: Path) -> int:
-    newest = checkpoint.newest(run / "checkpoints")
-    return checkpoint.step_of(newest) if newest else 0
-
-
-def _reason(error: BaseException, run: Path) -> str:
-    """Return why a run failed, in one line."""
-    return files.disk_fault(error, run) or "; ".join(str(error).splitlines()) or type(error).__name__

@@ -76,6 +76,7 @@ class Training:
         self.step = 0
         self.ledger = Ledger()
         self.proofs: dict[int, Proof] = {}  # of the workers that are expelled, by rank
+        self.watched: set[int] = set()  # workers that did not open a commitment; in events, and not in checkpoints
         # (p,): the last step's gradient, from which a rule that remembers starts. It is part of a checkpoint.
         self.centre = torch.zeros_like(self.flat) if AGGREGATORS[job.aggregator.name].remembers else None
         self.average = Average(self.flat, job.ema) if job.ema else None

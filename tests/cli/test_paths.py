@@ -21,6 +21,8 @@ from draco.launch.resume import named_or_newest, unfinished
 from draco.runs import alive, hold
 from draco.runs import directory as run_directory
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 JOB = """
 name: small
 workers: 3

@@ -108,7 +108,8 @@ WRONG = (
     "loggers=[{name: csv, options: {a: 1}}]", "loggers=[csv,csv]", "loggers=[tensorbord]", "tensorboard=perhaps",
     "aggregator=nowhere.py:rule", "aggregator=torch:mean", "aggregator=torch:nothing", "aggregator=rule.py",
     "optimizer=torch.optim:LBFGS", "optimizer={name: 'torch.optim:SGD', options: {lrr: 1}}",
-    "optimizer={name: 'torch.optim:SGD', lr: 1}", "schedule=torch.optim.lr_scheduler:StepLR",
+    "optimizer={name: 'torch.optim:SGD', lr: 1}",
+    "launcher=torchrun transport=mpi", "schedule=torch.optim.lr_scheduler:StepLR",
 )  # fmt: skip
 # The same for jobs that are right and get a warning.
 DOUBTFUL = (
@@ -123,9 +124,10 @@ RIGHT = (
 )
 
 
-@pytest.mark.parametrize(("where", "message"), list(raised()))
-def test_every_message_has_an_entry(where: str, message: str) -> None:
-    assert any(message.startswith(entry) for entry in ENTRIES), f"{where}: {message}"
+def test_every_message_has_an_entry() -> None:
+    messages = list(raised())
+    assert len(messages) > 200
+    assert [f"{where}: {said}" for where, said in messages if not any(said.startswith(each) for each in ENTRIES)] == []
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)

@@ -112,7 +112,8 @@ def test_a_coded_gpt_under_attack_has_the_losses_of_the_attack_free_one_bit_for_
     """Beside it: 2 honest workers, who compute the same 2 partitions; and the mean, which the attacks do reach."""
 
     def trained(*overrides: str) -> Trained:
-        return train(job("gpt", "steps=4", "schedule.warmup_steps=1", "eval_every=0", *overrides))
+        short = ("steps=4", "schedule.warmup_steps=1", "eval_every=0", "task.options.length=32")
+        return train(job("gpt", *short, *overrides))
 
     free = losses(trained("attack=none"))
     assert len(free) == 4
@@ -130,8 +131,9 @@ def test_a_coded_gpt_under_attack_has_the_losses_of_the_attack_free_one_bit_for_
 
 @pytest.mark.long
 def test_a_gpt_learns_to_write_bytes(train: Train) -> None:
-    result = evaluation(train(job("gpt")))
-    assert result["bits_per_byte"] < 3.8  # 8 know nothing, 4.6 know how often each byte comes
+    small = "task.options={length: 32, layers: 1, heads: 4, width: 64, dropout: 0.1}"
+    result = evaluation(train(job("gpt", small, "steps=100", "schedule.warmup_steps=5", "optimizer.lr=0.02")))
+    assert result["bits_per_byte"] < 4.2  # 8 know nothing, 4.6 know how often each byte comes; with all steps it is 3.5
     assert result["bits_per_byte"] == pytest.approx(result["loss"] / 0.6931472, rel=1e-5)
 
 

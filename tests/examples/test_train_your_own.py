@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/train-your-own.md").read_text()
 FILES = dict(re.findall(r"A file `([\w.]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL))
 COMMANDS = re.findall(r"^    make (.*)$", PAGE, re.MULTILINE)
+pytestmark = pytest.mark.usefixtures("forks")  # the copy's code is this checkout's
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ OMPI_COMM_WORLD_RANK OPAL_PREFIX MPI4PY_RC_INITIALIZE I_MPI_FABRICS HYDRA_LAUNCH
 PYTHONHOME PYTHONSTARTUP PYTHONWARNINGS PYTHONOPTIMIZE PYTHONHASHSEED PYTHONINSPECT LD_PRELOAD LD_AUDIT OMP_DYNAMIC
 OMP_PROC_BIND GOMP_CPU_AFFINITY KMP_AFFINITY MKL_CBWR OPENBLAS_CORETYPE ATEN_CPU_CAPABILITY MPLBACKEND ANSIBLE_CONFIG
 ANSIBLE_ROLES_PATH TF_VAR_region TF_CLI_ARGS TF_CLI_ARGS_apply TF_WORKSPACE TF_DATA_DIR BASH_ENV MAKEFLAGS COLUMNS
+RANK WORLD_SIZE MASTER_ADDR LOCAL_RANK TORCHELASTIC_USE_AGENT_STORE DRACO_SPARES_OTHERS
 """
 PASSED = """
 HOME PATH USER TMPDIR LANG LC_ALL TZ TERM CUDA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES CUBLAS_WORKSPACE_CONFIG
@@ -38,15 +39,15 @@ TF_PLUGIN_CACHE_DIR TF_CPP_MIN_LOG_LEVEL ANSIBLE_VAULT_PASSWORD_FILE PYTHONDONTW
 """
 
 
-@pytest.mark.parametrize("name", DROPPED.split())
-def test_what_would_change_a_launch_is_left_out(name: str) -> None:
-    assert launch_environment({name: "x"}, {}) == ALWAYS
-    assert launch_environment({name: "x"}, {name: "ours"})[name] == "ours"
+def test_what_would_change_a_launch_is_left_out() -> None:
+    names = DROPPED.split()
+    assert [name for name in names if launch_environment({name: "x"}, {}) != ALWAYS] == []
+    assert [name for name in names if launch_environment({name: "x"}, {name: "ours"})[name] != "ours"] == []
 
 
-@pytest.mark.parametrize("name", PASSED.split())
-def test_what_the_users_code_may_need_is_passed_on(name: str) -> None:
-    assert launch_environment({name: "x"}, {}) == {name: "x", **ALWAYS}
+def test_what_the_users_code_may_need_is_passed_on() -> None:
+    names = PASSED.split()
+    assert [name for name in names if launch_environment({name: "x"}, {}) != {name: "x", **ALWAYS}] == []
 
 
 def test_our_libraries_come_before_those_that_the_user_names() -> None:
@@ -222,15 +223,25 @@ def test_figures_are_drawn_whatever_a_notebook_or_a_file_of_the_folder_says_of_m
 # These start ssh, docker, ip and ssh-keygen only, which are as they are in the user's shell.
 IN_THE_SHELL = {
     "cluster/docker.py", "cluster/interrupt.py", "cluster/lifecycle.py", "cluster/remote.py", "cluster/ssh.py",
-    "cluster/ssh_key.py", "cluster/configure.py", "cluster/aws/registry.py", "launch/every_node.py",
+    "cluster/ssh_key.py", "cluster/configure.py", "cluster/gpus.py", "cluster/aws/registry.py", "launch/every_node.py",
     "launch/notices.py",
 }  # fmt: skip
 PACKAGE = Path(__file__).parents[2] / "draco"
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_every_process_is_started_in_an_environment_of_ours(path: Path) -> None:
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    started = [call for call in calls if ast.unparse(call.func) in ("subprocess.run", "subprocess.Popen")]
-    without = [call.lineno for call in started if "env" not in [keyword.arg for keyword in call.keywords]]
-    assert not without or str(path.relative_to(PACKAGE)) in IN_THE_SHELL
+def starts(node: ast.AST) -> bool:
+    """Say whether a node is a call of subprocess.run or subprocess.Popen."""
+    match node:
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="subprocess"), attr="run" | "Popen")):
+            return True
+    return False
+
+
+def test_every_process_is_started_in_an_environment_of_ours() -> None:
+    without = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text()
+        started = [node for node in ast.walk(ast.parse(text)) if starts(node)] if "subprocess" in text else []
+        lines = [call.lineno for call in started if "env" not in [keyword.arg for keyword in call.keywords]]
+        without |= {str(path.relative_to(PACKAGE)): lines} if lines else {}
+    assert without.keys() == IN_THE_SHELL, without

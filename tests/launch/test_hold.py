@@ -205,6 +205,7 @@ def test_a_holder_shows_again_and_again_that_it_lives(run: Path, monkeypatch: py
     assert not [thread for thread in threading.enumerate() if thread.name == f"beat of {path}"]
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_file_system_without_locks_is_refused_with_a_remedy(run: Path, monkeypatch, capsys) -> None:
     def none(*_: object) -> None:
         raise OSError(95, os.strerror(95))

@@ -188,16 +188,24 @@ def test_nodes_that_do_not_let_the_head_in_are_left_out_unless_that_is_all(
     assert keep.end_what_is_left(orphan, roster) == dict.fromkeys(out, "frozen")
 
 
+@pytest.fixture(scope="module")
+def trained() -> dict[str, Trained]:
+    """What both cases of the next test compare with."""
+    return {}
+
+
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # the supervisor is to outlive us
+@pytest.mark.usefixtures("forks")
 @pytest.mark.parametrize("killed", ["supervisor", "all"])
 def test_a_run_whose_supervisor_is_killed_ends_with_the_same_model(
-    make_job: Callable[..., Job], tmp_path: Path, killed: str
+    make_job: Callable[..., Job], tmp_path: Path, killed: str, train, trained: dict[str, Trained]
 ) -> None:
     # So long that the run cannot end by itself before the keeper has started.
-    job = make_job("steps=300", "workers=2", "batch_size=4", "checkpoint_every=10")
-    whole, root = tmp_path / "whole", tmp_path / "runs"
-    supervise.supervise(job, undisturbed := run_directory.create(whole, job.name, to_yaml(job)), None)
+    job = make_job("steps=300", "workers=2", "batch_size=2", "checkpoint_every=30", "chain=none")
+    if not trained:
+        trained["undisturbed"] = train(job)
+    root = tmp_path / "runs-of-the-keeper"
     run = run_directory.create(root, job.name, to_yaml(job))
     supervise.detach(run, here=True)
     until(lambda: run_directory.read_status(run).step >= 10)
@@ -220,7 +228,7 @@ def test_a_run_whose_supervisor_is_killed_ends_with_the_same_model(
     (again,) = [event for event in events.read(run / "events.jsonl") if event["event"] == "relaunch"]
     assert (again["launch"], again["without"]) == (2, {})
     assert str(run) not in going_on()
-    assert torch.equal(Trained(run).model, Trained(undisturbed).model)
+    assert torch.equal(Trained(run).model, trained["undisturbed"].model)
 
 
 def until(holds: Callable[[], bool]) -> None:

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from draco.job import Job, parse, to_yaml
-from draco.launch.plan import Plan, plan
+from draco.launch.plan import LAUNCHERS, plan
+from draco.launch.planned import Allocation, Plan
 from draco.launch.progress import Progress
 from draco.launch.run import Ended, Stops, run
 from draco.runs import directory as run_directory
@@ -19,10 +20,12 @@ JOB = "{name: a, workers: 4, model: lenet, data: synthetic, batch_size: 8, steps
 
 
 @pytest.mark.parametrize("launcher", get_args(Job.model_fields["launcher"].annotation))
-def test_every_launcher_that_a_job_can_name_has_a_plan(launcher: str) -> None:
-    made = plan(parse(JOB, "test", [f"launcher={launcher}"]), Path("runs/a-1"))
+def test_every_launcher_that_a_job_can_name_is_in_the_table_and_has_a_plan(launcher: str) -> None:
+    given = Allocation({}, ("n1",), (8,)) if LAUNCHERS[launcher].allocation else None
+    made = plan(parse(JOB, "test", [f"launcher={launcher}"]), Path("runs/a-1"), allocation=given)
     assert made.argv
-    assert (made.files, made.roster) == ((), None)
+    assert made.roster is None
+    assert bool(made.starter) == (launcher != "simulate")
 
 
 def test_local_mpi_starts_a_server_and_n_workers_that_yield() -> None:

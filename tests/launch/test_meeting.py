@@ -6,7 +6,8 @@ from pathlib import Path
 from test_plan import NODES, RUN, job
 
 from draco.launch import meeting
-from draco.launch.plan import RANK_PORTS, plan
+from draco.launch.mpirun import RANK_PORTS
+from draco.launch.plan import plan
 from draco.runs import spoken
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from draco.errors import NotConfiguredError
 from draco.job import Job, parse
-from draco.launch.plan import AS_ROOT, Plan, mpirun, plan
+from draco.launch.mpirun import AS_ROOT, mpirun
+from draco.launch.plan import plan
+from draco.launch.planned import Plan
 from draco.launch.roster import Host, Roster, read
 from draco.launch.roster import parse as parse_roster
 
@@ -69,6 +71,7 @@ def test_a_cluster_is_run_by_one_mpirun_on_the_head() -> None:
             (RUN / "launch/nodes.json", '["worker-01", "worker-02", "worker-03", "worker-01"]'),
         ),
         roster=NODES,
+        starter="mpirun",
     )  # fmt: skip
 
 

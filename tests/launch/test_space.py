@@ -22,6 +22,8 @@ from draco.training.build import Built
 from draco.training.state import Training
 from draco.training.thinning import staying
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 Make = Callable[..., Job]
 Usage = namedtuple("Usage", "total used free")
 

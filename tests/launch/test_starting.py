@@ -16,7 +16,7 @@ from rich.console import Console
 from draco.job import parse, to_yaml
 from draco.launch import fork_client, not_started, pulse, starting, watch
 from draco.launch.judge import Observed, judge
-from draco.launch.plan import Plan
+from draco.launch.planned import Plan
 from draco.launch.progress import Progress
 from draco.launch.run import Stops, run
 from draco.launch.starting import STALL_S, Starting, Waited, waited
@@ -223,7 +223,7 @@ NO_DAEMON = ["A daemon failed to report back after being spawned. This could"]
 )  # fmt: skip
 def test_an_end_before_any_rank_had_joined_is_no_loss(printed: list[str], step: int, state: str, message: str) -> None:
     status = Status("pending", step, "", 1, "here", 0.0)
-    verdict = judge(Observed(status, 213, printed=printed, by_mpirun=True))
+    verdict = judge(Observed(status, 213, printed=printed, starter="mpirun"))
     assert (verdict[0], verdict[1][: len(message)]) == (state, message)
 
 

@@ -21,7 +21,7 @@ from draco.launch import run as running
 from draco.launch import stop as stopping
 from draco.launch import sweep as sweeping
 from draco.launch.notices import Notice
-from draco.launch.plan import Plan
+from draco.launch.planned import Plan
 from draco.launch.progress import Progress
 from draco.launch.resume import unfinished
 from draco.launch.roster import Host, Roster
@@ -689,7 +689,7 @@ import sys
 from pathlib import Path
 from draco.runs import directory as run_directory
 from draco.launch import supervise
-from draco.launch.plan import Plan
+from draco.launch.planned import Plan
 
 directory = Path(sys.argv[1])
 supervise.plan = lambda *_, **__: Plan(("sh", "-c", f"touch '{directory / 'up'}'; exec sleep 60"), ())

@@ -70,15 +70,15 @@ def test_encode_is_the_weighted_sum_of_its_partitions(scheme: Scheme) -> None:
 
 
 @EVERY
-@pytest.mark.parametrize("d", [1, 50, 5000])
-def test_honest_replies_decode_to_their_mean_and_accuse_nobody(scheme: Scheme, d: int) -> None:
-    gradients = gradients_for(scheme, d) + 1
-    decoded = scheme.decode(honest(scheme, gradients))
-    assert decoded.suspects == ()
-    assert decoded.gradients.dtype == torch.float32
-    assert decoded.gradients.ndim == 2
-    assert d <= decoded.gradients.shape[1] < d + 64
-    assert not scheme.exact or error_of(decoded.gradients[:, :d], gradients) <= 1e-6
+def test_honest_replies_decode_to_their_mean_and_accuse_nobody(scheme: Scheme) -> None:
+    for d in (1, 50, 5000):
+        gradients = gradients_for(scheme, d) + 1
+        decoded = scheme.decode(honest(scheme, gradients))
+        assert decoded.suspects == ()
+        assert decoded.gradients.dtype == torch.float32
+        assert decoded.gradients.ndim == 2
+        assert d <= decoded.gradients.shape[1] < d + 64
+        assert not scheme.exact or error_of(decoded.gradients[:, :d], gradients) <= 1e-6
 
 
 @EXACT

@@ -1,13 +1,14 @@
 """Drive a protocol's coroutine by hand: what each worker says is a function of what it is asked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from benchmarks.protocol_attacks import answer
+from benchmarks.protocol_runs import replayed
 from draco.protocols.court import Court
-from draco.protocols.rounds import Answer, Ask, Rounds, Upload
+from draco.protocols.rounds import DENIED, SERVER, Answer, Ask, Rounds, Upload
 
 Says = Callable[[Ask], Answer]
 
@@ -49,3 +50,33 @@ def drive(rounds: Rounds[Any], says: Says) -> tuple[Any, list[Sequence[Ask]]]:
 def court(workers: int, adversaries: int, seed: int = 0) -> Court:
     """Return a court of which nobody is expelled."""
     return Court(workers, adversaries, generator=np.random.default_rng(seed))
+
+
+def with_replays(says: Says, liars: Collection[int] = ()) -> Says:
+    """Do what the driver does with transcripts: keep and replay them. Verdicts of liars are what they say.
+
+    A transcript is the number of the vector that it makes.
+    """
+    deposits: dict[tuple[int, int, int], int] = {}
+
+    def said(ask: Ask) -> Answer:
+        right = true(ask.step, ask.partition)
+        if ask.worker == SERVER:
+            return replayed(deposits[ask.of, ask.step, ask.partition], right)
+        came = says(ask)
+        if ask.send == "opening" and isinstance(came, Upload):
+            return replayed(came.vector, right)
+        if ask.send == "deposit" and isinstance(came, Upload):
+            deposits[ask.worker, ask.step, ask.partition] = came.vector
+            return b""
+        if ask.send == "verdict" and came is not None and ask.worker not in liars:
+            made = replayed(deposits[ask.of, ask.step, ask.partition], right)
+            return made.digest if isinstance(made, Upload) else DENIED
+        return came
+
+    return said
+
+
+def vectors(outcome: Any) -> list[int]:
+    """Return the vectors of an outcome."""
+    return [upload.vector for upload in outcome.uploads]

@@ -339,3 +339,36 @@ def test_low_rank_errors_pass_no_more_often_than_the_bound() -> None:
     lie[3, 4] += size
     passed = sum(not _found(compute, lie.view(-1), seed) for seed in range(400))
     assert passed <= 400 * passes_with_probability(1000 * tolerance, tolerance) + 3
+
+
+def _verdict(compute: Compute, transcript: Tensor, seed: int, thorough: bool) -> str | Tensor:
+    try:
+        return replay(compute, transcript.clone(), generator=_secret(seed), thorough=thorough)[0]
+    except CheatError as cheat:
+        return str(cheat)
+
+
+def test_a_thorough_replay_comes_to_the_same_end_under_all_secrets_and_what_passes_it_passes_every_replay() -> None:
+    """Errors about the tolerance, in one output each: a random check passes some of those that are false."""
+    compute = _computation()
+    result, true = record(compute)
+    honest = _verdict(compute, true, 1, thorough=True)
+    assert isinstance(honest, Tensor)
+    assert torch.equal(honest, result)
+    lucky = passed = 0
+    places = _Places(compute)
+    for at in range(len(places.all)):
+        for size in (1e-5, 2e-4):
+            transcript = true.clone()
+            _, part = places.parts(transcript)[at]
+            part.view(-1)[0] += size * part.norm() / len(part) ** 0.5
+            first, *others = [_verdict(compute, transcript, seed, thorough=True) for seed in range(2)]
+            usual = [_verdict(compute, transcript, seed, thorough=False) for seed in range(2, 5)]
+            if isinstance(first, str):
+                assert others == [first]
+                lucky += sum(isinstance(each, Tensor) for each in usual)
+            else:
+                passed += 1
+                assert all(isinstance(each, Tensor) and torch.equal(each, first) for each in (*others, *usual))
+    assert passed > 0
+    assert lucky > 0

@@ -9,12 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from draco.replay import CheatError, record, replay
+from draco.replay import CheatError, products, record, replay
 from draco.replay.checking import _CHECKS
 from draco.replay.products import places
-from draco.replay.residual import Secrets
+from draco.replay.residual import Secrets, whole_residual
 
 aten = torch.ops.aten
+
+
+@pytest.fixture(autouse=True)
+def _small_products_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "LEAST_PER_NUMBER", 10)
 
 
 def normal(*shape: int) -> Tensor:
@@ -125,6 +130,17 @@ def test_the_size_that_unrelated_factors_would_give_is_that_of_the_product(case:
         rows = torch.linalg.vector_norm(out[equation.output], dim=equation.along)
         natural = torch.as_tensor(equation.natural()).expand(rows.shape)
         assert 0.3 < float(natural.square().mean().sqrt() / rows.square().mean().sqrt()) < 3
+
+
+@each_case
+def test_what_whole_rows_are_compared_with_has_no_secret_in_it(case: Case) -> None:
+    """So whoever compares them comes to the same end."""
+    out, same = outputs(case()), []
+    for seed in (1, 2):
+        secrets = Secrets(torch.Generator().manual_seed(seed))
+        checks = _CHECKS[case.op](out, case.args, case.options, secrets)
+        same.append([whole_residual(e, out[e.output] + 1, out[e.output]) for e in checks])
+    assert same[0] == same[1]
 
 
 @each_case

@@ -24,6 +24,27 @@ def test_the_figures_are_those_of_a_computation_by_hand() -> None:
     assert "3.4 copies" in advice.sentence
 
 
+def test_a_sample_and_drawn_verifiers_are_counted_by_hand_too() -> None:
+    """A tenth of 2.8 s and a digest of 0.05 s; of 2 verifiers transcripts of 0.8 s three times, and 2 replays."""
+    advice = advise(WIDE._replace(digest_s=0.05), pairs=10, adversaries=2, bytes_a_second=1e9)
+    assert advice.sampled == pytest.approx(1.33)
+    assert advice.drawn == pytest.approx(1 + 2.4 + 0.4)
+    assert "sample: 0.1 would take as long as 1.3, verifiers: 2 as 3.8" in advice.sentence
+    given = advise(WIDE, pairs=10, adversaries=2, bytes_a_second=1e9, sample=0.5, verifiers=1)
+    assert given.sampled == pytest.approx(2.4)
+    assert given.drawn == pytest.approx(1 + 1.6 + 0.2)
+
+
+def test_it_says_which_form_pays() -> None:
+    fast = advise(WIDE, pairs=10, adversaries=2, bytes_a_second=1e10)
+    assert fast.drawn < 3 < fast.copies
+    assert fast.sentence.endswith("So verifiers: 2 pays: 3 copies are needed without it")
+    assert not fast.pays
+    few = advise(WIDE, pairs=2, adversaries=2, bytes_a_second=1e9)
+    assert few.copies < min(few.drawn, 3)
+    assert few.sentence.endswith("So checked pays: 3 copies are needed without it")
+
+
 @pytest.mark.parametrize(("adversaries", "pays"), [(0, False), (2, False), (3, True), (9, True)])
 def test_it_pays_from_the_number_of_copies_on_that_take_longer(adversaries: int, pays: bool) -> None:
     advice = advise(WIDE, pairs=10, adversaries=adversaries, bytes_a_second=1e9)
@@ -53,7 +74,7 @@ def test_times_are_the_medians_of_the_given_clock() -> None:
     a = torch.randn(256, 256)
     ticks = count()
     costs = measure(lambda: a @ a, clock=lambda: float(next(ticks)), generator=torch.Generator(), numbers=7)
-    assert costs == Costs(1.0, 1.0, 7, 256 * 256)
+    assert costs == Costs(1.0, 1.0, 7, 256 * 256, 1.0)
 
 
 def test_computations_that_change_products_in_place_are_measured_too() -> None:

@@ -1,6 +1,7 @@
 """Whole gradients: the replay has the worker's bits, and finds one false number in any product."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -11,11 +12,16 @@ from torch.nn import functional as F
 from draco import models
 from draco.models import batch_norm
 from draco.models.dropout import SeededDropout, set_dropout
-from draco.replay import CheatError, record, replay
+from draco.replay import CheatError, products, record, recording, replay
 from draco.tasks import Task
 from draco.training.gradients import Plan, StepVectors
 
 TOKENS, WIDTH = 64, 128
+
+
+@pytest.fixture(autouse=True)
+def _products_of_small_models_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "LEAST_PER_NUMBER", 10)
 
 
 class Block(nn.Module):
@@ -158,14 +164,14 @@ def test_a_product_that_is_changed_in_place_leaves_the_others_as_they_are() -> N
 def test_one_false_number_in_any_product_is_found_and_named() -> None:
     of = vectors("lenet")
     _, transcript = record(partial(computed, of))
-    begins, products = [0], []
+    begins, found = [0], []
     while begins[-1] < len(transcript):  # ask the checker itself where each product ends
         with pytest.raises(CheatError) as ended:
             replay(partial(computed, of), transcript[: begins[-1]].clone(), generator=secret())
-        products.append(str(ended.value).split(",")[0])
+        found.append(str(ended.value).split(",")[0])
         begins.append(int(str(ended.value).split("ends at number ")[1].split(", and")[0].replace(",", "")))
-    assert len(products) >= 7
-    for name, begin, end in zip(products, begins, begins[1:], strict=False):
+    assert len(found) >= 7
+    for name, begin, end in zip(found, begins, begins[1:], strict=False):
         false = transcript.clone()
         false[(begin + end) // 2] += 0.05 * false[begin:end].abs().max()
         with pytest.raises(CheatError, match=f"^{name}, product .* is false by"):
@@ -228,3 +234,43 @@ def test_secret_vectors_differ_from_product_to_product_and_are_the_generators() 
     digests = {hashlib.sha256(part[:10].numpy().tobytes()).digest() for seed in (0, 2) for part in drawn[seed]}
     assert len(digests) == 6
     assert all(torch.equal(a, b) for a, b in zip(drawn[0], drawn[1], strict=True))
+
+
+def test_memory_of_a_transcript_is_used_again_only_when_nobody_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "_KEPT", [])
+    compute = partial(torch.mm, *torch.randn(2, 512, 512, generator=secret()).unbind())
+    first = record(compute)[1]
+    address, numbers = first.data_ptr(), first.tolist()
+    second = record(partial(torch.mm, torch.eye(512), torch.eye(512)))[1]
+    assert second.data_ptr() != address
+    assert first.tolist() == numbers
+    part = first[:5]
+    del first, second
+    assert record(compute)[1].data_ptr() != address
+    del part
+    assert record(compute)[1].data_ptr() == address
+
+
+def test_only_the_thread_that_records_has_its_products_recorded() -> None:
+    a = torch.randn(256, 256, generator=secret())
+
+    def compute() -> Tensor:
+        with ThreadPoolExecutor(1) as other:
+            assert torch.equal(other.submit(torch.mm, a, a).result(), a @ a)
+        return torch.mm(a, a)
+
+    _, transcript = record(compute)
+    assert len(transcript) == 2 * 256 * 256
+    assert len(record(lambda: record(compute))[1]) == 0  # the innermost counts
+
+
+def test_all_other_operations_run_their_kernels_for_the_cpu() -> None:
+    """Some have another kernel for any key, which rounds otherwise, such as layer_norm's."""
+    record(lambda: None)
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    for name in torch._C._dispatch_get_all_op_names():
+        if not name.startswith("aten::") or not has(name, "CPU"):
+            continue
+        table = torch._C._dispatch_dump_table(name).splitlines()
+        own = next(line for line in table if line.startswith("CustomRNGKeyId"))
+        assert "fallthrough" in own or "draco/replay/kernels.py" in own, name

@@ -1,22 +1,13 @@
 """Chances and bounds of the check, against experiments."""
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from draco.replay import record, replay
 from draco.replay.likeness import likeness
-from draco.replay.tolerance import (
-    default_tolerance,
-    error_that_passes,
-    ever_passes,
-    gradient_bound,
-    passes_with_probability,
-)
+from draco.replay.tolerance import default_tolerance, passes_with_probability
 
 
 def test_the_tolerance_grows_with_the_root_of_the_length_and_has_a_least_value() -> None:
@@ -56,16 +47,6 @@ def test_chances_fall_with_the_error_and_with_the_number_of_vectors() -> None:
     assert chances[-1] < 1e-4
     assert passes_with_probability(1e-3, 1e-5, 3) == pytest.approx(passes_with_probability(1e-3, 1e-5) ** 3)
     assert passes_with_probability(math.inf, 1e-5) == 0
-    assert ever_passes(1e-1, 1e-5, 4) == pytest.approx(4 * passes_with_probability(1e-1, 1e-5))
-
-
-@pytest.mark.parametrize("chance", [0.1, 1e-3, 1e-6])
-def test_the_error_of_a_chance_is_the_inverse_of_the_chance_of_an_error(chance: float) -> None:
-    assert passes_with_probability(error_that_passes(chance, 1e-5), 1e-5) == pytest.approx(chance, rel=1e-6)
-
-
-def test_the_bound_of_a_gradient_is_the_product_of_its_three_numbers() -> None:
-    assert gradient_bound(1e-5, 40, 0.5) == pytest.approx(6e-4)
 
 
 def test_numbers_out_of_range_are_refused() -> None:
@@ -73,8 +54,6 @@ def test_numbers_out_of_range_are_refused() -> None:
         lambda: default_tolerance(-1),
         lambda: passes_with_probability(-1, 1),
         lambda: passes_with_probability(1, 0),
-        lambda: error_that_passes(1.0, 1e-5),
-        lambda: gradient_bound(1e-5, 40, 2),
     ):
         with pytest.raises(ValueError, match="give"):
             call()
@@ -101,14 +80,7 @@ def test_honest_weight_gradients_of_many_pixels_pass(positive: bool, enabled: bo
     assert verdict.worst <= default_tolerance(128 * 32 * 32) / 2
 
 
-def _likeness(**environment: str) -> str:
-    code = "from draco.replay.likeness import likeness; print(likeness())"
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    environment = {**os.environ, **environment}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def test_machines_are_alike_whatever_their_threads_and_unlike_without_vector_instructions() -> None:
+def test_machines_are_alike_whatever_their_threads() -> None:
     own = likeness()
     threads = torch.get_num_threads()
     try:
@@ -116,5 +88,3 @@ def test_machines_are_alike_whatever_their_threads_and_unlike_without_vector_ins
         assert likeness() == own
     finally:
         torch.set_num_threads(threads)
-    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
-        assert _likeness(ATEN_CPU_CAPABILITY="default") != own

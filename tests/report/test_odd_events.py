@@ -35,7 +35,7 @@ RECORDED = timed([
     start(job()), step(2), step(3, refused={"1": "it was late"}, redrawn=["1 or 2"]),
     {"event": "expelled", "rank": 3, "step": 2, "partition": 0, "claimed": "ab" * 32, "true": "cd" * 32},
     step(3, copies=2.5, redundancy=1, expelled={"3": {"step": 3, "partition": 0, "claimed": "", "true": ""}}),
-    {"event": "undone", "step": 3, "partitions": [1], "workers": [2]},
+    {"event": "undone", "step": 3, "partitions": [1], "workers": [2]}, {"event": "watched", "step": 3, "rank": 2},
     {"event": "logger", "name": "my.py:Mine", "step": 3, "why": "OSError: no"},
     {"event": "stop_early", "step": 3, "metric": "loss", "best": 0.5, "best_step": 1},
     {"event": "end", "state": "succeeded", "step": 3, "message": "", "caught": 2, "missed": 0, "falsely_accused": 0},

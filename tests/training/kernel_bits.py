@@ -1,6 +1,6 @@
-"""The step vectors of small models, computed by one process with the kernels that its environment allows it.
+"""What one process computes with the kernels that its environment allows it: step vectors, sketches, a fingerprint.
 
-    python kernel_bits.py THREADS          prints a JSON object, model -> precision -> SHA-256 of the vector
+    python kernel_bits.py THREADS          prints a JSON object: `printed` says what is in it
 
 Weights and samples are drawn by torch.rand, which gives the same everywhere; torch.randn does not.
 """
@@ -16,10 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from draco.job import parse
 from draco.models import build_model
 from draco.models.dropout import replace_dropout
+from draco.protocols.sketch import sketch
+from draco.replay.likeness import likeness
 from draco.tasks import Task
 from draco.training.gradients import Plan, StepVectors
+from draco.training.greeting import platform_of
 
 N, CLASSES = 40, 10
 # What a process is told -> the kernels that it takes: those of other processors, or of torch itself.
@@ -87,17 +91,34 @@ def vector(task: Made, precision: str) -> Tensor:
     return out
 
 
+def sketches() -> list[Any]:
+    """Return the SHA-256 of LeNet's vector, its sketch, and that of the vector with an error of 1e-5 of its length."""
+    out = vector(Made(), "float32")
+    wrong = out.clone()
+    wrong[1000] += float(out.norm()) * 1e-5
+    return [digest(out), sketch(out, 11), sketch(wrong, 11)]
+
+
+def digest(vector: Tensor) -> str:
+    return hashlib.sha256(vector.numpy().tobytes()).hexdigest()
+
+
+def printed() -> dict[str, Any]:
+    """Return model -> precision -> SHA-256 of its vector, and what else this process says of its kernels."""
+    job = parse("{name: x, workers: 3, model: lenet, data: synthetic, batch_size: 9, steps: 1, scheme: uncoded}", "x")
+    vectors = {
+        name: {precision: digest(vector(kind(), precision)) for precision in ("float32", "float64_rounded")}
+        for name, kind in MODELS.items()
+    }
+    capability = torch.backends.cpu.get_cpu_capability()
+    said = {"capability": capability, "platform": platform_of(job), "likeness": likeness(), "sketches": sketches()}
+    return vectors | said
+
+
 def main() -> None:
     torch.set_num_threads(int(sys.argv[1]))
     torch.backends.mkldnn.set_flags(not os.environ.get("DRACO_TEST_NO_ONEDNN"))
-    found = {
-        name: {
-            precision: hashlib.sha256(vector(kind(), precision).numpy().tobytes()).hexdigest()
-            for precision in ("float32", "float64_rounded")
-        }
-        for name, kind in MODELS.items()
-    }
-    json.dump(found | {"capability": torch.backends.cpu.get_cpu_capability()}, sys.stdout)
+    json.dump(printed(), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,71 +1,31 @@
-"""precision: float64_rounded: equal bits from unlike kernels, and what a tie does and does not.
+"""precision: float64_rounded: what is computed and rounded, and what a tie does and does not.
 
-The processes of kernel_bits.py are given the kernels of other processors by their environment.
+test_unlike_kernels.py shows that it gives equal bits with unlike kernels.
 """
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from kernel_bits import KERNELS, MODELS
 from real_model import Net, Regression, vector, vectors
 from torch import Tensor, nn
 
 from draco import schemes
 from draco.errors import DecodeError, JobError, OwnCodeError
-from draco.job import Job, parse, to_yaml
-from draco.launch.plan import plan
-from draco.runs import directory as run_directory
-from draco.runs import events
-from draco.training import checkpoint, server
+from draco.job import Job
+from draco.training import server
 from draco.training.build import TIES, Built, build_scheme, tolerance
 from draco.training.greeting import Greeting
 from draco.training.rounding import BITS, SPAN, exponents, round_blocks
 
 Make = Callable[..., Job]
 ROUNDED = "float64_rounded"
-PROGRAM = Path(__file__).with_name("kernel_bits.py")
-LIMIT_S = 240
 
 
 def distance(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).norm() / b.double().norm())
-
-
-@pytest.fixture(scope="module")
-def printed() -> Mapping[str, Any]:
-    """Kernels -> what a process prints that has them."""
-    found = {}
-    for name, (threads, environment) in KERNELS.items():
-        done = subprocess.run(
-            [sys.executable, str(PROGRAM), str(threads)], capture_output=True, text=True, timeout=LIMIT_S,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), **environment},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        found[name] = json.loads(done.stdout)
-    return found
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_unlike_kernels_leave_equal_bits(printed: Mapping[str, Any], model: str) -> None:
-    """A tie would fail this for good on one kind of machine; the chance is below 1e-3 (docs/numerics.md)."""
-    if len({said[model]["float32"] for said in printed.values()}) == 1:
-        pytest.skip("all kernels leave the same float32 bits on this machine, so it shows nothing")
-    assert len({said[model][ROUNDED] for said in printed.values()}) == 1
-
-
-def test_the_kernels_are_unlike(printed: Mapping[str, Any]) -> None:
-    own = printed["its own"]["capability"]
-    if own == "DEFAULT":
-        pytest.skip("torch knows no other kernels of this processor than the plainest")
-    assert printed["sse"]["capability"] == "DEFAULT" != own
 
 
 # What is computed
@@ -279,61 +239,3 @@ def test_float64_does_not_change_what_a_worker_says_it_sees(make_job: Make) -> N
         built = Built(make_job(f"precision={precision}"))
         lines.append(digest_of(built.task, 1, built.train, built.model))
     assert lines[0] == lines[1]
-
-
-# Ranks with unlike kernels over MPI
-
-JOB = """
-name: unlike
-workers: 3
-model: lenet
-data: synthetic
-batch_size: 9
-steps: 3
-scheme: {{name: repetition, adversaries: 1{vote}}}
-optimizer: {{name: sgd, lr: 0.05}}
-precision: {precision}
-reply_timeout_s: 60
-eval_every: 0
-"""
-
-
-def run_unlike(folder: Path, precision: str, vote: str = "") -> tuple[Path, str]:
-    """Run a job whose ranks 0 to 3 have four kinds of kernels; return its directory and what it says."""
-    job = parse(JOB.format(precision=precision, vote=vote), "test")
-    directory = run_directory.create(folder / "runs", job.name, to_yaml(job)).relative_to(folder)
-    made = plan(job, directory)
-    at = made.argv.index("-n")
-    rank = made.argv[made.argv.index("none") + 1 :]
-    where = made.argv[at + 2 : len(made.argv) - len(rank)]
-    argv = [*made.argv[:at], *where]
-    for _, environment in KERNELS.values():
-        words = [f"{name}={value}" for name, value in environment.items()]
-        argv += ["-n", "1", "env", *words, *rank, ":"]
-    done = subprocess.run(
-        argv[:-1], env={**os.environ, **dict(made.environment)}, cwd=folder, capture_output=True, text=True,
-        timeout=LIMIT_S,
-    )  # fmt: skip
-    return folder / directory, done.stdout + done.stderr
-
-
-@pytest.mark.long
-def test_ranks_with_unlike_kernels_vote_on_bits_in_it(tmp_path: Path, data_root: Path) -> None:
-    (tmp_path / "data").symlink_to(data_root)
-    run, said = run_unlike(tmp_path, ROUNDED)
-    told = list(events.read(run / "events.jsonl"))
-    (start,) = [e for e in told if e["event"] == "start"]
-    assert start["vote"] == "tolerance", said
-    assert [e["suspects"] for e in told if e["event"] == "step"] == [[], [], []]
-    exact, said = run_unlike(tmp_path, ROUNDED, ", vote: exact")
-    assert run_directory.read_status(exact).state == "succeeded", said
-    states = [checkpoint.load(checkpoint.newest(each / "checkpoints"))["model"] for each in (run, exact)]
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-
-
-@pytest.mark.long
-def test_ranks_with_unlike_kernels_cannot_vote_on_bits_in_float32(tmp_path: Path, data_root: Path) -> None:
-    (tmp_path / "data").symlink_to(data_root)
-    single, said = run_unlike(tmp_path, "float32", ", vote: exact")
-    assert run_directory.read_status(single).state == "failed", said
-    assert "do honest workers compute other bits" in said

@@ -213,6 +213,7 @@ def test_the_evaluation_of_the_last_step_is_made_as_well_where_a_kill_prevented_
     assert [*own_evaluations(done.run)] == [1]
 
 
+@pytest.mark.usefixtures("forks")
 def test_over_mpi_it_ends_at_the_same_step_with_the_same_bits(
     early: Job, ended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,16 +27,18 @@ class Task(NamedTuple):
     # Where a step takes several rounds: what is asked of this worker, ASK_NUMBERS a pair; see draco/training/pairs.py.
     asks: tuple[int, ...] = ()
     loads: bool = True  # the model of the step comes with it
+    enclosed: Tensor | None = None  # bytes (uint8) that come with it, after the model
 
     def numbers(self) -> list[int]:
-        """Return the task as it travels."""
-        return [self.step, self.row, self.loads, len(self.leak), *self.leak, *self.asks]
+        """Return the task as it travels, without what is enclosed: of that the size."""
+        size = 0 if self.enclosed is None else len(self.enclosed)
+        return [self.step, self.row, self.loads, size, len(self.leak), *self.leak, *self.asks]
 
     @classmethod
-    def of(cls, numbers: Sequence[int]) -> "Task":
-        """Return the task that the numbers tell."""
-        step, row, loads, leaked = numbers[:4]
-        return cls(step, row, tuple(numbers[4 : 4 + leaked]), tuple(numbers[4 + leaked :]), bool(loads))
+    def of(cls, numbers: Sequence[int]) -> tuple["Task", int]:
+        """Return the task that the numbers tell, and how many bytes are enclosed, which come by themselves."""
+        step, row, loads, size, leaked = numbers[:5]
+        return cls(step, row, tuple(numbers[5 : 5 + leaked]), tuple(numbers[5 + leaked :]), bool(loads)), size
 
 
 class ServerTransport(Protocol):
@@ -54,7 +56,8 @@ class ServerTransport(Protocol):
     def exchange(self, tasks: Sequence[Task | None], model: Tensor, frames: Tensor) -> Generator[Arrival | None]:
         """Send task and model to every worker that can take them; yield each once its frame is in `frames[row]`.
 
-        A worker whose task is None is left out. Where `Task.loads` is false the model is not sent.
+        A worker whose task is None is left out. Where `Task.loads` is false the model is not sent. What a task encloses
+        is sent last.
         Yields None whenever nothing has come, so that the caller may decide to wait no longer and leave. Ends when
         nobody is left who could answer: workers that were not yielded are late or gone.
         """

@@ -13,7 +13,7 @@ from collections import deque
 from draco.training.transport.contract import ENDED, TOO_LONG, UNASKED
 
 HEAD = struct.Struct("<QQ")
-GREETING, TASK, MODEL, REPLY, JOB, MOMENTA = 1, 2, 3, 4, 5, 6
+GREETING, TASK, MODEL, REPLY, JOB, MOMENTA, ENCLOSED = 1, 2, 3, 4, 5, 6, 7
 _SCRAP = memoryview(bytearray(1 << 16))  # where late answers are read to
 
 
@@ -49,7 +49,7 @@ class Line:
     def give(self, tag: int, content: memoryview, owes: int = 0) -> None:
         """Have a message sent, after those before it; `owes`: what it is to be answered by. The content must stay."""
         if self.open:
-            self._asked = tag == TASK or (self._asked and tag == MODEL)
+            self._asked = tag == TASK or (self._asked and tag in (MODEL, ENCLOSED))
             self._unsent.append(memoryview(HEAD.pack(tag, content.nbytes)))
             if content.nbytes:
                 self._unsent.append(content.cast("B"))

@@ -20,14 +20,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from draco.errors import MissingError, WorkerError
+from draco.runs import spoken
 from draco.training.transport.contract import ranks
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
-_NUMBERED = (  # the innermost launcher counts: mpirun may be called from within an allocation
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"),
-)  # fmt: skip
 _HELLO = struct.Struct("<8s16sq")
 _MAGIC = b"draco-1\n"
 _ALL_THERE_S = 1800.0  # a cold disk may take minutes to give torch; the supervisor ends what has stalled long before
@@ -42,7 +40,7 @@ def rank_and_size(environment: Mapping[str, str] = os.environ) -> tuple[int, int
     Raises:
         MissingError: no launcher has said so.
     """
-    for rank, size in _NUMBERED:
+    for rank, size in spoken.NUMBERED:
         if rank in environment and size in environment:
             return int(environment[rank]), int(environment[size])
     raise MissingError("RANK and WORLD_SIZE are not set: no launcher says which rank this process is")

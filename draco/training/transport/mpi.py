@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-TAG_GREETING, TAG_TASK, TAG_MODEL, TAG_REPLY, TAG_JOB, TAG_MOMENTA = 1, 2, 3, 4, 5, 6
+TAG_GREETING, TAG_TASK, TAG_MODEL, TAG_REPLY, TAG_JOB, TAG_MOMENTA, TAG_ENCLOSED = 1, 2, 3, 4, 5, 6, 7
 # What is slept is this share of what was waited already, and no longer: a poll costs 10 to 20 us of a core, waking up
 # included, which a rank without a core of its own takes from those that compute.
 _SHARE = 1 / 16

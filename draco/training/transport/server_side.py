@@ -18,6 +18,7 @@ from torch import Tensor
 from draco.errors import WorkerError
 from draco.training.transport.contract import ENDED, GREETING_BYTES, TOO_LONG, UNASKED, Arrival, Task
 from draco.training.transport.mpi import (
+    TAG_ENCLOSED,
     TAG_GREETING,
     TAG_JOB,
     TAG_MODEL,
@@ -111,6 +112,8 @@ class MpiServer:
                     peer.open.append(self._comm.Isend(sent, dest=peer.rank, tag=TAG_TASK))
                     if task.loads:
                         peer.open.append(self._comm.Isend(model.numpy(), dest=peer.rank, tag=TAG_MODEL))
+                    if task.enclosed is not None:
+                        peer.open.append(self._comm.Isend(task.enclosed.numpy(), dest=peer.rank, tag=TAG_ENCLOSED))
                     peer.owes = TAG_REPLY
                     buffers[peer.rank], rows[peer.rank] = frames[task.row].numpy(), task.row
             elif peer.expelled:

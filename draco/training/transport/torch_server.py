@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from draco.training.transport.contract import GREETING_BYTES, Arrival, Task
-from draco.training.transport.line import GREETING, JOB, MODEL, MOMENTA, REPLY, TASK, Line
+from draco.training.transport.line import ENCLOSED, GREETING, JOB, MODEL, MOMENTA, REPLY, TASK, Line
 
 _STOP_LIMIT_S = 10.0
 _WAIT_MS = 2  # for anything at all, until the caller may decide to wait no longer
@@ -65,6 +65,8 @@ class TorchServer:
                 line.give(TASK, np.array(task.numbers(), np.int64).data, owes=REPLY)
                 if task.loads:
                     line.give(MODEL, model.numpy().data)
+                if task.enclosed is not None:
+                    line.give(ENCLOSED, task.enclosed.numpy().data)
             elif line.expelled:
                 yield line.rank, line.expelled
         yield from self._answers(buffers)

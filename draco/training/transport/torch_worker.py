@@ -4,11 +4,12 @@ import socket
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from draco.errors import WorkerError
 from draco.training.transport.contract import ServerGone, Task
-from draco.training.transport.line import GREETING, HEAD, JOB, MODEL, MOMENTA, REPLY, TASK
+from draco.training.transport.line import ENCLOSED, GREETING, HEAD, JOB, MODEL, MOMENTA, REPLY, TASK
 
 
 class TorchWorker:
@@ -45,12 +46,17 @@ class TorchWorker:
         while True:
             numbers = np.empty(self._head(TASK) // 8, np.int64)
             self._receive(numbers.data)
-            task = Task.of(numbers.tolist())
+            task, enclosed = Task.of(numbers.tolist())
             if task.step < 0:
                 return
             if task.loads:
                 assert self._head(MODEL) == model.nbytes
                 self._receive(model.numpy().data)
+            if enclosed:
+                assert self._head(ENCLOSED) == enclosed
+                came = torch.empty(enclosed, dtype=torch.uint8)
+                self._receive(came.numpy().data)
+                task = task._replace(enclosed=came)
             yield task
 
     def reply(self, frame: Tensor, length: int) -> None:

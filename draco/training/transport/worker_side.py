@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from draco.errors import WorkerError
 from draco.training.transport.contract import GREETING_BYTES, ServerGone, Task
 from draco.training.transport.mpi import (
+    TAG_ENCLOSED,
     TAG_GREETING,
     TAG_JOB,
     TAG_MODEL,
@@ -71,12 +73,16 @@ class MpiWorker:
         while True:
             buffer = np.empty(self._awaited(TAG_TASK) // 8, np.int64)
             self._receive(buffer, TAG_TASK)
-            task = Task.of(buffer.tolist())
+            task, enclosed = Task.of(buffer.tolist())
             if task.step < 0:
                 self.whole = bool(task.row)
                 return
             if task.loads:
                 self._receive(model.numpy(), TAG_MODEL)
+            if enclosed:
+                came = torch.empty(enclosed, dtype=torch.uint8)
+                self._receive(came.numpy(), TAG_ENCLOSED)
+                task = task._replace(enclosed=came)
             yield task
 
     def reply(self, frame: Tensor, length: int) -> None:

@@ -29,7 +29,8 @@ def install(world: World) -> None:
 
     def settings(given: dict[str, Any]) -> dict[str, float]:
         world.console_delay_s = float(given.get("console_delay_s", world.console_delay_s))
-        return {"console_delay_s": world.console_delay_s}
+        world.minute_s = float(given.get("minute_s", world.minute_s))
+        return {"console_delay_s": world.console_delay_s, "minute_s": world.minute_s}
 
     def spot_status(given: dict[str, Any]) -> None:
         spot.mark(world, given["instance"], given["code"])

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import ctypes
+import fcntl
 import json
 import shutil
 import socket
@@ -175,22 +176,32 @@ def _line(world: World, address: str = "") -> str:
     return f"{address} {world.registry_host} # {world.prefix}"
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Keep other fakes, which come and go at the same time, from this machine's files meanwhile."""
+    with open("/etc/hosts", "a", encoding="utf-8") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
 def _introduce(world: World, address: str) -> None:
     """Let this machine resolve the registry's name, and its Docker Engine trust it."""
-    with open("/etc/hosts", "a", encoding="utf-8") as file:
-        file.write(f"{_line(world, address)}\n")
     folder = Path("/etc/docker/certs.d", world.registry_host)
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(world.folder / "ca.crt", folder / "ca.crt")
+    with _alone():
+        with open("/etc/hosts", "a", encoding="utf-8") as file:
+            file.write(f"{_line(world, address)}\n")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(world.folder / "ca.crt", folder / "ca.crt")
 
 
 def forget(world: World) -> None:
     """Undo _introduce."""
     hosts = Path("/etc/hosts")
-    lines = hosts.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if not line.rstrip("\n").endswith(_line(world))]
-    if kept != lines:
-        hosts.write_text("".join(kept))  # in place: it may be a mount
-    shutil.rmtree(Path("/etc/docker/certs.d", world.registry_host), ignore_errors=True)
-    with contextlib.suppress(OSError):  # others' are there
-        Path("/etc/docker/certs.d").rmdir()
+    with _alone():
+        lines = hosts.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if not line.rstrip("\n").endswith(_line(world))]
+        if kept != lines:
+            hosts.write_text("".join(kept))  # in place: it may be a mount
+        shutil.rmtree(Path("/etc/docker/certs.d", world.registry_host), ignore_errors=True)
+        with contextlib.suppress(OSError):  # others' are there
+            Path("/etc/docker/certs.d").rmdir()
