@@ -112,7 +112,7 @@ def same_bits(run: Path, job: Job, train: Callable[..., Trained]) -> None:
 def test_torchrun_trains_to_the_bits_of_a_simulation_though_a_worker_is_killed(
     written: Callable[..., Job], started: Callable[..., Going], train: Callable[..., Trained]
 ) -> None:
-    job = written("model=fc", "workers=3", "batch_size=6", "steps=40", SCHEME, "launcher=torchrun")
+    job = written("model=fc", "workers=3", "batch_size=6", "steps=400", SCHEME, "launcher=torchrun")
     going = started(*DRACO, "train", "a.yaml")
     going.stepped()
     log = (going.run / "logs" / "output.log").read_text()
@@ -120,7 +120,7 @@ def test_torchrun_trains_to_the_bits_of_a_simulation_though_a_worker_is_killed(
     os.kill(int(worker.split(",")[1].split()[1].rstrip(":")), signal.SIGKILL)
     assert going.ended() == 0, going.said
     steps = [event for event in events.read(going.run / "events.jsonl") if event["event"] == "step"]
-    assert (len(steps), steps[-1]["lost"]) == (40, [2])
+    assert (len(steps), steps[-1]["lost"]) == (400, [2])
     assert "was killed by signal 9" in (going.run / "logs" / "output.log").read_text()
     same_bits(going.run, job, train)
 
