@@ -378,7 +378,8 @@ FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None
 def test_a_node_with_a_wrong_clock_is_named(bench: Bench) -> None:
     settings = f"SetEnv LD_PRELOAD={FAKETIME} FAKETIME=-90s"
     restart = f"kill -9 $(cat {PID}); rm {PID}; /usr/sbin/sshd -f /etc/draco/sshd_config -o PidFile={PID}"
-    bench.sh("worker-03", f"echo '{settings}' >> /etc/draco/sshd_config; {restart}")
+    # Before the configuration's own line, as the first of them counts.
+    bench.sh("worker-03", f"sed -i '1i {settings}' /etc/draco/sshd_config; {restart}")
     refused = bench.draco("train", str(bench.job()), "--new")
     assert refused.returncode == 6, refused.stderr
     assert re.search(r"worker-03: its clock is (8[5-9]|9[0-5]) s behind the head's", refused.stderr), refused.stderr
