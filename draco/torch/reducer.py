@@ -53,7 +53,8 @@ class Reducer:
         self._peers, self._recorder, self._measure, self._court = peers, recorder, measure, court
         self._register, self._every, self._causes = register, every, causes
         self._kept: list[Kept] = []
-        self._sums: list[Future] = []
+        self._sums: list[dist.Work] = []
+        self._means: list[tuple[Future, torch.Tensor]] = []  # what DDP waits for, of each bucket
         self._measures: list[torch.Tensor] = []
         measure.secret = common([row[0] for row in peers.rows([draw()])])
 
@@ -85,31 +86,37 @@ class Reducer:
             kept = Kept.of(bucket)
             self._kept.append(kept)
             self._measures.append(self._measure([kept.copy], len(self._measures)))
-        future = self._sum(bucket.buffer())
-        self._sums.append(future)
+        buffer = bucket.buffer()
+        self._sums.append(self._sum(buffer))
+        future: Future = torch.futures.Future(devices=[buffer.device] if buffer.is_cuda else None)
+        self._means.append((future, buffer))
         if bucket.is_last():
             if checked:
                 self._check()
             self._finish()
-            self._sums = []
+            for each, mean in self._means:
+                each.set_result(mean)
+            self._sums, self._means = [], []
             self._register.steps += 1
             self._recorder.clear(armed=self._checks())
         return future
 
-    def _sum(self, buffer: torch.Tensor) -> Future:
-        """Begin to replace a buffer by its mean over the ranks that sum."""
-        buffer.mul_(1.0 / self._peers.summed)
-        work = dist.all_reduce(buffer, group=self._peers.summing, async_op=True)
-        assert work is not None
+    def _sum(self, buffer: torch.Tensor) -> dist.Work:
+        """Begin to replace a buffer by its mean over the ranks that sum.
 
-        mean: Future = work.get_future().then(lambda sums: sums.value()[0])
-        return mean
+        Nothing is to be called when it is there: gloo's threads would call it, or forget it while Python ends, and then
+        end the process.
+        """
+        buffer.mul_(1.0 / self._peers.summed)
+        work: dist.Work | None = dist.all_reduce(buffer, group=self._peers.summing, async_op=True)
+        assert work is not None
+        return work
 
     def _finish(self) -> None:
         """Wait for the sums that have begun; on a GPU its stream does, and this process goes on."""
         with self._peers.lost():
-            for future in self._sums:
-                future.wait()
+            for work in self._sums:
+                work.wait()
 
     def _check(self) -> None:
         """Compare this step with the other ranks, and settle what differs."""
@@ -150,8 +157,6 @@ class Reducer:
                 kept.buffer.copy_(kept.copy)
                 self._sums.append(self._sum(kept.buffer))
             self._finish()
-            if self._kept[0].buffer.is_cuda:  # DDP waits for the first sums only
-                torch.cuda.synchronize(self._kept[0].buffer.device)
 
     def _repeats(self) -> int:
         """Return EQUAL, OTHER or UNSTABLE: how this rank's recomputations are to what its backward pass gave."""
