@@ -49,7 +49,8 @@ _READ_AT_IMPORT = (
     "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "BLIS_", "VECLIB_", "THP_", "MALLOC_", "GLIBC_",
     "LD_PRELOAD", "PYTHON", "TORCH", "PYTORCH_", "ATEN_", "DNNL_", "ONEDNN_", "NUMPY_", "NPY_", "MPI4PY_",
 )  # fmt: skip
-_READ_LATER = ("TORCHELASTIC_", "TORCH_ELASTIC_", "TORCH_NCCL_")  # what torchrun tells its ranks
+# What torchrun tells its ranks, and where torch.compile keeps its files, which torch itself may set at any time.
+_READ_LATER = ("TORCHELASTIC_", "TORCH_ELASTIC_", "TORCH_NCCL_", "TORCHINDUCTOR_CACHE_DIR")
 
 
 @dataclass
