@@ -55,8 +55,11 @@ def test_a_file_in_a_folder_finds_its_neighbours_and_the_working_directorys_file
 
 
 def test_a_module_is_named_as_a_file_is(tmp_path: Path) -> None:
-    write(tmp_path, mine__inner__task="from . import more", mine__inner__more="")
-    assert discover(["mine.inner.task"], tmp_path).files == ("mine/inner/more.py", "mine/inner/task.py")
+    write(tmp_path, nobody_elses__inner__task="from . import more", nobody_elses__inner__more="")
+    assert discover(["nobody_elses.inner.task"], tmp_path).files == (
+        "nobody_elses/inner/more.py",
+        "nobody_elses/inner/task.py",
+    )
     assert discover(["torch.nn"], tmp_path) == ((), {"torch": Need("the job", 0, "always")}, {})
 
 
