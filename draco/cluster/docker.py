@@ -9,20 +9,16 @@ the same, but Podman 4.3 does not heal a cut node.
 import ipaddress
 import json
 import os
-import re
-import shutil
-import subprocess
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from draco.cluster import engine
 from draco.cluster.backend import HEAD, Cluster, Node, Request, Say, State, names, quietly
 from draco.cluster.eviction import Eviction, by_hand, writing
-from draco.cluster.gpus import LIST
-from draco.cluster.gpus import listed as gpus_listed
 from draco.errors import MissingError, RefusedError
 from draco.launch.notices import PATH as NOTICE
 
@@ -30,7 +26,6 @@ PYTHON = "/opt/draco/bin/python"
 USER = "draco"
 WORK = "/srv/draco"
 _CLUSTER, _NODE, _ADDRESS = "draco.cluster", "draco.node", "draco.address"  # labels
-_TORCH = "draco.torch"  # label of an image
 _MOST_WORKERS = 200
 _START_LIMIT_S = 20
 
@@ -41,9 +36,8 @@ _CONFINED = (
     "--pids-limit", "4096", "--ulimit", "nofile=8192:8192",
 )  # fmt: skip
 _SHARED_MEMORY = "1g"
-_CDI = "nvidia.com/gpu"  # kind of device
 # All nodes have all GPUs, as they have all cores. Triton compiles there what it then loads, which /tmp does not allow.
-_WITH_GPUS = ("--device", f"{_CDI}=all", "--tmpfs", "/tmp/triton:exec,mode=1777")
+_WITH_GPUS = ("--device", f"{engine.CDI}=all", "--tmpfs", "/tmp/triton:exec,mode=1777")
 
 # Asked from inside, because a container's address cannot be reached from a Mac.
 _AWAIT_SSHD = f"""\
@@ -65,10 +59,10 @@ def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
     """See Backend: missing nodes are created; stopped, paused and disconnected ones are repaired."""
     if request.workers > _MOST_WORKERS:
         raise RefusedError(f"WORKERS={request.workers}: containers take at most {_MOST_WORKERS} worker nodes")
-    told = _told()
-    cores = _cores(told)
-    image = image_id(request.image)
-    gpus = engine_gpus(told) if torch_build(request.image) == "cuda" else 0
+    told = engine.told()
+    cores = engine.cores(told)
+    image = engine.image_id(request.image)
+    gpus = engine.gpu_count(told) if engine.torch_build(request.image) == "cuda" else 0
     found = _containers(request.name)
     _refuse_contradictions(request, image, found)
     subnet = _subnet(request.name, found)
@@ -89,9 +83,9 @@ def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
 def down(cluster: Cluster, folder: Path, say: Say = quietly) -> None:
     """See Backend; of `cluster` only the name is read."""
     if containers := _labelled("container", cluster.name):
-        _engine("rm", "--force", "--volumes", *containers, about=f"{cluster.name}: docker rm")
+        engine.call("rm", "--force", "--volumes", *containers, about=f"{cluster.name}: docker rm")
     if networks := _labelled("network", cluster.name):
-        _engine("network", "rm", *networks)
+        engine.call("network", "rm", *networks)
 
 
 def purge(name: str, folder: Path, say: Say = quietly) -> None:
@@ -99,7 +93,7 @@ def purge(name: str, folder: Path, say: Say = quietly) -> None:
     if _labelled("container", name):
         raise RefusedError(f"{name}: its nodes are there and use its storage; make cluster-down first")
     if volumes := _labelled("volume", name):
-        _engine("volume", "rm", *volumes)
+        engine.call("volume", "rm", *volumes)
 
 
 def states(cluster: Cluster, folder: Path) -> dict[str, State]:
@@ -149,12 +143,12 @@ def eviction(cluster: Cluster, folder: Path, node: str, notice_s: float) -> Evic
 
 def announce(cluster: Cluster, folder: Path, node: str, notice: str) -> None:
     """Put a notice on a node, where the head reads it: launch/notices.py has its path and form."""
-    _engine("exec", "--user", "0", _container(cluster.name, node), *writing(notice), about=f"{node}: giving notice")
+    engine.call("exec", "--user", "0", _container(cluster.name, node), *writing(notice), about=f"{node}: giving notice")
 
 
 def kill(cluster: Cluster, folder: Path, node: str) -> None:
     """End a node at once."""
-    _engine("kill", _container(cluster.name, node), about=f"{node}: docker kill")
+    engine.call("kill", _container(cluster.name, node), about=f"{node}: docker kill")
 
 
 def occupancy(nodes: int, cpus: float, cores: int) -> str:
@@ -178,90 +172,16 @@ def _volume(name: str, part: str) -> str:
     return f"draco-{name}-{part}"
 
 
-def _engine(*argv: str, about: str = "") -> str:
-    """Run one command of the engine and return its output; `about` begins the message if it fails."""
-    try:
-        made = subprocess.run(["docker", *argv], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise MissingError(
-            "CLUSTER=docker needs Docker, and there is no command docker: install it "
-            "(Debian and Ubuntu: apt-get install docker.io; macOS and Windows: Docker Desktop)"
-        ) from error
-    if made.returncode:
-        raise MissingError(_explained(about or f"docker {' '.join(argv)}", made.stderr))
-    return made.stdout
-
-
-def _explained(about: str, said: str) -> str:
-    """Return what an engine's error message means and what to do."""
-    if "permission denied" in said and "daemon" in said:
-        return "this user may not use the Docker Engine: sudo usermod -aG docker $USER, then log in again"
-    if "Cannot connect" in said or "error during connect" in said or "daemon running" in said:
-        return (
-            "no Docker Engine answers: start it (Linux: sudo systemctl start docker; macOS and Windows: open Docker "
-            "Desktop), or see where DOCKER_HOST and docker context point"
-        )
-    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("WARNING")]
-    line = lines[0] if lines else "failed and did not say why"
-    for prefix in ("docker: ", "Error response from daemon: ", "Error: "):
-        line = line.removeprefix(prefix)
-    return f"{about}: {line}"
-
-
-def _told() -> dict[str, Any]:
-    """Return what the engine tells of itself."""
-    told: dict[str, Any] = json.loads(_engine("info", "--format", "{{json .}}"))
-    return told
-
-
-def _cores(told: Mapping[str, Any]) -> int:
-    """Return the number of cores of the machine that the engine runs on: on a Mac that is a virtual one."""
-    return int(told["NCPU"] if "NCPU" in told else told["host"]["cpus"])  # Docker; Podman
-
-
-def engine_gpus(told: Mapping[str, Any]) -> int:
-    """Return how many GPUs the engine can pass to containers by CDI (Container Device Interface).
-
-    Engines from 28.3 on list them. Of older ones the folders of descriptions are looked at, and this machine's driver.
-    """
-    listed = [str(each.get("ID", "")) for each in told.get("DiscoveredDevices") or () if each.get("Source") == "cdi"]
-    if counted := sum(re.fullmatch(rf"{re.escape(_CDI)}=\d+", name) is not None for name in listed):
-        return counted
-    described = any(
-        _CDI in path.read_text(errors="replace")
-        for folder in told.get("CDISpecDirs") or () for path in Path(folder).glob("*.[yj]*")
-    )  # fmt: skip
-    if not described or not shutil.which(LIST[0]):
-        return 0
-    return gpus_listed(subprocess.run(LIST, capture_output=True, text=True, check=False).stdout)
-
-
-def image_id(image: str) -> str:
-    """Return an image's id."""
-    try:
-        told = _engine("image", "inspect", image)
-    except MissingError as error:
-        if "no such image" not in str(error).lower():
-            raise
-        raise MissingError(f"{image}: there is no such image: make image") from error
-    return str(json.loads(told)[0]["Id"])
-
-
-def save(image: str, archive: Path) -> None:
-    """Write an image into a file that `docker load` reads."""
-    _engine("save", "--output", str(archive), image, about=f"{archive}: docker save")
-
-
 def _labelled(kind: str, name: str) -> list[str]:
     """Return the engine's identifiers of what belongs to a cluster: `container`, `network` or `volume`."""
     all_of_them = ["--all"] if kind == "container" else []
-    return _engine(kind, "ls", "--quiet", *all_of_them, "--filter", f"label={_CLUSTER}={name}").split()
+    return engine.call(kind, "ls", "--quiet", *all_of_them, "--filter", f"label={_CLUSTER}={name}").split()
 
 
 def _containers(name: str) -> dict[str, dict[str, Any]]:
     """Return the engine's description of each existing node, running or not."""
     told = _labelled("container", name)
-    inspected = json.loads(_engine("container", "inspect", *told)) if told else []
+    inspected = json.loads(engine.call("container", "inspect", *told)) if told else []
     return {c["Config"]["Labels"][_NODE]: c for c in inspected if _NODE in c["Config"]["Labels"]}
 
 
@@ -297,26 +217,6 @@ def _differences(request: Request, image: str, container: dict[str, Any]) -> lis
     return [what for what, has, wanted in compared if wanted is not None and has != wanted]
 
 
-def torch_build(image: str) -> str | None:
-    """Return the build of torch in an image, cpu or cuda, as its label says; None: there is no such image or label."""
-    try:
-        told = json.loads(_engine("image", "inspect", image))
-    except MissingError:
-        return None
-    labels = (told[0].get("Config") or {}).get("Labels") or {}
-    return str(labels[_TORCH]) if _TORCH in labels else None
-
-
-def refuse_build(image: str) -> None:
-    """Refuse an image that cannot use GPUs, for nodes that have some.
-
-    Raises:
-        RefusedError: it holds torch's CPU build.
-    """
-    if torch_build(image) == "cpu":
-        raise RefusedError(f"{image}: holds torch's CPU build, which sees no GPU: make image TORCH=cuda")
-
-
 def _refuse_contradictions(request: Request, image: str, found: dict[str, dict[str, Any]]) -> None:
     first = "make cluster-down first; runs and data stay"
     faults = [
@@ -340,7 +240,7 @@ def _subnet(name: str, found: dict[str, dict[str, Any]]) -> ipaddress.IPv4Networ
         address = next(iter(found.values()))["Config"]["Labels"][_ADDRESS]
         return ipaddress.IPv4Network(f"{address}/24", strict=False)
     if networks:
-        _engine("network", "rm", *networks)
+        engine.call("network", "rm", *networks)
     return _make_network(name)
 
 
@@ -353,7 +253,7 @@ def _make_network(name: str) -> ipaddress.IPv4Network:
     for i in range(128):
         subnet = f"198.19.{(start + i) % 128}.0/24"
         try:
-            _engine("network", "create", "--label", f"{_CLUSTER}={name}", "--subnet", subnet, _network(name))
+            engine.call("network", "create", "--label", f"{_CLUSTER}={name}", "--subnet", subnet, _network(name))
         except MissingError as error:
             if "overlap" not in str(error) and "already used" not in str(error):
                 raise
@@ -364,7 +264,7 @@ def _make_network(name: str) -> ipaddress.IPv4Network:
 
 def _make_volumes(name: str) -> None:
     for volume in sorted({_volume(name, "data"), _volume(name, "runs")} - set(_labelled("volume", name))):
-        _engine("volume", "create", "--label", f"{_CLUSTER}={name}", volume)
+        engine.call("volume", "create", "--label", f"{_CLUSTER}={name}", volume)
 
 
 def _node_arguments(request: Request, node: Node, image: str, cpus: float, gpus: int = 0) -> list[str]:
@@ -401,25 +301,25 @@ def _bring_up(
     if container is not None and _differences(
         request, image, container
     ):  # and it does not run, or up() would have refused
-        _engine("rm", "--force", "--volumes", name)
+        engine.call("rm", "--force", "--volumes", name)
         container = None
     if container is None:
-        _engine(*_node_arguments(request, node, image, cpus, gpus), about=f"{node.name}: docker run")
+        engine.call(*_node_arguments(request, node, image, cpus, gpus), about=f"{node.name}: docker run")
     else:
         if not _is_connected(request.name, container):
             _connect(request.name, node)
         if container["State"]["Status"] == "paused":
-            _engine("unpause", name)
+            engine.call("unpause", name)
         elif not _runs(container):
-            _engine("start", name, about=f"{node.name}: docker start")
+            engine.call("start", name, about=f"{node.name}: docker start")
     try:
-        _engine("exec", name, PYTHON, "-I", "-S", "-c", _AWAIT_SSHD, about=f"{node.name}: did not come up")
+        engine.call("exec", name, PYTHON, "-I", "-S", "-c", _AWAIT_SSHD, about=f"{node.name}: did not come up")
     except MissingError as error:
         raise MissingError(f"{error}; see docker logs {name}") from error
 
 
 def _connect(name: str, node: Node) -> None:
-    _engine(
+    engine.call(
         "network", "connect", "--ip", node.address, "--alias", node.name, _network(name), _container(name, node.name),
         about=f"{node.name}: docker network connect",
     )  # fmt: skip

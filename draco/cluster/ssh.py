@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from draco.cluster import docker, gpus
+from draco.cluster import engine, gpus
 from draco.cluster.backend import HEAD, Cluster, Node, Request, Runtime, Say, State, quietly
 from draco.cluster.configure import PLAYS
 from draco.cluster.eviction import Eviction
@@ -150,7 +150,7 @@ def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
     details: dict[str, Any] = {"variables": extra, "inventory": str(request.inventory.resolve())}
     if runtime == "container":
         details |= {"image": request.image, **_archive(request.image, folder)}
-    uses_gpus = runtime == "host" or docker.torch_build(request.image) == "cuda"
+    uses_gpus = runtime == "host" or engine.torch_build(request.image) == "cuda"
     details["gpus"] = counted(folder, nodes) if uses_gpus else {node.name: 0 for node in nodes}
     return Cluster(
         request.name, "ssh", tuple(nodes), subnet, runtime, python, user,
@@ -160,13 +160,13 @@ def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
 
 def _archive(image: str, folder: Path) -> dict[str, str]:
     """Save the image for the nodes that lack it; return the variables of Ansible's role `image`."""
-    identity = docker.image_id(image)
+    identity = engine.image_id(image)
     archive = folder.resolve() / f"image-{identity.removeprefix('sha256:')[:12]}.tar"
     if not archive.exists():
         for other in folder.glob("image-*.tar*"):
             other.unlink()
         part = archive.with_suffix(".tar.part")
-        docker.save(image, part)
+        engine.save(image, part)
         part.rename(archive)
     return {"image_name": image, "image_id": identity, "image_archive": str(archive)}
 

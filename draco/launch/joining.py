@@ -8,14 +8,13 @@ import contextlib
 import os
 import socket
 import time
-import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from draco.errors import MissingError
 from draco.job import LauncherName
 from draco.launch import slurm
-from draco.launch.meeting import PORTS
+from draco.launch.meeting import port_of
 from draco.runs import spoken
 
 # Of torchrun's variables, besides which ranks need the store that its own process keeps.
@@ -57,7 +56,7 @@ def joined(environ: Mapping[str, str] | None = None) -> Joined | None:
         rank, size, nodes, *step = (environ[name] for name in _STEP)
         name = ".".join(step)
         address = environ.get("MASTER_ADDR") or _first(nodes)
-        port = environ.get("MASTER_PORT") or str(PORTS[zlib.crc32(name.encode()) % len(PORTS)])
+        port = environ.get("MASTER_PORT") or str(port_of(name))
         told = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": address, "MASTER_PORT": port}
         return Joined("slurm", int(rank), int(size), told, f"slurm/{name}")
     return None

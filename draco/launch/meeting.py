@@ -10,8 +10,8 @@ from draco.job import Job, transport
 from draco.runs import spoken
 
 HERE = "127.0.0.1"
-# Those of MPI's ranks, which firewalls between a head and its workers let pass. They are below those that systems take
-# for outgoing connections.
+# Of ranks, with MPI or without: firewalls between a head and its workers let them pass. They are below those that
+# systems take for outgoing connections.
 PORTS = range(20_000, 20_800)
 _TRIES = 100
 
@@ -20,8 +20,12 @@ def environment(job: Job, run: Path, address: str, port: int | None = None) -> d
     """Return what tells the ranks of a run, whose server has that address, where to meet; with MPI nothing does."""
     if transport(job) == "mpi" or job.launcher == "simulate":
         return {}
-    port = port or PORTS[zlib.crc32(run.name.encode()) % len(PORTS)]
-    return {spoken.NAME: "torch", "MASTER_ADDR": address, "MASTER_PORT": str(port)}
+    return {spoken.NAME: "torch", "MASTER_ADDR": address, "MASTER_PORT": str(port or port_of(run.name))}
+
+
+def port_of(name: str) -> int:
+    """Return the port of a run of that name, which all its ranks find alike."""
+    return PORTS[zlib.crc32(name.encode()) % len(PORTS)]
 
 
 def free_port() -> int | None:

@@ -68,7 +68,6 @@ def _cluster(start: Start, roster: Roster) -> Plan:
 
 # What firewalls have to let pass between the head and its workers, infra/base/security.tf among them. A daemon listens
 # on every port it is given: those on the head that other mpiruns are given must be others.
-RANK_PORTS = range(20_000, 20_800)
 DAEMON_PORTS = range(20_800, 21_000)
 _PORTS_OF_A_DAEMON = 4
 
@@ -93,7 +92,8 @@ def mpirun(roster: Roster, environment: dict[str, str], purpose: str) -> tuple[s
     }  # fmt: skip
     ranks = {
         **ALWAYS, **environment, **_YIELD, "OMPI_MCA_mpi_abort_delay": "3", "OMPI_MCA_btl_tcp_disable_family": "6",
-        "OMPI_MCA_btl_tcp_port_min_v4": str(RANK_PORTS.start), "OMPI_MCA_btl_tcp_port_range_v4": str(len(RANK_PORTS)),
+        "OMPI_MCA_btl_tcp_port_min_v4": str(meeting.PORTS.start),
+        "OMPI_MCA_btl_tcp_port_range_v4": str(len(meeting.PORTS)),
     }  # fmt: skip
     return (
         _mpirun(roster.python), "--bind-to", "none", "--mca", "btl_tcp_if_include", roster.subnet,

@@ -56,7 +56,7 @@ def shared_memory_fault(job: Job, folder: Path = SHARED) -> str:
 
 
 def never_joined(printed: Sequence[str]) -> bool:
-    """Say whether no rank of a launch came so far that it had joined MPI."""
+    """Say whether no rank of a launch came so far that it had joined the run."""
     joined = stages.STAGES.index("joined")
     return all(stages.STAGES.index(rank.stage) < joined for rank in stages.reached(printed).values())
 

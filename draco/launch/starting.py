@@ -26,7 +26,7 @@ LOOK_EVERY_S = 4.0
 _ASK_S = 8.0
 _BUSY_WAITING = ("imported", "joined")  # stages at whose end a rank waits for others with its core busy
 _NEXT = {
-    None: "started", "up": "imported torch", "imported": "joined MPI", "joined": "taken the job",
+    None: "started", "up": "imported torch", "imported": "joined the run", "joined": "taken the job",
     "told": "loaded the data",
 }  # fmt: skip
 

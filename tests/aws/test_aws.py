@@ -25,7 +25,7 @@ from conftest import ROOT, copied
 from fake_aws import Fake, running
 from fake_aws.nodes import tools
 
-from draco.cluster import docker
+from draco.cluster import engine
 from draco.errors import MissingError
 
 
@@ -34,7 +34,7 @@ def why_not() -> str:
     if reason := terraform.why_not() or tools.why_not("dockerd", "docker-registry", "sudo"):
         return reason
     try:
-        docker.image_id("draco:latest")
+        engine.image_id("draco:latest")
     except MissingError as error:
         return str(error)
     return ""

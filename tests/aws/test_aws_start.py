@@ -23,7 +23,7 @@ from fake_account import renew, taken_for_aws
 from fake_aws import Fake
 from rich.console import Console
 
-from draco.cluster import docker, state
+from draco.cluster import engine, state
 from draco.cluster.aws import backend, extend, home, instances, machine_images, registry, start, terraform
 from draco.cluster.aws import settings as settings_module
 from draco.cluster.aws.cost import blocks
@@ -93,7 +93,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     with taken_for_aws(folder / "fake") as fake, pytest.MonkeyPatch.context() as patch:
         for name, value in terraform_here.environment(folder).items():
             patch.setenv(name, value)
-        patch.setattr(docker, "image_id", lambda image: f"sha256:{'cd' * 32}")
+        patch.setattr(engine, "image_id", lambda image: f"sha256:{'cd' * 32}")
         patch.setattr(registry, "push", lambda region, url, image, say: url + DIGEST)
         patch.setattr(start, "_way_in", lambda *_: None)
         patch.setattr(start, "_base", once(start._base))
@@ -275,7 +275,7 @@ def test_workers_in_a_capacity_block_start_from_their_own_machine_image_and_stay
     monkeypatch.setattr(
         machine_images, "newest", lambda region, name: other if machine_images.has_gpus(name) else plain
     )
-    monkeypatch.setattr(docker, "torch_build", lambda image: "cuda")
+    monkeypatch.setattr(engine, "torch_build", lambda image: "cuda")
     made = account.up(f"capacity_reservation={block.id}", "worker_types=p5.48xlarge", "idle_minutes=60")
     nodes = account.alive()
     assert {node: (each.market, each.type) for node, each in nodes.items()} == {
@@ -289,7 +289,7 @@ def test_workers_in_a_capacity_block_start_from_their_own_machine_image_and_stay
     assert made.details["per_hour"] < 0.3  # the head, disks and addresses: the block was paid before
     assert account.plan() == {"add": 0, "change": 0, "remove": 0}
     account.down()
-    monkeypatch.setattr(docker, "torch_build", lambda image: "cpu")
+    monkeypatch.setattr(engine, "torch_build", lambda image: "cpu")
     with pytest.raises(RefusedError, match="holds torch's CPU build, which sees no GPU: make image TORCH=cuda"):
         account.up(f"capacity_reservation={block.id}", "worker_types=p5.48xlarge")
     with pytest.raises(RefusedError, match="has 2 instances, and WORKERS=3"):

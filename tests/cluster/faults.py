@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from draco.cluster import docker, netns
+from draco.cluster import docker, engine, netns
 from draco.cluster.backend import Cluster
 
 
@@ -55,7 +55,7 @@ def init_process(folder: Path, node: str) -> int:
 
 
 def _engine(verb: str, cluster: Cluster, node: str, *more: str) -> None:
-    docker._engine(verb, *more, docker._container(cluster.name, node), about=f"{node}: docker {verb}")
+    engine.call(verb, *more, docker._container(cluster.name, node), about=f"{node}: docker {verb}")
 
 
 def _link(cluster: Cluster, folder: Path, node: str, state: str) -> None:

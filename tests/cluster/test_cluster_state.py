@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from draco.cluster import configure, docker, lifecycle, netns, ssh, state
+from draco.cluster import engine as docker_engine
 from draco.cluster.backend import KINDS, Backend, Cluster, Node, Paid, Request, State, named, names
 from draco.cluster.inventory import inventory
 from draco.errors import MissingError, NotConfiguredError, RefusedError
@@ -346,7 +347,7 @@ class Machines:
         monkeypatch.setattr(ssh, "probed", self.probed)
         monkeypatch.setattr(ssh, "_archive", self.archive)
         monkeypatch.setattr(ssh, "counted", lambda folder, nodes: dict.fromkeys([node.name for node in nodes], 2))
-        monkeypatch.setattr(ssh.docker, "torch_build", lambda image: self.torch)
+        monkeypatch.setattr(docker_engine, "torch_build", lambda image: self.torch)
 
     def probed(self, folder: Path, nodes: tuple[Node, ...]) -> dict[str, State]:
         return {node.name: "running" if self.answers or node.name == "head" else "unreachable" for node in nodes}
@@ -421,8 +422,8 @@ class Engine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.digits, self.fails = "ab" * 32, False
         self.saved: list[str] = []
-        monkeypatch.setattr(docker, "image_id", lambda image: f"sha256:{self.digits}")
-        monkeypatch.setattr(docker.subprocess, "run", self.run)
+        monkeypatch.setattr(docker_engine, "image_id", lambda image: f"sha256:{self.digits}")
+        monkeypatch.setattr(docker_engine.subprocess, "run", self.run)
 
     def run(self, argv: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         *command, path, image = argv
@@ -483,20 +484,23 @@ def test_an_image_is_missed_only_where_the_engine_says_so(
     monkeypatch: pytest.MonkeyPatch, said: str, told: str
 ) -> None:
     made = subprocess.CompletedProcess([], 1, "", said)
-    monkeypatch.setattr(docker.subprocess, "run", lambda *_, **__: made)
+    monkeypatch.setattr(docker_engine.subprocess, "run", lambda *_, **__: made)
     with pytest.raises(MissingError) as missing:
-        docker.image_id("draco:x")
+        docker_engine.image_id("draco:x")
     assert str(missing.value).startswith(told)
     assert ("make image" in str(missing.value)) == ("make image" in told)
 
 
 def test_the_memory_that_containers_may_use_is_kept_with_their_cluster(tmp_path: Path, monkeypatch) -> None:
-    for name, value in {
-        "_cores": 4, "image_id": "sha256:0", "_containers": {}, "_bring_up": None, "_make_volumes": None,
-        "_subnet": ipaddress.IPv4Network("198.19.0.0/24"), "_created": "2026-01-01T00:00:00+00:00", "_told": {},
-        "torch_build": "cpu",
-    }.items():  # fmt: skip
-        monkeypatch.setattr(docker, name, lambda *_, value=value: value)
+    for module, values in (
+        (docker_engine, {"cores": 4, "image_id": "sha256:0", "told": {}, "torch_build": "cpu"}),
+        (docker, {
+            "_containers": {}, "_bring_up": None, "_make_volumes": None,
+            "_subnet": ipaddress.IPv4Network("198.19.0.0/24"), "_created": "2026-01-01T00:00:00+00:00",
+        }),
+    ):  # fmt: skip
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, lambda *_, value=value: value)
     made = docker.up(Request("dev", workers=1, image="draco:x", memory_mb=512), tmp_path)
     assert json.loads(json.dumps(made.details)) == {
         "image": "draco:x", "image_id": "sha256:0", "cpus": 2.0, "cores": 4, "memory_mb": 512,

@@ -11,6 +11,7 @@ import pytest
 
 from draco.cluster import docker
 from draco.cluster.backend import Cluster, Node, Request
+from draco.cluster.engine import explained as engine_explained
 from draco.errors import MissingError, RefusedError
 from draco.launch.notices import PATH, Notice, parse
 
@@ -175,7 +176,7 @@ def test_the_occupancy_names_what_is_shared() -> None:
     ids=["no engine", "no right", "one line of many", "silent"],
 )
 def test_an_engines_words_become_one_line(said: str, told: str) -> None:
-    explained = docker._explained("y", said)
+    explained = engine_explained("y", said)
     assert told in explained
     assert "\n" not in explained
 

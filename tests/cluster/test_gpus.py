@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from test_ansible import ANSIBLE, PLAYBOOK, needs_ansible
 
-from draco.cluster import docker, gpus, ssh, status
+from draco.cluster import docker, engine, gpus, ssh, status
 from draco.cluster.backend import BACKENDS, Cluster, Node, Request
 from draco.cluster.gpus import Gpu
 from draco.cluster.inventory import inventory
@@ -195,7 +195,7 @@ def test_an_engine_passes_on_the_gpus_that_it_knows_of(
 ) -> None:
     tool("nvidia-smi", SMI)
     (tmp_path / "nvidia.yaml").write_text(described)
-    assert docker.engine_gpus(json.loads(json.dumps(told).replace("DIR", str(tmp_path)))) == count
+    assert engine.gpu_count(json.loads(json.dumps(told).replace("DIR", str(tmp_path)))) == count
 
 
 def test_nodes_get_all_gpus_or_no_device_at_all() -> None:
@@ -208,15 +208,15 @@ def test_nodes_get_all_gpus_or_no_device_at_all() -> None:
 def test_an_image_without_cuda_is_refused_for_gpus_and_one_that_does_not_say_is_not(tool: Tool) -> None:
     for label, build in (("cuda", "cuda"), ("cpu", "cpu")):
         tool("docker", f"echo '{LABELLED.replace('cuda', label)}'")
-        assert docker.torch_build("draco:latest") == build
+        assert engine.torch_build("draco:latest") == build
     with pytest.raises(
         RefusedError, match="draco:latest: holds torch's CPU build, which sees no GPU: make image TORCH=cuda"
     ):
-        docker.refuse_build("draco:latest")
+        engine.refuse_build("draco:latest")
     tool("docker", """echo '[{"Id": "sha256:0", "Config": {"Labels": null}}]'""")
-    docker.refuse_build("draco:latest")
+    engine.refuse_build("draco:latest")
     tool("docker", "echo 'Error: No such image: draco:latest' >&2; exit 1")
-    assert docker.torch_build("draco:latest") is None
+    assert engine.torch_build("draco:latest") is None
 
 
 # Told

@@ -222,7 +222,7 @@ def test_figures_are_drawn_whatever_a_notebook_or_a_file_of_the_folder_says_of_m
 
 # These start ssh, docker, ip and ssh-keygen only, which are as they are in the user's shell.
 IN_THE_SHELL = {
-    "cluster/docker.py", "cluster/interrupt.py", "cluster/lifecycle.py", "cluster/remote.py", "cluster/ssh.py",
+    "cluster/engine.py", "cluster/interrupt.py", "cluster/lifecycle.py", "cluster/remote.py", "cluster/ssh.py",
     "cluster/ssh_key.py", "cluster/configure.py", "cluster/gpus.py", "cluster/aws/registry.py", "launch/every_node.py",
     "launch/notices.py",
 }  # fmt: skip

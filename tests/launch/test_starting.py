@@ -121,7 +121,7 @@ def test_a_stage_without_any_doing_is_a_stall(tmp_path: Path, reached: dict[str,
     assert QUIET_S + STALL_S + starting.LOOK_EVERY_S <= 30
 
 
-@pytest.mark.parametrize(("stage", "said"), [("imported", "joined MPI"), ("joined", "taken the job")])
+@pytest.mark.parametrize(("stage", "said"), [("imported", "joined the run"), ("joined", "taken the job")])
 def test_waiting_with_a_busy_core_is_not_doing(tmp_path: Path, stage: str, said: str) -> None:
     logs = Logs(tmp_path)
     logs.reach(stage, 0, 1, 2)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from draco.cluster import docker
+from draco.cluster import engine
 from draco.cluster.aws import account, home, instances, registry, terraform
 from draco.cluster.aws import settings as settings_module
 from draco.cluster.aws.cost import prices, quote
@@ -69,7 +69,7 @@ def offer(request: Request, folder: Path, console: Console) -> Offer:
     console.print(quote.table(found), highlight=False)
     quote.refuse(found)
     if any(found.gpus(each) for each in (settings.head_type, *(candidate.type for candidate in found.candidates))):
-        docker.refuse_build(request.image)
+        engine.refuse_build(request.image)
     with console.status("scanning the image, if there is a scanner"):
         vulnerabilities = registry.scan(request.image)
     if vulnerabilities:

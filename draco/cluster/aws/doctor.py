@@ -15,7 +15,7 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 from rich.table import Table
 from rich.text import Text
 
-from draco.cluster import configure, docker
+from draco.cluster import configure, engine
 from draco.cluster.aws import account, machine_images
 from draco.cluster.aws.cost import blocks, quotas, quote
 from draco.cluster.aws.cost.prices import Market
@@ -45,11 +45,11 @@ def checks(settings: Settings, image: str, workers: int = 3) -> Iterator[Check]:
     yield _tried("ansible", _ansible, "make setup EXTRAS=cluster")
     for name in ("ssh", "ssh-keygen"):
         yield _tried(name, partial(_path, name), "install the OpenSSH client")
-    engine = _tried("docker", _engine, "install Docker and start its engine; add this user to its group docker")
-    yield engine
-    yield _tried("image", partial(_image, image), "make image") if engine.ok else _untold("image", "no Docker Engine")
+    answers = _tried("docker", _engine, "install Docker and start its engine; add this user to its group docker")
+    yield answers
+    yield _tried("image", partial(_image, image), "make image") if answers.ok else _untold("image", "no Docker Engine")
     if settings.has_gpus:
-        yield _torch(docker.torch_build(image) if engine.ok else None)
+        yield _torch(engine.torch_build(image) if answers.ok else None)
     yield _tried("own address", lambda: settings.ssh_cidr or account.own_cidr(), "SET=ssh_cidr=x.y.z.w/32 names it")
     region = _tried("region", partial(_region, settings), "AWS_REGION=us-east-1, or SET=region=us-east-1")
     yield region
@@ -180,7 +180,7 @@ def _engine() -> str:
 
 
 def _image(image: str) -> str:
-    return f"{image} is {docker.image_id(image).removeprefix('sha256:')[:12]}"
+    return f"{image} is {engine.image_id(image).removeprefix('sha256:')[:12]}"
 
 
 def _region(settings: Settings) -> str:

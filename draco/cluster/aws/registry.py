@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from draco.cluster import docker
+from draco.cluster import engine
 from draco.cluster.aws.account import client, speaking
 from draco.errors import MissingError, NotConfiguredError
 
@@ -32,7 +32,7 @@ def push(region: str, repository_url: str, image: str, say: Callable[[str], None
         MissingError: no engine, no such image, no permission.
         NotConfiguredError: the registry does not take it.
     """
-    identity = docker.image_id(image).removeprefix("sha256:")
+    identity = engine.image_id(image).removeprefix("sha256:")
     labels = _inspected(image)["Config"].get("Labels") or {}
     for tag in tags(labels, identity):
         held = _held(region, repository_url, tag)

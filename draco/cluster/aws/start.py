@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from draco.cluster import docker, ssh
+from draco.cluster import docker, engine, ssh
 from draco.cluster.aws import account, agreement, home, host_keys, instances, machine_images, registry, terraform
 from draco.cluster.aws import settings as settings_module
 from draco.cluster.aws.agreement import Agreement
@@ -34,7 +34,7 @@ def up(request: Request, folder: Path, say: Say) -> Cluster:
     agreed = request.agreed
     assert isinstance(agreed, Agreement), "nobody agreed to a price"
     terraform.require()
-    identity = docker.image_id(request.image)
+    identity = engine.image_id(request.image)
     settings, region, there = agreed.settings, agreed.region, home.of(folder)
     say("asking AWS who is calling")
     caller = account.caller(region)
