@@ -119,7 +119,7 @@ cluster-purge: .venv/ready ## Remove the runs and data of a cluster that is down
 # What needs no root, Docker or Terraform; the rest, and whatever takes long, is for test-all.
 QUICK = $(addprefix tests/,docs tasks training library protocols job launch report cli code experiment examples)
 
-test: .venv/ready-dev ## Run the tests that need nothing else, in 5 to 8 minutes (ARGS="-k cyclic" goes to pytest)
+test: .venv/ready-dev ## Run the tests that need nothing else, in 6 to 9 minutes (ARGS="-k cyclic" goes to pytest)
 	@.venv/bin/python -m pytest -n auto --dist loadfile -m "not long" $(QUICK) $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none
 
 test-all: .venv/ready-dev ## Run all tests, with clusters, a fake AWS and faults: what needs root, Docker or Terraform too

@@ -125,7 +125,7 @@ def _counted(folder: Path, model: str, data: str, steps: int, few: int) -> Itera
         scheme = f"{{name: {name}, adversaries: 2{OPTIONS.get(name, '')}}}"
         for liars, taken, target in (("nobody lies", few, targets[0]), ("2 always lie", steps, targets[1])):
             attack = "none" if liars == "nobody lies" else "{name: reverse_gradient, adversaries: 2}"
-            job = f"model: {model}, data: {data}, batch_size: 13, scheme: {scheme}, attack: {attack}, steps: {taken}"
+            job = f"model: {model}, data: {data}, batch_size: 26, scheme: {scheme}, attack: {attack}, steps: {taken}"
             found = simulated_steps(folder, "protocols", job, warm_up=0, workers=15)
             copies = [event["copies"] for event in found]
             if liars != "nobody lies":
