@@ -43,13 +43,26 @@ eval_every: 0
 """
 
 
+# Of the tests marked `alone` one group is never beside itself: so two clusters are up at most.
+CLUSTERS = ("test_aws.py", "test_cluster_docker.py"), ("test_cluster.py", "test_fake_aws.py", "test_own_code.py")
 # Files that take minutes, begun first where several processes share the work a file at a time.
-LONG = ("test_aws.py", "test_cluster.py", "test_aws_start.py", "test_mpi.py", "test_infra.py", "test_hostile.py")
-LONG += ("test_soak.py", "test_training.py")
+LONG = (*CLUSTERS[0], *CLUSTERS[1], "test_cluster_ssh.py", "test_aws_start.py", "test_bench.py", "test_mpi.py")
+LONG += ("test_guard.py", "test_hostile.py", "test_soak.py", "test_launchers.py", "test_infra.py", "test_training.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+    """Put long files first, and name the group of each test: its file, or one of the two that have all clusters."""
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        name = item.path.name
+        return not item.get_closest_marker("alone"), LONG.index(name) if name in LONG else len(LONG)
+
+    items.sort(key=place)
+    for item in items:
+        first = item.path.name in CLUSTERS[0]
+        alone = item.get_closest_marker("alone")
+        item.add_marker(pytest.mark.xdist_group(f"clusters {1 if first else 2}" if alone else str(item.path)))
 
 
 @pytest.fixture(autouse=True, scope="session")
