@@ -122,7 +122,7 @@ TESTED = env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest
 QUICK = $(addprefix tests/,docs tasks training library protocols job launch report cli code experiment examples)
 
 test: .venv/ready-dev ## Run the tests that need nothing else, in 6 to 9 minutes (ARGS="-k cyclic" goes to pytest)
-	@$(TESTED) -n auto --dist loadfile -m "not long" $(QUICK) $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none
+	@$(TESTED) -n auto --dist loadfile --no-loadscope-reorder -m "not long" $(QUICK) $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none
 
 test-all: .venv/ready-dev ## Run all tests, with clusters, a fake AWS and faults: what needs root, Docker or Terraform too
 	@# Five processes for two cores: clusters, two at a time, and Terraform mostly wait. In order, so that they begin early.

@@ -9,6 +9,7 @@ from pathlib import Path
 # Before numpy is there: test processes on few cores make each other's BLAS threads wait, a hundred times as long.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+import posing
 import pytest
 import torch
 from hypothesis import settings
@@ -19,7 +20,7 @@ from draco.launch import fork_client
 from draco.launch.environment import launch_environment, process_environment
 from draco.runs import directory as run_directory
 from draco.tasks.building import build_task
-from draco.training import build, checkpoint, greeting, process, server, transport, worker
+from draco.training import build, checkpoint, device, greeting, process, server, transport, worker
 from draco.training.simulated_byzantine import ByzantineWorker
 
 # Timings on a shared machine say nothing about correctness; in CI the same examples every time.
@@ -48,6 +49,11 @@ CLUSTERS = ("test_aws.py", "test_cluster_docker.py"), ("test_cluster.py", "test_
 # Files that take minutes, begun first where several processes share the work a file at a time.
 LONG = (*CLUSTERS[0], *CLUSTERS[1], "test_cluster_ssh.py", "test_aws_start.py", "test_bench.py", "test_mpi.py")
 LONG += ("test_guard.py", "test_hostile.py", "test_soak.py", "test_launchers.py", "test_infra.py", "test_training.py")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one process more than there are cores, as launches mostly wait."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups
@@ -99,6 +105,28 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_job(data_root: Path) -> Callable[..., Job]:
     """Return `make(*overrides) -> Job`: the test job with `key=value` overrides."""
     return lambda *overrides: parse(JOB, "test", [f"data.root={data_root}", *overrides])
+
+
+@pytest.fixture(params=["posing", pytest.param("cuda", marks=pytest.mark.gpu)])
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """The device that `device: cuda` means here: one that poses as a GPU, and a GPU where there is one.
+
+    Equal work has equal bits there.
+    """
+    if request.param == "posing":
+        if shutil.which("g++") is None:
+            pytest.skip("needs g++")
+        monkeypatch.setattr(device, "GPU", posing.NAME)
+        yield posing.device()
+        return
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield torch.device("cuda", 0)
+    torch.use_deterministic_algorithms(before)
 
 
 class Trained:
