@@ -125,8 +125,8 @@ test: .venv/ready-dev ## Run the tests that need nothing else, in 6 to 9 minutes
 	@$(TESTED) -n auto --dist loadfile --no-loadscope-reorder -m "not long" $(QUICK) $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none
 
 test-all: .venv/ready-dev ## Run all tests, with clusters, a fake AWS and faults: what needs root, Docker or Terraform too
-	@# Five processes for two cores: clusters, two at a time, and Terraform mostly wait. In order, so that they begin early.
-	@$(TESTED) -n 5 --dist loadgroup --no-loadscope-reorder $(ARGS) || [ $$? -eq 5 ] # groups: tests/conftest.py
+	@# Five processes for two cores: clusters (two at a time, tests/conftest.py) and Terraform mostly wait, and begin first.
+	@$(TESTED) -n 5 --dist loadfile --no-loadscope-reorder $(ARGS) || [ $$? -eq 5 ]
 
 SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/*.sh ansible/roles/gpu/files/cdi.sh \
     $(addprefix tests/aws/fake_aws/stand_ins/,aws boot.sh machine.sh mount.efs shutdown) examples/slurm/train.sbatch

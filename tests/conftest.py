@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Before numpy is there: test processes on few cores make each other's BLAS threads wait, a hundred times as long.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -13,6 +14,7 @@ import posing
 import pytest
 import torch
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from draco import data, files
 from draco.job import Job, parse, to_yaml
@@ -44,10 +46,13 @@ eval_every: 0
 """
 
 
-# Of the tests marked `alone` one group is never beside itself: so two clusters are up at most.
-CLUSTERS = ("test_aws.py", "test_cluster_docker.py"), ("test_cluster.py", "test_fake_aws.py", "test_own_code.py")
+# Tests of the same group are never beside each other: so two clusters are up at most.
+CLUSTERS = (
+    ("test_aws.py", "test_cluster_docker.py"),
+    ("test_cluster.py", "test_fake_aws.py", "test_own_code.py", "test_cluster_ssh.py"),
+)
 # Files that take minutes, begun first where several processes share the work a file at a time.
-LONG = (*CLUSTERS[0], *CLUSTERS[1], "test_cluster_ssh.py", "test_aws_start.py", "test_bench.py", "test_mpi.py")
+LONG = (*CLUSTERS[0], *CLUSTERS[1], "test_aws_start.py", "test_bench.py", "test_mpi.py")
 LONG += ("test_guard.py", "test_hostile.py", "test_soak.py", "test_launchers.py", "test_infra.py", "test_training.py")
 
 
@@ -56,19 +61,20 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
+class Grouped(LoadScopeScheduling):
+    """The scheduler of `--dist loadfile`, to which all files of a group of clusters are one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::", 1)[0]
+        return next((f"clusters {i}" for i, names in enumerate(CLUSTERS) if path.rsplit("/", 1)[-1] in names), path)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    return Grouped(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put long files first, and name the group of each test: its file, or one of the two that have all clusters."""
-
-    def place(item: pytest.Item) -> tuple[bool, int]:
-        name = item.path.name
-        return not item.get_closest_marker("alone"), LONG.index(name) if name in LONG else len(LONG)
-
-    items.sort(key=place)
-    for item in items:
-        first = item.path.name in CLUSTERS[0]
-        alone = item.get_closest_marker("alone")
-        item.add_marker(pytest.mark.xdist_group(f"clusters {1 if first else 2}" if alone else str(item.path)))
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture(autouse=True, scope="session")
