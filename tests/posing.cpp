@@ -56,6 +56,8 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   bool hasPrimaryContext(at::DeviceIndex) const override { return true; }
   bool isBuilt() const override { return true; }
   bool isAvailable() const override { return true; }
+  at::Allocator* getPinnedMemoryAllocator() const override { return c10::GetCPUAllocator(); }
+  bool isPinnedPtr(const void*) const override { return false; }
 };
 [[maybe_unused]] const bool registered = (at::RegisterPrivateUse1HooksInterface(new Hooks), true);
 

@@ -164,6 +164,8 @@ def choose_vote(job: Job, greetings: Sequence[Greeting | None]) -> tuple[str, st
     """
     if (vote := job.scheme.get("vote")) != "auto":
         return vote, "the job says so"
+    if job.device != "cpu" and not job.deterministic:
+        return "tolerance", "GPUs need not repeat their bits (deterministic: false)"
     kinds = sorted({said.platform for said in greetings if said and not said.fault})
     if len(kinds) == 1:
         return "exact", "all workers report the same torch, instruction set, threads and device"
@@ -171,8 +173,7 @@ def choose_vote(job: Job, greetings: Sequence[Greeting | None]) -> tuple[str, st
         return "tolerance", (
             f"workers report {len(kinds)} different platforms, and round float64: honest ones differ by ties only"
         )
-    texts = "; ".join(plain(kind, 200) for kind in kinds[:3])
-    return "tolerance", f"workers report {len(kinds)} different platforms: {texts}"
+    return "tolerance", f"workers report {len(kinds)} different platforms: {greeting.unlikeness(greetings)}"
 
 
 def train(built: Built, run: Path, transport: ServerTransport) -> None:
