@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from draco.lazy import Tensor, torch
 
@@ -87,7 +88,8 @@ def _products() -> str:
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
-        return f"{torch.backends.cuda.matmul.fp32_precision}, {torch.backends.mkldnn.matmul.fp32_precision}"
+        backends: Any = torch.backends
+        return f"{backends.cuda.matmul.fp32_precision}, {backends.mkldnn.matmul.fp32_precision}"
 
 
 def _tf32_in_cudnn() -> str:
@@ -95,7 +97,8 @@ def _tf32_in_cudnn() -> str:
     try:
         return str(torch.backends.cudnn.allow_tf32)
     except RuntimeError:
-        return f"{torch.backends.cudnn.conv.fp32_precision}, {torch.backends.cudnn.rnn.fp32_precision}"
+        cudnn: Any = torch.backends.cudnn
+        return f"{cudnn.conv.fp32_precision}, {cudnn.rnn.fp32_precision}"
 
 
 def _driver(device: torch.device) -> str:

@@ -270,7 +270,8 @@ class StepVectors:
             return losses * (weights[0] * self._scale * sizes[0])
         repeated = [weight for weight, size in zip(weights, sizes, strict=True) for _ in range(size)]
         per_sample = torch.tensor(repeated, dtype=self._dtype) * self._scale
-        return losses @ copies.moved(per_sample, self.device)
+        sent: Tensor = copies.moved(per_sample, self.device)
+        return losses @ sent
 
     def _batch_of(self, step: int, partition: int) -> Any:
         """Return the samples of a partition as a batch, augmented, on the device."""

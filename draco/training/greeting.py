@@ -43,9 +43,9 @@ def platform_of(job: Job, where: torch.device | None = None) -> str:
     """
     where = where or device.of_worker(job)
     if where.type != "cpu":
-        facts = {**fingerprint(where), "machine": platform.machine()}
-        return json.dumps(facts, sort_keys=True, separators=(",", ":"))  # a greeting is short
-    facts = {
+        found = {**fingerprint(where), "machine": platform.machine()}
+        return json.dumps(found, sort_keys=True, separators=(",", ":"))  # a greeting is short
+    facts: dict[str, Any] = {
         "torch": torch.__version__,
         "isa": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
@@ -56,6 +56,14 @@ def platform_of(job: Job, where: torch.device | None = None) -> str:
     if SCHEMES[job.scheme.name].replays:
         facts["likeness"] = likeness()
     return json.dumps(facts, sort_keys=True)
+
+
+def of_server(job: Job) -> dict[str, str]:
+    """Return what decides the server's rounding as a run's chain has it, `server`: of a job on GPUs only."""
+    if job.device == "cpu" and job.server_device != "cuda":
+        return {}
+    where = device.of_server(job)
+    return {"server": "cpu" if where.type == "cpu" else platform_of(job, where)}
 
 
 def write(greeting: Greeting) -> bytes:
@@ -116,6 +124,15 @@ def unlikeness(greetings: Sequence[Greeting | None]) -> str:
         told = differences(facts, "worker")
         return "; ".join(plain(f"{name}: {values}", 200) for name, values in [*told.items()][:3])
     return "; ".join(plain(kind, 200) for kind in sorted({*said.values()})[:3])
+
+
+def apart(theirs: str, ours: str) -> str:
+    """Return in words how the platform of a run differs from this one; of two GPUs only what differs."""
+    there, here = _facts(theirs), _facts(ours)
+    if there and here:
+        names = [*differences({1: there, 2: here})][:3]
+        return "; ".join(f"{name} was {there.get(name, 'none')} and is {here.get(name, 'none')}" for name in names)
+    return f"the run was on {there.get('device', theirs)}, this is {here.get('device', ours)}"
 
 
 def _facts(text: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from draco.training import device
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # read once, when cuBLAS is first used
 _REPEATABLE = (":4096:8", ":16:8")  # those with which cuBLAS repeats its bits in several streams
+_FILLING: Any = torch.utils.deterministic
 _COMPILER = "TORCHINDUCTOR_DETERMINISTIC"  # read when torch.compile is first used
 
 
@@ -41,7 +42,7 @@ def settle(job: Job, where: torch.device) -> None:
     device.of_gpus().set_device(where)
     # Not `torch.use_deterministic_algorithms`, which imports torch's compiler: seconds in each process.
     torch._C._set_deterministic_algorithms(job.deterministic, warn_only=False)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what was not written
+    _FILLING.fill_uninitialized_memory = False  # nothing here reads what was not written
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = job.deterministic
     _round_to_tf32(job.tf32)
@@ -108,7 +109,7 @@ def _settings() -> dict[str, Any]:
         "device": gpus.current_device() if gpus.is_initialized() else None,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "warns": torch.is_deterministic_algorithms_warn_only_enabled(),
-        "fills": torch.utils.deterministic.fill_uninitialized_memory,
+        "fills": _FILLING.fill_uninitialized_memory,
         "benchmark": torch.backends.cudnn.benchmark,
         "cudnn": torch.backends.cudnn.deterministic,
         "precisions": [each.fp32_precision for each in _precisions()],
@@ -122,7 +123,7 @@ def _put_back(before: dict[str, Any]) -> None:
     if before["device"] is not None:
         device.of_gpus().set_device(before["device"])
     torch._C._set_deterministic_algorithms(before["deterministic"], warn_only=before["warns"])
-    torch.utils.deterministic.fill_uninitialized_memory = before["fills"]
+    _FILLING.fill_uninitialized_memory = before["fills"]
     torch.backends.cudnn.benchmark = before["benchmark"]
     torch.backends.cudnn.deterministic = before["cudnn"]
     products, convolutions, _ = before["precisions"]

@@ -20,7 +20,6 @@ from draco.data import shards
 from draco.errors import DecodeError, TrainingError, WorkerError
 from draco.job import Job, attack, keeps_rows, sizes, to_dict, to_words
 from draco.models.flat import trained_state
-from draco.plain import plain
 from draco.protocols.court import Proof
 from draco.runs import directory as run_directory
 from draco.runs import events, hold, machine
@@ -270,7 +269,7 @@ def _chain(built: Built, training: Training, run: Path, greetings: Sequence[Gree
     text, platforms = (run / "job.yaml").read_bytes(), {said.platform for said in greetings if said and not said.fault}
     kept.begin(
         training.step, training.flat, training.statistics, built.scheme.assignment.shape[1],
-        job=digest(text), platforms=sorted(platforms), vote=built.vote,
+        job=digest(text), platforms=sorted(platforms), vote=built.vote, **greeting.of_server(job),
     )  # fmt: skip
     return kept
 

@@ -28,9 +28,7 @@ _ALIGNMENT = 64  # bytes; frames laid one behind the other stay on cache lines
 class LocalSteps:
     """Clipping and momentum of the workers that one process follows. A worker has the same row at every step."""
 
-    def __init__(
-        self, spec: LocalSection, parameters: int, rows: range, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, spec: LocalSection, parameters: int, rows: range, device: torch.device | str = "cpu") -> None:
         """`device`: where the vectors are, and the momenta are kept."""
         self._spec, self._parameters, self._rows = spec, parameters, rows
         self.momenta = torch.zeros(len(rows), parameters if spec.momentum else 0, device=device)  # (rows, p)

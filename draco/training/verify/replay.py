@@ -12,6 +12,7 @@ Where the bits cannot be expected to be equal the model is compared with the nex
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from draco.runs.chain import digest
 from draco.training import checkpoint, checkpoint_check
 from draco.training.build import Built
 from draco.training.chain import Chain, model_digests
-from draco.training.greeting import platform_of
+from draco.training.greeting import apart, of_server, platform_of
 from draco.training.process import simulated_workers
 from draco.training.server import Server
 from draco.training.state import Training
@@ -82,14 +83,20 @@ class Replayer:
         """Whether an honest run has the bits that are computed here."""
         return not self.why_no_bits
 
-    @property
+    @cached_property
     def why_no_bits(self) -> str:
         """Why an honest run may have other bits than are computed here, or nothing."""
-        scheme, ours = self._honest.scheme, platform_of(self.built.job)
+        scheme, job = self._honest.scheme, self.built.job
+        ours, server = platform_of(job), of_server(job).get("server", "")
         if scheme.amplification is not None and scheme.redundancy > 1:
             return f"{scheme.name} decodes up to rounding, which differs with who lied"
         others = sorted({each for launch in self.record.launches for each in launch["platforms"]} - {ours})
-        return f"the run was on {others[0]}, this is {ours}" if others else ""
+        if others:
+            return apart(others[0], ours)
+        if job.device != "cpu" and not job.deterministic:
+            return "GPUs need not repeat their bits (deterministic: false)"
+        servers = sorted({str(launch.get("server", "")) for launch in self.record.launches} - {server})
+        return f"of the server: {apart(servers[0] or 'cpu', server or 'cpu')}" if servers else ""
 
     def replay(self, segment: Segment) -> Outcome:
         """Recompute a segment: to its first difference, or to its end where bits cannot be expected to be equal.
