@@ -26,7 +26,7 @@ from draco.sampling import derive_seed, generator
 from draco.schemes import SCHEMES, Scheme
 from draco.tasks import Task, count
 from draco.tasks.building import build_task, task_model, task_samples
-from draco.training import initial_weights, wire
+from draco.training import device, initial_weights, wire
 from draco.training.autocast import Autocast
 from draco.training.gradients import Plan
 
@@ -94,6 +94,18 @@ class Built:
         model = task_model(self.task, self.job.seed)
         initial_weights.load_into(model, self.job.weights)
         return model
+
+    @cached_property
+    def server_device(self) -> torch.device:
+        """Where the server decodes, aggregates and steps; this process's own GPU, if it is one.
+
+        Raises:
+            MissingError: on a GPU, and this process sees none.
+        """
+        where = device.of_server(self.job)
+        if where.type != "cpu":
+            device.of_gpus().set_device(where)
+        return where
 
     @cached_property
     def shards(self) -> list[Tensor] | None:

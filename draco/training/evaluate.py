@@ -40,25 +40,26 @@ def evaluate_model(
     model: nn.Module,
     samples: Any,
     batch_size: int,
-    device: str = "cpu",
+    device: torch.device | str = "cpu",
     beat: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Evaluate `model` on all samples of a split; the model is left as it was. `beat` is called after every batch.
 
-    On a GPU a copy is evaluated: moving the model itself would part its parameters from the server's flat vector.
+    Where it is elsewhere a copy is evaluated: moving the model itself would part its parameters from the server's flat
+    vector.
 
     Raises:
         OwnCodeError: the task's `evaluate` fails, or returns no figure "loss".
     """
-    was_training = model.training
-    if device != "cpu":
-        model = copy.deepcopy(model).to(device)
+    was_training, where = model.training, torch.device(device)
+    if any(each.device.type != where.type for each in model.parameters()):
+        model = copy.deepcopy(model).to(where)
     model.eval()
     size, sums, name = count(samples), dict[str, float](), type(task).__name__
     for start in range(0, size, batch_size):
         with own.blamed(f"{name}.evaluate()"):
             indices = torch.arange(start, min(start + batch_size, size))
-            figures = task.evaluate(model, moved(task.batch(samples, indices), device))
+            figures = task.evaluate(model, moved(task.batch(samples, indices), str(where)))
             for figure, values in figures.items():
                 each = torch.as_tensor(values).double()  # of each sample, or one number for the batch
                 whole = each.sum() if each.numel() == len(indices) else each.mean() * len(indices)

@@ -70,7 +70,7 @@ class Server:
         job, scheme = built.job, built.scheme
         self.job, self.training, self.transport, self.secret = job, training, transport, secret
         momentum = training.flat.numel() if job.local.momentum else 0
-        self.collector = Collector(job, scheme, transport, built.format, momentum)
+        self.collector = Collector(job, scheme, transport, built.format, momentum, training.device)
         self.reduce = build_reduce(built, training)
         self.groups = scheme.groups()
         self.nodes = nodes
@@ -134,7 +134,7 @@ class Server:
             leak = adversary.leak(self.job, self.secret, step, rows)
             try:
                 tasks = [Task(step, row, leak) for row in rows]
-                replies = self.collector.collect(tasks, self.training.flat, seed, clock.lap)
+                replies = self.collector.collect(tasks, self.training.sent, seed, clock.lap)
                 return rows, replies, redrawn
             except DecodeError as error:
                 redrawn.append(str(error))
@@ -221,7 +221,7 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
             about |= {"expected_false": built.protocol.expected_false}
         server = _server(built, training, transport, run, log, greetings)
         if isinstance(server, PairServer) and server.replayer is not None:
-            advice = server.replayer.advice(training.flat, sizes(job).partitions, job.scheme.adversaries)
+            advice = server.replayer.advice(training.sent, sizes(job).partitions, job.scheme.adversaries)
             summary = f"{summary}; {advice}"
         log.write(
             "start", job=to_dict(job), setting=to_words(job), steps=training.steps, summary=summary,
@@ -230,7 +230,8 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
         training.chain = _chain(built, training, run, greetings, log)
         if job.local.momentum:
             kept = [followed(job, rank) for rank in range(1, job.workers + 1)]
-            transport.hand_momenta([training.worker_momenta[rows.start : rows.stop] for rows in kept])
+            momenta = training.worker_momenta.cpu()
+            transport.hand_momenta([momenta[rows.start : rows.stop] for rows in kept])
         state, message = _steps(server, built, run, log)
         transport.stop()
     except KeyboardInterrupt:  # in the midst of a step, maybe of an update: the newest checkpoint counts
@@ -268,7 +269,7 @@ def _chain(built: Built, training: Training, run: Path, greetings: Sequence[Gree
         log.write("refused_chain", why=kept.why)
     text, platforms = (run / "job.yaml").read_bytes(), {said.platform for said in greetings if said and not said.fault}
     kept.begin(
-        training.step, training.flat, training.statistics, built.scheme.assignment.shape[1],
+        training.step, training.sent, training.statistics.cpu(), built.scheme.assignment.shape[1],
         job=digest(text), platforms=sorted(platforms), vote=built.vote, **greeting.of_server(job),
     )  # fmt: skip
     return kept

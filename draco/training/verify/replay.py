@@ -106,12 +106,13 @@ class Replayer:
             CheckpointError: its checkpoint cannot be used.
         """
         began, training = time.monotonic(), self._restored(segment)
-        if model_digests(training.flat, training.statistics).whole != self.record.model(segment.start):
+        if _digest(training) != self.record.model(segment.start):
             return Outcome(segment, self._other_start(segment, training), None, time.monotonic() - began)
-        start, lines, first = training.flat.clone(), list[Mapping[str, Any]](), None
+        start, lines, first = training.flat.clone().cpu(), list[Mapping[str, Any]](), None
         vectors = any("vector" in self.record.steps[t] for t in range(segment.start + 1, segment.stop + 1))
         training.chain = Chain(lines.append, vectors=vectors)
-        training.chain.begin(segment.start, training.flat, training.statistics, self._honest.scheme.assignment.shape[1])
+        parts = self._honest.scheme.assignment.shape[1]
+        training.chain.begin(segment.start, training.flat.cpu(), training.statistics.cpu(), parts)
         server = self._server(training)
         try:
             while training.step < segment.stop and (first is None or not self.expects_bits):
@@ -166,7 +167,7 @@ class Replayer:
         return training
 
     def _other_start(self, segment: Segment, training: Training) -> Difference:
-        found = model_digests(training.flat, training.statistics).whole
+        found = _digest(training)
         what = "the job's initial model" if segment.first is None else f"the model in {segment.first.name}"
         return Difference(segment.start, what, str(self.record.model(segment.start)), found)
 
@@ -215,12 +216,16 @@ def _honest(built: Built) -> Job:
     )
 
 
+def _digest(training: Training) -> str:
+    return model_digests(training.flat.cpu(), training.statistics.cpu()).whole
+
+
 def _distance(state: Mapping[str, Tensor], training: Training, start: Tensor) -> float:
     """Return how far a training's parameters are from those of a checkpoint's model, relative to the way from start."""
     names = [name for name, parameter in training.model.named_parameters() if parameter.requires_grad]
     recorded = torch.cat([state[name].reshape(-1) for name in names])
     way = float(torch.linalg.vector_norm((recorded - start).double()))
-    apart = float(torch.linalg.vector_norm((recorded - training.flat).double()))
+    apart = float(torch.linalg.vector_norm((recorded - training.flat.cpu()).double()))
     return apart / way if way else math.inf if apart else 0.0
 
 
