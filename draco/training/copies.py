@@ -24,7 +24,7 @@ def to_host(vector: Tensor, out: Tensor) -> None:
         out.copy_(vector)
         return
     for source, target in zip(torch.split(vector, CHUNK), torch.split(out, CHUNK), strict=True):
-        target.copy_(source.to(out.dtype), non_blocking=True)
+        target.copy_(source.to(out.dtype).resolve_conj(), non_blocking=True)
     event = device.of_gpus().Event()
     event.record(device.of_gpus().current_stream(vector.device))
     event.synchronize()
