@@ -33,6 +33,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace, run: Path) -> int:
+    from draco.training import device, repeatable
     from draco.training.build import Built
     from draco.training.evaluate import evaluate_run, passed_over
 
@@ -44,12 +45,14 @@ def _evaluate(args: argparse.Namespace, run: Path) -> int:
         refused.add(step)
         console.warn(f"not evaluated: {why}")
 
-    for step, result in evaluate_run(
-        run, Built(job), follow=args.follow, batch_size=args.batch_size, device=args.device, refuse=refuse
-    ):
-        count += 1
-        refused.discard(step)
-        console.say(f"step {step}: " + _line(result.metrics))
+    where = device.of_worker(job.model_copy(update={"device": args.device or job.device}))
+    with repeatable.settled(job, where):
+        for step, result in evaluate_run(
+            run, Built(job), follow=args.follow, batch_size=args.batch_size, device=str(where), refuse=refuse
+        ):
+            count += 1
+            refused.discard(step)
+            console.say(f"step {step}: " + _line(result.metrics))
     if gone := passed_over(run):
         which = f"step {gone[0]}" if len(gone) == 1 else f"{len(gone)} of the steps {gone[0]} to {gone[-1]}"
         console.warn(f"not there any more: {which}; checkpoint_keep: all keeps every checkpoint")

@@ -10,9 +10,11 @@ from conftest import Trained
 from real_model import Regression, vector, vectors
 from torch import Tensor
 
+from draco.determinism import fingerprint
 from draco.errors import MissingError, OwnCodeError
 from draco.job import Job
-from draco.training import copies, device, greeting, process, repeatable, server, staging
+from draco.tasks.first_check import Setting, look
+from draco.training import copies, device, greeting, process, repeatable, server, staging, task_check
 from draco.training.build import ON_GPUS, TIES, Built, tolerance
 from draco.training.greeting import Greeting
 from draco.training.transport import Task
@@ -230,13 +232,7 @@ def test_cublas_that_has_begun_otherwise_is_told_of(
         repeatable.settle(make_job("device=cuda"), gpu)
     monkeypatch.setattr(device.of_gpus(), "is_initialized", lambda: False)
     with repeatable.settled(make_job("device=cuda"), gpu):
-        assert fingerprint_of(gpu)["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-
-
-def fingerprint_of(where: torch.device) -> dict[str, str]:
-    from draco.determinism import fingerprint
-
-    return fingerprint(where)
+        assert fingerprint(gpu)["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 class Putting(Regression):
@@ -257,11 +253,25 @@ def test_an_operation_that_cannot_repeat_its_bits_is_named(gpu: torch.device, ma
         assert vector(vectors(Putting(), where=gpu)).isfinite().all()
 
 
+def test_the_first_check_computes_on_the_gpu_where_there_is_one(
+    gpu: torch.device, make_job: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job("device=cuda")
+    setting = Setting("my.py:Mine", seed=3, batch_size=12, partitions=3, device=str(task_check._device(job)))
+    assert torch.device(setting.device) == gpu
+    with repeatable.settled(job, gpu):
+        assert look(Regression(norm=True, p=0.3), setting).faults == []
+        (fault,) = look(Putting(), setting).faults
+    assert "put_ has no form that repeats its bits on this device; take another operation, or determ" in fault
+    monkeypatch.setattr(device, "gpus", lambda: 0)
+    assert task_check._device(job).type == "cpu", "a server's machine need not have one"
+
+
 # Platforms
 
 
 def of_gpu(gpu: torch.device, **other: str) -> Greeting:
-    facts = {**fingerprint_of(gpu), "device": "NVIDIA A10G", **other}
+    facts = {**fingerprint(gpu), "device": "NVIDIA A10G", **other}
     return Greeting(json.dumps(facts))
 
 
