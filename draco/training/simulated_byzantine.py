@@ -74,7 +74,7 @@ class Knowledge:
             tolerance=build.tolerance(self._job),
             projections=lambda elements: self._projections(leak, elements),
             shared=lambda: generator(self._job.seed, "attack", step),
-            gradients=lambda: scene.once("gradients", lambda: self._remembered.every(step).cpu()),
+            gradients=lambda: self._remembered.every(step).cpu(),
             honest=lambda: scene.once("honest", lambda: self._replies(step, every)),
             others=lambda: scene.once("others", lambda: self._replies(step, [i for i in every if i not in byzantine])),
             flipped=lambda: self._poisoned(step, row),
