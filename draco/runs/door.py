@@ -110,6 +110,8 @@ class _Undone(_Event):
 class _File(_Event):  # checkpoint, resume
     step: Count
     file: str = _maybe()
+    server_device: str = _maybe()  # of resume, with the next: another kind of device than before
+    before_on: str = _maybe()
     expelled: dict[RankText, _Proof] | None = _maybe()  # of resume: who is out
 
 
