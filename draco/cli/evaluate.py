@@ -34,9 +34,12 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace, run: Path) -> int:
     from draco.training.build import Built
-    from draco.training.evaluate import evaluate_run, passed_over
+    from draco.training.evaluate import evaluate_run, passed_over, where
 
     job = jobs.of_run(run)
+    device, why = where(job, args.device)
+    if why:
+        console.warn(why)
     count = 0
     refused: set[int] = set()
 
@@ -45,7 +48,7 @@ def _evaluate(args: argparse.Namespace, run: Path) -> int:
         console.warn(f"not evaluated: {why}")
 
     for step, result in evaluate_run(
-        run, Built(job), follow=args.follow, batch_size=args.batch_size, device=args.device, refuse=refuse
+        run, Built(job), follow=args.follow, batch_size=args.batch_size, on=device, refuse=refuse
     ):
         count += 1
         refused.discard(step)

@@ -135,7 +135,7 @@ def _apply(phase: Phase, index: int, block: Tensor, mean: Tensor, check: Tensor)
         add_up(block, runs, v, mean)
         for h, target in zip(checks, targets, strict=True):
             add_up(block, runs, h, target)
-        rest = sum(torch.stack([torch.dot(c, c) for c in targets]).tolist())  # squared norms
+        rest = sum(float(torch.dot(c, c)) for c in targets)  # squared norms
         if not math.isfinite(rest):  # perhaps only the squares overflow
             rest = float(check[: len(checks)].double().square().sum())
         if math.isfinite(rest):

@@ -116,21 +116,15 @@ def _blocks(replies: Tensor | Sequence[Tensor]) -> Iterator[slice]:
     return (slice(start, start + width) for start in range(0, d, width))
 
 
-def _apart(replies: Tensor | Sequence[Tensor], a: int, b: int, part: slice) -> Tensor:
-    return replies[a][part] if a == b else replies[a][part] - replies[b][part]
-
-
 def _distances(replies: Tensor | Sequence[Tensor], pairs: Sequence[tuple[int, int]]) -> list[float]:
     """Return the L2 distances of the pairs of rows; of a row and itself, its norm."""
     squares = [0.0] * len(pairs)
     for part in _blocks(replies):
-        found = []
-        for a, b in pairs:
-            x = _apart(replies, a, b, part)
-            found.append(torch.dot(x, x))
-        for index, square in enumerate(torch.stack(found).tolist() if found else ()):  # of a GPU waited for once
+        for index, (a, b) in enumerate(pairs):
+            x = replies[a][part] if a == b else replies[a][part] - replies[b][part]
+            square = float(torch.dot(x, x))
             if not SMALLEST < square < math.inf:  # float32 may have under- or overflowed
-                square = float(_apart(replies, *pairs[index], part).double().square().sum())
+                square = float(x.double().square().sum())
             squares[index] += square
     return [math.sqrt(x) for x in squares]
 

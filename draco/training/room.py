@@ -18,6 +18,11 @@ from draco.training import device
 from draco.training.build import Built, build_scheme, has_court
 from draco.training.state import Training
 
+
+class FullError(TrainingError):
+    """The server's GPU is full in the midst of a step, so that what it holds may be half of one."""
+
+
 # What decoders and rules take at a time, and the libraries of a GPU for themselves: blocks of columns, workspaces.
 SCRATCH = 768 << 20
 
@@ -77,7 +82,7 @@ def watched(training: Training) -> Iterator[None]:
     """Say what can be done where the server's GPU is full.
 
     Raises:
-        TrainingError: it is.
+        FullError: it is.
     """
     try:
         yield
@@ -85,7 +90,7 @@ def watched(training: Training) -> Iterator[None]:
         if training.device.type == "cpu":
             raise
         said = str(error).split(". ")[0]
-        raise TrainingError(
+        raise FullError(
             f"step {training.step + 1}: {device.name(training.device)} is full ({said}): "
             "server_device=cpu, fewer workers on it, or a smaller batch_size"
         ) from error

@@ -242,9 +242,9 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
     except BaseException as error:
         if isinstance(server, PairServer):
             server.forsake()
-        ending.record_end(
-            training, run, log, "lost" if isinstance(error, WorkerError) else "failed", ending.reason(error, run)
-        )
+        state = "lost" if isinstance(error, WorkerError) else "failed"
+        whole = not isinstance(error, room.FullError)
+        ending.record_end(training, run, log, state, ending.reason(error, run), save=whole)
         raise
     ending.record_end(training, run, log, state, message)
 
