@@ -8,6 +8,8 @@ from pathlib import Path
 
 # Before numpy is there: test processes on few cores make each other's BLAS threads wait, a hundred times as long.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+# Before a test uses a GPU: cuBLAS reads it once.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import posing
 import pytest
@@ -20,7 +22,7 @@ from draco.launch import fork_client
 from draco.launch.environment import launch_environment, process_environment
 from draco.runs import directory as run_directory
 from draco.tasks.building import build_task
-from draco.training import build, checkpoint, device, greeting, process, server, transport, worker
+from draco.training import build, checkpoint, device, greeting, process, repeatable, server, transport, worker
 from draco.training.simulated_byzantine import ByzantineWorker
 
 # Timings on a shared machine say nothing about correctness; in CI the same examples every time.
@@ -148,7 +150,8 @@ def train(tmp_path: Path, data_root: Path) -> Callable[..., Trained]:
         calls = [replace[w.rank](w) if w.rank in replace else w.reply for w in workers]
         greetings = [greeting.write(greeting.Greeting(greeting.platform_of(job)))] * job.workers
         momenta = [w.momenta for w in workers]
-        server.train(built, run, transport.Simulated(calls, greetings, momenta))
+        with repeatable.settled(job, *process.used_here(job)):
+            server.train(built, run, transport.Simulated(calls, greetings, momenta))
         return Trained(run)
 
     return run_it

@@ -20,7 +20,6 @@ from draco.data import shards
 from draco.errors import DecodeError, TrainingError, WorkerError
 from draco.job import Job, attack, keeps_rows, sizes, to_dict, to_words
 from draco.models.flat import trained_state
-from draco.plain import plain
 from draco.protocols.court import Proof
 from draco.runs import directory as run_directory
 from draco.runs import events, hold, machine
@@ -165,6 +164,8 @@ def choose_vote(job: Job, greetings: Sequence[Greeting | None]) -> tuple[str, st
     """
     if (vote := job.scheme.get("vote")) != "auto":
         return vote, "the job says so"
+    if job.device != "cpu" and not job.deterministic:
+        return "tolerance", "GPUs need not repeat their bits (deterministic: false)"
     kinds = sorted({said.platform for said in greetings if said and not said.fault})
     if len(kinds) == 1:
         return "exact", "all workers report the same torch, instruction set, threads and device"
@@ -172,8 +173,7 @@ def choose_vote(job: Job, greetings: Sequence[Greeting | None]) -> tuple[str, st
         return "tolerance", (
             f"workers report {len(kinds)} different platforms, and round float64: honest ones differ by ties only"
         )
-    texts = "; ".join(plain(kind, 200) for kind in kinds[:3])
-    return "tolerance", f"workers report {len(kinds)} different platforms: {texts}"
+    return "tolerance", f"workers report {len(kinds)} different platforms: {greeting.unlikeness(greetings)}"
 
 
 def train(built: Built, run: Path, transport: ServerTransport) -> None:
@@ -272,7 +272,7 @@ def _chain(built: Built, training: Training, run: Path, greetings: Sequence[Gree
     text, platforms = (run / "job.yaml").read_bytes(), {said.platform for said in greetings if said and not said.fault}
     kept.begin(
         training.step, training.sent, training.statistics.cpu(), built.scheme.assignment.shape[1],
-        job=digest(text), platforms=sorted(platforms), vote=built.vote,
+        job=digest(text), platforms=sorted(platforms), vote=built.vote, **greeting.of_server(job),
     )  # fmt: skip
     return kept
 

@@ -212,7 +212,7 @@ def pinned(count: int, size: int) -> Tensor:
         MissingError: the driver does not lock them.
     """
     runtime = device.of_gpus().cudart()
-    # No other allocation shares a page with these. They are shared, so that a fork leaves them where the GPU reads them.
+    # No other allocation shares their pages. They are shared, so that a fork leaves them where the GPU reads them.
     pages = np.frombuffer(mmap.mmap(-1, max(count * size, 1)), np.uint8)
     if fault := int(runtime.cudaHostRegister(pages.ctypes.data, pages.nbytes, _PORTABLE)):
         raise MissingError(

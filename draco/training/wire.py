@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from draco.plain import plain
+from draco.training import copies
 
 HEADER = struct.Struct("<4sHHqqqdd16x")
 MAGIC = b"DRC1"
@@ -73,10 +74,13 @@ class Timing(NamedTuple):
 
 
 def pack(vector: Tensor, wire: Wire, step: int, timing: Timing, frame: Tensor) -> int:
-    """Write `vector` (elements,) into `frame` (uint8, `wire.frame_bytes` or more); return its length in bytes."""
+    """Write `vector` (elements,) into `frame` (uint8, `wire.frame_bytes` or more); return its length in bytes.
+
+    A vector of a GPU is rounded there, and there when this returns; it comes fast where the frame is page-locked.
+    """
     dtype = DTYPES[wire.dtype]
     payload = frame[HEADER.size : HEADER.size + wire.payload_bytes]
-    payload.view(dtype).copy_(vector)
+    copies.to_host(vector, payload.view(dtype))
     size = wire.payload_bytes
     if wire.compression == "blosc2":
         import blosc2
