@@ -23,6 +23,10 @@ from draco.tasks.building import build_task
 from draco.training import build, checkpoint, device, greeting, process, server, transport, worker
 from draco.training.simulated_byzantine import ByzantineWorker
 
+# Without a GPU Triton's kernels run in its interpreter. Triton reads this when it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Timings on a shared machine say nothing about correctness; in CI the same examples every time.
 settings.register_profile("draco", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)

@@ -22,7 +22,12 @@ def reduced(gradients: Tensor, rows: list[int], written: Written, what: str, *, 
     """
     m, (n, d) = len(rows), gradients.shape
     double = gradients.dtype == torch.float64
-    if not usable(gradients) or not d or m * gradients.element_size() > 4 * MOST or (d > 1 and gradients.stride(1) != 1):
+    if (
+        not usable(gradients)
+        or not d
+        or m * gradients.element_size() > 4 * MOST
+        or (d > 1 and gradients.stride(1) != 1)
+    ):
         return None
     out = gradients.new_empty(d)
     flag = torch.zeros(1, dtype=torch.int32, device=gradients.device)

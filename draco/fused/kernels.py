@@ -35,7 +35,7 @@ def projected(
     given, rows, directions, out, d, stride, chunks,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, COUNT: tl.constexpr,
 ):  # fmt: skip
-    """Write the inner products of one chunk of one row with COUNT directions (COUNT, WIDTH) to out (rows, chunks, COUNT)."""
+    """Write inner products of a chunk of a row with COUNT directions (COUNT, WIDTH) to out (rows, chunks, COUNT)."""
     chunk = tl.program_id(0).to(tl.int64)
     row = tl.load(rows + tl.program_id(1))
     place = tl.arange(0, PADDED)

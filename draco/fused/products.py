@@ -90,7 +90,7 @@ def _kernel(m: int, pairs: Pairs, wide: bool, centred: bool) -> Any:
 
 
 def text_of(m: int, pairs: Pairs, wide: bool, centred: bool) -> str:
-    """Return the source of the kernel for sets of m rows; the values of the next columns are read before they are used."""
+    """Return the source of the kernel for sets of m rows; the next columns are read while these are multiplied."""
     kind = "tl.float64" if wide else "tl.float32"
     used = [f"y{i} = x{i}.to({kind}){' - c' if centred else ''}" for i in range(m)]
     loads = [f"x{i} = tl.load(given + p{i} + at, mask=at < d, other=0.0)" for i in range(m)]

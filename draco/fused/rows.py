@@ -26,7 +26,12 @@ def project(replies: Tensor, rows: list[int], directions: Tensor, inner: Tensor)
     Replies are (n, d), of b chunks of w columns, the last of which may be shorter. False: there is no kernel.
     """
     count, width = directions.shape
-    if not usable(replies, directions, inner) or not rows or not inner.is_contiguous() or not directions.is_contiguous():
+    if (
+        not usable(replies, directions, inner)
+        or not rows
+        or not inner.is_contiguous()
+        or not directions.is_contiguous()
+    ):
         return False
     d = replies.shape[1]
     if d > 1 and replies.stride(1) != 1:

@@ -44,8 +44,9 @@ def launched(
         _broken.add(what)
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         warnings.warn(
-            f"no fused kernel for {what} on this GPU ({reason}), so it takes several times as long; kernels need Triton, "
-            "which comes with torch's CUDA build, a C compiler and Python's headers (Debian: gcc libc6-dev python3-dev)",
+            f"no fused kernel for {what} on this GPU ({reason}), so it takes several times as long; kernels need "
+            "Triton, which comes with torch's CUDA build, a C compiler and Python's headers (Debian: gcc libc6-dev "
+            "python3-dev)",
             RuntimeWarning,
             stacklevel=3,
         )

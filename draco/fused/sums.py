@@ -25,14 +25,16 @@ def weighted_sums(given: Tensor, rows: list[int], weights: Tensor, outs: list[Te
     """
     sums, m = weights.shape
     d = given.shape[1]
-    if not usable(given, weights, *outs) or not (m and d) or sums > MOST or any(o.dtype != given.dtype for o in outs):
+    if not usable(given, weights, *outs) or not (m and d) or sums > MOST:
+        return False
+    if any(out.dtype != given.dtype for out in outs):
         return False
     if any(o.stride(0) != 1 for o in outs if d > 1) or (d > 1 and given.stride(1) != 1):
         return False
     first, others = outs[0], outs[1:] or outs
     size = given.element_size()
     apart = (others[1].data_ptr() - others[0].data_ptr()) // size if len(others) > 1 else 0
-    # The kernel takes four rows at a time: the last one, with a weight of 0, fills up; and as many sums as a power of 2.
+    # The kernel takes four rows at a time: the last one, with a weight of 0, fills up; and a power of 2 of sums.
     filled, padded = -(-m // 4) * 4, 1 << (sums - 1).bit_length()
     factors = torch.nn.functional.pad(weights.t(), (0, padded - sums, 0, filled - m)).contiguous()
     which = chosen([*rows, *rows[-1:] * (filled - m)], given.device)
