@@ -131,7 +131,7 @@ test-all: .venv/ready-dev ## Run all tests, with clusters, a fake AWS and faults
 # One process: its tests share the GPU, and start ranks that do. Equal bits need cuBLAS's fixed workspace.
 test-gpu: .venv/ready-dev ## Run the tests that need a GPU, in at most 5 minutes on one (ARGS="-k kernels" goes to pytest)
 	@.venv/bin/python -m benchmarks.gpu_here
-	@CUBLAS_WORKSPACE_CONFIG=:4096:8 .venv/bin/python -m pytest -p no:xdist -m gpu $(QUICK) $(ARGS)
+	@CUBLAS_WORKSPACE_CONFIG=:4096:8 .venv/bin/python -m pytest -p no:xdist -m gpu $(QUICK) tests/guard $(ARGS)
 
 SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/*.sh ansible/roles/gpu/files/cdi.sh \
     $(addprefix tests/aws/fake_aws/stand_ins/,aws boot.sh machine.sh mount.efs shutdown) examples/slurm/train.sbatch
