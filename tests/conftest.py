@@ -25,6 +25,10 @@ from draco.tasks.building import build_task
 from draco.training import build, checkpoint, device, greeting, process, repeatable, server, transport, worker
 from draco.training.simulated_byzantine import ByzantineWorker
 
+# Without a GPU Triton's kernels run in its interpreter. Triton reads this when it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Timings on a shared machine say nothing about correctness; in CI the same examples every time.
 settings.register_profile("draco", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
@@ -92,18 +96,27 @@ def make_job(data_root: Path) -> Callable[..., Job]:
 
 
 @pytest.fixture(params=["posing", pytest.param("cuda", marks=pytest.mark.gpu)])
-def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    """The device that `device: cuda` means here: one that poses as a GPU, and a GPU where there is one."""
-    if request.param == "cuda":
-        if not torch.cuda.is_available():
-            pytest.skip("needs a GPU")
-        return torch.device("cuda", 0)
-    if shutil.which("g++") is None:
-        pytest.skip("needs g++")
-    monkeypatch.setattr(device, "GPU", posing.NAME)
-    # To this device `module.to` moves no parameter in place as to a GPU, which would part tied ones.
-    monkeypatch.setattr(torch.__future__, "get_swap_module_params_on_conversion", lambda: True)
-    return posing.device()
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """The device that `device: cuda` means here: one that poses as a GPU, and a GPU where there is one.
+
+    Equal work has equal bits there.
+    """
+    if request.param == "posing":
+        if shutil.which("g++") is None:
+            pytest.skip("needs g++")
+        monkeypatch.setattr(device, "GPU", posing.NAME)
+        # To this device `module.to` moves no parameter in place as to a GPU, which would part tied ones.
+        monkeypatch.setattr(torch.__future__, "get_swap_module_params_on_conversion", lambda: True)
+        yield posing.device()
+        return
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield torch.device("cuda", 0)
+    torch.use_deterministic_algorithms(before)
 
 
 class Trained:
