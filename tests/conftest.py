@@ -25,6 +25,10 @@ from draco.tasks.building import build_task
 from draco.training import build, checkpoint, device, greeting, process, repeatable, server, transport, worker
 from draco.training.simulated_byzantine import ByzantineWorker
 
+# Without a GPU Triton's kernels run in its interpreter. Triton reads this when it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Timings on a shared machine say nothing about correctness; in CI the same examples every time.
 settings.register_profile("draco", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
@@ -46,13 +50,31 @@ eval_every: 0
 """
 
 
+# Of the tests marked `alone` one group is never beside itself: so two clusters are up at most.
+CLUSTERS = ("test_aws.py", "test_cluster_docker.py"), ("test_cluster.py", "test_fake_aws.py", "test_own_code.py")
 # Files that take minutes, begun first where several processes share the work a file at a time.
-LONG = ("test_aws.py", "test_cluster.py", "test_aws_start.py", "test_mpi.py", "test_infra.py", "test_hostile.py")
-LONG += ("test_soak.py", "test_training.py")
+LONG = (*CLUSTERS[0], *CLUSTERS[1], "test_cluster_ssh.py", "test_aws_start.py", "test_bench.py", "test_mpi.py")
+LONG += ("test_guard.py", "test_hostile.py", "test_soak.py", "test_launchers.py", "test_infra.py", "test_training.py")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one process more than there are cores, as launches mostly wait."""
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+    """Put long files first, and name the group of each test: its file, or one of the two that have all clusters."""
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        name = item.path.name
+        return not item.get_closest_marker("alone"), LONG.index(name) if name in LONG else len(LONG)
+
+    items.sort(key=place)
+    for item in items:
+        first = item.path.name in CLUSTERS[0]
+        alone = item.get_closest_marker("alone")
+        item.add_marker(pytest.mark.xdist_group(f"clusters {1 if first else 2}" if alone else str(item.path)))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -92,16 +114,27 @@ def make_job(data_root: Path) -> Callable[..., Job]:
 
 
 @pytest.fixture(params=["posing", pytest.param("cuda", marks=pytest.mark.gpu)])
-def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    """The device that `device: cuda` means here: one that poses as a GPU, and a GPU where there is one."""
-    if request.param == "cuda":
-        if not torch.cuda.is_available():
-            pytest.skip("needs a GPU")
-        return torch.device("cuda", 0)
-    if shutil.which("g++") is None:
-        pytest.skip("needs g++")
-    monkeypatch.setattr(device, "GPU", posing.NAME)
-    return posing.device()
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """The device that `device: cuda` means here: one that poses as a GPU, and a GPU where there is one.
+
+    Equal work has equal bits there.
+    """
+    if request.param == "posing":
+        if shutil.which("g++") is None:
+            pytest.skip("needs g++")
+        monkeypatch.setattr(device, "GPU", posing.NAME)
+        # To this device `module.to` moves no parameter in place as to a GPU, which would part tied ones.
+        monkeypatch.setattr(torch.__future__, "get_swap_module_params_on_conversion", lambda: True)
+        yield posing.device()
+        return
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield torch.device("cuda", 0)
+    torch.use_deterministic_algorithms(before)
 
 
 class Trained:

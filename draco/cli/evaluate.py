@@ -33,11 +33,14 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace, run: Path) -> int:
-    from draco.training import device, repeatable
+    from draco.training import repeatable
     from draco.training.build import Built
-    from draco.training.evaluate import evaluate_run, passed_over
+    from draco.training.evaluate import evaluate_run, passed_over, where
 
     job = jobs.of_run(run)
+    there, why = where(job, args.device)
+    if why:
+        console.warn(why)
     count = 0
     refused: set[int] = set()
 
@@ -45,10 +48,9 @@ def _evaluate(args: argparse.Namespace, run: Path) -> int:
         refused.add(step)
         console.warn(f"not evaluated: {why}")
 
-    where = device.of_worker(job.model_copy(update={"device": args.device or job.device}))
-    with repeatable.settled(job, where):
+    with repeatable.settled(job, there):
         for step, result in evaluate_run(
-            run, Built(job), follow=args.follow, batch_size=args.batch_size, device=str(where), refuse=refuse
+            run, Built(job), follow=args.follow, batch_size=args.batch_size, on=there, refuse=refuse
         ):
             count += 1
             refused.discard(step)

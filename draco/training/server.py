@@ -32,6 +32,7 @@ from draco.training import (
     adversary,
     checkpoint,
     checkpoint_check,
+    device,
     ending,
     greeting,
     initial_weights,
@@ -187,6 +188,7 @@ def train(built: Built, run: Path, transport: ServerTransport) -> None:
         log = EventLog(run / "events.jsonl")
         try:
             sees = task_check.look(built, run, log, again=not transport.concurrent)
+            room.require_on_gpu(built)
             training = Training(built)
             if built.job.task is not None:  # of others it is known before
                 room.require(run, training)
@@ -225,7 +227,7 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
             summary = f"{summary}; {advice}"
         log.write(
             "start", job=to_dict(job), setting=to_words(job), steps=training.steps, summary=summary,
-            elements=training.elements, machine=machine.describe(), **weights, **about,
+            elements=training.elements, machine=machine.describe(), server_device=_name(training), **weights, **about,
         )  # fmt: skip
         training.chain = _chain(built, training, run, greetings, log)
         if job.local.momentum:
@@ -240,9 +242,9 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
     except BaseException as error:
         if isinstance(server, PairServer):
             server.forsake()
-        ending.record_end(
-            training, run, log, "lost" if isinstance(error, WorkerError) else "failed", ending.reason(error, run)
-        )
+        state = "lost" if isinstance(error, WorkerError) else "failed"
+        whole = not isinstance(error, room.FullError)
+        ending.record_end(training, run, log, state, ending.reason(error, run), save=whole)
         raise
     ending.record_end(training, run, log, state, message)
 
@@ -301,10 +303,19 @@ def _resume(training: Training, run: Path, log: EventLog) -> None:
         watched = (event for event in events.read(run / "events.jsonl") if event["event"] == "watched")
         training.watched |= {event["rank"] for event in watched}
     if used is not None:
-        out = {str(rank): proof._asdict() for rank, proof in sorted(training.proofs.items())}
-        log.write(
-            "resume", step=training.step, file=used.name, **({"expelled": out} if has_court(training.job) else {})
+        before = [str(event.get("server_device", "cpu")) for event in events.read(run / "events.jsonl")
+                  if event["event"] == "start"][-1:]  # fmt: skip
+        moved = (
+            {"before_on": before[0], "server_device": _name(training)} if before not in ([], [_name(training)]) else {}
         )
+        out = {str(rank): proof._asdict() for rank, proof in sorted(training.proofs.items())}
+        expelled = {"expelled": out} if has_court(training.job) else {}
+        log.write("resume", step=training.step, file=used.name, **expelled, **moved)
+
+
+def _name(training: Training) -> str:
+    """Return where the server decodes, aggregates and steps: `cpu`, or its GPU's name."""
+    return device.name(training.device)
 
 
 def _steps(server: Server | PairServer, built: Built, run: Path, log: EventLog) -> tuple[run_directory.State, str]:
@@ -327,7 +338,8 @@ def _steps(server: Server | PairServer, built: Built, run: Path, log: EventLog) 
                 (run / "checkpoint").unlink()
                 tell(server.settle())
                 ending.save_checkpoint(training, run, log)
-            tell(_step(server, built))
+            with room.watched(training):
+                tell(_step(server, built))
             saves = training.step == training.steps or (
                 job.checkpoint_every and training.step % job.checkpoint_every == 0
             )

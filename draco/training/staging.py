@@ -212,17 +212,19 @@ def pinned(count: int, size: int) -> Tensor:
         MissingError: the driver does not lock them.
     """
     runtime = device.of_gpus().cudart()
-    pages = np.frombuffer(mmap.mmap(-1, max(count * size, 1)), np.uint8)  # no other allocation shares a page with it
+    # No other allocation shares their pages. They are shared, so that a fork leaves them where the GPU reads them.
+    pages = np.frombuffer(mmap.mmap(-1, max(count * size, 1)), np.uint8)
     if fault := int(runtime.cudaHostRegister(pages.ctypes.data, pages.nbytes, _PORTABLE)):
         raise MissingError(
             f"{decimal(pages.nbytes)} of this machine's memory cannot be locked for its GPU's copies (CUDA error "
             f"{fault}): is that much free, and may the process lock it? Without a GPU: device=cpu server_device=cpu"
         )
-    weakref.finalize(pages, _unlock, pages.ctypes.data).atexit = False  # by then CUDA may be gone
+    where = device.of_gpus().current_device()
+    weakref.finalize(pages, _unlock, pages.ctypes.data, where).atexit = False  # by then CUDA may be gone
     return torch.from_numpy(pages)[: count * size].view(count, size)
 
 
-def _unlock(address: int) -> None:
-    """Unlock memory, once no copy reads or writes it any more."""
-    device.of_gpus().synchronize()
+def _unlock(address: int, where: int) -> None:
+    """Unlock memory, once no copy of that GPU reads or writes it any more."""
+    device.of_gpus().synchronize(where)
     device.of_gpus().cudart().cudaHostUnregister(address)

@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "draco"
 LIBRARY = {"schemes", "aggregators", "attacks", "optimizers", "sampling", "declaration", "given", "lazy", "errors"}
-LIBRARY |= {"files", "own", "own_function", "plain", "rules", "metrics", "protocols", "replay", "determinism"}
+LIBRARY |= {"fused", "files", "own", "own_function", "plain", "rules", "metrics", "protocols", "replay", "determinism"}
 LAYERS = {  # a part of draco -> the others that it may import
     **dict.fromkeys(LIBRARY, LIBRARY),
     "job": {*LIBRARY, "models", "data"},
