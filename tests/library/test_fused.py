@@ -109,12 +109,13 @@ def test_products_are_those_of_float64(
     fused: torch.device, precise: bool, centred: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("WHOLE", "PRECISE"):
-        monkeypatch.setattr(products, name, 4)
+        monkeypatch.setattr(products, name, 3)
     for name in ("GROUP", "PRECISE_GROUP", "NORMS"):
         monkeypatch.setattr(products, name, 3)
-    gradients = normal(9, 700)
+    monkeypatch.setattr(products, "PROGRAMS", 2)  # each goes over two blocks of columns, of which the last is short
+    gradients = normal(9, 300)
     there = strided(gradients, fused)
-    for which in ([3, 0, 7, 8], [1, 0, 2, 3, 4, 5, 8]):  # a set of rows, and groups of which the last is filled
+    for which in ([3, 0, 8], [1, 0, 2, 4, 8]):  # a set of rows, and groups of which the last is filled
         exact = gradients[which].double() - (gradients[2].double() if centred else 0)
         centre = there[2] if centred else None
         within = {"rtol": 1e-13 if precise else 1e-6, "atol": 1e-10 if precise else 1e-4}
