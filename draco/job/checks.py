@@ -37,7 +37,7 @@ def check(job: Job) -> list[Fault]:
     told = {fault.path for fault in found}
     others = (
         _check_scheme, _check_own, _check_attack, _check_training, _check_realism, _check_own_code, _check_task,
-        _check_evaluation, _check_loggers, _check_launcher,
+        _check_evaluation, _check_loggers, _check_launcher, _check_repeatable,
     )  # fmt: skip
     return [*found, *(fault for checked in others for fault in checked(job) if fault.path not in told)]
 
@@ -107,6 +107,21 @@ def _check_replay(job: Job) -> Iterator[Fault]:
     if job.precision != "float32":
         message = f"{name} replays products in float32: must be float32, got {job.precision}"
         yield Fault("precision", message, ("scheme.name",))
+
+
+def _check_repeatable(job: Job) -> Iterator[Fault]:
+    """Yield what compares bits where GPUs need not repeat theirs."""
+    if job.device == "cpu" or job.deterministic:
+        return
+    if SCHEMES[job.scheme.name].expels:
+        message = (
+            f"{job.scheme.name} expels who sends other bits, and GPUs repeat theirs only if it is true: leave it "
+            "out, or take a scheme that votes within a tolerance, such as repetition"
+        )
+        yield Fault("deterministic", message, ("scheme.name", "device"))
+    elif job.scheme.get("vote") == "exact":
+        message = "compares bits, and GPUs repeat theirs only with deterministic: true: must be auto or tolerance"
+        yield Fault("scheme.vote", message, ("deterministic", "device"))
 
 
 def _check_launcher(job: Job) -> Iterator[Fault]:

@@ -170,17 +170,24 @@ def mask_without(n: int, rows: Sequence[int]) -> npt.NDArray[np.bool_]:
 def squared_norms(replies: Tensor, runs: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
     """Return the squared norms (n,) of the rows in `runs`, 0 elsewhere, in float64."""
     n, d = replies.shape
-    total = torch.zeros(n, dtype=torch.float64, device=replies.device)
-    for block in torch.split(replies, block_width(n, d, replies.device), 1):
+    blocks = torch.split(replies, block_width(n, d, replies.device), 1)
+    squares = torch.zeros(len(blocks), n, dtype=torch.float64, device=replies.device)
+    for block, into in zip(blocks, squares, strict=True):
         for start, stop in runs:
-            rows = block[start:stop]
-            squares = torch.linalg.vector_norm(rows, dim=1).double().square()
-            lost = (squares < SMALLEST) | ~torch.isfinite(squares)  # float32 may have under- or overflowed
-            if bool(lost.any()):
-                squares[lost] = torch.linalg.vector_norm(rows[lost], dim=1, dtype=torch.float64).square()
-            total[start:stop] += squares
-    result: npt.NDArray[np.float64] = total.cpu().numpy()
-    return result
+            into[start:stop] = torch.linalg.vector_norm(block[start:stop], dim=1).double().square()
+    found: npt.NDArray[np.float64] = squares.cpu().numpy()  # of a GPU waited for once
+    kept = np.zeros(n, np.bool_)
+    for start, stop in runs:
+        kept[start:stop] = True
+    lost = kept & ((found < SMALLEST) | ~np.isfinite(found))  # float32 may have under- or overflowed
+    for place in np.flatnonzero(lost.any(axis=1)).tolist():
+        rows = np.flatnonzero(lost[place])
+        exact = torch.linalg.vector_norm(blocks[place][torch.from_numpy(rows)], dim=1, dtype=torch.float64).square()
+        found[place, rows] = exact.cpu().numpy()
+    total = np.zeros(n)
+    for each in found:
+        total += each
+    return total
 
 
 def sampled_squares(
