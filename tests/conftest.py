@@ -9,6 +9,7 @@ from pathlib import Path
 # Before numpy is there: test processes on few cores make each other's BLAS threads wait, a hundred times as long.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+import posing
 import pytest
 import torch
 from hypothesis import settings
@@ -19,7 +20,7 @@ from draco.launch import fork_client
 from draco.launch.environment import launch_environment, process_environment
 from draco.runs import directory as run_directory
 from draco.tasks.building import build_task
-from draco.training import build, checkpoint, greeting, process, server, transport, worker
+from draco.training import build, checkpoint, device, greeting, process, server, transport, worker
 from draco.training.simulated_byzantine import ByzantineWorker
 
 # Timings on a shared machine say nothing about correctness; in CI the same examples every time.
@@ -86,6 +87,19 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_job(data_root: Path) -> Callable[..., Job]:
     """Return `make(*overrides) -> Job`: the test job with `key=value` overrides."""
     return lambda *overrides: parse(JOB, "test", [f"data.root={data_root}", *overrides])
+
+
+@pytest.fixture(params=["posing", pytest.param("cuda", marks=pytest.mark.gpu)])
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """The device that `device: cuda` means here: one that poses as a GPU, and a GPU where there is one."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+        return torch.device("cuda", 0)
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    monkeypatch.setattr(device, "GPU", posing.NAME)
+    return posing.device()
 
 
 class Trained:

@@ -76,7 +76,22 @@ class Job(Section):
         "null: torch where torchrun or slurm starts them, mpi otherwise.",
     )
     threads: int = described(1, "Torch threads of every process.", ge=1, le=1024)
-    device: Literal["cpu", "cuda"] = described("cpu", "Where gradients are computed.")
+    device: Literal["cpu", "cuda"] = described(
+        "cpu", "Where workers compute gradients; those of a node share its GPUs."
+    )
+    server_device: Literal["auto", "cpu", "cuda"] = described(
+        "auto",
+        "Where the server decodes, aggregates and steps. auto: on a GPU where workers compute on GPUs and its machine "
+        "has one.",
+    )
+    deterministic: bool = described(
+        True,
+        "On GPUs: take operations only that give the same bits each time, and refuse those that have no such form; "
+        "false: replies are compared within a tolerance.",
+    )
+    tf32: bool = described(
+        False, "On GPUs: let float32 products and convolutions round their factors to TF32, which is faster."
+    )
     task: TaskSection | None = described(
         None, "What is trained, by its path or with options; null: model, on data, by cross entropy."
     )
