@@ -100,12 +100,12 @@ def _work(args: argparse.Namespace, job: "Job", place: "Joined") -> NoReturn:
 
     from draco.code import gather, recorded, store
     from draco.launch import fork_client
-    from draco.launch.environment import launch_environment, process_environment
+    from draco.launch.environment import gpu_environment, launch_environment, process_environment
 
     pack = gather.gather(job).pack
     code = recorded.Copy(store.put(pack, Path(store.STORE)), pack.digest).environment if pack.files else {}
     sys.stdout.flush()
-    needed = {**process_environment(job.threads), **code, **place.told}
+    needed = {**process_environment(job.threads), **gpu_environment(job, os.environ), **code, **place.told}
     argv = [sys.executable, "-m", "draco", "rank", str(args.runs / f"{job.name}-joined")]
     made = launch_environment(os.environ, needed)
     if place.launcher != "torchrun":
