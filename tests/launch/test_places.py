@@ -67,7 +67,7 @@ def test_a_forked_rank_has_the_place_of_its_representative_and_not_of_who_starte
     mine = {"OMPI_COMM_WORLD_LOCAL_RANK": "5", "CUDA_VISIBLE_DEVICES": "9", "PYTHONPATH": str(tmp_path)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fork_client, "MODULE", "printing_rank")
-        server = fork_client.start(name, launch_environment({}, {**process_environment(1), **mine}))
+        server = fork_client.start(name, launch_environment(os.environ, {**process_environment(1), **mine}))
     try:
         found = told(plan(parse(JOB, "test"), RUN, forks=name), tmp_path, CUDA_VISIBLE_DEVICES="1,0")
         assert [device.place(each) for each in found] == [0, 1, 2]
