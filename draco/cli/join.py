@@ -87,7 +87,7 @@ def _opened(args: argparse.Namespace, job: "Job", place: "Joined", said: "Consol
         said.print(f"warning: {args.job}: {warning}", style="yellow", highlight=False)
     job = ready.here(job)
     require_weights(job)
-    ready.require(args.job, job)
+    ready.require(args.job, job, place=place)
     return job, ready.take(args.runs, job, own, None, said, resume=args.resume or place.again, new=args.new)
 
 

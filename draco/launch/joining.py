@@ -39,6 +39,11 @@ class Joined(NamedTuple):
         return {**self.environment, spoken.NAME: "torch", spoken.JOINED: self.name}
 
     @property
+    def alone(self) -> bool:
+        """Whether all of them are on this machine, as far as is told."""
+        return self.environment.get("LOCAL_WORLD_SIZE") == str(self.size)
+
+    @property
     def starter(self) -> str:
         """The program that has started it."""
         return "srun" if self.launcher == "slurm" else self.launcher
