@@ -128,8 +128,8 @@ test-all: .venv/ready-dev ## Run all tests, with clusters, a fake AWS and faults
 	@# Clusters mostly wait, too, and share nothing: two at a time, each file in one process, the two longest first.
 	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m alone tests/aws tests/cluster $(ARGS) || [ $$? -eq 5 ]
 
-SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/*.sh ansible/roles/gpu/files/cdi.sh \
-    $(addprefix tests/aws/fake_aws/stand_ins/,aws boot.sh machine.sh mount.efs shutdown) examples/slurm/train.sbatch
+SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/*.sh $(wildcard ansible/roles/gpu/files/*.sh) \
+    $(addprefix tests/aws/fake_aws/stand_ins/,aws boot.sh docker-cdi machine.sh mount.efs nvidia-ctk nvidia-smi shutdown) examples/slurm/train.sbatch
 
 soak: .venv/ready-cluster ## Disturb a run at random and compare its model (WHERE=local|netns|docker FAULTS=50 MINUTES=20 SEED=1)
 	@PYTHONPATH=tests:tests/cluster .venv/bin/python tests/launch/soak.py $(if $(WHERE),--where $(WHERE)) $(if $(FAULTS),--faults $(FAULTS)) \
