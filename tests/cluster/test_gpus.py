@@ -25,6 +25,7 @@ from draco.launch import roster
 NODES = (Node("head", "10.0.0.1"), Node("worker-01", "10.0.0.2"))
 LABELLED = json.dumps([{"Id": "sha256:0", "Config": {"Labels": {"draco.torch": "cuda"}}}])
 TWO = ("NVIDIA A10G, 1024, 23028, 90", "NVIDIA A10G, 512, 23028, 30")
+NO_DRIVER = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
 # An engine of version 25: it takes devices once nvidia-ctk has told it so and it was started again.
 ENGINE = """case $1 in
 info) [ -e $0.started ] && echo '["/etc/cdi"]' || echo '[]';;
@@ -183,7 +184,7 @@ def test_a_play_counts_the_gpus_lets_containers_have_them_and_refuses_fewer(
     driver(TWO[0], FAILED)
     refused = played(**{"worker-01": 2})
     assert refused.returncode != 0
-    told_why = "worker-01: its driver sees 1 GPUs, and the node should have 2: [Unknown Error]"
+    told_why = "worker-01: its driver sees 1 GPUs, and the node should have 2: [Unknown Error]; see nvidia-smi there"
     assert told_why in " ".join(refused.stdout.split())
 
 
@@ -192,7 +193,7 @@ def test_a_play_counts_the_gpus_lets_containers_have_them_and_refuses_fewer(
     [
         (TWO, False, [DRIVER, DRIVER]),
         ((TWO[0], FAILED), False, [DRIVER, "[Unknown Error]"]),
-        ((), False, ["nvidia-smi fails: NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."]),
+        ((), False, [f"nvidia-smi fails: {NO_DRIVER}"]),
         (TWO, True, ["nvidia-smi hangs: restart the machine"]),
         (None, False, ["it has no nvidia-smi: install NVIDIA's driver"]),
     ],
@@ -259,10 +260,8 @@ def test_nodes_share_a_machines_gpus_evenly_as_each_counts_from_its_first(
 
 def test_nodes_get_their_gpus_or_no_device_at_all() -> None:
     argv = docker._node_arguments(Request("dev"), NODES[1], "sha256:0", 1.0, (1, 3))
-    assert [argv[i + 1] for i, word in enumerate(argv) if word == "--device"] == [
-        "nvidia.com/gpu=1",
-        "nvidia.com/gpu=3",
-    ]
+    given = [argv[i + 1] for i, word in enumerate(argv) if word == "--device"]
+    assert given == ["nvidia.com/gpu=1", "nvidia.com/gpu=3"]
     assert argv[-1] == "sha256:0"
     assert "--device" not in docker._node_arguments(Request("dev"), NODES[1], "sha256:0", 1.0)
 
@@ -362,8 +361,8 @@ def test_a_driver_that_hangs_is_told_and_its_owner_may_leave_it_alone(
     with pytest.raises(MissingError) as raised:
         ssh.counted(tmp_path, NODES, {"head": 0})
     assert str(raised.value) == (
-        "worker-01: nvidia-smi does not answer within 0 s: restart that machine, or leave its GPUs alone (draco_gpus: 0 "
-        "in an inventory)"
+        "worker-01: nvidia-smi does not answer within 0 s: restart that machine, or leave its GPUs alone "
+        "(draco_gpus: 0 in an inventory)"
     )
     assert ssh.counted(tmp_path, NODES, {"head": 0, "worker-01": 0}) == {"head": 0, "worker-01": 0}
 
