@@ -90,16 +90,25 @@ def make_job(data_root: Path) -> Callable[..., Job]:
 
 
 @pytest.fixture(params=["posing", pytest.param("cuda", marks=pytest.mark.gpu)])
-def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    """The device that `device: cuda` means here: one that poses as a GPU, and a GPU where there is one."""
-    if request.param == "cuda":
-        if not torch.cuda.is_available():
-            pytest.skip("needs a GPU")
-        return torch.device("cuda", 0)
-    if shutil.which("g++") is None:
-        pytest.skip("needs g++")
-    monkeypatch.setattr(device, "GPU", posing.NAME)
-    return posing.device()
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """The device that `device: cuda` means here: one that poses as a GPU, and a GPU where there is one.
+
+    Equal work has equal bits there.
+    """
+    if request.param == "posing":
+        if shutil.which("g++") is None:
+            pytest.skip("needs g++")
+        monkeypatch.setattr(device, "GPU", posing.NAME)
+        yield posing.device()
+        return
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield torch.device("cuda", 0)
+    torch.use_deterministic_algorithms(before)
 
 
 class Trained:
