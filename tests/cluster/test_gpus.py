@@ -14,6 +14,7 @@ import pytest
 from gpu_stand_ins import DRIVER, FAILED
 from rich.console import Console
 from test_ansible import ANSIBLE, PLAYBOOK, needs_ansible
+from test_docker_nodes import IMAGE, lacking
 
 from draco.cluster import docker, engine, gpus, ssh, status
 from draco.cluster.backend import BACKENDS, Cluster, Node, Request
@@ -373,3 +374,41 @@ def test_a_roster_from_before_gpus_were_counted_is_read() -> None:
     assert roster.parse(json.dumps(text), "test").nodes[0].gpus is None
     with pytest.raises(NotConfiguredError):
         roster.parse("{}", "test")
+
+
+# Containers of a real engine, before which a stand-in takes devices
+
+
+@pytest.mark.alone
+@pytest.mark.skipif(bool(lacking()), reason=lacking() or "-")
+def test_containers_see_the_gpus_that_they_were_dealt_and_a_missing_description_is_told(
+    tool: Tool, driver: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver(*TWO)
+    gpu_stand_ins.install(tmp_path / "bin", gpu_stand_ins.TOOLKIT, gpu_stand_ins.ENGINE)
+    (tmp_path / "cdi").mkdir()
+    monkeypatch.setenv("FAKE_CDI", str(tmp_path / "cdi"))
+    name, image = f"test-gpus-{os.getpid()}", f"draco-cuda:test-gpus-{os.getpid()}"
+    made = f"FROM {IMAGE}\nLABEL draco.torch=cuda\n"
+    subprocess.run(["docker", "build", "--quiet", "--tag", image, "-"], input=made, text=True, check=True)
+    toolkit = str(tmp_path / "bin/nvidia-ctk")
+    described = [toolkit, "cdi", "generate", f"--output={tmp_path}/cdi/nvidia.yaml"]
+    try:
+        assert engine.gpu_count(engine.told()) == 0  # nobody has told the engine
+        for words in (described, [toolkit, "runtime", "configure", "--runtime=docker", "--cdi.enabled"]):
+            subprocess.run(words, check=True)
+        up = docker.up(Request(name, workers=1, image=image), tmp_path)
+        assert up.details["gpus"] == {"head": 2, "worker-01": 2}
+        seen = gpus.asked(up, tmp_path, ["head", "worker-01"])
+        assert seen == dict.fromkeys(["head", "worker-01"], gpus.read("\n".join(TWO)))
+        (tmp_path / "cdi/nvidia.yaml").write_text("kind: nvidia.com/gpu\ndevices:\n")
+        with pytest.raises(MissingError) as raised:
+            docker.up(Request(name, workers=2, image=image), tmp_path)
+        assert str(raised.value) == (
+            "worker-02: docker run: CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=1; describe "
+            "the GPUs anew: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
+        )
+    finally:
+        docker.down(cluster()._replace(name=name), tmp_path)
+        docker.purge(name, tmp_path)
+        subprocess.run(["docker", "image", "rm", image], check=True, stdout=subprocess.DEVNULL)
