@@ -86,7 +86,8 @@ class Account:
             }  # fmt: skip
         made = self.ec2.run_instances(
             ImageId=self.image, KeyName="operator", MinCount=1, MaxCount=1,
-            NetworkInterfaces=[interface], InstanceInitiatedShutdownBehavior="terminate", **{"InstanceType": TYPE, **options},
+            NetworkInterfaces=[interface], InstanceInitiatedShutdownBehavior="terminate",
+            **{"InstanceType": TYPE, **options},
         )  # fmt: skip
         instance: str = made["Instances"][0]["InstanceId"]
         return instance
