@@ -22,7 +22,7 @@ PLAN_OPTIONS = $(CLUSTER_NAME) $(call option,cluster,CLUSTER) $(call option,work
     $(call option,image,IMAGE) $(SETTINGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval export verify report compare logs stop data validate test test-all lint bench schema wheel lock \
+.PHONY: help setup train eval export verify report compare logs stop data validate test test-all test-gpu lint bench schema wheel lock \
     clean \
     soak image cluster-up cluster-status status ssh cluster-down cluster-purge plan doctor extend interrupt \
     leftovers
@@ -116,17 +116,22 @@ cluster-down: .venv/ready ## Remove the cluster's nodes, networks and keys; runs
 cluster-purge: .venv/ready ## Remove the runs and data of a cluster that is down (NAME=dev YES=1)
 	@$(DRACO) cluster purge $(CLUSTER_NAME) $(call option,cluster,CLUSTER) $(if $(YES),--yes)
 
+# Every process of the tests would compile all files for itself, and pytest rewrite them, where bytecode is not kept.
+TESTED = env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest
 # What needs no root, Docker or Terraform; the rest, and whatever takes long, is for test-all.
 QUICK = $(addprefix tests/,docs tasks training library protocols job launch report cli code experiment examples)
 
 test: .venv/ready-dev ## Run the tests that need nothing else, in 6 to 9 minutes (ARGS="-k cyclic" goes to pytest)
-	@.venv/bin/python -m pytest -n auto --dist loadfile -m "not long" $(QUICK) $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none
+	@$(TESTED) -n auto --dist loadfile --no-loadscope-reorder -m "not long" $(QUICK) $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none
 
 test-all: .venv/ready-dev ## Run all tests, with clusters, a fake AWS and faults: what needs root, Docker or Terraform too
-	@# Three processes for two cores, as the tests of Terraform mostly wait; in order, so that those begin early.
-	@.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) || [ $$? -eq 5 ]
-	@# Clusters mostly wait, too, and share nothing: two at a time, each file in one process, the two longest first.
-	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m alone tests/aws tests/cluster $(ARGS) || [ $$? -eq 5 ]
+	@# Five processes for two cores: clusters, two at a time, and Terraform mostly wait. In order, so that they begin early.
+	@$(TESTED) -n 5 --dist loadgroup --no-loadscope-reorder $(ARGS) || [ $$? -eq 5 ] # groups: tests/conftest.py
+
+# One process: its tests share the GPU, and start ranks that do. Equal bits need cuBLAS's fixed workspace.
+test-gpu: .venv/ready-dev ## Run the tests that need a GPU, in at most 5 minutes on one (ARGS="-k kernels" goes to pytest)
+	@.venv/bin/python -m benchmarks.gpu_here
+	@CUBLAS_WORKSPACE_CONFIG=:4096:8 .venv/bin/python -m pytest -p no:xdist -m gpu $(QUICK) tests/guard $(ARGS)
 
 SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/*.sh $(wildcard ansible/roles/gpu/files/*.sh) \
     $(addprefix tests/aws/fake_aws/stand_ins/,aws boot.sh docker-cdi machine.sh mount.efs nvidia-ctk nvidia-smi shutdown) examples/slurm/train.sbatch

@@ -11,11 +11,11 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.steps import WORKERS, Event, lasted, run, steps_of
+from benchmarks.steps import WORKERS, Event, lasted, run, simulated_steps, steps_of
 from benchmarks.timing import Row
 from draco import data
 
@@ -43,10 +43,10 @@ QUICK = (Case("lenet", "synthetic", 18, 3, 1),)
 def rows(quick: bool) -> Iterator[Row]:
     """Yield for each model the plain step, each scheme's step as a ratio to it, and the parts of these steps."""
     for case in QUICK if quick else CASES:
-        yield from _rows(case, turns=1 if quick else 2, launcher="simulate" if quick else "mpi")
+        yield from _rows(case, turns=1 if quick else 2, of=simulated_steps if quick else steps_of)
 
 
-def _rows(case: Case, turns: int, launcher: str) -> Iterator[Row]:
+def _rows(case: Case, turns: int, of: Callable[..., list[Event]]) -> Iterator[Row]:
     plain: list[float] = []
     steps: dict[str, list[tuple[float, Event]]] = {name: [] for name in SCHEMES}
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +56,7 @@ def _rows(case: Case, turns: int, launcher: str) -> Iterator[Row]:
             for name, scheme in SCHEMES.items():
                 job = f"model: {case.model}, data: {case.data}, batch_size: {case.batch_size}, scheme: {scheme},"
                 job += f" optimizer: {{lr: 0.01}}, steps: {case.warm_up + case.steps + 1}"
-                found = steps_of(Path(folder), name, job, launcher, case.warm_up)
+                found = of(Path(folder), name, job, warm_up=case.warm_up)
                 steps[name] += zip(lasted(found), found[1:], strict=True)
     size, base = f"{case.model} n={WORKERS} B={case.batch_size}", min(plain)
     yield Row("plain PyTorch step, all cores", size, base, "itself", 1.0, None)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -37,6 +38,7 @@ Event = dict[str, Any]
 def rows(quick: bool) -> Iterator[Row]:
     """Yield the step of each scheme against the uncoded one, the schemes taking turns, and the cyclic step's parts."""
     steps, turns = (WARM_UP + 3, 1) if quick else (40, 3)
+    of = partial(simulated_steps, warm_up=WARM_UP) if quick else steps_of
     taken: dict[str, list[Event]] = {name: [] for name in SCHEMES}
     times: dict[str, list[float]] = {name: [] for name in SCHEMES}
     with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +47,7 @@ def rows(quick: bool) -> Iterator[Row]:
             for name in SCHEMES:
                 scheme, batch_size = SCHEMES[name]
                 job = f"model: fc, data: synthetic, steps: {steps}, scheme: {scheme}, batch_size: {batch_size}"
-                found = steps_of(Path(folder), name, job, "simulate" if quick else "mpi")
+                found = of(Path(folder), name, job)
                 taken[name] += found[1:]
                 times[name] += lasted(found)
     size = f"fc n={WORKERS}, {SAMPLES} samples each"
@@ -61,7 +63,7 @@ def rows(quick: bool) -> Iterator[Row]:
 
 def receive_rows(quick: bool) -> Iterator[Row]:
     """Yield receiving n * d floats against copying them."""
-    for n, d in [(3, 40_000)] if quick else [(15, 2_000_000), (15, 8_000_000), (45, 1_000_000)]:
+    for n, d in [(1, 40_000)] if quick else [(15, 2_000_000), (15, 8_000_000), (45, 1_000_000)]:
         any_job = (
             "{name: receive, workers: 1, model: lenet, data: synthetic, scheme: uncoded, batch_size: 45, steps: 1}"
         )
@@ -73,9 +75,9 @@ def receive_rows(quick: bool) -> Iterator[Row]:
         yield Row("receive over MPI", f"n={n} d={d:,}", figures["received"], "a copy of n*d floats", ratio, 1.3)
 
 
-def steps_of(folder: Path, name: str, job: str, launcher: str = "mpi", warm_up: int = WARM_UP) -> list[Event]:
-    """Run the job with those keys and return its steps after the warm-up; `folder` has its data set."""
-    parsed, directory = _made(folder, name, f"workers: {WORKERS}, {job}, launcher: {launcher}")
+def steps_of(folder: Path, name: str, job: str, warm_up: int = WARM_UP) -> list[Event]:
+    """Run the job with those keys over MPI and return its steps after the warm-up; `folder` has its data set."""
+    parsed, directory = _made(folder, name, f"workers: {WORKERS}, {job}, launcher: mpi")
     made = plan(parsed, directory, python=sys.executable)
     run(made.argv, made.environment)
     return _steps(directory, warm_up)

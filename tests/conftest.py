@@ -8,6 +8,8 @@ from pathlib import Path
 
 # Before numpy is there: test processes on few cores make each other's BLAS threads wait, a hundred times as long.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+# Before a test uses a GPU: cuBLAS reads it once.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import posing
 import pytest
@@ -20,8 +22,12 @@ from draco.launch import fork_client
 from draco.launch.environment import launch_environment, process_environment
 from draco.runs import directory as run_directory
 from draco.tasks.building import build_task
-from draco.training import build, checkpoint, device, greeting, process, server, transport, worker
+from draco.training import build, checkpoint, device, greeting, process, repeatable, server, transport, worker
 from draco.training.simulated_byzantine import ByzantineWorker
+
+# Without a GPU Triton's kernels run in its interpreter. Triton reads this when it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Timings on a shared machine say nothing about correctness; in CI the same examples every time.
 settings.register_profile("draco", deadline=None)
@@ -44,13 +50,31 @@ eval_every: 0
 """
 
 
+# Of the tests marked `alone` one group is never beside itself: so two clusters are up at most.
+CLUSTERS = ("test_aws.py", "test_cluster_docker.py"), ("test_cluster.py", "test_fake_aws.py", "test_own_code.py")
 # Files that take minutes, begun first where several processes share the work a file at a time.
-LONG = ("test_aws.py", "test_cluster.py", "test_aws_start.py", "test_mpi.py", "test_infra.py", "test_hostile.py")
-LONG += ("test_soak.py", "test_training.py")
+LONG = (*CLUSTERS[0], *CLUSTERS[1], "test_cluster_ssh.py", "test_aws_start.py", "test_bench.py", "test_mpi.py")
+LONG += ("test_guard.py", "test_hostile.py", "test_soak.py", "test_launchers.py", "test_infra.py", "test_training.py")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one process more than there are cores, as launches mostly wait."""
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+    """Put long files first, and name the group of each test: its file, or one of the two that have all clusters."""
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        name = item.path.name
+        return not item.get_closest_marker("alone"), LONG.index(name) if name in LONG else len(LONG)
+
+    items.sort(key=place)
+    for item in items:
+        first = item.path.name in CLUSTERS[0]
+        alone = item.get_closest_marker("alone")
+        item.add_marker(pytest.mark.xdist_group(f"clusters {1 if first else 2}" if alone else str(item.path)))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -99,6 +123,8 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
         if shutil.which("g++") is None:
             pytest.skip("needs g++")
         monkeypatch.setattr(device, "GPU", posing.NAME)
+        # To this device `module.to` moves no parameter in place as to a GPU, which would part tied ones.
+        monkeypatch.setattr(torch.__future__, "get_swap_module_params_on_conversion", lambda: True)
         yield posing.device()
         return
     if not torch.cuda.is_available():
@@ -155,7 +181,8 @@ def train(tmp_path: Path, data_root: Path) -> Callable[..., Trained]:
         calls = [replace[w.rank](w) if w.rank in replace else w.reply for w in workers]
         greetings = [greeting.write(greeting.Greeting(greeting.platform_of(job)))] * job.workers
         momenta = [w.momenta for w in workers]
-        server.train(built, run, transport.Simulated(calls, greetings, momenta))
+        with repeatable.settled(job, *process.used_here(job)):
+            server.train(built, run, transport.Simulated(calls, greetings, momenta))
         return Trained(run)
 
     return run_it

@@ -19,7 +19,7 @@ def check(job: Job) -> list[Fault]:
     others = (
         scheme_checks.of_scheme, scheme_checks.of_each_worker, attack_checks.of_attack, training_checks.of_training,
         training_checks.of_realism, training_checks.of_own_code, task_checks.of_task, task_checks.of_evaluation,
-        task_checks.of_loggers, _of_launcher,
+        task_checks.of_loggers, _of_launcher, scheme_checks.of_repeating,
     )  # fmt: skip
     return [*found, *(fault for checked in others for fault in checked(job) if fault.path not in told)]
 

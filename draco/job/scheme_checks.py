@@ -86,6 +86,21 @@ def _of_replay(job: Job) -> Iterator[Fault]:
         yield Fault("precision", message, ("scheme.name",))
 
 
+def of_repeating(job: Job) -> Iterator[Fault]:
+    """Yield what compares bits where GPUs need not repeat theirs."""
+    if job.device == "cpu" or job.deterministic:
+        return
+    if SCHEMES[job.scheme.name].expels:
+        message = (
+            f"{job.scheme.name} expels who sends other bits, and GPUs repeat theirs only if it is true: leave it "
+            "out, or take a scheme that votes within a tolerance, such as repetition"
+        )
+        yield Fault("deterministic", message, ("scheme.name", "device"))
+    elif job.scheme.get("vote") == "exact":
+        message = "compares bits, and GPUs repeat theirs only with deterministic: true: must be auto or tolerance"
+        yield Fault("scheme.vote", message, ("deterministic", "device"))
+
+
 def of_each_worker(job: Job) -> Iterator[Fault]:
     """Yield what does not go together where workers have samples or momentum of their own."""
     data, local, scheme = job.data, job.local, job.scheme.name

@@ -182,14 +182,20 @@ def play(rank: int, world: int, folder: Path, names: list[str]) -> None:
 
 
 def main() -> None:
-    """Play one set of ranks after the other: each argument is WORLD:NAME,NAME."""
-    for number, told in enumerate(sys.argv[2:]):
-        world, _, names = told.partition(":")
-        folder = Path(sys.argv[1]) / str(number)
-        folder.mkdir()
-        children = [fork(rank, int(world), folder, names.split(",")) for rank in range(int(world))]
-        for child in children:
+    """Play the first set of ranks, then the others together, which mostly wait: each argument is WORLD:NAME,NAME."""
+    torch.compile(torch.neg, backend="aot_eager")(torch.ones(1))  # imports what each rank would import for itself
+    torch._dynamo.reset()
+    for numbers in (range(1), range(1, len(sys.argv) - 2)):
+        for child in [child for number in numbers for child in start(number, sys.argv[number + 2])]:
             os.waitpid(child, 0)
+
+
+def start(number: int, told: str) -> list[int]:
+    """Start the ranks of a set and return their processes."""
+    world, _, names = told.partition(":")
+    folder = Path(sys.argv[1]) / str(number)
+    folder.mkdir()
+    return [fork(rank, int(world), folder, names.split(",")) for rank in range(int(world))]
 
 
 def fork(rank: int, world: int, folder: Path, names: list[str]) -> int:
