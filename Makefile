@@ -22,7 +22,7 @@ PLAN_OPTIONS = $(CLUSTER_NAME) $(call option,cluster,CLUSTER) $(call option,work
     $(call option,image,IMAGE) $(SETTINGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval export verify report compare logs stop data validate test test-all lint bench schema wheel lock \
+.PHONY: help setup train eval export verify report compare logs stop data validate test test-all test-gpu lint bench schema wheel lock \
     clean \
     soak image cluster-up cluster-status status ssh cluster-down cluster-purge plan doctor extend interrupt \
     leftovers
@@ -128,8 +128,13 @@ test-all: .venv/ready-dev ## Run all tests, with clusters, a fake AWS and faults
 	@# Five processes for two cores: clusters (two at a time, tests/conftest.py) and Terraform mostly wait, and begin first.
 	@$(TESTED) -n 5 --dist loadfile --no-loadscope-reorder $(ARGS) || [ $$? -eq 5 ]
 
-SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/*.sh ansible/roles/gpu/files/cdi.sh \
-    $(addprefix tests/aws/fake_aws/stand_ins/,aws boot.sh machine.sh mount.efs shutdown) examples/slurm/train.sbatch
+# One process: its tests share the GPU, and start ranks that do. Equal bits need cuBLAS's fixed workspace.
+test-gpu: .venv/ready-dev ## Run the tests that need a GPU, in at most 5 minutes on one (ARGS="-k kernels" goes to pytest)
+	@.venv/bin/python -m benchmarks.gpu_here
+	@CUBLAS_WORKSPACE_CONFIG=:4096:8 .venv/bin/python -m pytest -p no:xdist -m gpu $(QUICK) tests/guard $(ARGS)
+
+SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/*.sh $(wildcard ansible/roles/gpu/files/*.sh) \
+    $(addprefix tests/aws/fake_aws/stand_ins/,aws boot.sh docker-cdi machine.sh mount.efs nvidia-ctk nvidia-smi shutdown) examples/slurm/train.sbatch
 
 soak: .venv/ready-cluster ## Disturb a run at random and compare its model (WHERE=local|netns|docker FAULTS=50 MINUTES=20 SEED=1)
 	@PYTHONPATH=tests:tests/cluster .venv/bin/python tests/launch/soak.py $(if $(WHERE),--where $(WHERE)) $(if $(FAULTS),--faults $(FAULTS)) \

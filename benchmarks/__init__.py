@@ -10,11 +10,24 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import exchange, guard, kernels, plain, protocol_steps, protocols, rules, simulated, start, steps, wires
+from benchmarks import (
+    exchange,
+    gpu,
+    guard,
+    kernels,
+    plain,
+    protocol_steps,
+    protocols,
+    rules,
+    simulated,
+    start,
+    steps,
+    wires,
+)
 from benchmarks.timing import Row
 
 SECTIONS: tuple[str, ...] = ("kernels", "aggregators", "wires", "receive", "exchange", "steps", "replay")
-SECTIONS += ("protocols", "attackers", "simulated", "plain", "start", "guard")
+SECTIONS += ("protocols", "attackers", "simulated", "plain", "start", "guard", "gpu")
 
 
 def main(target: Path, *, quick: bool, only: Collection[str] = SECTIONS) -> None:
@@ -23,10 +36,13 @@ def main(target: Path, *, quick: bool, only: Collection[str] = SECTIONS) -> None
     console = Console() if sys.stdout.isatty() else Console(width=120)  # a file has room for the columns
     rows: list[Row] = []
     duels: list[rules.Figure] = []
+    on_gpu: list[gpu.Figure] = []
     with console.status("measuring") as status:
         for row in _all(quick, only):
             if isinstance(row, rules.Figure):
                 duels.append(row)
+            elif isinstance(row, gpu.Figure):
+                on_gpu.append(row)
             else:
                 rows.append(row)
             status.update(f"measuring; last: {row.what} ({row.size})")
@@ -36,18 +52,21 @@ def main(target: Path, *, quick: bool, only: Collection[str] = SECTIONS) -> None
         console.print(_table(rows))
     for table in rules.tables(duels):
         console.print(table)
+    if on_gpu:
+        console.print(gpu.table(on_gpu))
     machine = {"torch": torch.__version__, "processor": platform.processor() or platform.machine(), "threads": 1}
     written = {
         "machine": machine,
         "rows": [{**row._asdict(), "verdict": row.verdict} for row in rows],
         "aggregators": [{**duel._asdict(), "verdict": duel.verdict} for duel in duels],
+        "gpu": [{**line._asdict(), "part": line.part, "verdict": line.verdict} for line in on_gpu],
     }
     target.write_text(json.dumps(written, indent=1))
     console.print(f"figures: {target}")
 
 
-def _all(quick: bool, only: Collection[str]) -> "Iterator[Row | rules.Figure]":
-    sections: dict[str, Callable[[], Iterator[Row | rules.Figure]]] = {
+def _all(quick: bool, only: Collection[str]) -> "Iterator[Row | rules.Figure | gpu.Figure]":
+    sections: dict[str, Callable[[], Iterator[Row | rules.Figure | gpu.Figure]]] = {
         "kernels": lambda: kernels.rows(quick, repeats=1 if quick else 7),
         "aggregators": lambda: rules.figures(quick),
         "wires": lambda: wires.rows(repeats=1 if quick else 15),
@@ -61,6 +80,7 @@ def _all(quick: bool, only: Collection[str]) -> "Iterator[Row | rules.Figure]":
         "protocols": lambda: protocol_steps.rows(quick),
         "start": lambda: start.rows(quick),
         "guard": lambda: guard.rows(quick),
+        "gpu": lambda: gpu.figures(quick),
     }
     for name in SECTIONS:
         if name in only:

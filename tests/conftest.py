@@ -9,6 +9,8 @@ from typing import Any
 
 # Before numpy is there: test processes on few cores make each other's BLAS threads wait, a hundred times as long.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+# Before a test uses a GPU: cuBLAS reads it once.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import posing
 import pytest
@@ -22,8 +24,12 @@ from draco.launch import fork_client
 from draco.launch.environment import launch_environment, process_environment
 from draco.runs import directory as run_directory
 from draco.tasks.building import build_task
-from draco.training import build, checkpoint, device, greeting, process, server, transport, worker
+from draco.training import build, checkpoint, device, greeting, process, repeatable, server, transport, worker
 from draco.training.simulated_byzantine import ByzantineWorker
+
+# Without a GPU Triton's kernels run in its interpreter. Triton reads this when it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Timings on a shared machine say nothing about correctness; in CI the same examples every time.
 settings.register_profile("draco", deadline=None)
@@ -123,6 +129,8 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
         if shutil.which("g++") is None:
             pytest.skip("needs g++")
         monkeypatch.setattr(device, "GPU", posing.NAME)
+        # To this device `module.to` moves no parameter in place as to a GPU, which would part tied ones.
+        monkeypatch.setattr(torch.__future__, "get_swap_module_params_on_conversion", lambda: True)
         yield posing.device()
         return
     if not torch.cuda.is_available():
@@ -179,7 +187,8 @@ def train(tmp_path: Path, data_root: Path) -> Callable[..., Trained]:
         calls = [replace[w.rank](w) if w.rank in replace else w.reply for w in workers]
         greetings = [greeting.write(greeting.Greeting(greeting.platform_of(job)))] * job.workers
         momenta = [w.momenta for w in workers]
-        server.train(built, run, transport.Simulated(calls, greetings, momenta))
+        with repeatable.settled(job, *process.used_here(job)):
+            server.train(built, run, transport.Simulated(calls, greetings, momenta))
         return Trained(run)
 
     return run_it

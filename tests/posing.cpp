@@ -56,6 +56,8 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   bool hasPrimaryContext(at::DeviceIndex) const override { return true; }
   bool isBuilt() const override { return true; }
   bool isAvailable() const override { return true; }
+  at::Allocator* getPinnedMemoryAllocator() const override { return c10::GetCPUAllocator(); }
+  bool isPinnedPtr(const void*) const override { return false; }
 };
 [[maybe_unused]] const bool registered = (at::RegisterPrivateUse1HooksInterface(new Hooks), true);
 
@@ -135,6 +137,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
   return {back(a), back(b), back(c)};
 }
 
+// The fallback would not write running statistics, which are optional arguments.
+using Optional = std::optional<at::Tensor>;
+std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm(
+    const at::Tensor& x, const Optional& weight, const Optional& bias, const Optional& mean, const Optional& variance,
+    bool training, double momentum, double eps) {
+  flush();
+  auto here = [](const Optional& t) { return t && t->defined() ? Optional(on_cpu(*t)) : std::nullopt; };
+  auto [a, b, c] = at::native_batch_norm(on_cpu(x), here(weight), here(bias), here(mean), here(variance), training, momentum, eps);
+  return {back(a), back(b), back(c)};
+}
+
 bool apart(const at::Tensor& t) { return t.defined() && t.device().type() != kPosing && t.dim() > 0; }
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto& name = op.schema().operator_name().name;
@@ -169,10 +182,12 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("as_strided", &at::native::as_strided_tensorimpl);
   m.impl("convolution_overrideable", &convolution);
   m.impl("convolution_backward_overrideable", &convolution_backward);
+  m.impl("native_batch_norm", &batch_norm);
   m.impl("view", &at::native::view);
   m.impl("view_as_real", &at::native::view_as_real);
   m.impl("view_as_complex", &at::native::view_as_complex);
   m.impl("_reshape_alias", [](const at::Tensor& t, at::IntArrayRef size, at::IntArrayRef stride) { return at::native::as_strided_tensorimpl(t, size, stride, std::nullopt); });
 }
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) { m.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>()); }
+TORCH_LIBRARY_IMPL(_, AutocastPrivateUse1, m) { m.fallback(torch::CppFunction::makeFallthrough()); }
 TORCH_LIBRARY(posing, m) { m.def("flush", &flush); }

@@ -78,6 +78,25 @@ def _flush() -> None:
     torch.ops.posing.flush()
 
 
+LOCKED: dict[int, int] = {}  # address -> bytes of the host memory that is page-locked
+
+
+class Runtime:
+    """What the tests need of CUDA's own interface."""
+
+    @staticmethod
+    def cudaHostRegister(address: int, size: int, flags: int) -> int:  # noqa: N802
+        if any(start < address + size and address < start + held for start, held in LOCKED.items()):
+            return 712  # cudaErrorHostMemoryAlreadyRegistered
+        LOCKED[address] = size
+        return 0
+
+    @staticmethod
+    def cudaHostUnregister(address: int) -> int:  # noqa: N802
+        del LOCKED[address]
+        return 0
+
+
 _DEFAULT = Stream()
 _current = [_DEFAULT]
 
@@ -109,7 +128,7 @@ def device() -> torch.device:
         get_device_properties=lambda device=None: properties, mem_get_info=lambda device=None: (2**34, 2**34),
         manual_seed_all=lambda seed: None, get_rng_state_all=list, set_rng_state_all=lambda states: None,
         get_rng_state=lambda device=None: torch.zeros(16, dtype=torch.uint8), set_rng_state=lambda *given: None,
-        get_amp_supported_dtype=lambda: [torch.bfloat16, torch.float16],
+        get_amp_supported_dtype=lambda: [torch.bfloat16, torch.float16], cudart=lambda: Runtime,
     )  # fmt: skip
     torch.utils.rename_privateuse1_backend(NAME)
     torch._register_device_module(NAME, module)

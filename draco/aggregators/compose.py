@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from draco.aggregators import mixing
 from draco.aggregators.gram import decide, weighted_sum
 from draco.aggregators.rows import CUDA_WIDTH, blocks, check_count, finite_rows
 from draco.aggregators.rule import Matrix, Mixing, PreAggregatorDeclaration, RuleDeclaration
@@ -76,8 +77,9 @@ def mix_and_reduce(
     if weighs:
         return weighted_sum(gradients, rows, weights[0])
     factors, out = torch.from_numpy(weights).to(gradients), gradients.new_empty(gradients.shape[1])
-    for columns, block in blocks(gradients, rows, CUDA_WIDTH if gradients.is_cuda else max(MIXED // len(weights), 1)):
-        out[columns] = rule(factors @ block, f=f, **options)
+    for columns, block in blocks(gradients, rows, max(MIXED // len(weights), 1) if gradients.is_cpu else CUDA_WIDTH):
+        made = factors @ block if gradients.is_cpu else mixing.mixed(block, list(range(len(block))), weights)
+        out[columns] = rule(made, f=f, **options)
     return out
 
 
@@ -95,9 +97,9 @@ def _weights(
     products err by no more, relatively, in their distances than in the rows' own.
     """
     mixed, certain = np.eye(len(gram)), True
-    for step, mixing in mixings:
+    for step, mix in mixings:
         check_count(step, len(gram), f)
-        weights, sure = mixing(gram, f)
+        weights, sure = mix(gram, f)
         different, place = np.unique(weights, axis=0, return_inverse=True)  # equal rows are to be equal to the bit
         gram = (different @ gram @ different.T)[np.ix_(place, place)]
         mixed, certain = weights @ mixed, certain and sure
@@ -112,8 +114,8 @@ def _mixing(
     n: int, step: PreAggregatorDeclaration, generator: torch.Generator | None, options: Mapping[str, Any]
 ) -> Mixing:
     assert step.mixing is not None
-    mixing: Mixing = step.mixing(n, _needed(step, generator) if step.draws else None, **options)
-    return mixing
+    made: Mixing = step.mixing(n, _needed(step, generator) if step.draws else None, **options)
+    return made
 
 
 def _needed(step: PreAggregatorDeclaration, generator: torch.Generator | None) -> torch.Generator:

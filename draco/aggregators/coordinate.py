@@ -5,9 +5,13 @@ Beside the result each needs memory for a few blocks of columns, whatever d is. 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from draco.aggregators.rows import CUDA_WIDTH, below_half, blocks, check, finite_rows
 from draco.aggregators.rule import RuleDeclaration, majority
-from draco.aggregators.sorting import mean_near_median, mean_of_middle
+from draco.aggregators.sorting import Picking, mean_if_finite, mean_of_picked, middle, near_median
+from draco.fused import columns
+from draco.fused.writing import Value, sign
 from draco.lazy import Tensor, torch
 
 SIGN_WIDTH = 8192  # columns of a block of signs on the CPU: with up to 15 rows it stays in a core's second-level cache
@@ -44,8 +48,7 @@ def median(gradients: Tensor, *, f: int = 0) -> Tensor:
     Raises:
         ValueError: n < 2f + 1, or half of the rows or more hold NaN or Inf.
     """
-    rows = finite_rows(MEDIAN, gradients, f, tolerated=below_half(gradients))
-    return mean_of_middle(gradients.detach(), rows, (len(rows) - 1) // 2)
+    return _sorted(MEDIAN, gradients, f, below_half(gradients), lambda m: middle(m, (m - 1) // 2))
 
 
 MEDIAN = RuleDeclaration(
@@ -65,8 +68,8 @@ def trimmed_mean(gradients: Tensor, *, f: int = 0) -> Tensor:
     Raises:
         ValueError: n < 2f + 1, or more than f rows hold NaN or Inf.
     """
-    rows = finite_rows(TRIMMED_MEAN, gradients, f, tolerated=f)
-    return mean_of_middle(gradients.detach(), rows, f - (len(gradients) - len(rows)))
+    n = len(gradients)
+    return _sorted(TRIMMED_MEAN, gradients, f, f, lambda m: middle(m, f - (n - m)))
 
 
 TRIMMED_MEAN = RuleDeclaration(
@@ -87,8 +90,8 @@ def meamed(gradients: Tensor, *, f: int = 0) -> Tensor:
     Raises:
         ValueError: n < 2f + 1, or more than f rows hold NaN or Inf.
     """
-    rows = finite_rows(MEAMED, gradients, f, tolerated=f)
-    return mean_near_median(gradients.detach(), rows, f - (len(gradients) - len(rows)))
+    n = len(gradients)
+    return _sorted(MEAMED, gradients, f, f, lambda m: near_median(m, f - (n - m)))
 
 
 MEAMED = RuleDeclaration(
@@ -98,6 +101,21 @@ MEAMED = RuleDeclaration(
     least=majority,
     by_coordinate=True,
 )
+
+
+def _sorted(
+    declared: RuleDeclaration, gradients: Tensor, f: int, tolerated: int, picking: Callable[[int], Picking]
+) -> Tensor:
+    """Return the mean of the values that `picking` (of m finite rows) picks of every coordinate's.
+
+    A GPU reads the rows once, as if all were finite, and says whether they were. A CPU looks for that first.
+    """
+    check(declared, gradients, f)
+    out = mean_if_finite(gradients.detach(), picking(len(gradients)))
+    if out is None:
+        rows = finite_rows(declared, gradients, f, tolerated=tolerated)
+        out = mean_of_picked(gradients.detach(), rows, picking(len(rows)))
+    return out
 
 
 def sign_majority(gradients: Tensor, *, f: int = 0) -> Tensor:
@@ -110,11 +128,28 @@ def sign_majority(gradients: Tensor, *, f: int = 0) -> Tensor:
     Raises:
         ValueError: n < 2f + 1, or half of the rows or more hold NaN or Inf.
     """
-    rows = finite_rows(SIGN_MAJORITY, gradients, f, tolerated=below_half(gradients))
+    check(SIGN_MAJORITY, gradients, f)
+    rows = list(range(len(gradients)))
+    out = columns.reduced(gradients.detach(), rows, _majority, f"signs of {len(rows)} rows", watch=True)
+    if out is None:
+        rows = finite_rows(SIGN_MAJORITY, gradients, f, tolerated=below_half(gradients))
+        out = columns.reduced(gradients.detach(), rows, _majority, f"signs of {len(rows)} rows")
+    return _signs(gradients.detach(), rows) if out is None else out
+
+
+def _signs(gradients: Tensor, rows: list[int]) -> Tensor:
     out = gradients.new_empty(gradients.shape[1])
-    for columns, block in blocks(gradients.detach(), rows, CUDA_WIDTH if gradients.is_cuda else SIGN_WIDTH):
-        out[columns] = torch.sign(block).sum(0).sign()
+    for part, block in blocks(gradients, rows, SIGN_WIDTH if gradients.is_cpu else CUDA_WIDTH):
+        out[part] = torch.sign(block).sum(0).sign()
     return out
+
+
+def _majority(rows: list[Value], double: bool) -> Value:
+    """Write the sign of the sum of the rows' signs as a kernel's source."""
+    total, *others = [sign(row) for row in rows]
+    for other in others:
+        total = total + other
+    return sign(total)
 
 
 SIGN_MAJORITY = RuleDeclaration(

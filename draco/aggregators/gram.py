@@ -16,6 +16,8 @@ import numpy as np
 
 from draco.aggregators.rows import CUDA_WIDTH, blocks, check, finite_rows
 from draco.aggregators.rule import Matrix, RowsDeclaration, Weighing
+from draco.fused import products as fused
+from draco.fused import source, sums
 from draco.lazy import Tensor, torch
 
 T = TypeVar("T")
@@ -125,10 +127,12 @@ def _fast_gram(gradients: Tensor, rows: list[int]) -> Matrix | None:
     costs a second pass, and gains nothing else. The products are trusted if the centre is so central that they give the
     distances to about 1e-6. NaN and Inf anywhere, and overflow, show in them.
     """
-    if gradients.is_cuda or gradients.dtype != torch.float32 or gradients.shape[1] <= SAMPLE:
+    if not (gradients.is_cpu or source.usable(gradients)) or gradients.dtype != torch.float32:
+        return None
+    if gradients.shape[1] <= SAMPLE:
         return None
     # Guess on the sample: the most central row, and whether zero is central enough to take the rows as they are.
-    looked_at = sample(gradients)
+    looked_at = sample(gradients).cpu()
     near, centre = _central_gram(looked_at, rows)
     norms = looked_at[rows].double().square().sum(1).median().item()
     at_zero = norms <= NEAR * spread_of(near).min()  # False for NaN
@@ -166,11 +170,15 @@ def _central_gram(gradients: Tensor, rows: list[int]) -> tuple[Matrix, int]:
 def products(gradients: Tensor, rows: list[int], centre: int | Tensor | None, dtype: type[np.floating[Any]]) -> Matrix:
     """Return the inner products (m, m) of the chosen rows about the `centre`-th of them, a vector (d,) or zero (None).
 
-    They are taken block by block in `dtype` and added in float64. On a GPU all is float64, whatever its settings say on
-    float32 products.
+    They are taken block by block in `dtype` and added in float64. On a GPU without kernels all is float64. What its
+    settings say on float32 products matters to neither.
     """
     m = len(rows)  # the centre is subtracted block by block: the centred rows are never made
-    if gradients.is_cuda:
+    if not gradients.is_cpu:
+        about = gradients[rows[centre]] if isinstance(centre, int) else centre
+        found = fused.gram(gradients, rows, about, precise=dtype is np.float64)
+        if found is not None:
+            return np.asarray(found.cpu(), np.float64)
         total = gradients.new_zeros(m, m, dtype=torch.float64)
         for columns, block in blocks(gradients, rows, CUDA_WIDTH):
             differences = block.double()
@@ -233,6 +241,8 @@ def weighted_sum(gradients: Tensor, rows: list[int], weights: Matrix) -> Tensor:
     dtype = torch.float64 if tiny else gradients.dtype
     factors = torch.from_numpy(weights).to(gradients.device, dtype)
     out = gradients.new_empty(gradients.shape[1])
-    for columns, block in blocks(gradients, rows, CUDA_WIDTH if gradients.is_cuda else SUM_WIDTH):
+    if not gradients.is_cpu and sums.weighted_sums(gradients, [rows[i] for i in used], factors[used][None], [out]):
+        return out
+    for columns, block in blocks(gradients, rows, SUM_WIDTH if gradients.is_cpu else CUDA_WIDTH):
         out[columns] = factors @ block.to(dtype)
     return out

@@ -27,6 +27,7 @@ from draco.aggregators.norms import finite_norms
 from draco.aggregators.rows import CUDA_WIDTH, blocks, finite_rows
 from draco.aggregators.rule import Matrix, Mixing, PreAggregatorDeclaration, majority
 from draco.declaration import Option
+from draco.fused import sums
 from draco.lazy import Tensor, torch
 
 PRODUCT = 1 << 17  # elements of a block on the CPU that is multiplied by a matrix of weights
@@ -191,14 +192,20 @@ def mixed(gradients: Tensor, rows: list[int], weights: Matrix, overwrite: bool =
     """Return the sums of the chosen rows with each row of `weights` (m, len(rows)), (n, d) -> (m, d)."""
     factors = torch.from_numpy(weights).to(gradients)
     out = _room(gradients, rows, len(weights), overwrite)
+    if not gradients.is_cpu:
+        if sums.weighted_sums(gradients, rows, factors, list(out)):
+            return out
+        factors = factors.double()  # float32 products may be TF32's
     few = np.count_nonzero(weights) <= len(rows)  # as in buckets: sums of few rows each
-    width = CUDA_WIDTH if gradients.is_cuda else SUM_WIDTH if few else max(PRODUCT // len(weights), 1)
+    width = (SUM_WIDTH if few else max(PRODUCT // len(weights), 1)) if gradients.is_cpu else CUDA_WIDTH
     for columns, block in blocks(gradients, rows, width):
         target = torch.empty_like(out[:, columns]) if overwrite else out[:, columns]
         if few:
             _add(weights, block, target)
-        else:
+        elif gradients.is_cpu:
             torch.mm(factors, block, out=target)
+        else:
+            target.copy_(factors @ block.double())
         if overwrite:
             out[:, columns] = target
     return out

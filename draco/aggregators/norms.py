@@ -12,6 +12,7 @@ import numpy as np
 from draco.aggregators.gram import GRAM_WIDTH, TINY
 from draco.aggregators.rows import CUDA_WIDTH, blocks, check, finite_rows
 from draco.aggregators.rule import Matrix, RowsDeclaration
+from draco.fused import products, source
 from draco.lazy import Tensor, torch
 
 
@@ -28,7 +29,7 @@ def finite_norms(
     """
     check(declared, gradients, f)
     rows = list(range(len(gradients)))
-    if not gradients.is_cuda and gradients.dtype == torch.float32:
+    if (gradients.is_cpu or source.usable(gradients)) and gradients.dtype == torch.float32:
         squares = squared_norms(gradients.detach(), rows, centre, np.float32)
         if np.isfinite(squares).all():
             low = [row for row in rows if squares[row] < TINY]  # the point itself, or an underflow
@@ -40,8 +41,14 @@ def finite_norms(
 
 
 def squared_norms(gradients: Tensor, rows: list[int], centre: Tensor | None, dtype: type[np.floating[Any]]) -> Matrix:
-    """Return the chosen rows' squared distances (m,) to `centre` (d,) or zero, in blocks of `dtype`."""
-    if gradients.is_cuda:
+    """Return the chosen rows' squared distances (m,) to `centre` (d,) or zero, in blocks of `dtype`.
+
+    On a GPU without kernels they are float64's.
+    """
+    if not gradients.is_cpu:
+        found = products.squares(gradients, rows, centre, precise=dtype is np.float64)
+        if found is not None:
+            return np.asarray(found.cpu(), np.float64)
         total = gradients.new_zeros(len(rows), dtype=torch.float64)
         for columns, block in blocks(gradients, rows, CUDA_WIDTH):
             from_zero = block.double()

@@ -5,7 +5,6 @@ Shapes: n values to sort, d parameters, m rows that are finite.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -13,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from draco.aggregators.rows import CUDA_WIDTH
+from draco.fused import columns, writing
+from draco.fused.writing import Value
 from draco.lazy import Tensor, torch
 
 SORT_WIDTH = 24_576  # below torch's grain size of 32768, above which it hands every small call to its thread pool
@@ -139,33 +140,99 @@ def compiled(n: int, network: list[Comparator]) -> Program:
     return Program(tuple(steps), tuple(place), slots)
 
 
-Pick = Callable[[list[Any]], list[Any]]  # values by place -> those to sum; it may write to those that are read
+Choose = Callable[[Any, Any, Any], Any]  # (condition, yes, no) -> yes where it holds, in the place of `no`
+Pick = Callable[[list[Any], Choose], list[Any]]  # values by place -> those to sum; it may write to those that are read
 
 
-def mean_of_picked(gradients: Tensor, rows: list[int], fates: tuple[str, ...], kept: int, pick: Pick) -> Tensor:
-    """Return the mean of the `kept` values of every coordinate that `pick` chooses of the sorted ones, (n, d) -> (d,).
+class Picking(NamedTuple):
+    """Which of a column's m sorted values are summed."""
 
-    Beside the result it takes memory for slots of one block each.
+    fates: tuple[str, ...]
+    kept: int  # how many are
+    pick: Pick
+
+
+@lru_cache(maxsize=64)
+def middle(m: int, drop: int) -> Picking:
+    """Return all but the `drop` largest and smallest values."""
+    fates = (DROPPED,) * drop + (SUMMED,) * (m - 2 * drop) + (DROPPED,) * drop
+    return Picking(fates, m - 2 * drop, lambda values, choose: values[drop : m - drop])
+
+
+@lru_cache(maxsize=64)
+def near_median(m: int, drop: int) -> Picking:
+    """Return all but the `drop` values that are farthest from the median.
+
+    Of two equally far the smaller is kept. The kept = m - drop nearest are neighbours in the sorted order. They begin
+    as the smallest; the value in the k-th place gives way to that in place k + kept, if that is nearer, for k = 0, 1
+    and so on: once one does not, none after it does.
     """
+    # Read on their own: the median, and the values at both ends, which are compared. The rest is only summed.
+    kept = m - drop
+    centre, upper = (m - 1) // 2, m // 2
+    read = {*range(drop), *range(kept, m), *((centre, upper) if drop else ())}
+
+    def pick(values: list[Any], choose: Choose) -> list[Any]:
+        nearest = values[:kept]
+        if drop:
+            median = values[centre] * 0.5 + values[upper] * 0.5  # halves first: the sum might overflow
+            for k, high in enumerate(values[kept:]):
+                low = nearest[k % kept]
+                nearest[k % kept] = choose(high - median < median - low, high, low)
+        return nearest
+
+    return Picking(tuple(READ if place in read else SUMMED for place in range(m)), kept, pick)
+
+
+def mean_of_picked(gradients: Tensor, rows: list[int], picking: Picking) -> Tensor:
+    """Return the mean of every coordinate's picked values, of the chosen rows, all finite, (n, d) -> (d,).
+
+    On a CPU it takes, beside the result, memory for slots of one block each.
+    """
+    out = None if gradients.is_cpu else _fused(gradients, rows, picking)
+    return _in_blocks(gradients, rows, picking) if out is None else out
+
+
+def mean_if_finite(gradients: Tensor, picking: Picking) -> Tensor | None:
+    """Return what `mean_of_picked` does of all rows, read once; None where they are not finite, or this is no GPU."""
+    return None if gradients.is_cpu else _fused(gradients, list(range(len(gradients))), picking, watch=True)
+
+
+def _fused(gradients: Tensor, rows: list[int], picking: Picking, *, watch: bool = False) -> Tensor | None:
+    what = f"sorting {len(rows)} rows"
+    return columns.reduced(gradients, rows, _written(picking), what, watch=watch)
+
+
+@lru_cache(maxsize=64)
+def _written(picking: Picking) -> columns.Written:
+    """Return what writes the mean of the picked values as a kernel's source."""
+
+    def written(rows: list[Value], double: bool) -> Value:
+        steps, places, slots = program(picking.fates)
+        slot = [*rows, *rows[:1] * (slots - len(rows))]  # scratch holds anything
+        for larger, a, b, to in steps:
+            slot[to] = (writing.maximum if larger else writing.minimum)(slot[a], slot[b])
+        picked = picking.pick([slot[place] for place in places], writing.where)
+        total, scaled = picked[0] + 0.0, picked[0] * (1 / picking.kept) + 0.0  # 0 + -0 is 0
+        for value in picked[1:]:
+            total, scaled = total + value, scaled + value * (1 / picking.kept)
+        return writing.finite_or(writing.quotient(total, picking.kept, double), scaled)
+
+    return written
+
+
+def _in_blocks(gradients: Tensor, rows: list[int], picking: Picking) -> Tensor:
+    """Do it by calls on blocks of columns."""
+    cpu = gradients.is_cpu
+    ops: Any = np if cpu else torch  # numpy's calls cost half of torch's
     out = gradients.new_empty(gradients.shape[1])
-    _sum_picked(gradients, rows, fates, pick, out, 1.0)
-    out /= kept
-    if len(out) and not all(map(math.isfinite, out.aminmax())):  # the sum overflowed, which the mean does not
-        _sum_picked(gradients, rows, fates, pick, out, 1 / kept)
-    return out
-
-
-def _sum_picked(
-    gradients: Tensor, rows: list[int], fates: tuple[str, ...], pick: Pick, out: Tensor, factor: float
-) -> None:
-    """Sum what `pick` chooses, times `factor`, into `out`."""
-    cuda = gradients.is_cuda
-    ops: Any = torch if cuda else np  # numpy's calls cost half of torch's
-    given, result = (gradients, out) if cuda else (gradients.numpy(), out.numpy())
-    steps, places, slots = program(fates)
-    width = min(CUDA_WIDTH if cuda else SORT_WIDTH, len(out))
+    given, result = (gradients.numpy(), out.numpy()) if cpu else (gradients, out)
+    steps, places, slots = program(picking.fates)
+    width = min(SORT_WIDTH if cpu else CUDA_WIDTH, len(out))
     scratch = gradients.new_empty(slots - len(rows) + 1, width)
-    memory: Any = scratch if cuda else scratch.numpy()
+    memory: Any = scratch.numpy() if cpu else scratch
+    # A GPU divides by a number of the host by multiplying with its inverse, and by one of its own as the CPU does.
+    kept: Any = picking.kept if cpu else torch.full((), picking.kept, dtype=out.dtype, device=out.device)
     for start in range(0, len(out), max(width, 1)):
         # The slots of this block: the rows where they are, then scratch; the last one is for multiplied values.
         stop = min(start + width, len(out))
@@ -175,40 +242,32 @@ def _sum_picked(
         for larger, a, b, to in steps:
             (ops.maximum if larger else ops.minimum)(slot[a], slot[b], out=slot[to])
         with np.errstate(over="ignore", invalid="ignore"):
+            picked = picking.pick([slot[place] for place in places], _choose)
             total = result[start:stop]
             total[:] = 0
-            for value in pick([slot[place] for place in places]):
-                total += value if factor == 1 else ops.multiply(value, factor, out=spare)
+            for value in picked:
+                total += value
+            total /= kept
+            overflown = ~ops.isfinite(total)
+            if overflown.any():  # the sum overflowed, which the mean does not
+                scaled = ops.zeros_like(total)
+                for value in picked:
+                    scaled += ops.multiply(value, 1 / picking.kept, out=spare)
+                total[overflown] = scaled[overflown]
+    return out
+
+
+def _choose(condition: Any, yes: Any, no: Any) -> Any:
+    into = torch.asarray(no)  # shares the memory of a numpy array
+    torch.where(torch.asarray(condition), torch.asarray(yes), into, out=into)
+    return no
 
 
 def mean_of_middle(gradients: Tensor, rows: list[int], drop: int) -> Tensor:
     """Return the mean of every coordinate without its `drop` largest and smallest values, (n, d) -> (d,)."""
-    m = len(rows)
-    fates = (DROPPED,) * drop + (SUMMED,) * (m - 2 * drop) + (DROPPED,) * drop
-    return mean_of_picked(gradients, rows, fates, m - 2 * drop, lambda values: values[drop : m - drop])
+    return mean_of_picked(gradients, rows, middle(len(rows), drop))
 
 
 def mean_near_median(gradients: Tensor, rows: list[int], drop: int) -> Tensor:
-    """Return the mean of every coordinate without the `drop` values that are farthest from its median, (n, d) -> (d,).
-
-    Of two equally far the smaller is kept. The kept = m - drop nearest are neighbours in the sorted order. They begin
-    as the smallest; the value in the k-th place gives way to that in place k + kept, if that is nearer, for k = 0, 1
-    and so on: once one does not, none after it does.
-    """
-    # Read on their own: the median, and the values at both ends, which are compared. The rest is only summed.
-    m, kept = len(rows), len(rows) - drop
-    middle, upper = (m - 1) // 2, m // 2
-    read = {*range(drop), *range(kept, m), *((middle, upper) if drop else ())}
-    fates = tuple(READ if place in read else SUMMED for place in range(m))
-
-    def pick(values: list[Any]) -> list[Any]:
-        nearest = values[:kept]
-        if drop:
-            median = values[middle] * 0.5 + values[upper] * 0.5  # halves first: the sum might overflow
-            for k, high in enumerate(values[kept:]):
-                low = nearest[k % kept]
-                into = torch.asarray(low)  # shares the memory of a numpy array
-                torch.where(torch.asarray(high - median < median - low), torch.asarray(high), into, out=into)
-        return nearest
-
-    return mean_of_picked(gradients, rows, fates, kept, pick)
+    """Return the mean of every coordinate without the `drop` values farthest from its median, (n, d) -> (d,)."""
+    return mean_of_picked(gradients, rows, near_median(len(rows), drop))

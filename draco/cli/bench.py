@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
         nargs="+",
         metavar="SECTION",
         help="some of kernels, aggregators, wires, receive, exchange, steps, replay, protocols, attackers, simulated, "
-        "plain, start, guard",
+        "plain, start, guard, gpu",
     )
     parser.add_argument(
         "--json",

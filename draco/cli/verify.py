@@ -65,19 +65,23 @@ def _verify(args: argparse.Namespace, run: Path) -> int:
 def _recomputed(args: argparse.Namespace, run: Path, job: "Job", record: "Chain") -> "Verdict":
     import torch
 
-    from draco.launch import ready
     from draco.runs import directory
+    from draco.training import device, process, repeatable
     from draco.training.verify import verifying
 
-    ready.require_device(str(run), job.device)
     jobs.require_weights(job)
     torch.set_num_threads(job.threads)
     secret = directory.secret(run) if (run / "secret").exists() else b""
-    built = verifying.built(directory.read_job(run), job, record)
+    recorded, on_cpu = directory.read_job(run), {"device": "cpu", "server_device": "cpu"}
+    if "cuda" in (job.device, job.server_device) and not device.gpus():
+        console.warn(f"{run}: was trained on GPUs, and torch sees none here: it is recomputed on the CPU")
+        recorded, job = recorded.model_copy(update=on_cpu), job.model_copy(update=on_cpu)
+    built = verifying.built(recorded, job, record)
     tolerance = verifying.TOLERANCE if args.tolerance is None else args.tolerance
-    return verifying.verify(
-        run, built, record, share=args.sample, seed=args.seed, tolerance=tolerance, secret=secret, tell=console.say
-    )
+    with repeatable.settled(job, *process.used_here(job)):
+        return verifying.verify(
+            run, built, record, share=args.sample, seed=args.seed, tolerance=tolerance, secret=secret, tell=console.say
+        )
 
 
 def _here(job: "Job", root: Path | None) -> "Job":

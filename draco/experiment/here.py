@@ -23,7 +23,7 @@ from draco.job import Job
 from draco.launch.interrupts import Interrupts
 from draco.runs import directory as run_directory
 from draco.runs.directory import Status
-from draco.training import process, server
+from draco.training import process, repeatable, server
 from draco.training.build import Built
 from draco.training.transport.contract import Arrival, Task
 
@@ -116,7 +116,8 @@ def simulate(job: Job, run: Path, look: Callable[[], None], say: Say) -> Status:
         run_directory.reserve(run)
         try:
             built = Built(job)
-            server.train(built, run, _Watched(built, look_and_say))
+            with repeatable.settled(job, *process.used_here(job)):
+                server.train(built, run, _Watched(built, look_and_say))
         except KeyboardInterrupt:
             _record(run, "interrupted", "killed by its user")
         except BaseException as error:

@@ -83,6 +83,11 @@ class Progress:
             self.say(f"not used: {event.get('file', '?')}: {event.get('why', '?')}")
         elif event["event"] == "resume":
             self.say(f"resumed after step {event['step']} from {event.get('file', '?')}")
+            if "before_on" in event:
+                self.say(
+                    f"the server was on {event['before_on']} and is on {event.get('server_device', '?')}: what follows "
+                    "may differ in its last bits"
+                )
             self._expelled = {each.rank for each in expulsions.of(event)}
             if self._expelled:
                 self.say(f"expelled before: {', '.join(map(str, sorted(self._expelled)))}")

@@ -46,7 +46,8 @@ class SeededDropout(nn.Module):
             )
         each = len(x) // announced
         masks = [torch.rand(rows * each, *x.shape[1:], generator=source) >= self.p for rows, source in self._sources()]
-        return x * torch.cat(masks).to(x.device, x.dtype).div_(1 - self.p)
+        kept = torch.cat(masks).to(x.device).to(x.dtype)  # a byte each on the way to a GPU
+        return x * kept.div_(1 - self.p)
 
     def _sources(self) -> Segments:
         """Return the segments to draw from; in a backward pass, copies of the generators as they were in the forward.

@@ -57,6 +57,7 @@ class _Start(_Event):
     machine: dict[str, str | int | float] | None = _maybe()
     vote: str = _maybe()
     vote_reason: str = _maybe()
+    server_device: str = _maybe()  # `cpu`, or the name of its GPU
     weights: str = _maybe()  # SHA-256 of the file of initial weights
     failure_probability: Share | None = _maybe()  # that a step of the whole run stays false
     expected_false: Annotated[Number, Field(ge=0)] | None = _maybe()  # false vectors of the whole run, on the average
@@ -110,6 +111,8 @@ class _Undone(_Event):
 class _File(_Event):  # checkpoint, resume
     step: Count
     file: str = _maybe()
+    server_device: str = _maybe()  # of resume, with the next: another kind of device than before
+    before_on: str = _maybe()
     expelled: dict[RankText, _Proof] | None = _maybe()  # of resume: who is out
 
 

@@ -36,6 +36,7 @@ from draco.schemes.scheme import Decoded, Decoder, Encoder, Inspection, Mask, Sc
 
 CODES = ("deterministic", "bernoulli")
 BLOCK = 1 << 14  # bytes of a reply that are counted at once: their votes stay in the second-level cache
+BLOCK_GPU = 1 << 22  # on a GPU; they take 32 times as many bytes there
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -106,11 +107,10 @@ def _encoder(tail: int) -> Encoder:
             votes += gradient[:p].sign()
         coin = torch.arange(row, row + p, device=votes.device) % 2 == 0
         bits = torch.where(votes == 0, coin, votes > 0)
-        ended = np.append(bits.cpu().numpy(), True)
-        rest = gradients[:, p:].float().mean(0).cpu()
+        rest = gradients[:, p:].float().mean(0)
         if not bool(torch.isfinite(rest).all()):  # perhaps the sum alone is beyond float32, and the mean is not
-            rest = gradients[:, p:].double().mean(0).float().cpu()
-        return torch.cat([rest.view(torch.uint8), torch.from_numpy(np.packbits(ended))])
+            rest = gradients[:, p:].double().mean(0).float()
+        return torch.cat([rest.view(torch.uint8), _packed(bits)])
 
     return encode
 
@@ -120,13 +120,14 @@ def _decoder(n: int, tail: int) -> Decoder:
         if replies.shape[1] <= 4 * tail:
             raise ValueError(f"election: replies have {replies.shape[1]} bytes, must have more than {4 * tail}")
         rows = np.flatnonzero(here)
-        received = replies.cpu().numpy()
+        ends = torch.cat([replies[:, : 4 * tail], replies[:, -1:]], 1).cpu().numpy()[rows]
         # The numbers of each row (rows, tail), and which rows are well formed.
-        rest = np.ascontiguousarray(received[rows, : 4 * tail]).view(np.float32).reshape(len(rows), tail)
-        length, good = _agreed(received[rows, -1], np.asarray(np.isfinite(rest).all(axis=1)))
-        signs = _majority(received[:, 4 * tail :], rows[good])[: 8 * (replies.shape[1] - 4 * tail - 1) + length]
+        rest = np.ascontiguousarray(ends[:, :-1]).view(np.float32).reshape(len(rows), tail)
+        length, good = _agreed(ends[:, -1], np.asarray(np.isfinite(rest).all(axis=1)))
+        count = _majority if replies.is_cpu else _majority_there
+        signs = count(replies[:, 4 * tail :], rows[good])[: 8 * (replies.shape[1] - 4 * tail - 1) + length]
         middle = np.median(rest[good].astype(np.float64), axis=0).astype(np.float32)  # the middle two may add up to Inf
-        result = torch.from_numpy(np.concatenate([signs, middle])).to(replies.device)
+        result = torch.cat([signs, torch.from_numpy(middle).to(replies.device)])
         return Decoded(result[None], tuple(int(row) for row in rows[~good]))
 
     return decode
@@ -148,8 +149,39 @@ def _agreed(last: Bytes, finite: npt.NDArray[np.bool_]) -> tuple[int, npt.NDArra
     return 8 - int(end).bit_length(), ends == end
 
 
-def _majority(received: Bytes, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+def _packed(bits: Tensor) -> Tensor:
+    """Return bits (p,), then a 1, then zeros, as p // 8 + 1 bytes, the first bit the highest of the first byte."""
+    if bits.is_cpu:
+        return torch.from_numpy(np.packbits(np.append(bits.numpy(), True)))
+    p = len(bits)
+    padded = torch.zeros(8 * (p // 8 + 1), dtype=torch.uint8, device=bits.device)
+    padded[:p] = bits
+    padded[p] = 1
+    return (padded.view(-1, 8) << _shifts(bits.device)).sum(1, dtype=torch.uint8)
+
+
+def _shifts(device: torch.device) -> Tensor:
+    """Return by how much the bits of a byte are shifted, (8,)."""
+    return torch.arange(7, -1, -1, device=device).to(torch.uint8)
+
+
+def _majority_there(received: Tensor, rows: npt.NDArray[np.intp]) -> Tensor:
+    """Return what `_majority` does, of replies on a GPU."""
+    width = received.shape[1]
+    out = torch.empty(8 * width, device=received.device)
+    shifts = _shifts(received.device)
+    for start in range(0, width, BLOCK_GPU):
+        block = received[:, start : start + BLOCK_GPU]
+        votes = torch.zeros(block.shape[1], 8, dtype=torch.int16, device=received.device)
+        for row in rows.tolist():
+            votes += (block[row][:, None] >> shifts) & 1
+        out[8 * start : 8 * start + votes.numel()] = (2 * votes - len(rows)).sign().view(-1)
+    return out
+
+
+def _majority(replies: Tensor, rows: npt.NDArray[np.intp]) -> Tensor:
     """Return the sign of the majority of the rows' bits, (8 times the bytes,): 1, -1, or 0 for a tie."""
+    received = replies.numpy()
     out = np.empty(8 * received.shape[1], np.float32)
     for start in range(0, received.shape[1], BLOCK):
         block = received[:, start : start + BLOCK]
@@ -157,7 +189,7 @@ def _majority(received: Bytes, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.flo
         for row in rows:
             votes += np.unpackbits(block[row])
         out[8 * start : 8 * start + len(votes)] = np.sign(2 * votes - np.int16(len(rows)))
-    return out
+    return torch.from_numpy(out)
 
 
 ELECTION = SchemeDeclaration(

@@ -24,7 +24,7 @@ from draco.schemes.cyclic_code import PRECISE, Code, amplifications
 from draco.schemes.locate import locate
 from draco.schemes.projection import (
     HUGE,
-    add_up,
+    add_up_all,
     block_width,
     mask_without,
     runs_of,
@@ -132,9 +132,7 @@ def _apply(phase: Phase, index: int, block: Tensor, mean: Tensor, check: Tensor)
     targets = check.unbind(0)[: len(checks)]
     rest = math.nan
     for runs in phase.runs:
-        add_up(block, runs, v, mean)
-        for h, target in zip(checks, targets, strict=True):
-            add_up(block, runs, h, target)
+        add_up_all(block, runs, [v, *checks], [mean, *targets])
         rest = sum(float(torch.dot(c, c)) for c in targets)  # squared norms
         if not math.isfinite(rest):  # perhaps only the squares overflow
             rest = float(check[: len(checks)].double().square().sum())

@@ -128,6 +128,11 @@ class _Building:
             if gradients.ndim != 2 or not gradients.numel() or gradients.dtype != torch.float32:
                 found = f"{tuple(gradients.shape)} {gradients.dtype}"
                 raise self._fault(f"its decoder returned gradients {found}; they must be (m, d) float32")
+            if gradients.device != replies.device:
+                raise self._fault(
+                    f"its decoder returned gradients on {gradients.device}, of replies on {replies.device}; make "
+                    "tensors with device=replies.device"
+                )
             if any(type(row) is not int or not 0 <= row < made.workers for row in suspects):
                 raise self._fault(f"its decoder's suspects are {suspects!r}; must be rows, 0 to {made.workers - 1}")
             return decoded

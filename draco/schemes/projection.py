@@ -22,6 +22,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from draco.fused import rows as fused
+from draco.fused.sums import weighted_sums
 from draco.lazy import Tensor, torch
 
 PROJECTIONS = 8  # k; 4 already locate 98-100 of 100 random error sets at (45, 10)
@@ -81,6 +83,10 @@ def dense(secret: Draw, columns: int) -> Tensor:
 def project_row(row: Tensor, secret: Draw) -> Tensor:
     """Return the inner products (b, q) of a row's chunks with the directions."""
     width = secret.directions.shape[1]
+    if not row.is_cpu:
+        whole_row = torch.empty(1, len(secret.coefficients), len(secret.directions), device=row.device)
+        if fused.project(row[None], [0], secret.directions, whole_row):
+            return whole_row[0]
     # A piece of the row is multiplied by all g while it is in the cache. A GPU takes the whole row at once.
     inner = torch.zeros(len(secret.directions), len(secret.coefficients), device=row.device)
     step = PIECE // width * width if row.is_cpu else len(secret.coefficients) * width
@@ -115,10 +121,29 @@ def combine(replies: Tensor, runs: Sequence[tuple[int, int]], weights: Tensor) -
     """Return weights (n,) @ replies over the rows in `runs`, summed in the weights' dtype; no other row is read."""
     n, d = replies.shape
     out = torch.empty(d, dtype=replies.dtype, device=replies.device)
+    if not replies.is_cpu and _summed(replies, runs, [weights], [out]):
+        return out
     width = block_width(n, d, replies.device)
     for block, target in zip(torch.split(replies, width, 1), torch.split(out, width), strict=True):
         add_up(block, runs, weights, target)
     return out
+
+
+def add_up_all(
+    block: Tensor, runs: Sequence[tuple[int, int]], weights: Sequence[Tensor], targets: Sequence[Tensor]
+) -> None:
+    """Do what `add_up` does for several weights; on a GPU the rows are read once for all of them."""
+    if block.is_cpu or not _summed(block, runs, weights, targets):
+        for each, target in zip(weights, targets, strict=True):
+            add_up(block, runs, each, target)
+
+
+def _summed(
+    block: Tensor, runs: Sequence[tuple[int, int]], weights: Sequence[Tensor], targets: Sequence[Tensor]
+) -> bool:
+    rows = [row for start, stop in runs for row in range(start, stop)]
+    used = torch.stack([torch.cat([each[start:stop] for start, stop in runs]) for each in weights]) if rows else None
+    return used is not None and weighted_sums(block, rows, used, list(targets))
 
 
 def add_up(block: Tensor, runs: Sequence[tuple[int, int]], weights: Tensor, target: Tensor) -> None:
@@ -145,17 +170,24 @@ def mask_without(n: int, rows: Sequence[int]) -> npt.NDArray[np.bool_]:
 def squared_norms(replies: Tensor, runs: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
     """Return the squared norms (n,) of the rows in `runs`, 0 elsewhere, in float64."""
     n, d = replies.shape
-    total = torch.zeros(n, dtype=torch.float64, device=replies.device)
-    for block in torch.split(replies, block_width(n, d, replies.device), 1):
+    blocks = torch.split(replies, block_width(n, d, replies.device), 1)
+    squares = torch.zeros(len(blocks), n, dtype=torch.float64, device=replies.device)
+    for block, into in zip(blocks, squares, strict=True):
         for start, stop in runs:
-            rows = block[start:stop]
-            squares = torch.linalg.vector_norm(rows, dim=1).double().square()
-            lost = (squares < SMALLEST) | ~torch.isfinite(squares)  # float32 may have under- or overflowed
-            if bool(lost.any()):
-                squares[lost] = torch.linalg.vector_norm(rows[lost], dim=1, dtype=torch.float64).square()
-            total[start:stop] += squares
-    result: npt.NDArray[np.float64] = total.cpu().numpy()
-    return result
+            into[start:stop] = torch.linalg.vector_norm(block[start:stop], dim=1).double().square()
+    found: npt.NDArray[np.float64] = squares.cpu().numpy()  # of a GPU waited for once
+    kept = np.zeros(n, np.bool_)
+    for start, stop in runs:
+        kept[start:stop] = True
+    lost = kept & ((found < SMALLEST) | ~np.isfinite(found))  # float32 may have under- or overflowed
+    for place in np.flatnonzero(lost.any(axis=1)).tolist():
+        rows = np.flatnonzero(lost[place])
+        exact = torch.linalg.vector_norm(blocks[place][torch.from_numpy(rows)], dim=1, dtype=torch.float64).square()
+        found[place, rows] = exact.cpu().numpy()
+    total = np.zeros(n)
+    for each in found:
+        total += each
+    return total
 
 
 def sampled_squares(

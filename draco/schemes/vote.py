@@ -16,6 +16,8 @@ from typing import Literal, NamedTuple
 
 from draco.declaration import OnlyWith, Option
 from draco.errors import DecodeError
+from draco.fused import products
+from draco.fused.rows import same_as_first
 from draco.lazy import Tensor, torch
 
 TOLERANCE = 2e-6  # relative L2 distance; thread counts and instruction sets were measured to differ by up to 5e-7
@@ -94,7 +96,14 @@ class Ballot:
         return other
 
     def _same_as_first(self, rows: list[int]) -> list[int]:
-        """Return the rows that have the bits of the first, block by block, so that its block stays in the cache."""
+        """Return the rows that have the bits of the first, block by block, so that its block stays in the cache.
+
+        On a GPU each row is read once.
+        """
+        if isinstance(self.replies, torch.Tensor) and not self.replies.is_cpu and len(rows) > 1:
+            same = same_as_first(self.replies, rows)
+            if same is not None:
+                return same
         for part in _blocks(self.replies):
             first = self.replies[rows[0]][part]
             rows = rows[:1] + [row for row in rows[1:] if same_bits(first, self.replies[row][part])]
@@ -118,6 +127,8 @@ def _blocks(replies: Tensor | Sequence[Tensor]) -> Iterator[slice]:
 
 def _distances(replies: Tensor | Sequence[Tensor], pairs: Sequence[tuple[int, int]]) -> list[float]:
     """Return the L2 distances of the pairs of rows; of a row and itself, its norm."""
+    if len(pairs) and not replies[0].is_cpu:
+        return [_distance_on_gpu(replies[a], None if a == b else replies[b]) for a, b in pairs]
     squares = [0.0] * len(pairs)
     for part in _blocks(replies):
         for index, (a, b) in enumerate(pairs):
@@ -127,6 +138,18 @@ def _distances(replies: Tensor | Sequence[Tensor], pairs: Sequence[tuple[int, in
                 square = float(x.double().square().sum())
             squares[index] += square
     return [math.sqrt(x) for x in squares]
+
+
+def _distance_on_gpu(row: Tensor, other: Tensor | None) -> float:
+    """Return the L2 distance of a row (d,) and another one or zero: float32 unless that under- or overflows."""
+    for precise in (False, True):
+        found = products.squares(row[None], [0], other, precise=precise)
+        if found is None:  # there is no kernel
+            difference = row.double() if other is None else row.double() - other
+            found = torch.dot(difference, difference)[None]
+        if SMALLEST < (square := float(found)) < math.inf:
+            break
+    return math.sqrt(square)
 
 
 def checked_vote(name: str, vote: str, tolerance: float) -> float | None:

@@ -11,9 +11,9 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset, DistributedSampler
 
+from draco.determinism import causes, fingerprint
 from draco.errors import JobError
 from draco.torch.court import Court
-from draco.torch.determinism import causes, fingerprint
 from draco.torch.evidence import LOGGER, Evidence, Register
 from draco.torch.layout import Layout
 from draco.torch.measuring import Measure

@@ -52,7 +52,7 @@ class Appraisal:
         built, job = self._built, self._built.job
         with self._training.evaluated() as model:
             result = evaluate.evaluate_model(
-                built.task, model, built.test, job.eval_batch_size, job.device, self._log.beat
+                built.task, model, built.test, job.eval_batch_size, self._training.device, self._log.beat
             )
         if why := stop_early.missing(job, result.metrics):
             raise OwnCodeError(why)

@@ -26,7 +26,7 @@ from draco.sampling import derive_seed, generator
 from draco.schemes import SCHEMES, Scheme
 from draco.tasks import Task, count
 from draco.tasks.building import build_task, task_model, task_samples
-from draco.training import initial_weights, wire
+from draco.training import device, initial_weights, wire
 from draco.training.autocast import Autocast
 from draco.training.gradients import Plan
 
@@ -39,6 +39,10 @@ _ROUNDINGS_TOLERATED = 4
 # The tolerance of a vote between workers that round float64: four elements may always differ by a quantum each
 # (rounding.py), as a quantum is at most 2^-23 of a vector's length.
 TIES = 2.0**-22
+
+# The tolerance of a vote between workers on GPUs that need not have equal bits. Where the last layers' ReLUs are at
+# zero but for rounding, two honest gradients differ by some 1e-3 to 1e-2 (docs/numerics.md has what was measured).
+ON_GPUS = 1e-2
 
 
 class Built:
@@ -90,6 +94,18 @@ class Built:
         model = task_model(self.task, self.job.seed)
         initial_weights.load_into(model, self.job.weights)
         return model
+
+    @cached_property
+    def server_device(self) -> torch.device:
+        """Where the server decodes, aggregates and steps; this process's own GPU, if it is one.
+
+        Raises:
+            MissingError: on a GPU, and this process sees none.
+        """
+        where = device.of_server(self.job)
+        if where.type != "cpu":
+            device.of_gpus().set_device(where)
+        return where
 
     @cached_property
     def shards(self) -> list[Tensor] | None:
@@ -182,8 +198,8 @@ def tolerance(job: Job) -> float:
     scheme, given = SCHEMES[job.scheme.name], job.scheme.get("tolerance")
     if not scheme.tolerance:
         return 0.0
-    if job.precision == "float64_rounded" and "vote" in scheme.options:
-        given = given or TIES
+    if "vote" in scheme.options:
+        given = given or (TIES if job.precision == "float64_rounded" else ON_GPUS if job.device != "cpu" else None)
     return max(given or scheme.tolerance, _ROUNDINGS_TOLERATED * wire.ROUNDING[job.wire.dtype])
 
 

@@ -78,11 +78,11 @@ class Chain:
         if partitions is not None:
             found["partitions"] = list(partitions)
         if self._vectors and vector is not None:
-            found["vector"] = digest(vector.numpy())
+            found["vector"] = digest(vector.cpu().numpy())
         if self._vectors and partitions is None and gradients is not None and len(gradients) == self._partitions:
             assert self._pool is not None
             width = gradients.shape[1] if vector is None else vector.numel()
-            found["partitions"] = list(self._pool.map(digest, [row[:width].numpy() for row in gradients]))
+            found["partitions"] = list(self._pool.map(lambda row: digest(row[:width].cpu().numpy()), gradients))
         self._about = found
 
     def took(self, step: int, parameters: Tensor, statistics: Tensor) -> None:

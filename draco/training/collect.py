@@ -13,15 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from draco.aggregators.rows import is_finite
 from draco.errors import DecodeError, TrainingError, WorkerError
 from draco.job import Job
 from draco.schemes import Decoded, Inspection, Scheme
 from draco.training import wire
 from draco.training.patience import Patience
-from draco.training.transport import ServerTransport, Task, new_frames, ranks
+from draco.training.staging import build_rows
+from draco.training.transport import ServerTransport, Task, ranks
 from draco.training.worker_momentum import Attached
 
 NOT_FINITE = "it holds numbers that are not finite"
@@ -55,6 +56,7 @@ class _Arrived:
     tasks: Sequence[Task]  # of worker 1..n
     mask: np.ndarray[tuple[int], np.dtype[np.bool_]]  # (n,) by row
     refused: dict[int, str] = field(default_factory=dict)
+    coming: dict[int, wire.Timing] = field(default_factory=dict)  # row -> timing, where the reply is still copied
     timings: list[wire.Timing] = field(default_factory=list)
     bytes_received: int = 0
     attached: dict[int, Tensor] = field(default_factory=dict)  # rank -> momentum (p,)
@@ -63,7 +65,11 @@ class _Arrived:
 
     @property
     def absent(self) -> set[int]:
-        return {rank for rank, row in enumerate(self.rows, 1) if not self.mask[row] and rank not in self.refused}
+        return {
+            rank
+            for rank, row in enumerate(self.rows, 1)
+            if not self.mask[row] and row not in self.coming and rank not in self.refused
+        }
 
     @property
     def rows(self) -> list[int]:
@@ -74,13 +80,16 @@ class Collector:
     """Collects the replies of one step after the other."""
 
     def __init__(
-        self, job: Job, scheme: Scheme, transport: ServerTransport, format_: wire.Wire, momentum: int = 0
-    ) -> None:
-        """`momentum`: elements of a worker's momentum, p or 0."""
+        self, job: Job, scheme: Scheme, transport: ServerTransport, format_: wire.Wire, momentum: int = 0,
+        where: torch.device | None = None,
+    ) -> None:  # fmt: skip
+        """`momentum`: elements of a worker's momentum, p or 0; `where` replies are decoded, the CPU unless it says."""
         self.job, self.scheme, self.transport, self.wire, self.momentum = job, scheme, transport, format_, momentum
         self.attached = Attached(job, momentum)
-        self.frames = new_frames(job.workers, format_.frame_bytes + self.attached.room)
-        self.replies = wire.reply_matrix(self.frames, format_, scheme.dtype)
+        self.staged = build_rows(
+            where or torch.device("cpu"), job.workers, format_, scheme.dtype, more=self.attached.room
+        )
+        self.frames, self.replies = self.staged.frames, self.staged.replies
         self.patience = Patience(job.workers, scheme.adversaries, job.reply_timeout_s, job.patience_s)
 
     def collect(self, tasks: Sequence[Task], model: Tensor, seed: int, lap: Lap) -> Replies:
@@ -121,31 +130,36 @@ class Collector:
         """Fill `here` until all who can answer have, or it was decoded without the others."""
         began = time.monotonic()
         tried = -1
-        with contextlib.closing(self.transport.exchange(here.tasks, model, self.frames)) as arrivals:
+        arriving = contextlib.closing(self.transport.exchange(here.tasks, model, self.frames))
+        with self.staged.step(), arriving as arrivals:
             for arrival in arrivals:
                 waited = time.monotonic() - began
                 if arrival is not None:
                     lap("exchange")
-                    self._note(step, here, *arrival, inspection)
+                    self._note(step, here, *arrival)
                     lap("decode")
+                    self._settle(here, inspection, lap, wait=False)
                     if here.pace_s is not None:
                         here.waited[arrival[0]] = waited - here.pace_s
                     elif self.scheme.spares([here.rows[rank - 1] for rank in here.absent]):
                         here.pace_s = waited
                     continue
                 # Nothing has just come. Give up, or try what has come, once for every number of replies.
+                self._settle(here, inspection, lap, wait=False)
                 if waited > self.patience.limit_s:
                     break
-                if here.pace_s is None or (count := int(here.mask.sum())) == tried:
+                if here.pace_s is None or int(here.mask.sum()) + len(here.coming) == tried:
                     continue
                 missing = here.absent - {*self.transport.gone()}
                 beyond = waited - here.pace_s
                 spared = self.scheme.stragglers and len(here.absent) <= self.scheme.stragglers
                 if spared or beyond > self.patience.spare_s(missing, here.pace_s):
                     here.waited |= dict.fromkeys(missing, beyond)
-                    tried = count
+                    self._settle(here, inspection, lap, wait=True)
+                    tried = int(here.mask.sum())
                     with contextlib.suppress(DecodeError):
                         return self._decode(here, seed, inspection)
+            self._settle(here, inspection, lap, wait=True)
         return None
 
     def _late(self, here: _Arrived) -> dict[int, float]:
@@ -154,31 +168,35 @@ class Collector:
             return {}
         return self.patience.note(here.pace_s, here.waited)
 
-    def _note(self, step: int, here: _Arrived, rank: int, length: int | str, inspection: Inspection | None) -> None:
-        """Check one reply."""
-        row = here.tasks[rank - 1].row
+    def _note(self, step: int, here: _Arrived, rank: int, length: int | str) -> None:
+        """Check one reply, and begin to bring it to where it is decoded."""
+        row = here.rows[rank - 1]
         if isinstance(length, int):
             length, momentum = self.attached.take(step, rank, self.frames[row], length)
             if momentum is not None:
                 here.attached[rank] = momentum
             here.bytes_received += length
-        timing = self._checked(step, row, length)
+        timing = length if isinstance(length, str) else self.staged.put(row, length, step)
         if isinstance(timing, str):
             here.refused[rank] = timing
-            return
-        here.mask[row] = True
-        here.timings.append(timing)
-        if inspection:
-            inspection.add(row)
+        else:
+            here.coming[row] = timing
 
-    def _checked(self, step: int, row: int, length: int | str) -> wire.Timing | str:
-        """Return the timing in a usable reply, or why it is refused."""
-        if isinstance(length, str):
-            return length
-        timing = wire.unpack(self.frames[row], length, self.wire, step, self.replies[row])
-        if isinstance(timing, wire.Timing) and not is_finite(self.replies[row]):
-            return NOT_FINITE
-        return timing
+    def _settle(self, here: _Arrived, inspection: Inspection | None, lap: Lap, *, wait: bool) -> None:
+        """Take note of the replies that have reached the place where they are decoded; with `wait`, of all."""
+        if not here.coming:
+            return
+        lap("exchange")
+        for row, finite in self.staged.settled(wait=wait):
+            timing = here.coming.pop(row)
+            if not finite:
+                here.refused[here.rows.index(row) + 1] = NOT_FINITE
+                continue
+            here.mask[row] = True
+            here.timings.append(timing)
+            if inspection:
+                inspection.add(row)
+        lap("decode")
 
     def _decode(self, here: _Arrived, seed: int, inspection: Inspection | None) -> Decoded:
         """Decode what is here; raise a DecodeError where that might be wrong."""

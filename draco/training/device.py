@@ -48,6 +48,11 @@ def of_gpus() -> Any:
     return torch.get_device_module(GPU)
 
 
+def name(where: torch.device) -> str:
+    """Return `cpu`, or what the driver calls a GPU."""
+    return "cpu" if where.type == "cpu" else str(of_gpus().get_device_name(where))
+
+
 def place(environ: Mapping[str, str]) -> int:
     """Return which of its node's processes this one is, from 0; 0 where nobody has said so."""
     return next((int(environ[name]) for name in _PLACES if environ.get(name, "").isdecimal()), 0)

@@ -65,7 +65,7 @@ def record_end(
             training.chain.settle()
         head = {"chain": training.chain.head} if isinstance(training.chain, Kept) else {}
         log.write("end", state=state, step=step, message=message, **vars(training.ledger), **head)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the disk is full, or a GPU has failed, which then answers nothing more
         state, message = "failed", message or reason(error, run)
         step = _newest_step(run)
     try:

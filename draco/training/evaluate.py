@@ -15,12 +15,13 @@ from torch import nn
 
 from draco import metrics, own
 from draco.errors import OwnCodeError
+from draco.job import Job
 from draco.runs import events, hold
 from draco.runs.alive import Waiting, life
 from draco.runs.events import Lines, read
 from draco.tasks import Task, count
 from draco.tasks.batch import moved
-from draco.training import checkpoint, saved
+from draco.training import checkpoint, device, saved
 from draco.training.build import Built
 
 POLL_S = 1.0
@@ -40,25 +41,26 @@ def evaluate_model(
     model: nn.Module,
     samples: Any,
     batch_size: int,
-    device: str = "cpu",
+    on: torch.device | str = "cpu",
     beat: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Evaluate `model` on all samples of a split; the model is left as it was. `beat` is called after every batch.
 
-    On a GPU a copy is evaluated: moving the model itself would part its parameters from the server's flat vector.
+    Where it is elsewhere a copy is evaluated: moving the model itself would part its parameters from the server's flat
+    vector.
 
     Raises:
         OwnCodeError: the task's `evaluate` fails, or returns no figure "loss".
     """
-    was_training = model.training
-    if device != "cpu":
-        model = copy.deepcopy(model).to(device)
+    was_training, there = model.training, torch.device(on)
+    if any(each.device.type != there.type for each in model.parameters()):
+        model = copy.deepcopy(model).to(there)
     model.eval()
     size, sums, name = count(samples), dict[str, float](), type(task).__name__
     for start in range(0, size, batch_size):
         with own.blamed(f"{name}.evaluate()"):
             indices = torch.arange(start, min(start + batch_size, size))
-            figures = task.evaluate(model, moved(task.batch(samples, indices), device))
+            figures = task.evaluate(model, moved(task.batch(samples, indices), str(there)))
             for figure, values in figures.items():
                 each = torch.as_tensor(values).double()  # of each sample, or one number for the batch
                 whole = each.sum() if each.numel() == len(indices) else each.mean() * len(indices)
@@ -68,6 +70,22 @@ def evaluate_model(
     if why := metrics.fault(sums):
         raise OwnCodeError(f"{name}.evaluate() returns what cannot be recorded, of {size} test samples: {why}")
     return Evaluation({figure: total / size for figure, total in sums.items()}, size)
+
+
+def where(job: Job, asked: str | None = None) -> tuple[torch.device, str]:
+    """Return where the checkpoints of a job are evaluated, and what is to be said of that, or nothing.
+
+    On a GPU where the job's workers have one and this machine has, too.
+
+    Raises:
+        MissingError: a GPU is asked for, and torch sees none.
+    """
+    wanted = asked or job.device
+    if wanted == "cpu":
+        return torch.device("cpu"), ""
+    if asked is None and not device.gpus():
+        return torch.device("cpu"), "evaluated on the CPU: torch sees no GPU here, and the job says device: cuda"
+    return device.of_worker(job.model_copy(update={"device": wanted})), ""
 
 
 def append(run: Path, step: int, result: Evaluation, by: str = "") -> None:
@@ -121,7 +139,7 @@ def evaluate_run(
     *,
     follow: bool,
     batch_size: int | None = None,
-    device: str | None = None,
+    on: torch.device | None = None,
     refuse: Callable[[int, str], None] = lambda step, why: None,
 ) -> Iterator[tuple[int, Evaluation]]:
     """Yield the evaluation of each checkpoint that has none yet; with `follow`, until the run is terminal.
@@ -132,7 +150,7 @@ def evaluate_run(
         RefusedError: another evaluator is at work on the run.
     """
     with hold.take(run / hold.EVALUATOR, f"{run}: another draco eval is at work on it"):
-        yield from _evaluate(run, built, follow, batch_size, device, refuse)
+        yield from _evaluate(run, built, follow, batch_size, on, refuse)
 
 
 def _evaluate(
@@ -140,7 +158,7 @@ def _evaluate(
     built: Built,
     follow: bool,
     batch_size: int | None,
-    device: str | None,
+    on: torch.device | None,
     refuse: Callable[[int, str], None],
 ) -> Iterator[tuple[int, Evaluation]]:
     job, model = built.job, built.model
@@ -162,7 +180,7 @@ def _evaluate(
                 refuse(step, str(error))
                 continue
             result = evaluate_model(
-                built.task, model, built.test, batch_size or job.eval_batch_size, device or job.device
+                built.task, model, built.test, batch_size or job.eval_batch_size, on or where(job)[0]
             )
             append(run, step, result)
             yield step, result

@@ -15,6 +15,9 @@ computes the same vector.
 
 With `precision: float64_rounded` all of it is computed in float64, from float32 parameters and samples, and rounded to
 float32 once, at the end (rounding.py). Workers on unlike processors then send the same bits nearly always.
+
+Vectors are made where the model is. On a GPU samples and dropout masks are drawn by the CPU, so that the same are drawn
+everywhere, and nothing is waited for: whoever reads a vector on the host, or takes the time, waits (copies.py).
 """
 
 import copy
@@ -32,8 +35,8 @@ from draco.models.flat import flatten, trained
 from draco.own import blamed
 from draco.sampling import batch_indices, generator, partition_bounds
 from draco.tasks import Task
-from draco.tasks.batch import cut, joined, moved, widened
-from draco.training import recompute
+from draco.tasks.batch import cut, joined, widened
+from draco.training import copies, recompute, repeatable
 from draco.training.autocast import Autocast
 from draco.training.rounding import round_blocks
 from draco.training.worker_momentum import LocalSteps
@@ -103,7 +106,11 @@ def in_format(loss: Tensor, dtype: torch.dtype) -> Tensor:
 class StepVectors:
     """Computes step vectors with one model and one training set. Not safe for use by several threads at once."""
 
-    def __init__(self, task: Task, model: nn.Module, samples: Any, plan: Plan, device: str = "cpu") -> None:
+    def __init__(
+        self, task: Task, model: nn.Module, samples: Any, plan: Plan, device: torch.device | str = "cpu"
+    ) -> None:
+        """`device`: where the model goes, and vectors are made."""
+        device = torch.device(device)
         self._task, self._samples = task, samples
         self._dtype = plan.dtype
         self.model = model.to(device).train()
@@ -115,7 +122,7 @@ class StepVectors:
         self._parameters = trained(self.model)
         self._sizes = [parameter.numel() for parameter in self._parameters]
         self._drops = any(isinstance(module, SeededDropout) for module in self.model.modules())
-        self._plan, self._device = plan, device
+        self._plan, self.device = plan, device
         self._flips = False
         self._loaded = 0  # the step whose parameters the model has
         self._bounds = plan.bounds
@@ -125,18 +132,25 @@ class StepVectors:
         self._scale = plan.partitions / plan.batch_size
         self.parameters = self._flat.numel()  # p
         self.elements = self.parameters + self._statistics + 1  # d
-        direct = device == "cpu" and self._dtype == torch.float32
+        direct = self._dtype == torch.float32
         self._staging = None if direct else torch.empty(self.elements, dtype=self._dtype, device=device)
         self.local: LocalSteps | None = None  # clipping and momentum of partition j, which worker j + 1 computes
 
     def load(self, step: int, parameters: Tensor, *, anew: bool = False) -> None:
-        """Take the server's parameters (p,) of a step, once where several workers share this, or `anew`."""
+        """Take the server's parameters (p,) of a step, once where several workers share this, or `anew`.
+
+        On a GPU they must stay as they are until something of the step was waited for.
+        """
         if anew or self._loaded != step:
-            self._flat.copy_(parameters)
+            copies.to_device(parameters, self._flat)
             self._loaded = step
 
+    def wait(self) -> None:
+        """Wait until the device has done all of it."""
+        copies.wait(self.device)
+
     def partition(self, step: int, partition: int, out: Tensor) -> None:
-        """Write the step vector of one partition into `out` (d,)."""
+        """Write the step vector of one partition into `out` (d,), which is on the same device."""
         vector = out if self._staging is None else self._staging
         if self._statistics:
             batch_norm.write_statistics(self.model, self._cleared)  # a NaN of an earlier step would stay for ever
@@ -157,7 +171,7 @@ class StepVectors:
         return other
 
     def weighted(self, step: int, partitions: Sequence[int], weights: Sequence[float], out: Tensor) -> None:
-        """Write sum_j weights[j] * (step vector of partitions[j]) into `out` (d,), from one backward pass.
+        """Write sum_j weights[j] * (step vector of partitions[j]) into `out` (d,), there too, by one backward pass.
 
         By linearity the gradient of the weighted sum of losses is the weighted sum of gradients. So encoding a real
         linear code costs nothing. That holds only where no sample of a batch influences another one's loss.
@@ -168,11 +182,8 @@ class StepVectors:
         self._hand_over(out)
 
     def _hand_over(self, out: Tensor) -> None:
-        """Write what was computed on another device or in another format into `out` (d,)."""
+        """Write what was computed in another format into `out` (d,)."""
         if self._staging is None:
-            return
-        if self._dtype == torch.float32:
-            out.copy_(self._staging)
             return
         for part, sizes in self._groups():
             round_blocks(torch.split(self._staging[part], sizes), torch.split(out[part], sizes))
@@ -231,13 +242,18 @@ class StepVectors:
                     statistics += measured * (self._scale * size)
         self._plan.autocast.unscale(out[: self.parameters])
 
+    @property
+    def _name(self) -> str:
+        return type(self._task).__name__
+
     def _views(self, out: Tensor) -> list[Tensor]:
         return list(torch.split(out[: self.parameters], self._sizes))
 
     def _gradients(self, batch: Any, sizes: Sequence[int], weights: Sequence[float]) -> tuple[Tensor, list[Tensor]]:
         """Return the weighted loss of a batch, and its gradient by each parameter, flat and still scaled."""
         loss = self._loss(batch, sizes, weights)
-        gradients = torch.autograd.grad(self._plan.autocast.scaled(loss), self._parameters, materialize_grads=True)
+        with repeatable.needed(f"the gradient of {self._name}.loss()"):
+            gradients = torch.autograd.grad(self._plan.autocast.scaled(loss), self._parameters, materialize_grads=True)
         return loss.detach(), [g.reshape(-1) for g in gradients]
 
     def _seed_dropout(self, step: int, partitions: Sequence[int], sizes: Sequence[int]) -> None:
@@ -247,17 +263,19 @@ class StepVectors:
 
     def _loss(self, batch: Any, sizes: Sequence[int], weights: Sequence[float]) -> Tensor:
         """Return the weighted sum of the losses of a batch of whole partitions, scaled by k / B, as one number."""
-        with blamed(f"{type(self._task).__name__}.loss()"), self._plan.autocast.on(self._device):
+        called = f"{self._name}.loss()"
+        with blamed(called), repeatable.needed(called), self._plan.autocast.on(self.device.type):
             losses = in_format(self._task.loss(self.model, batch), self._dtype)
         if not self._task.per_sample:  # one partition, of which it is the mean
             return losses * (weights[0] * self._scale * sizes[0])
         repeated = [weight for weight, size in zip(weights, sizes, strict=True) for _ in range(size)]
-        per_sample = torch.tensor(repeated, dtype=self._dtype).to(self._device) * self._scale
-        return losses @ per_sample
+        per_sample = torch.tensor(repeated, dtype=self._dtype) * self._scale
+        sent: Tensor = copies.moved(per_sample, self.device)
+        return losses @ sent
 
     def _batch_of(self, step: int, partition: int) -> Any:
         """Return the samples of a partition as a batch, augmented, on the device."""
-        name = type(self._task).__name__
+        name = self._name
         with blamed(f"{name}: the samples of partition {partition} at step {step}"):
             batch = self._plan.drawn(self._task, self._samples, step, partition)
         if self._flips:
@@ -265,12 +283,12 @@ class StepVectors:
                 batch = self._task.flipped(batch)
             if batch is None:
                 raise OwnCodeError(f"{name}: label_flip needs false labels: add {name}.flipped()")
-        batch = moved(batch, self._device)
+        batch = copies.moved(batch, self.device)
         return widened(batch) if self._dtype == torch.float64 else batch
 
 
 class Remembered:
-    """The step vectors of all k partitions, each computed once a step."""
+    """The step vectors of all k partitions, each computed once a step, and kept where they were computed."""
 
     def __init__(self, vectors: StepVectors, partitions: int) -> None:
         self._vectors = vectors
@@ -278,7 +296,7 @@ class Remembered:
 
     @cached_property
     def _kept(self) -> Tensor:  # no memory before it is needed
-        return torch.empty(len(self._steps), self._vectors.elements)
+        return torch.empty(len(self._steps), self._vectors.elements, device=self._vectors.device)
 
     def every(self, step: int) -> Tensor:
         """Return those of all partitions (k, d), valid until the next step; they may not be changed."""

@@ -13,13 +13,16 @@ from typing import Any, NamedTuple
 
 import torch
 
+from draco.determinism import differences, fingerprint
 from draco.errors import TrainingError
 from draco.job import Job
 from draco.plain import plain
 from draco.replay.likeness import likeness
 from draco.schemes import SCHEMES
+from draco.training import device
 
 _FAULT_CHARACTERS = 300  # a greeting has 1024 bytes, and a character up to 6 in JSON
+_PLATFORM_CHARACTERS = 2 * _FAULT_CHARACTERS
 
 
 class Greeting(NamedTuple):
@@ -30,19 +33,37 @@ class Greeting(NamedTuple):
     fault: str = ""  # why it cannot take part
 
 
-def platform_of(job: Job) -> str:
-    """Describe what decides this process's rounding."""
-    facts = {
+def platform_of(job: Job, where: torch.device | None = None) -> str:
+    """Describe what decides this process's rounding on a device, that of its worker where none is given.
+
+    Of a GPU that is its fingerprint, settings and results of a little work too: it is taken after `repeatable.settle`.
+
+    Raises:
+        MissingError: workers compute on GPUs, and this process sees none.
+    """
+    where = where or device.of_worker(job)
+    if where.type != "cpu":
+        found = {**fingerprint(where), "machine": platform.machine()}
+        return json.dumps(found, sort_keys=True, separators=(",", ":"))  # a greeting is short
+    facts: dict[str, Any] = {
         "torch": torch.__version__,
         "isa": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "mkldnn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
-        "device": torch.cuda.get_device_name() if job.device == "cuda" else "cpu",
+        "device": "cpu",
     }
     if SCHEMES[job.scheme.name].replays:
         facts["likeness"] = likeness()
     return json.dumps(facts, sort_keys=True)
+
+
+def of_server(job: Job) -> dict[str, str]:
+    """Return what decides the server's rounding as a run's chain has it, `server`: of a job on GPUs only."""
+    if job.device == "cpu" and job.server_device != "cuda":
+        return {}
+    where = device.of_server(job)
+    return {"server": "cpu" if where.type == "cpu" else platform_of(job, where)}
 
 
 def write(greeting: Greeting) -> bytes:
@@ -60,7 +81,7 @@ def read(text: bytes) -> Greeting | None:
         found = None
     if not isinstance(found, Mapping) or not all(isinstance(found.get(key, ""), str) for key in Greeting._fields):
         return Greeting(plain(text.decode(errors="replace"), 200))  # which no other platform is like
-    return Greeting(*(plain(found.get(key, ""), 2 * _FAULT_CHARACTERS) for key in Greeting._fields))
+    return Greeting(*(plain(found.get(key, ""), _PLATFORM_CHARACTERS) for key in Greeting._fields))
 
 
 def require_all(greetings: Sequence[Greeting | None], adversaries: int) -> None:
@@ -93,3 +114,33 @@ def unlike(greetings: Sequence[Greeting | None], server: str | None = None) -> s
     kinds = Counter(said.platform for said in greetings if said and not said.fault)
     most = server or (kinds.most_common(1)[0][0] if kinds else None)
     return {rank for rank, said in enumerate(greetings, start=1) if not said or said.fault or said.platform != most}
+
+
+def unlikeness(greetings: Sequence[Greeting | None]) -> str:
+    """Return in words in what the platforms of workers differ, where they say it readably; else all they say."""
+    said = {rank: each.platform for rank, each in enumerate(greetings, start=1) if each and not each.fault}
+    facts = {rank: _facts(text) for rank, text in said.items()}
+    if all(facts.values()):
+        told = differences(facts, "worker")
+        return "; ".join(plain(f"{name}: {values}", 200) for name, values in [*told.items()][:3])
+    return "; ".join(plain(kind, 200) for kind in sorted({*said.values()})[:3])
+
+
+def apart(theirs: str, ours: str) -> str:
+    """Return in words how the platform of a run differs from this one; of two GPUs only what differs."""
+    there, here = _facts(theirs), _facts(ours)
+    if there and here:
+        names = [*differences({1: there, 2: here})][:3]
+        return "; ".join(f"{name} was {there.get(name, 'none')} and is {here.get(name, 'none')}" for name in names)
+    return f"the run was on {there.get('device', theirs)}, this is {here.get('device', ours)}"
+
+
+def _facts(text: str) -> dict[str, str]:
+    """Return the facts of a platform that is a GPU's, as text; nothing where it is no such thing."""
+    try:
+        found: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(found, Mapping) or "results" not in found:
+        return {}
+    return {str(name): str(value) for name, value in found.items()}

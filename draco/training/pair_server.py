@@ -58,7 +58,7 @@ class PairServer:
         self.court.watched = training.watched
         self.replayer = Replayer(built) if {*RECORDED} & {*self.protocol.sends} else None
         check, products = (self.replayer.check, self.replayer.products) if self.replayer else (None, 0)
-        self.driver = Driver(job, self.protocol, transport, built.format, check, products)
+        self.driver = Driver(job, self.protocol, transport, built.format, training.device, check, products)
         if "sketch" not in self.protocol.sends:
             self.driver.unlike = unlike(greetings, job)
         self.reduce = build_reduce(built, training)
@@ -125,9 +125,9 @@ class PairServer:
     def _rounds(self, step: int, clock: Clock) -> tuple[Outcome, Told]:
         self._draw(step)
         if self.replayer is not None:
-            self.replayer.load(step, self.training.flat)
+            self.replayer.load(step, self.training.sent)
         rounds_ = self.protocol.step(self.court, step, None if self._open is None else self._open.committed)
-        outcome, told = self.driver.run(rounds_, self.court, step, self.training.flat, self._leak(step), clock.lap)
+        outcome, told = self.driver.run(rounds_, self.court, step, self.training.sent, self._leak(step), clock.lap)
         self._count(told)
         told.suspects |= {*outcome.suspects}
         return outcome, told
@@ -139,7 +139,7 @@ class PairServer:
         self._draw(step)
         rounds_ = self.protocol.close(self.court, committed)
         replaced, told = self.driver.run(
-            rounds_, self.court, step, self.training.flat, self._leak(step), clock.lap, loads=False
+            rounds_, self.court, step, self.training.sent, self._leak(step), clock.lap, loads=False
         )
         self._count(told)
         return replaced, told.bytes_received
@@ -163,7 +163,8 @@ class PairServer:
         """Take the optimizer step of a step's vectors."""
         before = self.training.snapshot() if self.protocol.close is not None and self.court.lies else {}
         gradients = self.driver.gradients(committed.step, committed.uploads)
-        vector = self.reduce(gradients, committed.step, range(self.job.workers), ())
+        there = gradients.to(self.training.device, non_blocking=True)  # what is made of it is waited for
+        vector = self.reduce(there, committed.step, range(self.job.workers), ())
         clock.lap("aggregate")
         known = [upload.digest.hex() for upload in committed.uploads] if self.job.wire.dtype == "float32" else None
         self.training.chain.about(vector=vector, gradients=gradients, partitions=known)

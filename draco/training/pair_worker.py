@@ -18,7 +18,7 @@ from draco.job import Job
 from draco.protocols.rounds import DENIED, RECORDED, Ask
 from draco.protocols.sketch import sketch
 from draco.replay import record
-from draco.training import adversary, pairs
+from draco.training import adversary, copies, pairs
 from draco.training.build import Built
 from draco.training.gradients import StepVectors
 from draco.training.replayed import replayed
@@ -29,7 +29,10 @@ from draco.training.worker import build_worker
 
 
 class PairVectors:
-    """The vectors of pairs as this process computes them, each once; as they travel, in the job's `wire.dtype`."""
+    """The vectors of pairs as this process computes them, each once; as they travel, in the job's `wire.dtype`.
+
+    They are kept in host memory, where digests and sketches of them are taken; models stay on the device.
+    """
 
     def __init__(self, vectors: StepVectors, format_: Wire, ragged: bool | None = None, keeps: bool = False) -> None:
         """`ragged`: partitions may have other shapes from step to step; None: nobody asks for transcripts.
@@ -42,14 +45,14 @@ class PairVectors:
         self._models: dict[int, Tensor] = {}
         self._computed: dict[tuple[int, int], Tensor] = {}
         self._digests: dict[tuple[int, int], bytes] = {}
-        self._out = torch.zeros(vectors.elements)
+        self._out = torch.zeros(vectors.elements, device=vectors.device)
         self._used = 0  # the step whose parameters `vectors` has
         # The most numbers of a transcript. Partition 0 is the largest, and every process finds the same.
         self.products = 0 if ragged is None else (1 + ragged) * self._measured()
 
     def load(self, step: int, model: Tensor) -> None:
         """Take the parameters (p,) of a step; what was computed with others of the same step is forgotten."""
-        held = self._models.get(step)
+        held, model = self._models.get(step), model.to(self.vectors.device)
         if held is not None and torch.equal(held, model):
             return  # shared by simulated workers
         keeps = {step, step - 1} if held is None else {step - 1}
@@ -61,7 +64,7 @@ class PairVectors:
         self._digests = {pair: kept for pair, kept in self._digests.items() if pair[0] in keeps}
 
     def vector(self, step: int, partition: int) -> Tensor:
-        """Return the vector of a pair, of the wire's dtype, not to be changed."""
+        """Return the vector of a pair in host memory, of the wire's dtype, not to be changed."""
         pair = step, partition
         if pair not in self._computed:
             if self.keeps:
@@ -69,7 +72,7 @@ class PairVectors:
                 return self._computed[pair]
             self.use(step)
             self.vectors.partition(step, partition, self._out)
-            self._computed[pair] = self._out.to(DTYPES[self.format.dtype], copy=True)
+            self._computed[pair] = copies.on_host(self._out, DTYPES[self.format.dtype])
         return self._computed[pair]
 
     def digest(self, step: int, partition: int) -> bytes:
@@ -95,7 +98,7 @@ class PairVectors:
             )
         if self.keeps:
             self._transcripts[pair] = transcript
-            self._computed[pair] = self._out.to(DTYPES[self.format.dtype], copy=True)
+            self._computed[pair] = copies.on_host(self._out, DTYPES[self.format.dtype])
         return transcript
 
     def _measured(self) -> int:

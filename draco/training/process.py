@@ -13,10 +13,21 @@ import torch
 
 from draco.code import recorded
 from draco.errors import DracoError, JobError, MissingError, OwnCodeError
-from draco.job import attack, parse, to_yaml
+from draco.job import Job, attack, parse, to_yaml
 from draco.runs import spoken, stages
 from draco.runs.directory import read_job
-from draco.training import adversary, greeting, initial_weights, server, task_check, transport, wire
+from draco.training import (
+    adversary,
+    device,
+    greeting,
+    initial_weights,
+    repeatable,
+    server,
+    staging,
+    task_check,
+    transport,
+    wire,
+)
 from draco.training.build import Built
 from draco.training.gradients import Remembered, StepVectors
 from draco.training.greeting import Greeting
@@ -91,6 +102,7 @@ def _serve(run: Path, server_side: transport.ServerRank) -> bool:
         started = server_side.workers + 1
         raise MissingError(f"{run}: the job has {job.workers} workers and a server, but {started} processes started")
     torch.set_num_threads(job.threads)
+    repeatable.settle(job, device.of_server(job))
     server_side.announce(to_yaml(job.model_copy(update={"weights": initial_weights.pinned(job.weights)})))
     stages.say("told")
     stages.say("ready")
@@ -105,8 +117,9 @@ def _work(rank: int, worker_side: transport.WorkerRank) -> bool:
         recorded.verify_here()  # before any of it is loaded, which reading the job may do
         job = parse(text, "the server's job", checked=True)
         torch.set_num_threads(job.threads)
+        repeatable.settle(job, device.of_worker(job))
         built = Built(job)
-    except (JobError, OwnCodeError) as error:  # the server says it to the user
+    except (JobError, MissingError, OwnCodeError) as error:  # the server says it to the user
         worker_side.greet(greeting.write(Greeting(fault=str(error))))
         raise
     serve(built, rank, worker_side)
@@ -120,24 +133,39 @@ def serve(built: Built, rank: int, side: transport.WorkerRank) -> None:
         sees = task_check.seen(built)  # before the model is turned into the format in which it computes
         vectors = build_vectors(built, followed(job, rank))
         worker = _worker(built, rank, vectors)
+        model = _buffer(4 * vectors.parameters, vectors).view(torch.float32)
+        frame = _buffer(worker.room(transport.Task(1, 0)), vectors)
     except DracoError as error:  # the server says it to the user
         side.greet(greeting.write(Greeting(fault=str(error))))
         raise
-    model, frame = torch.zeros(vectors.parameters), torch.zeros(0, dtype=torch.uint8)
     side.greet(greeting.write(Greeting(greeting.platform_of(job), sees)))
     stages.say("ready")
     if job.local.momentum:
-        side.take_momenta(worker.momenta)
+        momenta = worker.momenta.cpu()  # the same memory, unless it is a GPU's
+        side.take_momenta(momenta)
+        worker.momenta.copy_(momenta)
     for task in side.tasks(model):
         if (room := worker.room(task)) > len(frame):
-            frame = torch.zeros(room, dtype=torch.uint8)
+            frame = _buffer(room, vectors)
         try:
             length = worker.reply(task, model, frame)
         except OwnCodeError as error:
             traceback.print_exception(error.__cause__ or error)
             length = wire.pack_fault(str(error), frame)
+            vectors.wait()  # for the model, which the next one overwrites
         if length is not None:
             side.reply(frame, length)
+
+
+def _buffer(size: int, vectors: StepVectors) -> torch.Tensor:
+    """Return zeroed host memory (size,) uint8 that is page-locked where a GPU copies from it or to it.
+
+    Raises:
+        MissingError: it cannot be.
+    """
+    if vectors.device.type == "cpu":
+        return torch.zeros(size, dtype=torch.uint8)
+    return staging.pinned(1, size)[0]
 
 
 def _worker(built: Built, rank: int, vectors: StepVectors) -> Worker | ByzantineWorker | PairWorker:
@@ -150,8 +178,22 @@ def _worker(built: Built, rank: int, vectors: StepVectors) -> Worker | Byzantine
 
 
 def serve_all(built: Built, run: Path) -> None:
-    """Run server and workers in this process."""
-    server.train(built, run, Simulation(built))
+    """Run server and workers in this process, whose settings are as before afterwards.
+
+    Raises:
+        MissingError: the job asks for a GPU, and this process sees none.
+    """
+    with repeatable.settled(built.job, *used_here(built.job)):
+        server.train(built, run, Simulation(built))
+
+
+def used_here(job: Job) -> tuple[torch.device, ...]:
+    """Return the devices of workers and server where one process is all of them.
+
+    Raises:
+        MissingError: the job asks for a GPU, and this process sees none.
+    """
+    return device.of_worker(job), device.of_server(job)
 
 
 class Simulation(transport.Simulated):

@@ -1,14 +1,99 @@
-"""The room on the disk for the checkpoints of a job's own task, whose size its server is the first to know."""
+"""The room that a run needs: on the disk for its checkpoints, and on the server's GPU for all that lives there."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from rich.filesize import decimal
 
-from draco.errors import MissingError
+from draco.aggregators import AGGREGATORS
+from draco.errors import MissingError, TrainingError
 from draco.job.space import space_of
 from draco.models import Size
+from draco.models.flat import trained_size
+from draco.optimizers import OPTIMIZERS
+from draco.training import device
+from draco.training.build import Built, build_scheme, has_court
 from draco.training.state import Training
+
+
+class FullError(TrainingError):
+    """The server's GPU is full in the midst of a step, so that what it holds may be half of one."""
+
+
+# What decoders and rules take at a time, and the libraries of a GPU for themselves: blocks of columns, workspaces.
+SCRATCH = 768 << 20
+
+
+def require_on_gpu(built: Built) -> None:
+    """Refuse to begin a run whose server does not fit on its GPU; others that use it are seen by what they have taken.
+
+    Raises:
+        MissingError: says what is needed and what is free.
+    """
+    where = built.server_device
+    if where.type == "cpu":
+        return
+    need = on_gpu(built)
+    free, _ = device.of_gpus().mem_get_info(where)
+    if free < (whole := need.pop("in all")):
+        parts = ", ".join(f"{name} {decimal(size)}" for name, size in need.items() if size)
+        raise MissingError(
+            f"{device.name(where)}: the server needs {decimal(whole)} there ({parts}), and "
+            f"{decimal(free)} is free: server_device=cpu, or a GPU that fewer workers share"
+        )
+
+
+def on_gpu(built: Built) -> dict[str, int]:
+    """Return the bytes that a server needs on its GPU, by what for, and `in all`."""
+    job, p, d = built.job, trained_size(built.model), built.elements
+    vector = 4 * p
+    state = sum(each.nbytes for each in (*built.model.parameters(), *built.model.buffers()))
+    given = job.optimizer.given()
+    kept = vector * OPTIMIZERS[job.optimizer.name].vectors(given)
+    several = built.protocol is not None  # rounds: replies are checked in host memory, k vectors come here
+    scheme = None if several and has_court(job) else build_scheme(job, built.vote, built.tail)
+    if scheme is None or several:
+        assert built.protocol is not None
+        replies = 4 * d * built.protocol.partitions
+    else:
+        replies = scheme.elements(d) * scheme.dtype.itemsize * job.workers
+    decoded = 4 * d * scheme.assignment.shape[1] if scheme is not None and scheme.bad else 0  # a copy, at worst
+    undone = state + kept if several and built.protocol is not None and built.protocol.close is not None else 0
+    need = {
+        "replies": replies,
+        "decoded gradients": decoded,
+        "model": state + vector,  # for a moment its parameters are there twice
+        "gradient": 3 * 4 * d + (vector if job.clip_norm is not None else 0),
+        "optimizer": kept,
+        "average": vector if job.ema else 0,
+        "the rule's centre": vector if AGGREGATORS[job.aggregator.name].remembers else 0,
+        "workers' momenta": job.workers * vector if job.local.momentum else 0,
+        "a step to undo": undone,
+        "scratch": SCRATCH,
+    }
+    return {"in all": sum(need.values()), **need}
+
+
+@contextmanager
+def watched(training: Training) -> Iterator[None]:
+    """Say what can be done where the server's GPU is full.
+
+    Raises:
+        FullError: it is.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        if training.device.type == "cpu":
+            raise
+        said = str(error).split(". ")[0]
+        raise FullError(
+            f"step {training.step + 1}: {device.name(training.device)} is full ({said}): "
+            "server_device=cpu, fewer workers on it, or a smaller batch_size"
+        ) from error
 
 
 def require(run: Path, training: Training) -> None:

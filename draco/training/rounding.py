@@ -17,6 +17,7 @@ Shapes: d elements of a step vector, in blocks of a tensor each.
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 BITS = 24  # of a multiple, without its sign: those of a float32
@@ -26,7 +27,9 @@ _LEAST = -149  # exponent of the smallest float32 above zero
 
 def exponents(blocks: Sequence[Tensor]) -> list[int | None]:
     """Return e of each block's quantum 2^e; None where a block is empty, all zero, or not finite."""
-    largest = [float(block.abs().max()) if block.numel() else 0.0 for block in blocks]
+    full = [block for block in blocks if block.numel()]
+    found = iter(torch.stack([block.abs().max() for block in full]).tolist() if full else [])  # waits once for a GPU
+    largest = [next(found) if block.numel() else 0.0 for block in blocks]
     tops = [math.frexp(each)[1] if each and math.isfinite(each) else None for each in largest]
     least = max((top for top in tops if top is not None), default=0) - SPAN
     return [None if top is None else max(top, least) - BITS for top in tops]

@@ -17,7 +17,7 @@ from draco.errors import TrainingError
 from draco.job import Job
 from draco.protocols.court import Court
 from draco.protocols.rounds import SERVER, Answer, Ask, Protocol, Rejected, Rounds, Upload
-from draco.training import pairs, wire
+from draco.training import pairs, staging, wire
 from draco.training.patience import Patience
 from draco.training.transport import ServerTransport, Task, new_frames, ranks
 from draco.training.wire import DTYPES
@@ -49,10 +49,10 @@ class Driver:
     """Drives the steps of one run."""
 
     def __init__(
-        self, job: Job, protocol: Protocol, transport: ServerTransport, format_: wire.Wire, check: Check | None = None,
-        products: int = 0,
+        self, job: Job, protocol: Protocol, transport: ServerTransport, format_: wire.Wire,
+        where: torch.device, check: Check | None = None, products: int = 0,
     ) -> None:  # fmt: skip
-        """`check` makes vectors of transcripts, which have up to `products` numbers."""
+        """`check` makes vectors of transcripts, which have up to `products` numbers; vectors are to go to `where`."""
         self.job, self.protocol, self.transport, self.wire = job, protocol, transport, format_
         self.check, self.products = check, products
         self.patience = Patience(job.workers, job.scheme.adversaries, job.reply_timeout_s, job.patience_s)
@@ -61,7 +61,8 @@ class Driver:
         self._holds: dict[int, set[int]] = {}  # rank -> the steps whose models it has
         self._pace_s = 0.0  # of the last first round
         # The vectors of this step and of the one before (2, k, d), and which rows of them are taken.
-        self._kept = torch.empty(2, protocol.partitions, format_.elements)
+        size = (2, protocol.partitions, format_.elements)
+        self._kept = staging.host_vectors(where, 2 * protocol.partitions, format_.elements).view(size)
         self._taken: list[set[int]] = [set(), set()]
         # (worker, partition) of this step -> its transcript, as it came
         self._deposits: dict[tuple[int, int], Tensor] = {}

@@ -20,7 +20,6 @@ from draco.data import shards
 from draco.errors import DecodeError, TrainingError, WorkerError
 from draco.job import Job, attack, keeps_rows, sizes, to_dict, to_words
 from draco.models.flat import trained_state
-from draco.plain import plain
 from draco.protocols.court import Proof
 from draco.runs import directory as run_directory
 from draco.runs import events, hold, machine
@@ -33,6 +32,7 @@ from draco.training import (
     adversary,
     checkpoint,
     checkpoint_check,
+    device,
     ending,
     greeting,
     initial_weights,
@@ -71,7 +71,7 @@ class Server:
         job, scheme = built.job, built.scheme
         self.job, self.training, self.transport, self.secret = job, training, transport, secret
         momentum = training.flat.numel() if job.local.momentum else 0
-        self.collector = Collector(job, scheme, transport, built.format, momentum)
+        self.collector = Collector(job, scheme, transport, built.format, momentum, training.device)
         self.reduce = build_reduce(built, training)
         self.groups = scheme.groups()
         self.nodes = nodes
@@ -135,7 +135,7 @@ class Server:
             leak = adversary.leak(self.job, self.secret, step, rows)
             try:
                 tasks = [Task(step, row, leak) for row in rows]
-                replies = self.collector.collect(tasks, self.training.flat, seed, clock.lap)
+                replies = self.collector.collect(tasks, self.training.sent, seed, clock.lap)
                 return rows, replies, redrawn
             except DecodeError as error:
                 redrawn.append(str(error))
@@ -164,6 +164,8 @@ def choose_vote(job: Job, greetings: Sequence[Greeting | None]) -> tuple[str, st
     """
     if (vote := job.scheme.get("vote")) != "auto":
         return vote, "the job says so"
+    if job.device != "cpu" and not job.deterministic:
+        return "tolerance", "GPUs need not repeat their bits (deterministic: false)"
     kinds = sorted({said.platform for said in greetings if said and not said.fault})
     if len(kinds) == 1:
         return "exact", "all workers report the same torch, instruction set, threads and device"
@@ -171,8 +173,7 @@ def choose_vote(job: Job, greetings: Sequence[Greeting | None]) -> tuple[str, st
         return "tolerance", (
             f"workers report {len(kinds)} different platforms, and round float64: honest ones differ by ties only"
         )
-    texts = "; ".join(plain(kind, 200) for kind in kinds[:3])
-    return "tolerance", f"workers report {len(kinds)} different platforms: {texts}"
+    return "tolerance", f"workers report {len(kinds)} different platforms: {greeting.unlikeness(greetings)}"
 
 
 def train(built: Built, run: Path, transport: ServerTransport) -> None:
@@ -187,6 +188,7 @@ def train(built: Built, run: Path, transport: ServerTransport) -> None:
         log = EventLog(run / "events.jsonl")
         try:
             sees = task_check.look(built, run, log, again=not transport.concurrent)
+            room.require_on_gpu(built)
             training = Training(built)
             if built.job.task is not None:  # of others it is known before
                 room.require(run, training)
@@ -221,16 +223,17 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
             about |= {"expected_false": built.protocol.expected_false}
         server = _server(built, training, transport, run, log, greetings)
         if isinstance(server, PairServer) and server.replayer is not None:
-            advice = server.replayer.advice(training.flat, sizes(job).partitions, job.scheme.adversaries)
+            advice = server.replayer.advice(training.sent, sizes(job).partitions, job.scheme.adversaries)
             summary = f"{summary}; {advice}"
         log.write(
             "start", job=to_dict(job), setting=to_words(job), steps=training.steps, summary=summary,
-            elements=training.elements, machine=machine.describe(), **weights, **about,
+            elements=training.elements, machine=machine.describe(), server_device=_name(training), **weights, **about,
         )  # fmt: skip
         training.chain = _chain(built, training, run, greetings, log)
         if job.local.momentum:
             kept = [followed(job, rank) for rank in range(1, job.workers + 1)]
-            transport.hand_momenta([training.worker_momenta[rows.start : rows.stop] for rows in kept])
+            momenta = training.worker_momenta.cpu()
+            transport.hand_momenta([momenta[rows.start : rows.stop] for rows in kept])
         state, message = _steps(server, built, run, log)
         transport.stop()
     except KeyboardInterrupt:  # in the midst of a step, maybe of an update: the newest checkpoint counts
@@ -239,9 +242,9 @@ def _train(built: Built, training: Training, run: Path, log: EventLog, transport
     except BaseException as error:
         if isinstance(server, PairServer):
             server.forsake()
-        ending.record_end(
-            training, run, log, "lost" if isinstance(error, WorkerError) else "failed", ending.reason(error, run)
-        )
+        state = "lost" if isinstance(error, WorkerError) else "failed"
+        whole = not isinstance(error, room.FullError)
+        ending.record_end(training, run, log, state, ending.reason(error, run), save=whole)
         raise
     ending.record_end(training, run, log, state, message)
 
@@ -268,8 +271,8 @@ def _chain(built: Built, training: Training, run: Path, greetings: Sequence[Gree
         log.write("refused_chain", why=kept.why)
     text, platforms = (run / "job.yaml").read_bytes(), {said.platform for said in greetings if said and not said.fault}
     kept.begin(
-        training.step, training.flat, training.statistics, built.scheme.assignment.shape[1],
-        job=digest(text), platforms=sorted(platforms), vote=built.vote,
+        training.step, training.sent, training.statistics.cpu(), built.scheme.assignment.shape[1],
+        job=digest(text), platforms=sorted(platforms), vote=built.vote, **greeting.of_server(job),
     )  # fmt: skip
     return kept
 
@@ -300,10 +303,19 @@ def _resume(training: Training, run: Path, log: EventLog) -> None:
         watched = (event for event in events.read(run / "events.jsonl") if event["event"] == "watched")
         training.watched |= {event["rank"] for event in watched}
     if used is not None:
-        out = {str(rank): proof._asdict() for rank, proof in sorted(training.proofs.items())}
-        log.write(
-            "resume", step=training.step, file=used.name, **({"expelled": out} if has_court(training.job) else {})
+        before = [str(event.get("server_device", "cpu")) for event in events.read(run / "events.jsonl")
+                  if event["event"] == "start"][-1:]  # fmt: skip
+        moved = (
+            {"before_on": before[0], "server_device": _name(training)} if before not in ([], [_name(training)]) else {}
         )
+        out = {str(rank): proof._asdict() for rank, proof in sorted(training.proofs.items())}
+        expelled = {"expelled": out} if has_court(training.job) else {}
+        log.write("resume", step=training.step, file=used.name, **expelled, **moved)
+
+
+def _name(training: Training) -> str:
+    """Return where the server decodes, aggregates and steps: `cpu`, or its GPU's name."""
+    return device.name(training.device)
 
 
 def _steps(server: Server | PairServer, built: Built, run: Path, log: EventLog) -> tuple[run_directory.State, str]:
@@ -326,7 +338,8 @@ def _steps(server: Server | PairServer, built: Built, run: Path, log: EventLog) 
                 (run / "checkpoint").unlink()
                 tell(server.settle())
                 ending.save_checkpoint(training, run, log)
-            tell(_step(server, built))
+            with room.watched(training):
+                tell(_step(server, built))
             saves = training.step == training.steps or (
                 job.checkpoint_every and training.step % job.checkpoint_every == 0
             )

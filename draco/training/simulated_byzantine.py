@@ -3,6 +3,9 @@
 A worker that knows everything needs no message but its task. Every partition's gradient follows from (seed, step,
 partition) and the model. So it computes them itself, with the same bits wherever it runs. Nothing is computed that the
 attack does not ask for, and nothing twice in a step by the Byzantine workers of one process.
+
+On a GPU gradients are computed and encoded there, as honest ones are, and have their bits. Attacks get copies in host
+memory, and are carried out on the CPU.
 """
 
 import math
@@ -71,7 +74,7 @@ class Knowledge:
             tolerance=build.tolerance(self._job),
             projections=lambda elements: self._projections(leak, elements),
             shared=lambda: generator(self._job.seed, "attack", step),
-            gradients=lambda: self._remembered.every(step),
+            gradients=lambda: self._remembered.every(step).cpu(),
             honest=lambda: scene.once("honest", lambda: self._replies(step, every)),
             others=lambda: scene.once("others", lambda: self._replies(step, [i for i in every if i not in byzantine])),
             flipped=lambda: self._poisoned(step, row),
@@ -109,7 +112,7 @@ class Knowledge:
         return replies
 
     def _poisoned(self, step: int, row: int) -> Tensor:
-        return self.unpacked(row, self._relabelled.some(step, self._partitions(row)))
+        return self.unpacked(row, self._relabelled.some(step, self._partitions(row))).cpu()
 
     def _partitions(self, row: int) -> list[int]:
         mine: list[int] = self._scheme.assignment[row].nonzero()[0].tolist()
@@ -163,12 +166,14 @@ class ByzantineWorker:
             vector, timing = self._knowledge.unseen(), Timing(compute=0.0, encode=0.0)
         else:
             vector, timing = self._honest.compute(task, model, self._knowledge.unpacked if lies else None)
+            vector = vector.cpu() if lies else vector
         if self._follows:
             self._knowledge.follow(task.step)
         if not lies:
             return wire.pack(vector, self.wire, task.step, timing, frame)
         source = generator(self._job.seed, "attack", task.step, self.rank)
         false = self._knowledge.packed(task.row, self._false(task, vector, source))
+        self.vectors.wait()  # for the model, which whoever sends the next one may overwrite
         sent = self.sent(wire.pack(false, self.wire, task.step, timing, frame), timing)
         if sent is None:
             return None

@@ -20,7 +20,8 @@ from draco.own import is_path
 from draco.own_function import watched
 from draco.protocols.court import Proof
 from draco.tasks import count
-from draco.training import build, checkpoint, checkpoint_check
+from draco.tasks.batch import mapped
+from draco.training import build, checkpoint, checkpoint_check, staging
 from draco.training.average import Average
 from draco.training.build import Built
 from draco.training.chain import Chain
@@ -58,20 +59,26 @@ def _watched(name: str) -> AbstractContextManager[None]:
 
 
 class Training:
-    """The server's model and everything else that changes from step to step."""
+    """The server's model and everything else that changes from step to step, all of it on the server's device.
+
+    Only `sent` is in host memory: the parameters (p,) as workers are sent them. On the CPU they are `flat` itself.
+    """
 
     def __init__(self, built: Built) -> None:
         self.job = job = built.job
-        self.model = built.model
+        self.device = built.server_device
+        self.model = built.model.to(self.device)
         self.flat = flatten(self.model)  # (p,): the memory of every parameter
+        self.sent = self.flat if self.flat.is_cpu else staging.host_vectors(self.device, 1, self.flat.numel())[0]
         self.optimizer = build.build_optimizer(job, nn.Parameter(self.flat))
-        self.statistics = torch.zeros(batch_norm.statistics_size(self.model))
+        self.statistics = torch.zeros(batch_norm.statistics_size(self.model), device=self.device)
         batch_norm.read_statistics(self.model, self.statistics)
-        self.momenta = batch_norm.statistics_momenta(self.model)  # (b,): weights of a step in the running ones
+        # (b,): weights of a step in the running ones
+        self.momenta = batch_norm.statistics_momenta(self.model).to(self.device)
         self.steps = total_steps(job, count(built.train))
         self.schedule = build.build_schedule(job, self.optimizer, self.steps)
         self.worker_momenta = torch.zeros(
-            job.workers if job.local.momentum else 0, self.flat.numel()
+            job.workers if job.local.momentum else 0, self.flat.numel(), device=self.device
         )  # (n, p), by rank
         self.step = 0
         self.ledger = Ledger()
@@ -81,6 +88,7 @@ class Training:
         self.centre = torch.zeros_like(self.flat) if AGGREGATORS[job.aggregator.name].remembers else None
         self.average = Average(self.flat, job.ema) if job.ema else None
         self.chain = Chain()  # is told of every step; see chain.py
+        self._send()
 
     @property
     def elements(self) -> int:
@@ -106,7 +114,8 @@ class Training:
             self.statistics += self.momenta * (vector[p:-1] - self.statistics)
             batch_norm.write_statistics(self.model, self.statistics)
         self.step += 1
-        self.chain.took(self.step, self.flat, self.statistics)
+        self._send()
+        self.chain.took(self.step, self.sent, self.statistics.cpu())
         return Taken(rate, norm)
 
     @contextmanager
@@ -123,10 +132,16 @@ class Training:
         finally:
             self.flat.copy_(last)
 
+    def _send(self) -> None:
+        """Bring the parameters to where workers are sent them from, which the chain has read."""
+        if self.sent is not self.flat:
+            self.sent.copy_(self.flat)
+
     def contents(self) -> checkpoint.Contents:
-        """Return what a checkpoint holds."""
+        """Return what a checkpoint holds: tensors of the CPU, wherever the training is."""
         court = {"court": {rank: tuple(proof) for rank, proof in self.proofs.items()}}
-        return self._state() | {
+        state = self._state()
+        return (state if self.flat.is_cpu else mapped(state, lambda tensor: tensor.cpu())) | {
             "steps": self.steps,
             "job": to_dict(self.job),
             "torch": str(torch.__version__),
@@ -182,3 +197,4 @@ class Training:
         if self.average is not None:
             self.average.weights.copy_(contents["average"])
         self.step = step
+        self._send()

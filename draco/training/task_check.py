@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from draco import own
 from draco.errors import OwnCodeError, TrainingError
 from draco.job import Job, attack, sizes
@@ -16,7 +18,7 @@ from draco.runs import events
 from draco.runs.events import EventLog
 from draco.tasks import agreement
 from draco.tasks.first_check import Found, Setting, blame_not_finite, first_check
-from draco.training import checkpoint
+from draco.training import checkpoint, device, repeatable
 from draco.training.build import Built, build_scheme
 from draco.training.greeting import Greeting, faulty
 
@@ -37,13 +39,19 @@ def setting_of(job: Job, *, again: bool = True) -> Setting:
         batch_size=job.batch_size,
         partitions=sizes(job).partitions,
         joined=joined,
-        device=job.device,
+        device=str(_device(job)),
         labels_for="" if job.data.split == "iid" else f"data.split: {job.data.split}",
         flipped_for=f"attack: {chosen.name}" if chosen is not None and chosen.relabels else "",
         again=again,
         wide=job.precision == "float64_rounded",
+        repeats=job.device == "cpu" or job.deterministic,
         drawn=("*",) if job.weights.file is None else tuple(job.weights.fresh),
     )
+
+
+def _device(job: Job) -> torch.device:
+    """Return the workers' kind of device where this machine has one; else the CPU, as the server's need not."""
+    return device.of_worker(job) if job.device == "cpu" or device.gpus() else torch.device("cpu")
 
 
 def look(built: Built, run: Path, log: EventLog, *, again: bool) -> str:
@@ -82,12 +90,13 @@ def check(built: Built, *, again: bool = True) -> Found:
     Raises:
         OwnCodeError: a line for each fault.
     """
-    return first_check(
-        built.task,
-        setting_of(built.job, again=again),
-        samples=lambda split: built.train if split == "train" else built.test,
-        model=lambda: built.model,
-    )
+    with repeatable.settled(built.job, _device(built.job)):  # which need not be the server's
+        return first_check(
+            built.task,
+            setting_of(built.job, again=again),
+            samples=lambda split: built.train if split == "train" else built.test,
+            model=lambda: built.model,
+        )
 
 
 def seen(built: Built) -> str:
@@ -132,7 +141,8 @@ def blame(built: Built, step: int) -> str:
     job = built.job
     if job.task is None:
         return ""
-    setting, until = setting_of(job)._replace(device="cpu"), time.monotonic() + _BLAME_S
+    where = next(built.model.parameters()).device
+    setting, until = setting_of(job)._replace(device=str(where)), time.monotonic() + _BLAME_S
     plan = built.plan
     for partition in range(setting.partitions):
         try:

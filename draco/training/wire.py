@@ -15,11 +15,11 @@ either: it refuses the frame, with the sentence as the reason.
 import struct
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from draco.plain import plain
+from draco.training import copies
 
 HEADER = struct.Struct("<4sHHqqqdd16x")
 MAGIC = b"DRC1"
@@ -74,10 +74,13 @@ class Timing(NamedTuple):
 
 
 def pack(vector: Tensor, wire: Wire, step: int, timing: Timing, frame: Tensor) -> int:
-    """Write `vector` (elements,) into `frame` (uint8, `wire.frame_bytes` or more); return its length in bytes."""
+    """Write `vector` (elements,) into `frame` (uint8, `wire.frame_bytes` or more); return its length in bytes.
+
+    A vector of a GPU is rounded there, and there when this returns; it comes fast where the frame is page-locked.
+    """
     dtype = DTYPES[wire.dtype]
     payload = frame[HEADER.size : HEADER.size + wire.payload_bytes]
-    payload.view(dtype).copy_(vector)
+    copies.to_host(vector, payload.view(dtype))
     size = wire.payload_bytes
     if wire.compression == "blosc2":
         import blosc2
@@ -109,6 +112,21 @@ def unpack(frame: Tensor, length: int, wire: Wire, step: int, out: Tensor) -> Ti
     Where `wire.in_place`, `out` is expected to be the frame's own payload and is left as it is. Returns the worker's
     timing, or one sentence that says why the frame is refused. Whether the numbers are finite is not checked here.
     """
+    timing = check(frame, length, wire, step)
+    if isinstance(timing, str) or wire.in_place:
+        return timing
+    payload = frame[HEADER.size : length]
+    if wire.compression == "blosc2":
+        opened = torch.empty(wire.payload_bytes, dtype=torch.uint8)
+        if fault := decompress(payload, opened):
+            return fault
+        payload = opened
+    out.copy_(payload.view(DTYPES[wire.dtype]))
+    return timing
+
+
+def check(frame: Tensor, length: int, wire: Wire, step: int) -> Timing | str:
+    """Return the timing in the header of a frame of `length` received bytes, or why the frame is refused."""
     if length >= len(FAULT) and frame[: len(FAULT)].numpy().tobytes() == FAULT:
         said = frame[len(FAULT) : min(length, len(FAULT) + 4 * _SENTENCE_CHARACTERS)].numpy().tobytes()
         return f"{FAILED}: {plain(said.decode(errors='replace'), _SENTENCE_CHARACTERS)}"
@@ -123,29 +141,24 @@ def unpack(frame: Tensor, length: int, wire: Wire, step: int, out: Tensor) -> Ti
         return f"it answers step {said_step}, not {step}"
     if size != length - HEADER.size or (wire.compression == "none" and size != wire.payload_bytes):
         return f"its payload has {length - HEADER.size} bytes, expected {wire.payload_bytes}"
-    if not wire.in_place:
-        fault = _expand(frame[HEADER.size : length], wire, out)
-        if fault:
-            return fault
     return Timing(compute, encode)
 
 
-def _expand(payload: Tensor, wire: Wire, out: Tensor) -> str | None:
-    """Decompress and widen `payload` into `out`; the sizes in a compressed chunk are checked before it is opened."""
-    if wire.compression == "blosc2":
-        import blosc2
+def decompress(chunk: Tensor, out: Tensor) -> str | None:
+    """Open a compressed payload into `out`, which has its bytes; return why it is refused, or nothing.
 
-        chunk = payload.numpy().tobytes()
-        raw = np.empty(wire.payload_bytes, np.uint8)
-        try:
-            nbytes, cbytes, _ = blosc2.get_cbuffer_sizes(chunk)
-            if (nbytes, cbytes) != (wire.payload_bytes, len(chunk)):
-                return f"its compressed chunk claims {nbytes} bytes, expected {wire.payload_bytes}"
-            blosc2.decompress2(chunk, dst=raw)
-        except (RuntimeError, ValueError) as error:
-            return f"its compressed chunk cannot be opened ({error})"
-        payload = torch.from_numpy(raw)
-    out.copy_(payload.view(DTYPES[wire.dtype]))
+    The sizes in it are checked before it is opened.
+    """
+    import blosc2
+
+    raw = chunk.numpy().tobytes()
+    try:
+        nbytes, cbytes, _ = blosc2.get_cbuffer_sizes(raw)
+        if (nbytes, cbytes) != (len(out), len(raw)):
+            return f"its compressed chunk claims {nbytes} bytes, expected {len(out)}"
+        blosc2.decompress2(raw, dst=out.numpy())
+    except (RuntimeError, ValueError) as error:
+        return f"its compressed chunk cannot be opened ({error})"
     return None
 
 

@@ -28,9 +28,10 @@ _ALIGNMENT = 64  # bytes; frames laid one behind the other stay on cache lines
 class LocalSteps:
     """Clipping and momentum of the workers that one process follows. A worker has the same row at every step."""
 
-    def __init__(self, spec: LocalSection, parameters: int, rows: range) -> None:
+    def __init__(self, spec: LocalSection, parameters: int, rows: range, device: torch.device | str = "cpu") -> None:
+        """`device`: where the vectors are, and the momenta are kept."""
         self._spec, self._parameters, self._rows = spec, parameters, rows
-        self.momenta = torch.zeros(len(rows), parameters if spec.momentum else 0)  # (rows, p)
+        self.momenta = torch.zeros(len(rows), parameters if spec.momentum else 0, device=device)  # (rows, p)
         self._before = torch.zeros_like(self.momenta)  # of the step before `_steps`
         self._steps = [0] * len(rows)
 
@@ -82,7 +83,7 @@ class Attached:
         """Write the rank's momentum into the rest of its frame; return how many bytes, 0 where nothing is attached."""
         if local is None or not self._is_by(step, rank):
             return 0
-        rest[: self._bytes] = local.of(range(rank - 1, rank))[0].view(torch.uint8)
+        rest[: self._bytes] = local.of(range(rank - 1, rank))[0].cpu().view(torch.uint8)
         return self._bytes
 
     def take(self, step: int, rank: int, frame: Tensor, length: int) -> tuple[int, Tensor | None]:

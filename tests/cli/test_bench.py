@@ -13,6 +13,7 @@ from torch import Tensor
 
 import benchmarks as bench
 from benchmarks import contests, memory, peers, protocol_steps, rules, simulated, start
+from benchmarks import gpu as gpu_section
 from benchmarks.contests import CONTESTS, hopeless
 from benchmarks.timing import Row, alternate
 from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
@@ -106,6 +107,34 @@ def test_sections_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     written = json.loads((tmp_path / "bench.json").read_text())
     assert [row["what"] for row in written["rows"]] == ["w"]
     assert written["aggregators"] == []
+
+
+def test_the_section_of_gpus_measures_every_rule_and_shows_the_worst_first(
+    gpu: torch.device, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_section, "CALLS", 1)
+    bench.main(tmp_path / "bench.json", quick=True, only=["gpu"])
+    lines = json.loads((tmp_path / "bench.json").read_text())["gpu"]
+    assert {line["what"].split(",")[0] for line in lines} >= {*AGGREGATORS, *PRE_AGGREGATORS, "cyclic: all at once"}
+    assert {line["verdict"] for line in lines} <= {"met", "MISSED", "itself", "to compare"}  # nothing failed
+    assert all(line["seconds"] > 0 and line["part"] > 0 for line in lines)
+    made = [gpu_section.Figure(what, "", 1.0, least, 100.0, "a GPU") for what, least in [("b", 60), ("c", 59)]]
+    assert [line.verdict for line in made] == ["met", "MISSED"]
+    capsys.readouterr()
+    Console().print(gpu_section.table(made))
+    shown = capsys.readouterr().out
+    assert shown.rindex("59%") < shown.rindex("60%")
+
+
+def test_without_a_gpu_its_section_says_so_and_the_others_go_on(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_section.devices, "gpus", lambda: 0)
+    monkeypatch.setattr(bench.wires, "rows", lambda repeats: iter([Row("w", "s", 1.0, "y", 1.2, 1.1)]))
+    bench.main(tmp_path / "bench.json", quick=True, only=["gpu", "wires"])
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert ([row["what"] for row in written["rows"]], written["gpu"]) == (["w"], [])
+    assert "gpu: torch sees no GPU here, so this section is left out" in capsys.readouterr().err
 
 
 def test_an_unknown_section_is_refused(capsys) -> None:

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from draco.torch.determinism import _UNLIKE, causes, fingerprint
+from draco.determinism import _UNLIKE, causes, fingerprint
 from draco.torch.reducer import EQUAL, OTHER, UNSTABLE, Reducer
 
 GPU = {

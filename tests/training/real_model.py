@@ -63,18 +63,20 @@ class Regression(Task):
         return (model(inputs) - targets).square().mean(1)
 
 
-def vectors(task: Task, *, batch_size: int = 22, partitions: int = 2, **plan: Any) -> StepVectors:
-    """Return the step vectors of a task, whose model is built anew."""
+def vectors(
+    task: Task, *, batch_size: int = 22, partitions: int = 2, where: torch.device | str = "cpu", **plan: Any
+) -> StepVectors:
+    """Return the step vectors of a task, whose model is built anew, on a device."""
     model = task.model()
     replace_dropout(model)
     if "autocast" in plan:
         plan["autocast"] = Autocast(*plan["autocast"])
     whole = Plan(7, batch_size, partitions, 200, **plan)
-    return StepVectors(task, model, task.samples("train"), whole)
+    return StepVectors(task, model, task.samples("train"), whole, where)
 
 
 def vector(of: StepVectors, step: int = 1, partition: int = 0) -> Tensor:
-    """Return one step vector (d,)."""
-    out = torch.full((of.elements,), torch.nan)
+    """Return one step vector (d,), on the CPU."""
+    out = torch.full((of.elements,), torch.nan, device=of.device)
     of.partition(step, partition, out)
-    return out
+    return out.cpu()

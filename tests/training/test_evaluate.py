@@ -58,7 +58,7 @@ def test_evaluation_leaves_the_parameters_in_the_flat_vector(make_job: Make, dev
     built = build.Built(job)
     model = built.model
     flat = flatten(model)
-    evaluate.evaluate_model(built.task, model, built.test, batch_size=512, device=device)
+    evaluate.evaluate_model(built.task, model, built.test, batch_size=512, on=device)
     flat.zero_()
     assert all(not p.any() for p in model.parameters())
 

@@ -14,12 +14,14 @@ import torch
 from torch import nn
 
 from draco import own
+from draco.determinism import without_form
 from draco.errors import OwnCodeError
 from draco.tasks.first_check import draws, states
 from draco.tasks.task import Task
 
 Result = TypeVar("Result")
 REMEDY = "use torch.nn.Dropout in the model, or the generator that augment() is given"
+_OTHERWISE = "take another operation, or deterministic: false in the job"
 REMEDY_OF_A_MODULE = "turn that off: only torch.nn.Dropout gets its masks from Draco"
 
 
@@ -36,6 +38,7 @@ class Setting(NamedTuple):
     flipped_for: str = ""  # what of the job needs flipped(): `attack: label_flip`
     again: bool = True  # samples("train") is fetched twice, and compared
     wide: bool = False  # the job computes in float64
+    repeats: bool = True  # the same partition must have the same bits again; a GPU may be told that it need not
     drawn: tuple[str, ...] = ("*",)  # globs of the tensors that model() draws; the others come from a file
 
 
@@ -103,7 +106,7 @@ class Calls:
             error = raised.__cause__ if isinstance(raised, OwnCodeError) and raised.__cause__ else raised
             self.cause = self.cause or error
             where = own.place(error) or self.defined(method)
-            text = f"{self._head(method)}{where}: {type(error).__name__}: {_first_line(error)}{about()}"
+            text = f"{self._head(method)}{where}: {type(error).__name__}: {said(error)}{about()}"
             self._note(self.faults, text)
             raise Failed from raised
         if set_ := states.changed(settings, states.settings()):
@@ -159,8 +162,11 @@ def batch_words(batch: Any) -> Callable[[], str]:
     return lambda: f"; the batch is {shapes(batch)}"
 
 
-def _first_line(error: BaseException) -> str:
+def said(error: BaseException) -> str:
+    """Return in one line what an error says, or what it means here."""
     text = str(error).strip()
+    if operation := without_form(error):
+        return f"{operation} has no form that repeats its bits on this device; {_OTHERWISE}"
     if text.startswith("dropout: the batch has"):  # draco/models/dropout.py
         return f"{text.split(';')[0]}; the first dimension of what a torch.nn.Dropout gets must be that of the batch"
     return " ".join(text.split())[:600] if text else "it says nothing"

@@ -18,7 +18,7 @@ from draco.models.dropout import SeededDropout, set_dropout
 from draco.sampling import generator
 from draco.tasks.batch import mapped
 from draco.tasks.first_check.bits import digest, not_finite, shapes, some, tensors
-from draco.tasks.first_check.calls import Calls, is_finite
+from draco.tasks.first_check.calls import Calls, is_finite, said
 
 _ROUNDING = 1e-3  # by which a sample's loss may differ in another batch, relative to the largest of them
 _ROUNDING_CUDA = 1e-4  # by which the same loss may differ at two times on a GPU
@@ -153,9 +153,9 @@ def _pass(calls: Calls, model: nn.Module, batch: Any, parameters: Sequence[tuple
     try:
         found = torch.autograd.grad(loss.mean(), [parameter for _, parameter in parameters], allow_unused=True)
     except RuntimeError as error:
-        raise calls.fail("loss", f"its gradient: {' '.join(str(error).split())}") from error
+        raise calls.fail("loss", f"its gradient: {said(error)}") from error
     if calls.setting.device != "cpu":
-        torch.cuda.synchronize()
+        torch.get_device_module(calls.setting.device).synchronize()
     seconds = time.perf_counter() - began
     named = [(name, gradient) for (name, _), gradient in zip(parameters, found, strict=True)]
     gradients = {name: "" if gradient is None else digest([gradient]) for name, gradient in named}
@@ -183,13 +183,13 @@ def _compare(calls: Calls, passes: Sequence[Passed], places: Sequence[int], drew
     if digest([first.loss]) == digest([second.loss]):
         if differing := [name for name in first.gradients if first.gradients[name] != second.gradients[name]]:
             text = f"the same partition has the same loss and another gradient of {some(differing)} at a second time"
-            (calls.warn if calls.setting.device != "cpu" else calls.fault)("loss", f"{text}{_WHY}")
+            (calls.fault if calls.setting.repeats else calls.warn)("loss", f"{text}{_WHY}")
         return
     distance = (first.loss - second.loss).abs().max().item()
     others = "" if first.loss.ndim == 0 else f" of {_samples(first.loss != second.loss, places)}"
     text = f"the same partition has another loss{others} at a second time, by {distance:.3g}"
     close = distance <= _ROUNDING_CUDA * first.loss.abs().max().item()
-    (calls.warn if calls.setting.device != "cpu" and close else calls.fault)("loss", f"{text}{_WHY}")
+    (calls.warn if close and not calls.setting.repeats else calls.fault)("loss", f"{text}{_WHY}")
 
 
 _WHY = (

@@ -12,6 +12,7 @@ Where the bits cannot be expected to be equal the model is compared with the nex
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from draco.runs.chain import digest
 from draco.training import checkpoint, checkpoint_check
 from draco.training.build import Built
 from draco.training.chain import Chain, model_digests
-from draco.training.greeting import platform_of
+from draco.training.greeting import apart, of_server, platform_of
 from draco.training.process import simulated_workers
 from draco.training.server import Server
 from draco.training.state import Training
@@ -82,14 +83,20 @@ class Replayer:
         """Whether an honest run has the bits that are computed here."""
         return not self.why_no_bits
 
-    @property
+    @cached_property
     def why_no_bits(self) -> str:
         """Why an honest run may have other bits than are computed here, or nothing."""
-        scheme, ours = self._honest.scheme, platform_of(self.built.job)
+        scheme, job = self._honest.scheme, self.built.job
+        ours, server = platform_of(job), of_server(job).get("server", "")
         if scheme.amplification is not None and scheme.redundancy > 1:
             return f"{scheme.name} decodes up to rounding, which differs with who lied"
         others = sorted({each for launch in self.record.launches for each in launch["platforms"]} - {ours})
-        return f"the run was on {others[0]}, this is {ours}" if others else ""
+        if others:
+            return apart(others[0], ours)
+        if job.device != "cpu" and not job.deterministic:
+            return "GPUs need not repeat their bits (deterministic: false)"
+        servers = sorted({str(launch.get("server", "")) for launch in self.record.launches} - {server})
+        return f"of the server: {apart(servers[0] or 'cpu', server or 'cpu')}" if servers else ""
 
     def replay(self, segment: Segment) -> Outcome:
         """Recompute a segment: to its first difference, or to its end where bits cannot be expected to be equal.
@@ -99,12 +106,13 @@ class Replayer:
             CheckpointError: its checkpoint cannot be used.
         """
         began, training = time.monotonic(), self._restored(segment)
-        if model_digests(training.flat, training.statistics).whole != self.record.model(segment.start):
+        if _digest(training) != self.record.model(segment.start):
             return Outcome(segment, self._other_start(segment, training), None, time.monotonic() - began)
-        start, lines, first = training.flat.clone(), list[Mapping[str, Any]](), None
+        start, lines, first = training.flat.clone().cpu(), list[Mapping[str, Any]](), None
         vectors = any("vector" in self.record.steps[t] for t in range(segment.start + 1, segment.stop + 1))
         training.chain = Chain(lines.append, vectors=vectors)
-        training.chain.begin(segment.start, training.flat, training.statistics, self._honest.scheme.assignment.shape[1])
+        parts = self._honest.scheme.assignment.shape[1]
+        training.chain.begin(segment.start, training.flat.cpu(), training.statistics.cpu(), parts)
         server = self._server(training)
         try:
             while training.step < segment.stop and (first is None or not self.expects_bits):
@@ -159,7 +167,7 @@ class Replayer:
         return training
 
     def _other_start(self, segment: Segment, training: Training) -> Difference:
-        found = model_digests(training.flat, training.statistics).whole
+        found = _digest(training)
         what = "the job's initial model" if segment.first is None else f"the model in {segment.first.name}"
         return Difference(segment.start, what, str(self.record.model(segment.start)), found)
 
@@ -208,12 +216,16 @@ def _honest(built: Built) -> Job:
     )
 
 
+def _digest(training: Training) -> str:
+    return model_digests(training.flat.cpu(), training.statistics.cpu()).whole
+
+
 def _distance(state: Mapping[str, Tensor], training: Training, start: Tensor) -> float:
     """Return how far a training's parameters are from those of a checkpoint's model, relative to the way from start."""
     names = [name for name, parameter in training.model.named_parameters() if parameter.requires_grad]
     recorded = torch.cat([state[name].reshape(-1) for name in names])
     way = float(torch.linalg.vector_norm((recorded - start).double()))
-    apart = float(torch.linalg.vector_norm((recorded - training.flat).double()))
+    apart = float(torch.linalg.vector_norm((recorded - training.flat.cpu()).double()))
     return apart / way if way else math.inf if apart else 0.0
 
 

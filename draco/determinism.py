@@ -1,14 +1,17 @@
-"""What decides the bits of a replica's gradients, and what prevents two replicas from having the same.
+"""What decides the bits of a process's gradients, and what prevents two processes from having the same.
 
 `fingerprint` reads the versions, the device and the settings of one rank, and computes a little on its device. `causes`
-compares the fingerprints of ranks whose bits should be equal, and says what to do about each difference.
+compares the fingerprints of ranks whose bits should be equal, and says what to do about each difference. Workers say
+theirs in greetings, where they have a GPU, and the ranks of somebody's own loop to `draco.torch`'s guard.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from draco.lazy import Tensor, torch
 
@@ -60,24 +63,47 @@ def fingerprint(device: torch.device | str) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "oneDNN": str(torch.backends.mkldnn.enabled),
         "deterministic algorithms": str(torch.are_deterministic_algorithms_enabled()),
-        "float32 products": torch.get_float32_matmul_precision(),
+        "float32 products": _products(),
     }
-    if device.type == "cuda":
-        matmul = torch.backends.cuda.matmul
+    if device.type != "cpu":
+        matmul, module = torch.backends.cuda.matmul, torch.get_device_module(device)
         found |= {
-            "device": torch.cuda.get_device_name(device),
-            "capability": ".".join(map(str, torch.cuda.get_device_capability(device))),
+            "device": module.get_device_name(device),
+            "capability": ".".join(map(str, module.get_device_capability(device))),
             "CUDA": str(torch.version.cuda),
-            "driver": str(torch._C._cuda_getDriverVersion()),  # type: ignore[attr-defined]
+            "driver": _driver(device),
             "cuDNN": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
             "cuDNN benchmark": str(torch.backends.cudnn.benchmark),
             "cuDNN deterministic": str(torch.backends.cudnn.deterministic),
-            "TF32 in cuDNN": str(torch.backends.cudnn.allow_tf32),
+            "TF32 in cuDNN": _tf32_in_cudnn(),
             "reduced precision sums": f"{matmul.allow_fp16_reduced_precision_reduction}, "
             f"{matmul.allow_bf16_reduced_precision_reduction}",
             "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG", "unset"),
         }
     return {**found, "results": _results(device)}
+
+
+def _products() -> str:
+    """Return how float32 matrix products are rounded; torch does not say where both of its interfaces were used."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        backends: Any = torch.backends
+        return f"{backends.cuda.matmul.fp32_precision}, {backends.mkldnn.matmul.fp32_precision}"
+
+
+def _tf32_in_cudnn() -> str:
+    """Return whether cuDNN may round factors to TF32, in the same way."""
+    try:
+        return str(torch.backends.cudnn.allow_tf32)
+    except RuntimeError:
+        cudnn: Any = torch.backends.cudnn
+        return f"{cudnn.conv.fp32_precision}, {cudnn.rnn.fp32_precision}"
+
+
+def _driver(device: torch.device) -> str:
+    """Return the version of CUDA that the driver brings, as 12080; of another kind of device nothing."""
+    return str(torch._C._cuda_getDriverVersion()) if device.type == "cuda" else "none"  # type: ignore[attr-defined]
 
 
 def causes(by_rank: Mapping[int, Mapping[str, str]]) -> list[str]:
@@ -94,15 +120,34 @@ def causes(by_rank: Mapping[int, Mapping[str, str]]) -> list[str]:
 
 def _between(by_rank: Mapping[int, Mapping[str, str]]) -> Iterator[str]:
     """Yield what differs between ranks, in the order of the table."""
+    for name, told in differences(by_rank).items():
+        why, remedy = _UNLIKE[name]
+        yield f"{name} differs: {told}; {why}: {remedy}"
+
+
+def differences(by_rank: Mapping[int, Mapping[str, str]], noun: str = "rank") -> dict[str, str]:
+    """Return what differs between ranks, by its name: "NVIDIA A10G on ranks 1, 2, Tesla T4 on rank 3".
+
+    In the order of the table, which says what matters most; names that it does not have come last.
+    """
+    order = list(_UNLIKE)
     names = dict.fromkeys(name for found in by_rank.values() for name in found)
-    for name in sorted(names, key=list(_UNLIKE).index):
+    told: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: order.index(name) if name in order else len(order)):
         ranks: dict[str, list[int]] = {}
         for rank, found in sorted(by_rank.items()):
             ranks.setdefault(found.get(name, "none"), []).append(rank)
         if len(ranks) > 1:
-            told = ", ".join(f"{value} on {_named(which)}" for value, which in ranks.items())
-            why, remedy = _UNLIKE[name]
-            yield f"{name} differs: {told}; {why}: {remedy}"
+            told[name] = ", ".join(f"{value} on {_named(which, noun)}" for value, which in ranks.items())
+    return told
+
+
+def without_form(error: BaseException) -> str:
+    """Return which operation had to repeat its bits and cannot, as torch names it in its error; nothing of others."""
+    text = str(error)
+    if found := re.search(r"(\S+) does not have a deterministic implementation", text):
+        return found[1]
+    return "a matrix product of cuBLAS" if "CUBLAS_WORKSPACE_CONFIG" in text else ""
 
 
 def _within(by_rank: Mapping[int, Mapping[str, str]]) -> Iterator[str]:
@@ -123,10 +168,10 @@ def _within(by_rank: Mapping[int, Mapping[str, str]]) -> Iterator[str]:
         yield f"CUBLAS_WORKSPACE_CONFIG is not set, on {_named(ranks)}; {why}: set it to :4096:8 before torch starts"
 
 
-def _named(ranks: Sequence[int]) -> str:
+def _named(ranks: Sequence[int], noun: str = "rank") -> str:
     """Return "rank 3", or "ranks 0, 1, 4"; of many the first eight."""
     shown = ", ".join(map(str, ranks[:8])) + (", ..." if len(ranks) > 8 else "")
-    return f"rank{'s' if len(ranks) > 1 else ''} {shown}"
+    return f"{noun}{'s' if len(ranks) > 1 else ''} {shown}"
 
 
 def _results(device: torch.device) -> str:
