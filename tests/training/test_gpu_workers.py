@@ -28,7 +28,7 @@ FIXED = ("scheme.adversaries=1", "attack={name: reverse_gradient, ranks: [2]}")
 
 
 def close(gpu: torch.device, there: Tensor, here: Tensor, within: float = 1e-3, *, bits: bool = True) -> None:
-    """Compare vectors: by their bits where the device poses, as it computes what the CPU computes; unless not `bits`."""
+    """Compare vectors: by their bits where the device poses, as it computes what the CPU computes, if `bits`."""
     assert there.is_cpu
     if gpu.type == "cuda" or not bits:
         assert float((there.double() - here.double()).norm() / here.double().norm()) < within
