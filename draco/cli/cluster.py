@@ -116,7 +116,7 @@ def warn(args: argparse.Namespace) -> None:
 
 
 def _up(args: argparse.Namespace) -> int:
-    from draco.cluster import backend, lifecycle, state
+    from draco.cluster import backend, gpus, lifecycle, state
 
     said = console.messages()
     before = state.load(args.name)
@@ -143,8 +143,8 @@ def _up(args: argparse.Namespace) -> int:
         f"{cluster.name} ({kind}): head and {len(cluster.workers)} workers, ready in {time.monotonic() - began:.0f} s "
         f"({what})", highlight=False,
     )  # fmt: skip
-    if room := _room(cluster):
-        said.print(room, highlight=False)
+    for line in filter(None, (_room(cluster), gpus.numbers(cluster.details.get("gpus", {})))):
+        said.print(line, highlight=False)
     said.print("next: make train JOB=jobs/quickstart.yaml; make cluster-status; make cluster-down", highlight=False)
     return 0
 

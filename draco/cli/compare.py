@@ -48,8 +48,9 @@ def compare_grid(args: argparse.Namespace) -> int:
     from draco.launch import ready
 
     def prepare(cells: Sequence["Job"]) -> None:
-        for job in {(job.data.name, job.data.root, job.device): job for job in cells}.values():
+        for job in {(job.data.name, job.data.root, job.device, job.server_device): job for job in cells}.values():
             ready.require_device(args.grid, job.device)
+            ready.require_device(args.grid, job.server_device, "server_device")
             ready.prepare_data(job, said)
 
     said = console.messages()

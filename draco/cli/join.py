@@ -87,7 +87,7 @@ def _opened(args: argparse.Namespace, job: "Job", place: "Joined", said: "Consol
         said.print(f"warning: {args.job}: {warning}", style="yellow", highlight=False)
     job = ready.here(job)
     require_weights(job)
-    ready.require(args.job, job)
+    ready.require(args.job, job, place=place)
     return job, ready.take(args.runs, job, own, None, said, resume=args.resume or place.again, new=args.new)
 
 
@@ -100,12 +100,12 @@ def _work(args: argparse.Namespace, job: "Job", place: "Joined") -> NoReturn:
 
     from draco.code import gather, recorded, store
     from draco.launch import fork_client
-    from draco.launch.environment import launch_environment, process_environment
+    from draco.launch.environment import gpu_environment, launch_environment, process_environment
 
     pack = gather.gather(job).pack
     code = recorded.Copy(store.put(pack, Path(store.STORE)), pack.digest).environment if pack.files else {}
     sys.stdout.flush()
-    needed = {**process_environment(job.threads), **code, **place.told}
+    needed = {**process_environment(job.threads), **gpu_environment(job, os.environ), **code, **place.told}
     argv = [sys.executable, "-m", "draco", "rank", str(args.runs / f"{job.name}-joined")]
     made = launch_environment(os.environ, needed)
     if place.launcher != "torchrun":

@@ -151,7 +151,7 @@ def _here(args: argparse.Namespace, job: "Job", own: "Gathered", said: "Console"
         gather.check_installed(own.found)
     if nodes:
         ready.warn_of_nodes(job, nodes, said)
-    ready.require(args.job, job)
+    ready.require(args.job, job, nodes)
     if args.dry_run:
         run = args.runs / f"{job.name}-ID"
         code = recorded.Copy(worker_code.folder(own.pack, run, nodes), own.pack.digest) if own.pack.files else None

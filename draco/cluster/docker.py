@@ -36,8 +36,8 @@ _CONFINED = (
     "--pids-limit", "4096", "--ulimit", "nofile=8192:8192",
 )  # fmt: skip
 _SHARED_MEMORY = "1g"
-# All nodes have all GPUs, as they have all cores. Triton compiles there what it then loads, which /tmp does not allow.
-_WITH_GPUS = ("--device", f"{engine.CDI}=all", "--tmpfs", "/tmp/triton:exec,mode=1777")
+# Triton compiles there what it then loads, which /tmp does not allow.
+_WITH_GPUS = ("--tmpfs", "/tmp/triton:exec,mode=1777")
 
 # Asked from inside, because a container's address cannot be reached from a Mac.
 _AWAIT_SSHD = f"""\
@@ -62,21 +62,23 @@ def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
     told = engine.told()
     cores = engine.cores(told)
     image = engine.image_id(request.image)
-    gpus = engine.gpu_count(told) if engine.torch_build(request.image) == "cuda" else 0
+    gpu_count = engine.gpu_count(told) if engine.torch_build(request.image) == "cuda" else 0
     found = _containers(request.name)
     _refuse_contradictions(request, image, found)
     subnet = _subnet(request.name, found)
     first = int(subnet.network_address) + 10
     nodes = tuple(Node(name, str(ipaddress.IPv4Address(first + i))) for i, name in enumerate(names(request.workers)))
+    gpus = deal(len(nodes), gpu_count)
     cpus = request.cpus or max((_cpus(container) for container in found.values()), default=0.0)
     cpus = cpus or max(1.0, cores / len(nodes))
     _make_volumes(request.name)
     with ThreadPoolExecutor(len(nodes)) as pool:
-        list(pool.map(lambda node: _bring_up(request, node, found.get(node.name), image, cpus, gpus), nodes))
+        given = zip(nodes, gpus, strict=True)
+        list(pool.map(lambda each: _bring_up(request, each[0], found.get(each[0].name), image, cpus, each[1]), given))
     return Cluster(
         request.name, "docker", nodes, str(subnet), "node", PYTHON, USER, _created(request.name),
         {"image": request.image, "image_id": image, "cpus": cpus, "cores": cores, "memory_mb": request.memory_mb,
-         "gpus": {node.name: gpus for node in nodes}},
+         "gpus": {node.name: len(its) for node, its in zip(nodes, gpus, strict=True)}},
     )  # fmt: skip
 
 
@@ -267,7 +269,22 @@ def _make_volumes(name: str) -> None:
         engine.call("volume", "create", "--label", f"{_CLUSTER}={name}", volume)
 
 
-def _node_arguments(request: Request, node: Node, image: str, cpus: float, gpus: int = 0) -> list[str]:
+def deal(nodes: int, gpus: int) -> list[tuple[int, ...]]:
+    """Deal this machine's GPUs out to its nodes: all to the head, which is first, and each to a worker in turn.
+
+    With fewer GPUs than workers these share. Every rank of a node counts from its first GPU on. So nodes that all had
+    all of them would meet on the first.
+
+    >>> deal(4, 2)
+    [(0, 1), (0,), (1,), (0,)]
+    """
+    workers = nodes - 1
+    if gpus < workers:
+        return [tuple(range(gpus)), *(((i % gpus,) if gpus else ()) for i in range(workers))]
+    return [tuple(range(gpus)), *(tuple(range(i, gpus, workers)) for i in range(workers))]
+
+
+def _node_arguments(request: Request, node: Node, image: str, cpus: float, gpus: Sequence[int] = ()) -> list[str]:
     """Return the arguments of `docker` that create a node."""
     labels = {_CLUSTER: request.name, _NODE: node.name, _ADDRESS: node.address}
     writable = "" if node.name == HEAD else ":ro"
@@ -284,7 +301,7 @@ def _node_arguments(request: Request, node: Node, image: str, cpus: float, gpus:
         *_each("--volume", volumes),
         *_CONFINED, "--shm-size", _SHARED_MEMORY, "--cpus", f"{cpus:.2f}",
         *(["--memory", f"{request.memory_mb}m"] if request.memory_mb else []),
-        *(_WITH_GPUS if gpus else ()),
+        *_each("--device", (f"{engine.CDI}={gpu}" for gpu in gpus)), *(_WITH_GPUS if gpus else ()),
         image,
     ]  # fmt: skip
 
@@ -294,7 +311,7 @@ def _each(option: str, values: Iterable[str]) -> list[str]:
 
 
 def _bring_up(
-    request: Request, node: Node, container: dict[str, Any] | None, image: str, cpus: float, gpus: int
+    request: Request, node: Node, container: dict[str, Any] | None, image: str, cpus: float, gpus: Sequence[int]
 ) -> None:
     """Create or repair one node, and wait for its SSH server."""
     name = _container(request.name, node.name)

@@ -42,7 +42,8 @@ def explained(about: str, said: str) -> str:
     line = lines[0] if lines else "failed and did not say why"
     for prefix in ("docker: ", "Error response from daemon: ", "Error: "):
         line = line.removeprefix(prefix)
-    return f"{about}: {line}"
+    anew = "; describe the GPUs anew: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml" if "CDI" in line else ""
+    return f"{about}: {line}{anew}"
 
 
 def told() -> dict[str, Any]:
@@ -70,7 +71,7 @@ def gpu_count(told: Mapping[str, Any]) -> int:
     )  # fmt: skip
     if not described or not shutil.which(gpus.LIST[0]):
         return 0
-    return gpus.listed(subprocess.run(gpus.LIST, capture_output=True, text=True, check=False).stdout)
+    return gpus.counted({"this machine": gpus.LIST})["this machine"]
 
 
 def image_id(image: str) -> str:

@@ -87,16 +87,16 @@ def probed(folder: Path, nodes: Sequence[Node]) -> dict[str, State]:
     return states
 
 
-def counted(folder: Path, nodes: Sequence[Node]) -> dict[str, int]:
-    """Return how many GPUs the driver of each node sees, asked all at once."""
+def counted(folder: Path, nodes: Sequence[Node], told: Mapping[str, int]) -> dict[str, int]:
+    """Return how many GPUs each node has: what its owner told, or what its driver sees.
+
+    Raises:
+        MissingError: a driver does not answer.
+    """
     asked = {
-        node.name: subprocess.Popen(
-            over_ssh(folder, node.name, gpus.LIST, terminal=False),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )
-        for node in nodes
-    }  # fmt: skip
-    return {name: gpus.listed(process.communicate()[0]) for name, process in asked.items()}
+        node.name: over_ssh(folder, node.name, gpus.LIST, terminal=False) for node in nodes if node.name not in told
+    }
+    return {**gpus.counted(asked), **told}
 
 
 def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
@@ -151,7 +151,8 @@ def up(request: Request, folder: Path, say: Say = quietly) -> Cluster:
     if runtime == "container":
         details |= {"image": request.image, **_archive(request.image, folder)}
     uses_gpus = runtime == "host" or engine.torch_build(request.image) == "cuda"
-    details["gpus"] = counted(folder, nodes) if uses_gpus else {node.name: 0 for node in nodes}
+    told = {name: int(values["draco_gpus"]) for name, values in extra.items() if "draco_gpus" in values}
+    details["gpus"] = counted(folder, nodes, told) if uses_gpus else {node.name: 0 for node in nodes}
     return Cluster(
         request.name, "ssh", tuple(nodes), subnet, runtime, python, user,
         datetime.now(UTC).isoformat(timespec="seconds"), details,

@@ -109,12 +109,12 @@ def run(
         checked = ready.here(_parsed(found.values["job"], found.values["over"], what))
         for warning in warnings(checked):
             said.print(f"warning: {what}: {warning}", style="yellow")
-    ready.require(what, checked)
+    nodes = roster.read() if launching.of(checked).clusters else None
+    ready.require(what, checked, nodes)
     nowhere = {path: thing for path, thing in found.objects.items() if naming.is_nowhere(path)}
     simulate = checked.launcher == "simulate"
     if not simulate:
         _require_files(found.objects)
-    nodes = roster.read() if launching.of(checked).clusters else None
     with naming.given(nowhere):  # of which there are no files
         code = gather.gather(checked)
     for warning in gather.said(code):

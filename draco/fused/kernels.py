@@ -25,6 +25,8 @@ def weighted(
             values = tl.load(given + row * apart + at, mask=inside, other=0.0).to(weights.dtype.element_ty)
             factors = tl.load(weights + (start + i) * PADDED + which)
             total += factors[:, None] * values[None, :]
+    if SUMS > 1:
+        tl.debug_barrier()  # other threads may still have to read what a sum takes the place of
     place = which.to(tl.int64)[:, None]
     into = tl.where(place == 0, first + at[None, :], others + (place - 1) * out_stride + at[None, :])
     tl.store(into, total.to(first.dtype.element_ty), mask=inside[None, :] & (place < SUMS))

@@ -2,7 +2,8 @@
 
 Nothing downstream checks these values again. Pure: no files, no MPI, and no torch (`draco.lazy`).
 
-    unions -> sections, named_sections -> fields -> numbers, messages -> checks -> reading        fields -> writing
+    unions -> sections, named_sections -> fields -> numbers, messages -> fault -> *_checks, doubts -> checks -> reading
+    fields -> writing
 """
 
 from draco.job.checks import check, warnings

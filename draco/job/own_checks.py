@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from draco.errors import OwnCodeError
-from draco.job.checks import Fault
+from draco.job.fault import Fault
 from draco.job.fields import SECTIONS, STAND_INS, Job
 from draco.job.messages import legal_values, show
 from draco.job.own_section import OwnSection, option_faults

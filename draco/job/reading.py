@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from draco import own
 from draco.errors import JobError
-from draco.job.checks import Fault, check
+from draco.job.checks import check
+from draco.job.fault import Fault
 from draco.job.fields import OLD_WORD, ORIGINAL_OPTIONS, PRE_AGGREGATOR, SECTIONS, STAND_INS, Job, renewed
 from draco.job.messages import field_message, name_message, nearest, properties, show
 from draco.job.own_checks import check_own

@@ -10,7 +10,10 @@ import sysconfig
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from draco.job import Job
 
 
 class Kind(NamedTuple):
@@ -81,6 +84,9 @@ KINDS = (  # the first that a name matches counts; a name that none matches is p
 # in any locale.
 ALWAYS = {"PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
 
+ASK_NVML = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
 # The folders of Open MPI's libraries and of torch's, which others of the same names in LD_LIBRARY_PATH would hide.
 _PREFIX = Path(sys.prefix, "lib")
 LIBRARIES = (str(_PREFIX), str(_PREFIX / "openmpi"), str(Path(sysconfig.get_path("platlib"), "torch", "lib")))
@@ -106,7 +112,19 @@ def passes(name: str) -> bool:
 def process_environment(threads: int) -> dict[str, str]:
     """Torch's threads and those of numpy's matrix products, on which bits depend; and large pages for large tensors.
 
-    With 2 MiB pages the kernel copies replies between processes about a seventh faster (`make bench`: receive).
+    With 2 MiB pages the kernel copies replies between processes about a seventh faster (`make bench`: receive). Torch
+    asks the driver's library NVML whether there are GPUs: asked itself, CUDA would be of no use in what is forked.
     """
     pools = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    return {**pools, "THP_MEM_ALLOC_ENABLE": "1"}
+    return {**pools, "THP_MEM_ALLOC_ENABLE": "1", **ASK_NVML}
+
+
+def gpu_environment(job: "Job", user: Mapping[str, str]) -> dict[str, str]:
+    """Return what the ranks of a job that computes on GPUs need besides; `user` is the environment of who starts them.
+
+    With a workspace of this size cuBLAS gives the same bits each time (its manual, "Results reproducibility"). What the
+    user has set holds for all ranks, wherever they are.
+    """
+    if job.device == "cpu" and job.server_device != "cuda":
+        return {}
+    return {_WORKSPACE: user.get(_WORKSPACE, ":4096:8")}

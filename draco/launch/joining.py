@@ -19,6 +19,7 @@ from draco.runs import spoken
 
 # Of torchrun's variables, besides which ranks need the store that its own process keeps.
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LOCAL = ("LOCAL_RANK", "LOCAL_WORLD_SIZE")  # by which ranks of one node share its GPUs
 _STEP = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_JOB_ID", "SLURM_STEP_ID")
 
 
@@ -38,6 +39,11 @@ class Joined(NamedTuple):
         return {**self.environment, spoken.NAME: "torch", spoken.JOINED: self.name}
 
     @property
+    def alone(self) -> bool:
+        """Whether all of them are on this machine, as far as is told."""
+        return self.environment.get("LOCAL_WORLD_SIZE") == str(self.size)
+
+    @property
     def starter(self) -> str:
         """The program that has started it."""
         return "srun" if self.launcher == "slurm" else self.launcher
@@ -48,7 +54,7 @@ def joined(environ: Mapping[str, str] | None = None) -> Joined | None:
     environ = os.environ if environ is None else environ
     if all(name in environ for name in _TORCHRUN):
         told = {name: value for name, value in environ.items() if name.startswith("TORCHELASTIC_")}
-        told |= {name: environ[name] for name in _TORCHRUN}
+        told |= {name: environ[name] for name in (*_TORCHRUN, *(name for name in _LOCAL if name in environ))}
         start, restarts = (environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RUN_ID", "RESTART_COUNT"))
         rank, size = environ["RANK"], environ["WORLD_SIZE"]
         return Joined("torchrun", int(rank), int(size), told, f"torchrun/{start}/{restarts}", again=restarts != "0")
@@ -58,6 +64,7 @@ def joined(environ: Mapping[str, str] | None = None) -> Joined | None:
         address = environ.get("MASTER_ADDR") or _first(nodes)
         port = environ.get("MASTER_PORT") or str(port_of(name))
         told = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": address, "MASTER_PORT": port}
+        told |= {"LOCAL_RANK": environ["SLURM_LOCALID"]} if "SLURM_LOCALID" in environ else {}
         return Joined("slurm", int(rank), int(size), told, f"slurm/{name}")
     return None
 

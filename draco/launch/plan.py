@@ -13,7 +13,7 @@ from typing import NamedTuple
 from draco.code.recorded import Copy
 from draco.job import Job
 from draco.launch import fork_client, mpirun, slurm, torchrun
-from draco.launch.environment import process_environment
+from draco.launch.environment import gpu_environment, process_environment
 from draco.launch.planned import Allocation, Plan, Start, one_process
 from draco.launch.roster import Roster
 
@@ -66,7 +66,7 @@ def plan(
     """
     launcher = of(job)
     ranks = {**process_environment(job.threads), **({fork_client.NAME: forks} if forks and launcher.forks else {})}
-    ranks |= code.environment if code else {}
+    ranks |= gpu_environment(job, os.environ) | (code.environment if code else {})
     start = Start(job, run, {**ranks, **(joined or {})}, python, home or _home(), roster, port, allocation)
     return Plan(start.rank, tuple(start.ranks.items())) if joined else launcher.plan(start)
 

@@ -1,10 +1,10 @@
 """The placement of ranks on nodes, and what it means for a job if one whole node is Byzantine."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from draco.errors import MissingError
 from draco.job import Job, aggregator_f, check, sizes
-from draco.launch.roster import Roster
+from draco.launch.roster import Host, Roster
 from draco.schemes import SCHEMES
 
 Placement = Mapping[str, tuple[int, ...]]  # node -> its MPI ranks; rank 0 is the server
@@ -34,12 +34,19 @@ def _slots(roster: Roster, device: str) -> list[str]:
 
 
 def require_gpus(job: Job, roster: Roster) -> None:
-    """Make sure that some node of workers has a GPU, where a job asks for GPUs and somebody has counted them.
+    """Make sure that GPUs which a job asks for are there, where somebody has counted them.
+
+    Some node of workers needs one with `device: cuda`. The head, where the server is, needs one with `server_device:
+    cuda` only.
 
     Raises:
         MissingError: none has.
     """
-    hosts = roster.nodes[1:] or roster.nodes[:1]
+    head, hosts = roster.nodes[0], roster.nodes[1:] or roster.nodes[:1]
+    if job.server_device == "cuda" and head.gpus == 0:
+        raise MissingError(
+            f"{head.name}: has no GPU, and the job says server_device: cuda; server_device=auto, or a head with a GPU"
+        )
     if job.device != "cpu" and all(host.gpus == 0 for host in hosts):
         names = ", ".join(host.name for host in hosts)
         raise MissingError(f"{names}: no node of workers has a GPU, and the job says device: cuda; device=cpu")
@@ -107,7 +114,17 @@ def warnings(job: Job, roster: Roster, placement: Placement) -> list[str]:
             each = f" of {job.threads} threads each" if job.threads > 1 else ""
             ranks = f"{held} rank{'' if held == 1 else 's'}"
             out.append(f"{host.name} is oversubscribed: {ranks}{each} on {host.cores} cores")
-        workers = len([rank for rank in placement[host.name] if rank])
-        if job.device != "cpu" and host.gpus and workers > host.gpus:
-            out.append(f"{host.name}: {workers} workers share {host.gpus} GPU{'' if host.gpus == 1 else 's'}")
+        if shared := _shared(job, host, placement[host.name]):
+            out.append(f"{host.name}: {shared} share {host.gpus} GPU{'' if host.gpus == 1 else 's'}")
     return out
+
+
+def _shared(job: Job, host: Host, ranks: Sequence[int]) -> str:
+    """Say who has to share the GPUs of a node; nothing where each has one, or nobody computes there."""
+    workers = len([rank for rank in ranks if rank]) if job.device != "cpu" else 0
+    server = 0 in ranks and (job.server_device == "cuda" or (job.server_device == "auto" and job.device != "cpu"))
+    if not host.gpus or workers + server <= host.gpus:
+        return ""
+    return " and ".join(
+        [*(["the server"] if server else []), *([f"{workers} worker{'' if workers == 1 else 's'}"] if workers else [])]
+    )

@@ -4,6 +4,7 @@
 a run directory is taken. What is said goes to the console of whoever asks.
 """
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from draco.errors import MissingError
 from draco.files import expanded
 from draco.job import Job
 from draco.launch import not_started, plan, preflight, rank_placement, space, worker_code, worker_data
+from draco.launch.environment import ASK_NVML
+from draco.launch.joining import Joined
 from draco.launch.resume import Taken, code_of, new_run, unfinished
 from draco.launch.roster import Roster
 from draco.runs import directory as run_directory
@@ -32,31 +35,53 @@ def here(job: Job) -> Job:
     return job.model_copy(update={"data": job.data.model_copy(update=paths), "weights": weights})
 
 
-def require(what: str, job: Job) -> None:
-    """Make sure that this machine has what a job asks for; `what` is the job, by its file as a rule.
+def require(what: str, job: Job, nodes: Roster | None = None, place: Joined | None = None) -> None:
+    """Make sure that this machine has what a job asks of it.
+
+    Args:
+        what: the job, by its file as a rule.
+        job: what is to be run.
+        nodes: the cluster's whose head this machine is, or None.
+        place: of this process among those that somebody else has started, or None.
 
     Raises:
         MissingError: a package, a device or shared memory is missing.
     """
     if any(logger.name == "tensorboard" for logger in job.loggers) and find_spec("tensorboard") is None:
         raise MissingError(f"{what}: tensorboard: the package is missing; make setup EXTRAS=tensorboard")
-    require_device(what, job.device)
+    here = plan.of(job).here
+    if place or here:
+        require_device(what, job.server_device, "server_device")
+    if place.alone if place else here and (nodes is None or len(nodes.nodes) == 1):
+        require_device(what, job.device)
     if fault := not_started.shared_memory_fault(job):
         raise MissingError(fault)
 
 
-def require_device(what: str, device: str) -> None:
-    """Make sure that the device a job asks for is there.
+def require_device(what: str, device: str, key: str = "device") -> None:
+    """Make sure that the device is on this machine that a job asks for by `key`.
 
     Raises:
         MissingError: it is not.
     """
-    if device == "cpu":
-        return
+    if device == "cuda" and not _sees_gpu():
+        raise MissingError(
+            f"{what}: {key}: cuda, but torch sees no GPU on this machine; {key}=cpu, or make setup TORCH=cuda"
+        )
+
+
+def _sees_gpu() -> bool:
+    """Say whether torch sees a GPU. CUDA is not begun for that: it would be of no use in what forks from here later."""
     import torch
 
-    if not torch.cuda.is_available():
-        raise MissingError(f"{what}: device: cuda, but torch sees no GPU; device=cpu, or make setup TORCH=cuda")
+    before = {name: os.environ[name] for name in ASK_NVML if name in os.environ}
+    os.environ.update(ASK_NVML)
+    try:
+        return torch.cuda.is_available()
+    finally:
+        for name in ASK_NVML:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def require_allocation(job: Job, runs: Path, said: Console) -> None:
@@ -78,7 +103,7 @@ def warn_of_nodes(job: Job, nodes: Roster, said: Console) -> None:
     """Say which promises of the job do not hold on these nodes.
 
     Raises:
-        MissingError: the job asks for GPUs, and no node of workers has one.
+        MissingError: the job asks for GPUs that the head, or all nodes of workers, lack.
     """
     rank_placement.require_gpus(job, nodes)
     for warning in rank_placement.warnings(job, nodes, rank_placement.place(nodes, job.workers, job.device)):

@@ -1,4 +1,7 @@
-"""A fake AWS, its API only, that the code within this process takes for AWS."""
+"""A fake AWS, its API only, that the code within this process takes for AWS.
+
+A test file takes its fixtures by name: `fake, aws = fake_account.fake, fake_account.aws`.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,3 +32,17 @@ def renew(fake: Fake) -> None:
     fake.set_faults({})
     fake.set_prices({})
     fake.set_quotas({code: limit for code, (_, limit) in QUOTAS.items()})
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fake]:
+    """The fake that a test file has for itself."""
+    with taken_for_aws(tmp_path_factory.mktemp("aws")) as found:
+        yield found
+
+
+@pytest.fixture
+def aws(fake: Fake) -> Fake:
+    """The test file's fake, as new."""
+    renew(fake)
+    return fake

@@ -1,5 +1,6 @@
 """A cluster at AWS from the first command to the last: real Terraform, Ansible, ssh, Docker and MPI on a fake AWS.
 
+Workers have a GPU each, for which a file and stand-ins of NVIDIA's tools stand; the head has none, and ranks use none.
 Its instances are namespaces with a Docker Engine each (fake_aws/README.md). The tests go on from one another.
 """
 
@@ -47,6 +48,7 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 LIMIT_S = 540
+IMAGE = f"draco-cuda:test-{os.getpid()}"  # the trainer's, which says of itself that its torch can use GPUs
 MINUTE_S = 5.0  # of the timers on instances
 
 
@@ -93,18 +95,26 @@ class Operator:
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     folder = tmp_path_factory.mktemp("operator")
     copied(folder)
+    made = "FROM draco:latest\nLABEL draco.torch=cuda\n"
+    subprocess.run(["docker", "build", "--quiet", "--tag", IMAGE, "-"], input=made, text=True, check=True)
     with (
         running(tmp_path_factory.mktemp("aws"), minute_s=MINUTE_S) as fake,
         pytest.MonkeyPatch.context() as patch,
     ):
         for name, value in (terraform.environment(folder) | fake.environment).items():
             patch.setenv(name, value)
+        fake.set_quotas({"L-1216C47A": 256, "L-34B43A08": 256, "L-DB2E81BA": 64, "L-3819A6DF": 64})
         yield Operator(folder, fake)
+    subprocess.run(["docker", "image", "rm", IMAGE], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_up_trains_and_evaluates(operator: Operator) -> None:
-    said = operator.make("cluster-up", "CLUSTER=aws", "WORKERS=2", "YES=1")
+    gpus = ["SET=worker_types=g5.xlarge", f"IMAGE={IMAGE}"]
+    said = operator.make("cluster-up", "CLUSTER=aws", "WORKERS=2", "YES=1", *gpus)
     assert "at most" in said
+    assert "each worker: 4 vCPU and 1 x NVIDIA A10G of 22 GiB; 2 GPUs in workers" in said
+    assert "the head has no GPU: the server computes on its CPU" in said
+    assert "GPUs: head 0, worker-01 1, worker-02 1" in said
     assert "dev (aws): head and 2 workers, ready in" in said
     trained = operator.make("train", "JOB=jobs/quickstart.yaml", "SET=steps=12 workers=3", "CLUSTER=aws")
     assert "12 caught, 0 missed, 0 falsely accused" in trained
@@ -117,13 +127,27 @@ def test_status_tells_nodes_prices_and_the_end(operator: Operator) -> None:
         ("head", "running"), ("worker-01", "running"), ("worker-02", "running"),
     ]  # fmt: skip
     assert found["healthy"]
+    a10g = {"name": "NVIDIA A10G", "used_mib": 512, "total_mib": 22888, "busy": 30, "fault": ""}
+    assert [node.get("gpus") for node in found["nodes"]] == [None, [a10g], [a10g]]  # seen in the containers
     assert found["run"]["state"] == "succeeded"
     notes = found["notes"]
     assert notes["market"] == {"head": "on-demand", "worker-01": "spot", "worker-02": "spot"}
-    assert 0 < notes["spent"] < notes["per_hour"] < 1
+    assert 0 < notes["spent"] < notes["per_hour"] < 2
     assert 3 < notes["hours_left"] < 4
     # 4.0 where it has come up in less than 3 minutes.
     assert re.search(r"ends itself in (3\.\d|4\.0) h", operator.make("cluster-status"))
+
+
+def test_gpus_are_given_to_containers_by_a_description_and_a_head_without_any_is_left_alone(operator: Operator) -> None:
+    roster = json.loads(operator.ssh("head", "cat /etc/draco/cluster.json").stdout)
+    assert [node["gpus"] for node in roster["nodes"]] == [0, 1, 1]
+    assert operator.ssh("head", "command -v nvidia-smi").returncode != 0
+    described = operator.ssh("worker-01", "cat /etc/cdi/nvidia.yaml").stdout
+    assert "kind: nvidia.com/gpu" in described
+    asked = "nvidia-smi --list-gpus"
+    assert operator.ssh("worker-01", asked, container=True).stdout == "GPU 0: NVIDIA A10G (UUID: GPU-0)\n"
+    images = {node: each["ImageId"] for node, each in operator.instances().items()}
+    assert images["head"] != images["worker-01"] == images["worker-02"]  # one has a driver
 
 
 def test_resources_are_what_the_security_model_says(operator: Operator) -> None:

@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import boto3
+import fake_account
 import pytest
 from botocore.config import Config
-from fake_account import renew, taken_for_aws
 from fake_aws import Fake
 from rich.console import Console
 
@@ -25,19 +25,8 @@ from draco.errors import MissingError
 REGION = "us-east-1"
 SETTINGS = Settings(region=REGION, ssh_cidr="198.51.100.7/32")
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+fake, aws = fake_account.fake, fake_account.aws
 AT_AWS = ("credentials", "clock", "EC2", "EFS", "ECR", "quotas")
-
-
-@pytest.fixture(scope="module")
-def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fake]:
-    with taken_for_aws(tmp_path_factory.mktemp("aws")) as found:
-        yield found
-
-
-@pytest.fixture
-def aws(fake: Fake) -> Fake:
-    renew(fake)
-    return fake
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 import io
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import fake_account
 import pytest
-from fake_account import renew, taken_for_aws
 from fake_aws import Fake
 from rich.console import Console
 
@@ -24,18 +23,13 @@ REGION = "us-east-1"
 A = "us-east-1a"
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 BLOCK = Block("cr-0123456789abcdef0", "p5.48xlarge", A, 2, 2, "active", "capacity-block", NOW, NOW.replace(day=30))
+fake = fake_account.fake
 GPUS = {"L-DB2E81BA": 64, "L-3819A6DF": 64, "L-417A185B": 400, "L-7212CCBC": 400, "L-C4BD4855": 400}
-
-
-@pytest.fixture(scope="module")
-def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fake]:
-    with taken_for_aws(tmp_path_factory.mktemp("aws")) as found:
-        yield found
 
 
 @pytest.fixture
 def aws(fake: Fake) -> Fake:
-    renew(fake)
+    fake_account.renew(fake)
     fake.set_quotas(GPUS)
     return fake
 

@@ -2,13 +2,12 @@
 
 import io
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import fake_account
 import pytest
 from botocore.exceptions import EndpointConnectionError
-from fake_account import renew, taken_for_aws
 from fake_aws import Fake
 from rich.console import Console
 
@@ -23,6 +22,7 @@ from draco.errors import MissingError, NoCapacityError, RefusedError
 REGION = "us-east-1"
 A, B = "us-east-1a", "us-east-1b"
 SETTINGS = Settings(region=REGION, worker_types=("m6i.xlarge", "m5.xlarge"))
+fake, aws = fake_account.fake, fake_account.aws
 PRICES = Prices(
     REGION, (A, B),
     frozenset({("m6i.large", A), ("m6i.large", B), ("m6i.xlarge", A), ("m5.xlarge", A), ("m5.xlarge", B)}),
@@ -352,18 +352,6 @@ def test_without_candidates_the_error_says_where_it_looked_and_why(changed: dict
 
 
 # Against the fake
-
-
-@pytest.fixture(scope="module")
-def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fake]:
-    with taken_for_aws(tmp_path_factory.mktemp("aws")) as found:
-        yield found
-
-
-@pytest.fixture
-def aws(fake: Fake) -> Fake:
-    renew(fake)
-    return fake
 
 
 def start(name: str, count: int, **options: Any) -> list[str]:

@@ -3,6 +3,7 @@
 import base64
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import fake_aws
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from conftest import ROOT
 from fake_aws.policies import decide
 
 TYPE = "c6i.large"
@@ -83,8 +85,9 @@ class Account:
                 "MarketType": "spot", "SpotOptions": {"SpotInstanceType": "one-time", "MaxPrice": spot},
             }  # fmt: skip
         made = self.ec2.run_instances(
-            ImageId=self.image, InstanceType=TYPE, KeyName="operator", MinCount=1, MaxCount=1,
-            NetworkInterfaces=[interface], InstanceInitiatedShutdownBehavior="terminate", **options,
+            ImageId=self.image, KeyName="operator", MinCount=1, MaxCount=1,
+            NetworkInterfaces=[interface], InstanceInitiatedShutdownBehavior="terminate",
+            **{"InstanceType": TYPE, **options},
         )  # fmt: skip
         instance: str = made["Instances"][0]["InstanceId"]
         return instance
@@ -529,6 +532,31 @@ def test_efs_is_mounted_as_its_policy_says(operator: Operator, head: str, worker
     operator.on(worker, mount.format("tls,iam,_netdev,ro,"), via=head)
     assert operator.on(worker, "ls /mnt/data", via=head).strip() == "x"
     assert "Read-only" in operator.ssh(worker, "sudo touch /mnt/data/y", via=head).stderr
+
+
+@alone
+@needs_engine
+def test_an_instance_with_a_gpu_has_a_driver_and_an_engine_that_takes_devices_once_it_is_told(
+    operator: Operator, head: str
+) -> None:
+    """What Ansible's role `gpu` does there, by its own scripts."""
+    instance = operator.account.run(operator.heads, InstanceType="g5.xlarge")
+    count, cdi = (
+        f"sudo bash -c {shlex.quote((ROOT / 'ansible/roles/gpu/files' / name).read_text())} gpu-1 /etc/cdi/nvidia.yaml"
+        for name in ("count.sh", "cdi.sh")
+    )
+    assert operator.on(instance, count) == "580.105.08\n"
+    assert operator.on(head, count) == "it has no nvidia-smi: install NVIDIA's driver\n"
+    operator.on(instance, "sudo systemctl enable --now docker")
+    run = "sudo docker run --rm --pull never --device nvidia.com/gpu=all tiny"
+    assert "unresolvable CDI devices nvidia.com/gpu=all" in operator.ssh(instance, run).stderr
+    assert [operator.on(instance, cdi) for _ in range(2)] == ["described enabled\n", "\n"]
+    assert "No such image: tiny" in operator.ssh(instance, run).stderr  # the device is no fault
+    operator.on(instance, "sudo rm /etc/cdi/nvidia.yaml")
+    assert "unresolvable CDI devices nvidia.com/gpu=all" in operator.ssh(instance, run).stderr
+    assert operator.on(instance, cdi) == "described\n"
+    operator.on(instance, "echo failed | sudo tee /run/gpus/nvidia0")
+    assert operator.on(instance, count) == "[Unknown Error]\n"
 
 
 @alone

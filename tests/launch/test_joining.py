@@ -33,7 +33,7 @@ def test_a_process_of_torchruns_has_the_place_that_it_is_told() -> None:
     found = joined({**ELASTIC, **TORCHRUN, "LOCAL_RANK": "0", "HOME": "/home/me"})
     assert found is not None
     assert (found.launcher, found.rank, found.size) == ("torchrun", 2, 5)
-    assert found.environment == {**ELASTIC, **TORCHRUN}
+    assert found.environment == {**ELASTIC, **TORCHRUN, "LOCAL_RANK": "0"}
     again = joined({**ELASTIC, **TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "1"})
     assert again is not None
     assert found.name != again.name

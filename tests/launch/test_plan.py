@@ -49,6 +49,7 @@ def test_a_cluster_is_run_by_one_mpirun_on_the_head() -> None:
             "-x", "MKL_NUM_THREADS=2",
             "-x", "OPENBLAS_NUM_THREADS=2",
             "-x", "THP_MEM_ALLOC_ENABLE=1",
+            "-x", "PYTORCH_NVML_BASED_CUDA_CHECK=1",
             "-x", "OMPI_MCA_pml=ob1",
             "-x", "OMPI_MCA_btl=self,sm,tcp",
             "-x", "OMPI_MCA_mpi_yield_when_idle=1",

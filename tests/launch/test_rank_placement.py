@@ -269,6 +269,17 @@ def test_workers_that_share_gpus_are_counted() -> None:
     assert warnings(job(6), nodes, place(nodes, 6)) == []
 
 
+def test_a_server_that_shares_its_gpu_with_workers_is_told() -> None:
+    alone, asked = with_gpus(1), job(2, "uncoded", 0, "device=cuda")
+    made = place(alone, 2, "cuda")
+    assert warnings(asked, alone, made) == ["head: the server and 2 workers share 1 GPU"]
+    on_cpu = job(2, "uncoded", 0, "device=cuda", "server_device=cpu")
+    assert warnings(on_cpu, alone, made) == ["head: 2 workers share 1 GPU"]
+    only_server = job(2, "uncoded", 0, "server_device=cuda")
+    assert warnings(only_server, with_gpus(1, 0), place(with_gpus(1, 0), 2)) == []
+    assert warnings(job(8, "uncoded", 0, "device=cuda"), with_gpus(8, 8), place(with_gpus(8, 8), 8, "cuda")) == []
+
+
 def test_a_job_for_gpus_needs_one_at_least_where_they_were_counted() -> None:
     asked = job(2, "uncoded", 0, "device=cuda")
     with pytest.raises(MissingError, match=r"^worker-01, worker-02: no node of workers has a GPU"):
@@ -278,3 +289,12 @@ def test_a_job_for_gpus_needs_one_at_least_where_they_were_counted() -> None:
     for nodes in (with_gpus(0, 0, 1), with_gpus(1), with_gpus(0, None, None)):
         require_gpus(asked, nodes)
     require_gpus(job(2), with_gpus(0, 0, 0))
+
+
+def test_a_server_on_a_gpu_needs_one_at_the_head_and_by_itself_it_takes_what_is_there() -> None:
+    for words in (["device=cuda"], ["device=cuda", "server_device=cpu"]):
+        require_gpus(job(2, "uncoded", 0, *words), with_gpus(0, 1, 1))
+    for words in (["server_device=cuda"], ["device=cuda", "server_device=cuda"]):
+        with pytest.raises(MissingError, match=r"^head: has no GPU, and the job says server_device: cuda; "):
+            require_gpus(job(2, "uncoded", 0, *words), with_gpus(0, 1, 1))
+        require_gpus(job(2, "uncoded", 0, *words), with_gpus(None, 1, 1))  # nobody counted: torch is asked

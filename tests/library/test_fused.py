@@ -109,12 +109,13 @@ def test_products_are_those_of_float64(
     fused: torch.device, precise: bool, centred: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("WHOLE", "PRECISE"):
-        monkeypatch.setattr(products, name, 4)
+        monkeypatch.setattr(products, name, 3)
     for name in ("GROUP", "PRECISE_GROUP", "NORMS"):
         monkeypatch.setattr(products, name, 3)
-    gradients = normal(9, 700)
+    monkeypatch.setattr(products, "PROGRAMS", 2)  # each goes over two blocks of columns, of which the last is short
+    gradients = normal(9, 300)
     there = strided(gradients, fused)
-    for which in ([3, 0, 7, 8], [1, 0, 2, 3, 4, 5, 8]):  # a set of rows, and groups of which the last is filled
+    for which in ([3, 0, 8], [1, 0, 2, 4, 8]):  # a set of rows, and groups of which the last is filled
         exact = gradients[which].double() - (gradients[2].double() if centred else 0)
         centre = there[2] if centred else None
         within = {"rtol": 1e-13 if precise else 1e-6, "atol": 1e-10 if precise else 1e-4}
@@ -208,9 +209,11 @@ def test_decoders_give_what_they_give_on_a_cpu(fused: torch.device, name: str, w
 @pytest.mark.parametrize("distances", [False, True])
 def test_votes_see_every_bit(fused: torch.device, distances: bool) -> None:
     replies = normal(1, 1100).repeat(5, 1)
-    replies[:, 0] = math.nan if not distances else 0.0
+    replies[:, 0] = 0.0
+    if not distances:
+        replies[:, 1] = math.nan
     replies[2, 1099] += 1
-    replies[4, 0] *= -1  # -0.0, or a NaN of another sign
+    replies[4, 0] = -0.0
     ballots = []
     for given in (replies, strided(replies, fused)):
         ballots.append(Ballot(given, distances=distances))

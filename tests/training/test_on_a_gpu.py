@@ -62,7 +62,7 @@ def model(run: Path) -> Tensor:
 
 def test_processes_on_one_gpu_vote_on_bits_and_a_liar_changes_none(ranks: Callable[..., Path]) -> None:
     """Honest workers compute the same partition in two processes: the vote on bits fails where theirs are unlike."""
-    attacked, free = ranks(LIAR), ranks("null")
+    attacked, free = ranks(LIAR), ranks("none")
     assert [e["suspects"] for e in events.read(attacked / "events.jsonl") if e["event"] == "step"] == [[2]] * 6
     assert torch.equal(model(attacked), model(free))
 

@@ -14,6 +14,8 @@ from draco.cluster.aws.cost.quotas import Kind, Quota
 from draco.cluster.aws.settings import Settings
 from draco.errors import MissingError, NoCapacityError, RefusedError
 
+_HEAD_WITHOUT = "the head has no GPU: the server computes on its CPU (server_device: auto), and it costs less"
+
 
 class Quote(NamedTuple):
     """The request, AWS's answers, and the sums that follow. In dollars; None where a price is not known."""
@@ -290,7 +292,7 @@ def _shown_types(quote: Quote) -> tuple[str, ...]:
 
 
 def _gpu_lines(quote: Quote) -> list[str]:
-    """Return the line about vCPUs and GPUs, where a node has any of these."""
+    """Return the lines about vCPUs and GPUs, where a node has any of these."""
     head, best = quote.settings.head_type, quote.best
     if not any(map(quote.gpus, _shown_types(quote))):
         return []
@@ -298,7 +300,7 @@ def _gpu_lines(quote: Quote) -> list[str]:
     if best and best.type in quote.kinds:
         in_all = quote.workers * quote.gpus(best.type)
         line += f"; each worker: {quote.kinds[best.type].words}; {in_all} GPUs in workers"
-    return [line]
+    return [line] if quote.gpus(head) else [line, _HEAD_WITHOUT]
 
 
 def _hourly(amount: float | None) -> str:

@@ -14,6 +14,7 @@ from fake_aws.gaps import (
     images,
     instances,
     interfaces,
+    parameters,
     placement,
     quotas,
     spot,
@@ -24,7 +25,7 @@ from fake_aws.world import World
 
 _VERSION = "5.2.1"
 _SUBJECTS = (unimplemented, groups, placement, interfaces, templates, instances, spot, efs, images, quotas, console,
-             experiments)  # fmt: skip
+             experiments, parameters)  # fmt: skip
 
 
 def fill(world: World) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from moto.ec2.models.instance_types import INSTANCE_TYPES
+
 from fake_aws import listener
 from fake_aws.nodes import firewall, tools
 from fake_aws.nodes.metadata import Metadata
@@ -132,6 +134,7 @@ class Node:
             "FAKE_REGISTRY": self._world.registry_host,
             "FAKE_REGISTRY_ADDRESS": self._network.host,
             "FAKE_CA": str(self._world.folder / "ca.crt"),
+            "FAKE_GPU_LIST": " ".join(_gpus(self.instance.instance_type)),
         }
         spaces = ["--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child"]
         argv = ["nsenter", f"--net=/run/netns/{self.space}", "unshare", *spaces, str(_SCRIPTS / "machine.sh")]
@@ -140,6 +143,12 @@ class Node:
             return subprocess.Popen(
                 argv, env=settings, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
+
+
+def _gpus(instance_type: str) -> list[str]:
+    """Return a word for each GPU of a type: its name and its memory in MiB, `A10G:22888`."""
+    told = INSTANCE_TYPES[instance_type].get("GpuInfo", {}).get("Gpus", [])
+    return [f"{each['Name']}:{each['MemoryInfo']['SizeInMiB']}" for each in told for _ in range(each["Count"])]
 
 
 def _await_end(pid: int | None) -> None:

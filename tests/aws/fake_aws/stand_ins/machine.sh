@@ -58,6 +58,18 @@ install -m 0755 "$FAKE_SCRIPTS/systemctl" "$root/usr/bin/"
 install -m 0755 "$FAKE_SCRIPTS/shutdown" "$FAKE_SCRIPTS/mount.efs" "$root/usr/sbin/"
 install -m 0755 "$FAKE_SCRIPTS/aws" "$root/usr/local/bin/"
 
+# A machine image with a driver: GPUs are files, and the engine takes them by CDI whatever its version is.
+number=0
+for gpu in $FAKE_GPU_LIST; do
+    mkdir -p "$root/run/gpus"
+    echo "NVIDIA ${gpu%:*}, 512, ${gpu#*:}, 30" > "$root/run/gpus/nvidia$number"
+    number=$((number + 1))
+done
+if [ -n "$FAKE_GPU_LIST" ]; then
+    install -m 0755 "$FAKE_SCRIPTS/nvidia-smi" "$FAKE_SCRIPTS/nvidia-ctk" "$root/usr/bin/"
+    install -m 0755 "$FAKE_SCRIPTS/docker-cdi" "$root/usr/local/sbin/docker"
+fi
+
 mkdir "$root/run/fake-aws/old"
 cd "$root"
 pivot_root . run/fake-aws/old
