@@ -32,7 +32,7 @@ JOBS = {
     "solon": ["scheme={name: solon, adversaries: 1}", "attack=reverse_gradient"],
     "detox": ["workers=9", "batch_size=18", "scheme={name: detox, adversaries: 1}", "aggregator=median"],
     "placement": [
-        "workers=9", "batch_size=18", "scheme={name: placement, adversaries: 1}", "aggregator=median", "attack=random",
+        "workers=12", "batch_size=48", "scheme={name: placement, adversaries: 2}", "aggregator=median", "attack=random",
     ],
     "approximate": ["scheme={name: approximate, stragglers: 1}"],
     "election": ["scheme={name: election, adversaries: 1}", "optimizer.lr=0.001", "attack=sign_flip"],
