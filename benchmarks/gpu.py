@@ -151,8 +151,9 @@ def _decoders(device: torch.device, d: int) -> Iterator[Variant]:
 
             def call() -> object:
                 inspection = scheme.inspect(replies, 1) if arrived else None
-                for row in range(N) if inspection else ():
-                    inspection.add(row)
+                if inspection is not None:
+                    for row in range(N):
+                        inspection.add(row)
                 return scheme.decode(replies, seed=1, inspection=inspection)
 
             return call
