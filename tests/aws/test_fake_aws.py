@@ -540,6 +540,7 @@ def test_an_instance_with_a_gpu_has_a_driver_and_an_engine_that_takes_devices_on
     operator: Operator, head: str
 ) -> None:
     """What Ansible's role `gpu` does there, by its own scripts."""
+    operator.fake.set_quotas({"L-1216C47A": 256, "L-34B43A08": 256, "L-DB2E81BA": 8})
     instance = operator.account.run(operator.heads, InstanceType="g5.xlarge")
     count, cdi = (
         f"sudo bash -c {shlex.quote((ROOT / 'ansible/roles/gpu/files' / name).read_text())} gpu-1 /etc/cdi/nvidia.yaml"
