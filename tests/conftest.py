@@ -83,6 +83,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if shutil.which("g++") and any("gpu" in getattr(item, "fixturenames", ()) for item in session.items):
+        posing.device()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Bits depend on the number of threads; jobs use one by default."""

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import subprocess
-import tempfile
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -112,7 +112,9 @@ def _stream(stream: Stream | None) -> Iterator[None]:
 
 @cache
 def device() -> torch.device:
-    """Return the device, which is there from then on.
+    """Return the device, which is there from then on: from before this process's first backward pass, if at all.
+
+    torch's autograd counts the devices then, and starts a thread for each.
 
     Raises:
         FileNotFoundError: there is no compiler, `g++`.
@@ -140,13 +142,13 @@ def _library() -> Path:
     """Return the compiled device, compiled now where nobody has yet, for this torch."""
     torch_folder = Path(torch.__file__).parent
     digest = hashlib.sha256(_SOURCE.read_bytes() + f"{torch.__version__} {torch_folder}".encode()).hexdigest()[:16]
-    library = Path(tempfile.gettempdir(), f"draco-posing-{digest}.so")
+    library = Path(sys.prefix, f"draco-posing-{digest}.so")
     with library.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes begin at once
         if not library.exists():
             include, new = torch_folder / "include", library.with_suffix(".new")
             subprocess.run(
-                ["g++", "-shared", "-fPIC", "-std=c++20", "-O1", f"-I{include}", f"-I{include}/torch/csrc/api/include",
+                ["g++", "-shared", "-fPIC", "-std=c++20", "-O0", f"-I{include}", f"-I{include}/torch/csrc/api/include",
                  str(_SOURCE), "-o", str(new), f"-L{torch_folder}/lib", "-ltorch", "-ltorch_cpu", "-lc10",
                  f"-Wl,-rpath,{torch_folder}/lib"],
                 check=True,

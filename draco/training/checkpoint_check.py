@@ -87,7 +87,7 @@ def _job_difference(found: Any, job: Job) -> str:
         where = ".".join(map(str, first["loc"]))
         return f"its job is none that this version of Draco reads ({_show(where)}: {first['msg']})"
     ours = _flat(to_dict(job))
-    for key in sorted((theirs.keys() | ours.keys()) - {"server_device"}):  # a run may go on on another
+    for key in sorted((theirs.keys() | ours.keys()) - {"device", "server_device"}):  # where it is computed, not what
         if theirs.get(key) != ours.get(key):
             return f"it is of another job: {key} is {_show(theirs.get(key))}, not {_show(ours.get(key))}"
     return ""

@@ -132,7 +132,9 @@ def apart(theirs: str, ours: str) -> str:
     if there and here:
         names = [*differences({1: there, 2: here})][:3]
         return "; ".join(f"{name} was {there.get(name, 'none')} and is {here.get(name, 'none')}" for name in names)
-    return f"the run was on {there.get('device', theirs)}, this is {here.get('device', ours)}"
+    if there or here:
+        theirs, ours = there.get("device", "cpu"), here.get("device", "cpu")
+    return f"the run was on {theirs}, this is {ours}"
 
 
 def _facts(text: str) -> dict[str, str]:

@@ -46,7 +46,7 @@ def ranks(tmp_path: Path, data_root: Path) -> Callable[..., Path]:
 
     def run(attack: str, *options: str) -> Path:
         (tmp_path / "job.yaml").write_text(JOB.format(device=DEVICE, attack=attack))
-        command = [sys.executable, "-m", "draco", "train", "job.yaml", *options]
+        command = [sys.executable, "-m", "draco", "train", "job.yaml", *(f"--set={each}" for each in options)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stdout + done.stderr
         return run_directory.runs(tmp_path / "runs")[-1]

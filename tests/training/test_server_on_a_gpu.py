@@ -1,7 +1,7 @@
 """Whole trainings whose server decodes, aggregates and steps on a GPU: they have the bits of one on the CPU."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,14 @@ def told(run: Path) -> list[tuple[object, ...]]:
     return [(e["step"], e["loss"], e["suspects"], e.get("gradient_norm"), e["refused"]) for e in found]
 
 
-@pytest.mark.parametrize("overrides", JOBS.values(), ids=JOBS)
-def test_a_training_is_the_one_on_the_cpu(gpu: torch.device, make_job: Make, train, overrides: Sequence[str]) -> None:
-    here, there = (train(make_job(*SMALL, *overrides, *more)) for more in ([], [ON]))
+ROUNDED = ("centered clipping",)  # whose sums are taken in wider blocks on a GPU
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_training_is_the_one_on_the_cpu(gpu: torch.device, make_job: Make, train, name: str) -> None:
+    here, there = (train(make_job(*SMALL, *JOBS[name], *more)) for more in ([], [ON]))
     assert there.status.state == "succeeded"
-    if gpu.type != "cuda":
+    if gpu.type != "cuda" and name not in ROUNDED:
         assert torch.equal(there.model, here.model)
         assert told(there.run) == told(here.run)
         ours, theirs = ((run / "evaluations.jsonl").exists() for run in (here.run, there.run))
