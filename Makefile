@@ -116,17 +116,20 @@ cluster-down: .venv/ready ## Remove the cluster's nodes, networks and keys; runs
 cluster-purge: .venv/ready ## Remove the runs and data of a cluster that is down (NAME=dev YES=1)
 	@$(DRACO) cluster purge $(CLUSTER_NAME) $(call option,cluster,CLUSTER) $(if $(YES),--yes)
 
-# Every process of the tests would compile all files for itself, and pytest rewrite them, where bytecode is not kept.
-TESTED = env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest
 # What needs no root, Docker or Terraform; the rest, and whatever takes long, is for test-all.
 QUICK = $(addprefix tests/,docs tasks training library protocols job launch report cli code experiment examples)
 
+# Bytecode is kept, whatever the environment says: else pytest rewrites all tests, and each process compiles its modules.
+TESTED = env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest
+
 test: .venv/ready-dev ## Run the tests that need nothing else, in 6 to 9 minutes (ARGS="-k cyclic" goes to pytest)
-	@$(TESTED) -n auto --dist loadfile --no-loadscope-reorder -m "not long" $(QUICK) $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none
+	@$(TESTED) -n auto --dist loadfile -m "not long" $(QUICK) $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none
 
 test-all: .venv/ready-dev ## Run all tests, with clusters, a fake AWS and faults: what needs root, Docker or Terraform too
-	@# Five processes for two cores: clusters (two at a time, tests/conftest.py) and Terraform mostly wait, and begin first.
-	@$(TESTED) -n 5 --dist loadfile --no-loadscope-reorder $(ARGS) || [ $$? -eq 5 ]
+	@# Four processes for two cores, as launches and Terraform mostly wait; in order, so that those begin early.
+	@$(TESTED) -n 4 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) || [ $$? -eq 5 ]
+	@# Clusters mostly wait, too, and share nothing: two at a time, each file in one process, the two longest first.
+	@$(TESTED) -n 2 --dist loadfile --no-loadscope-reorder -m alone tests/aws tests/cluster $(ARGS) || [ $$? -eq 5 ]
 
 # One process: its tests share the GPU, and start ranks that do. Equal bits need cuBLAS's fixed workspace.
 test-gpu: .venv/ready-dev ## Run the tests that need a GPU, in at most 5 minutes on one (ARGS="-k kernels" goes to pytest)

@@ -5,7 +5,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 # Before numpy is there: test processes on few cores make each other's BLAS threads wait, a hundred times as long.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -16,7 +15,6 @@ import posing
 import pytest
 import torch
 from hypothesis import settings
-from xdist.scheduler import LoadScopeScheduling
 
 from draco import data, files
 from draco.job import Job, parse, to_yaml
@@ -52,31 +50,9 @@ eval_every: 0
 """
 
 
-# Tests of the same group are never beside each other: so two clusters are up at most.
-CLUSTERS = (
-    ("test_aws.py", "test_cluster_docker.py"),
-    ("test_cluster.py", "test_fake_aws.py", "test_own_code.py", "test_cluster_ssh.py"),
-)
 # Files that take minutes, begun first where several processes share the work a file at a time.
-LONG = (*CLUSTERS[0], *CLUSTERS[1], "test_aws_start.py", "test_bench.py", "test_mpi.py")
-LONG += ("test_guard.py", "test_hostile.py", "test_soak.py", "test_launchers.py", "test_infra.py", "test_training.py")
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """Return one process more than there are cores, as launches mostly wait."""
-    return (os.cpu_count() or 1) + 1
-
-
-class Grouped(LoadScopeScheduling):
-    """The scheduler of `--dist loadfile`, to which all files of a group of clusters are one."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        path = nodeid.split("::", 1)[0]
-        return next((f"clusters {i}" for i, names in enumerate(CLUSTERS) if path.rsplit("/", 1)[-1] in names), path)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
-    return Grouped(config, log) if config.getvalue("dist") == "loadfile" else None
+LONG = ("test_aws.py", "test_cluster.py", "test_aws_start.py", "test_mpi.py", "test_infra.py", "test_hostile.py")
+LONG += ("test_soak.py", "test_training.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -48,7 +48,7 @@ pytestmark = [
 ]
 LIMIT_S = 540
 IMAGE = f"draco-cuda:test-{os.getpid()}"  # the trainer's, which says of itself that its torch can use GPUs
-MINUTE_S = 5.0  # of the timers on instances
+MINUTE_S = 2.0  # of the timers on instances
 
 
 class Operator:

@@ -23,9 +23,9 @@ from draco.cluster import netns
 from draco.errors import MissingError
 
 # From the fault to the end of the run: 10 s and 35 s, and what two cores take that also run other tests.
-KILLED_S, SILENT_S = 120, 180
+KILLED_S, SILENT_S = 60, 120
 # From a loss to the next launch, and to the first step of the launch that has the node back.
-PACKED_S, REPLACED_S = 20, 180
+PACKED_S, REPLACED_S = 20, 120
 PID = "/run/draco-sshd.pid"  # of the sshd that mpirun comes in by
 
 
