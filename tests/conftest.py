@@ -60,7 +60,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if shutil.which("g++") and any("gpu" in getattr(item, "fixturenames", ()) for item in session.items):
+    """Have the posing device there before any backward pass, in a process that runs nothing else.
+
+    With a second device torch's autograd has threads, with which processes cannot be forked; some tests fork.
+    """
+    if session.items and all(item.get_closest_marker("posing") for item in session.items) and shutil.which("g++"):
         posing.device()
 
 
@@ -100,7 +104,7 @@ def make_job(data_root: Path) -> Callable[..., Job]:
     return lambda *overrides: parse(JOB, "test", [f"data.root={data_root}", *overrides])
 
 
-@pytest.fixture(params=["posing", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(params=[pytest.param("posing", marks=pytest.mark.posing), pytest.param("cuda", marks=pytest.mark.gpu)])
 def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """The device that `device: cuda` means here: one that poses as a GPU, and a GPU where there is one.
 
@@ -109,6 +113,8 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     if request.param == "posing":
         if shutil.which("g++") is None:
             pytest.skip("needs g++")
+        if not posing.device.cache_info().currsize:
+            pytest.skip("needs a process without other tests: -m posing")
         monkeypatch.setattr(device, "GPU", posing.NAME)
         # To this device `module.to` moves no parameter in place as to a GPU, which would part tied ones.
         monkeypatch.setattr(torch.__future__, "get_swap_module_params_on_conversion", lambda: True)

@@ -354,7 +354,7 @@ def test_a_lost_folder_goes_on_from_the_bucket(account: Account) -> None:
 
 def test_somebody_else_at_work_is_told_apart(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terraform, "_OPTIONS", ("-input=false", "-lock-timeout=0s"))
-    account.fake.set_faults({"DescribeVpcs": {"delay_s": 4, "times": 1}})
+    account.fake.set_faults({"DescribeVpcs": {"delay_s": 12, "times": 1}})
     folder = home.of(account.folder).base
     faults: list[Exception] = []
 
@@ -363,7 +363,7 @@ def test_somebody_else_at_work_is_told_apart(account: Account, monkeypatch: pyte
 
     thread = threading.Thread(target=first)
     thread.start()
-    time.sleep(2.5)
+    time.sleep(6)
     try:
         terraform.apply(folder, quietly)
     except (RefusedError, NotConfiguredError) as error:

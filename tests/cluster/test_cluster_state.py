@@ -346,7 +346,7 @@ class Machines:
         monkeypatch.setattr(ssh, "_listed", lambda path: self.listed)
         monkeypatch.setattr(ssh, "probed", self.probed)
         monkeypatch.setattr(ssh, "_archive", self.archive)
-        monkeypatch.setattr(ssh, "counted", lambda folder, nodes: dict.fromkeys([node.name for node in nodes], 2))
+        monkeypatch.setattr(ssh, "counted", lambda folder, nodes, told: {n.name: told.get(n.name, 2) for n in nodes})
         monkeypatch.setattr(docker_engine, "torch_build", lambda image: self.torch)
 
     def probed(self, folder: Path, nodes: tuple[Node, ...]) -> dict[str, State]:
