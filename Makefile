@@ -133,10 +133,10 @@ test-all: .venv/ready-dev ## Run all tests, with clusters, a fake AWS and faults
 	@# Clusters mostly wait, too, and share nothing: two at a time, each file in one process, the two longest first.
 	@$(TESTED) -n 2 --dist loadfile --no-loadscope-reorder -m alone tests/aws tests/cluster $(ARGS) || [ $$? -eq 5 ]
 
-# One process: its tests share the GPU, and start ranks that do. Equal bits need cuBLAS's fixed workspace.
+# One process: its tests share the GPU, and start ranks that do.
 test-gpu: .venv/ready-dev ## Run the tests that need a GPU, in at most 5 minutes on one (ARGS="-k kernels" goes to pytest)
 	@.venv/bin/python -m benchmarks.gpu_here
-	@CUBLAS_WORKSPACE_CONFIG=:4096:8 .venv/bin/python -m pytest -p no:xdist -m gpu $(QUICK) tests/guard $(ARGS)
+	@$(TESTED) -p no:xdist -m gpu $(QUICK) tests/guard $(ARGS)
 
 SHELL_FILES = .ci/run .ci/engine images/*.sh draco/cluster/netns_node.sh infra/cluster/files/*.sh $(wildcard ansible/roles/gpu/files/*.sh) \
     $(addprefix tests/aws/fake_aws/stand_ins/,aws boot.sh docker-cdi machine.sh mount.efs nvidia-ctk nvidia-smi shutdown) examples/slurm/train.sbatch

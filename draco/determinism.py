@@ -15,6 +15,8 @@ from typing import Any
 
 from draco.lazy import Tensor, torch
 
+# How cuBLAS is told its memory, when it is first used, and the values with which it repeats its bits.
+WORKSPACE, REPEATABLE = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
 _SIDE = 65  # odd, so that vectorised loops have remainders
 
 # What may differ between ranks, why it matters, and what to do.
@@ -41,7 +43,7 @@ _UNLIKE = {
     "reduced precision sums": (
         "half precision is added otherwise", "set torch.backends.cuda.matmul.allow_*_reduction alike on all ranks",
     ),
-    "CUBLAS_WORKSPACE_CONFIG": ("cuBLAS chooses by it", "set it to :4096:8 on all ranks"),
+    WORKSPACE: ("cuBLAS chooses by it", f"set it to {REPEATABLE[0]} on all ranks"),
     "results": (
         "a product, a sum or a function of the same numbers has other bits",
         "give a group processors of one kind, or set a tolerance",
@@ -78,7 +80,7 @@ def fingerprint(device: torch.device | str) -> dict[str, str]:
             "TF32 in cuDNN": _tf32_in_cudnn(),
             "reduced precision sums": f"{matmul.allow_fp16_reduced_precision_reduction}, "
             f"{matmul.allow_bf16_reduced_precision_reduction}",
-            "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG", "unset"),
+            WORKSPACE: os.environ.get(WORKSPACE, "unset"),
         }
     return {**found, "results": _results(device)}
 
@@ -147,7 +149,7 @@ def without_form(error: BaseException) -> str:
     text = str(error)
     if found := re.search(r"(\S+) does not have a deterministic implementation", text):
         return found[1]
-    return "a matrix product of cuBLAS" if "CUBLAS_WORKSPACE_CONFIG" in text else ""
+    return "a matrix product of cuBLAS" if WORKSPACE in text else ""
 
 
 def _within(by_rank: Mapping[int, Mapping[str, str]]) -> Iterator[str]:
@@ -163,9 +165,9 @@ def _within(by_rank: Mapping[int, Mapping[str, str]]) -> Iterator[str]:
         why = "some kernels of GPUs add by atomics, in the order in which threads come"
         remedy = "call torch.use_deterministic_algorithms(True)"
         yield f"deterministic algorithms are off, on {_named(ranks)}; {why}: {remedy}"
-    if ranks := having(lambda found: found.get("CUBLAS_WORKSPACE_CONFIG") not in (None, ":4096:8", ":16:8")):
+    if ranks := having(lambda found: found.get(WORKSPACE) not in (None, *REPEATABLE)):
         why = "products in several streams then share cuBLAS's memory, and may be split otherwise"
-        yield f"CUBLAS_WORKSPACE_CONFIG is not set, on {_named(ranks)}; {why}: set it to :4096:8 before torch starts"
+        yield f"{WORKSPACE} is not set, on {_named(ranks)}; {why}: set it to {REPEATABLE[0]} before torch starts"
 
 
 def _named(ranks: Sequence[int], noun: str = "rank") -> str:

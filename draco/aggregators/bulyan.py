@@ -7,7 +7,7 @@ import numpy as np
 from draco.aggregators.gram import AMBIGUOUS, decide, squared_distances
 from draco.aggregators.krum import krum_scores
 from draco.aggregators.rule import Matrix, RuleDeclaration
-from draco.aggregators.sorting import mean_near_median
+from draco.aggregators.sorting import mean_of_picked, near_median
 from draco.lazy import Tensor
 
 
@@ -25,7 +25,7 @@ def bulyan(gradients: Tensor, *, f: int = 0) -> Tensor:
         ValueError: n < 4f + 3, or more than f rows hold NaN or Inf.
     """
     rows, left, chosen = decide(BULYAN, gradients, f, _selection, tolerated=f)
-    return mean_near_median(gradients.detach(), [rows[place] for place in chosen], 2 * left)
+    return mean_of_picked(gradients.detach(), [rows[place] for place in chosen], near_median(len(chosen), 2 * left))
 
 
 BULYAN = RuleDeclaration(

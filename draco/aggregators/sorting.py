@@ -261,13 +261,3 @@ def _choose(condition: Any, yes: Any, no: Any) -> Any:
     into = torch.asarray(no)  # shares the memory of a numpy array
     torch.where(torch.asarray(condition), torch.asarray(yes), into, out=into)
     return no
-
-
-def mean_of_middle(gradients: Tensor, rows: list[int], drop: int) -> Tensor:
-    """Return the mean of every coordinate without its `drop` largest and smallest values, (n, d) -> (d,)."""
-    return mean_of_picked(gradients, rows, middle(len(rows), drop))
-
-
-def mean_near_median(gradients: Tensor, rows: list[int], drop: int) -> Tensor:
-    """Return the mean of every coordinate without the `drop` values farthest from its median, (n, d) -> (d,)."""
-    return mean_of_picked(gradients, rows, near_median(len(rows), drop))

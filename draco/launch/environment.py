@@ -12,6 +12,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from draco.determinism import REPEATABLE, WORKSPACE
+
 if TYPE_CHECKING:
     from draco.job import Job
 
@@ -85,7 +87,6 @@ KINDS = (  # the first that a name matches counts; a name that none matches is p
 ALWAYS = {"PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
 
 ASK_NVML = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 # The folders of Open MPI's libraries and of torch's, which others of the same names in LD_LIBRARY_PATH would hide.
 _PREFIX = Path(sys.prefix, "lib")
@@ -127,4 +128,4 @@ def gpu_environment(job: "Job", user: Mapping[str, str]) -> dict[str, str]:
     """
     if job.device == "cpu" and job.server_device != "cuda":
         return {}
-    return {_WORKSPACE: user.get(_WORKSPACE, ":4096:8")}
+    return {WORKSPACE: user.get(WORKSPACE, REPEATABLE[0])}

@@ -22,11 +22,6 @@ def tensors(batch: Any) -> Iterator[Tensor]:
             yield from tensors(part)
 
 
-def moved(batch: Any, device: str) -> Any:
-    """Return a batch on a device; what is no tensor stays as it is."""
-    return batch if device == "cpu" else mapped(batch, lambda tensor: tensor.to(device))
-
-
 def widened(batch: Any) -> Any:
     """Return a batch with its floating-point numbers in float64; what is drawn or counted in others stays as it is."""
     return mapped(batch, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)

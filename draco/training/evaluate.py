@@ -20,8 +20,7 @@ from draco.runs import events, hold
 from draco.runs.alive import Waiting, life
 from draco.runs.events import Lines, read
 from draco.tasks import Task, count
-from draco.tasks.batch import moved
-from draco.training import checkpoint, device, saved
+from draco.training import checkpoint, copies, device, saved
 from draco.training.build import Built
 
 POLL_S = 1.0
@@ -60,7 +59,7 @@ def evaluate_model(
     for start in range(0, size, batch_size):
         with own.blamed(f"{name}.evaluate()"):
             indices = torch.arange(start, min(start + batch_size, size))
-            figures = task.evaluate(model, moved(task.batch(samples, indices), str(there)))
+            figures = task.evaluate(model, copies.moved(task.batch(samples, indices), there))
             for figure, values in figures.items():
                 each = torch.as_tensor(values).double()  # of each sample, or one number for the batch
                 whole = each.sum() if each.numel() == len(indices) else each.mean() * len(indices)

@@ -11,13 +11,11 @@ from typing import Any
 import torch
 
 from draco import own
-from draco.determinism import without_form
+from draco.determinism import REPEATABLE, WORKSPACE, without_form
 from draco.errors import MissingError, OwnCodeError
 from draco.job import Job
 from draco.training import device
 
-WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # read once, when cuBLAS is first used
-_REPEATABLE = (":4096:8", ":16:8")  # those with which cuBLAS repeats its bits in several streams
 _FILLING: Any = torch.utils.deterministic
 _COMPILER = "TORCHINDUCTOR_DETERMINISTIC"  # read when torch.compile is first used
 
@@ -32,11 +30,11 @@ def settle(job: Job, where: torch.device) -> None:
         return
     if job.deterministic:
         if not device.of_gpus().is_initialized():
-            os.environ.setdefault(WORKSPACE, _REPEATABLE[0])
+            os.environ.setdefault(WORKSPACE, REPEATABLE[0])
             os.environ.setdefault(_COMPILER, "1")
-        if (said := os.environ.get(WORKSPACE)) not in _REPEATABLE:
+        if (said := os.environ.get(WORKSPACE)) not in REPEATABLE:
             raise MissingError(
-                f"device: cuda: {WORKSPACE} is {said or 'not set'}, and cuBLAS repeats its bits with {_REPEATABLE[0]} "
+                f"device: cuda: {WORKSPACE} is {said or 'not set'}, and cuBLAS repeats its bits with {REPEATABLE[0]} "
                 "only, set before this process uses a GPU: set it in the environment, or deterministic=false"
             )
     device.of_gpus().set_device(where)

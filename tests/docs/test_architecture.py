@@ -23,7 +23,7 @@ LAYERS = {  # a part of draco -> the others that it may import
     "tasks": {*LIBRARY, "job", "data", "models"},
     "training": {*LIBRARY, "code", "job", "data", "models", "runs", "tasks"},
     # It meets the trainer in a command line and a run directory.
-    "launch": {"schemes", "code", "job", "data", "errors", "files", "plain", "runs"},
+    "launch": {"schemes", "determinism", "code", "job", "data", "errors", "files", "plain", "runs"},
     "cluster": {"launch", "code", "job", "errors", "files", "plain", "runs"},  # it meets a run only through the head
     "report": {"runs", "errors", "files", "plain", "metrics"},
     "compare": {"launch", "code", "job", *LIBRARY, "report", "runs", "data", "models", "tasks"},
