@@ -24,6 +24,7 @@ steps: {steps}
 scheme: {{name: {scheme}, adversaries: {adversaries}}}
 attack: {attack}
 checkpoint_every: 2
+checkpoint_keep: {{every: 0}}
 eval_every: 0
 reply_timeout_s: {timeout}
 on_loss: {on_loss}
