@@ -45,6 +45,7 @@ from draco.schemes.projection import (
     HUGE,
     Sketch,
     combine,
+    combine_all,
     dense,
     draw,
     finish,
@@ -196,14 +197,14 @@ def _decoder(code: Code, s: int, tolerance: float) -> Decoder:
         rows = _conditioned(code, s, wrong_rows("cyclic", code.parity, s, tolerance, replies, here, sketch))
         weights = torch.from_numpy(recombination(code.parity, code.clean, rows).real.copy()).to(replies.device)
         amplified = float(amplifications(code, np.asarray([rows], dtype=np.intp))[0])
-        mean = recombined("cyclic", replies, rows, weights, amplified, sketch)
-        return Decoded(mean[None], tuple(i for i in rows if here[i]))
+        mean = recombined("cyclic", replies, rows, weights[None], amplified, sketch)
+        return Decoded(mean, tuple(i for i in rows if here[i]))
 
     return decode
 
 
 def recombined(name: str, replies: Tensor, rows: Rows, weights: Tensor, amplified: float, sketch: Sketch) -> Tensor:
-    """Return weights (n,) @ replies without `rows`, summed in float64 where float32 would not do.
+    """Return weights (m, n) @ replies (n, e), (m, e), without `rows`, summed in float64 where float32 would not do.
 
     Raises:
         DecodeError: the result is beyond float32.
@@ -211,7 +212,7 @@ def recombined(name: str, replies: Tensor, rows: Rows, weights: Tensor, amplifie
     kept = mask_without(len(replies), rows)
     huge = bool(sketch.squares[kept].max(initial=0) > HUGE**2)
     used = weights if huge or amplified > PRECISE else weights.to(replies.dtype)
-    result = combine(replies, runs_of(kept), used)
+    result = combine_all(replies, runs_of(kept), used)
     if huge:
         require_finite(name, result)
     return result

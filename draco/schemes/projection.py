@@ -119,13 +119,19 @@ def finish(inner: Tensor, replies: Tensor, secret: Draw) -> Sketch:
 
 def combine(replies: Tensor, runs: Sequence[tuple[int, int]], weights: Tensor) -> Tensor:
     """Return weights (n,) @ replies over the rows in `runs`, summed in the weights' dtype; no other row is read."""
+    return combine_all(replies, runs, weights[None])[0]
+
+
+def combine_all(replies: Tensor, runs: Sequence[tuple[int, int]], weights: Tensor) -> Tensor:
+    """Return weights (m, n) @ replies, (m, d), as `combine`; the rows are read once for all of them."""
     n, d = replies.shape
-    out = torch.empty(d, dtype=replies.dtype, device=replies.device)
-    if not replies.is_cpu and _summed(replies, runs, [weights], [out]):
+    out = torch.empty(len(weights), d, dtype=replies.dtype, device=replies.device)
+    if not replies.is_cpu and _summed(replies, runs, weights.unbind(0), out.unbind(0)):
         return out
     width = block_width(n, d, replies.device)
-    for block, target in zip(torch.split(replies, width, 1), torch.split(out, width), strict=True):
-        add_up(block, runs, weights, target)
+    for block, targets in zip(torch.split(replies, width, 1), torch.split(out, width, 1), strict=True):
+        for each, target in zip(weights, targets, strict=True):
+            add_up(block, runs, each, target)
     return out
 
 

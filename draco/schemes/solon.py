@@ -223,8 +223,8 @@ def _decoder(code: Code, s: int, tolerance: float) -> Decoder:
         if len(rows) > s and not amplified * ROUNDING <= PROMISE:
             raise DecodeError(f"solon: without rows {list(rows)} rounding alone would cost more than {PROMISE:g}")
         weights = torch.from_numpy(weights_without(code, rows)).to(replies.device)
-        mean = torch.cat([recombined("solon", replies, rows, each, amplified, sketch) for each in weights])
-        return Decoded(mean[None], tuple(i for i in rows if here[i]))
+        mean = recombined("solon", replies, rows, weights, amplified, sketch)  # (c, e): its parts
+        return Decoded(mean.view(1, -1), tuple(i for i in rows if here[i]))
 
     return decode
 

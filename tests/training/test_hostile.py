@@ -166,7 +166,9 @@ def test_one_that_sends_unasked_or_too_much_is_refused_from_then_on(
 ) -> None:
     ended = run(folder, "repetition", 1, manner, transport=transport)
     assert_right(ended, honest("repetition"), "repetition")
-    assert all(step["refused"] == {str(IT): why} for step in ended.steps[2:])
+    refused = [step["refused"] for step in ended.steps]
+    first = refused.index({str(IT): why})  # what it sends may come a step later on a busy machine
+    assert refused == [{}] * first + [{str(IT): why}] * (len(refused) - first)
 
 
 @pytest.mark.long
