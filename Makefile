@@ -22,10 +22,9 @@ PLAN_OPTIONS = $(CLUSTER_NAME) $(call option,cluster,CLUSTER) $(call option,work
     $(call option,image,IMAGE) $(SETTINGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval export verify report compare logs stop data validate test test-all test-gpu lint bench schema wheel lock \
-    clean \
-    soak image cluster-up cluster-status status ssh cluster-down cluster-purge plan doctor extend interrupt \
-    leftovers
+.PHONY: help setup train eval export verify report compare logs stop data validate test test-all test-gpu \
+    lint lint-python lint-others bench schema wheel lock clean soak image cluster-up cluster-status status ssh \
+    cluster-down cluster-purge plan doctor extend interrupt leftovers
 
 help: ## List the targets
 	@echo "make train JOB=jobs/quickstart.yaml   is the place to start"
@@ -119,8 +118,9 @@ cluster-purge: .venv/ready ## Remove the runs and data of a cluster that is down
 # What needs no root, Docker or Terraform; the rest, and whatever takes long, is for test-all.
 QUICK = $(addprefix tests/,docs tasks training library protocols job launch report cli code experiment examples)
 
-# Bytecode is kept, whatever the environment says: else pytest rewrites all tests, and each process compiles its modules.
-TESTED = env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest
+# Bytecode is kept, whatever the environment says: else each process compiles what it imports, and pytest rewrites all tests.
+COMPILED = env -u PYTHONDONTWRITEBYTECODE
+TESTED = $(COMPILED) .venv/bin/python -m pytest
 
 test: .venv/ready-dev ## Run the tests that need nothing else, in 6 to 9 minutes (ARGS="-k cyclic" goes to pytest)
 	@$(TESTED) -n auto --dist loadfile -m "not long and not posing" $(QUICK) $(ARGS) || [ $$? -eq 5 ] # 5: ARGS selects none
@@ -145,10 +145,14 @@ soak: .venv/ready-cluster ## Disturb a run at random and compare its model (WHER
 	@PYTHONPATH=tests:tests/cluster .venv/bin/python tests/launch/soak.py $(if $(WHERE),--where $(WHERE)) $(if $(FAULTS),--faults $(FAULTS)) \
 	    $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
-lint: .venv/ready-dev ## Run ruff, mypy, yamllint, shellcheck, hadolint, ansible-lint and checkov
+lint: lint-python lint-others ## Run ruff, mypy, yamllint, shellcheck, hadolint, ansible-lint and checkov
+
+lint-python: .venv/ready-dev
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+lint-others: .venv/ready-dev
 	@.venv/bin/yamllint --strict ansible jobs examples && .venv/bin/shellcheck $(SHELL_FILES) && .venv/bin/hadolint images/Dockerfile
-	@cd ansible && PATH="../.venv/bin:$$PATH" ../.venv/bin/ansible-lint --offline
+	@cd ansible && $(COMPILED) PATH="../.venv/bin:$$PATH" ../.venv/bin/ansible-lint --offline
 	@.venv/bin/uv tool run --from checkov==3.3.30 checkov -d infra --quiet --compact --skip-download
 
 bench: .venv/ready-dev ## Measure kernels, aggregators and a training step against copies and peers (ARGS="--only aggregators")

@@ -28,6 +28,9 @@ PEERS = ["--no-deps", "byzfl==0.0.11", "byzpy==0.1.4"]
 
 ALWAYS = ("train", "report")  # extras of pyproject.toml that every environment has
 
+# Compiled once, at the set-up: many ranks start at a time, and may be of users who cannot write there.
+RANKS = "from draco.training import process; process.load(); import draco.cli.main"
+
 # Of the user's environment, what would have pip install elsewhere, or use another Python's packages.
 ELSEWHERE = ("PYTHON", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "UV_PYTHON", "UV_PROJECT")
 
@@ -108,8 +111,8 @@ class Venv:
         self.ready = os.path.join(path, "ready")
 
     def pip(self, *arguments: str) -> "list[str]":
-        """Return a pip command of the virtual environment."""
-        return [self.python, "-m", "pip", "install", *arguments]
+        """Return a pip command of the virtual environment; most of what it installs is never imported, or compiled."""
+        return [self.python, "-m", "pip", "install", "--no-compile", *arguments]
 
     def step(self, what: str, command: "list[str]", required: bool = True) -> bool:
         """Run one command with its output in setup.log; show the end of it and leave where it fails."""
@@ -145,6 +148,8 @@ def install(venv: Venv, state: "dict[str, str]", before: "dict[str, str]") -> No
     target = f"{ROOT}[{extras}]"
     link = [] if state.get("draco") == "copy" else ["-e"]
     venv.step("installing draco and what it needs", venv.pip(*constraints, "--no-build-isolation", *link, target))
+    if link:
+        venv.step("compiling what ranks import", [venv.python, "-IX", "utf8", "-c", RANKS])
 
 
 def install_torch(venv: Venv, build: str, constraints: "list[str]") -> None:

@@ -22,6 +22,7 @@ import policy
 import pytest
 import terraform
 from checkout import make
+from clusters import PACE
 from conftest import ROOT, copied
 from fake_aws import Fake, running
 from fake_aws.nodes import tools
@@ -195,7 +196,9 @@ def test_a_worker_reaches_what_it_needs_and_no_more(operator: Operator) -> None:
 
 
 def test_a_worker_that_is_taken_away_is_announced_and_the_run_goes_on_without_it(operator: Operator) -> None:
-    operator.make("train", "JOB=jobs/quickstart.yaml", "SET=steps=100000 workers=3", "NEW=1", "DETACH=1")
+    (operator.folder / "pace.py").write_text(PACE)
+    paced = "SET=steps=100000 workers=3 loggers=[pace.py:Pace]"
+    operator.make("train", "JOB=jobs/quickstart.yaml", paced, "NEW=1", "DETACH=1")
     deadline = time.monotonic() + 120
     while not (run := operator.status()["run"]) or run["step"] < 2:
         assert time.monotonic() < deadline

@@ -1,7 +1,8 @@
 """The way up and down at AWS: real Terraform and its real provider against a fake AWS that starts no machines.
 
-What only machines show (host keys, ssh, Ansible, training) is in test_aws.py. One network serves all tests here, and
-the state is kept in a bucket (in test_aws.py it is in the folder).
+What only machines show (host keys, ssh, Ansible, training) is in test_aws.py. One network and one process of the
+provider serve all tests here, and the state is kept in a bucket (in test_aws.py it is in the folder, and each command
+of Terraform starts the provider).
 """
 
 import io
@@ -90,9 +91,16 @@ class Account:
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     folder = tmp_path_factory.mktemp("aws")
-    with taken_for_aws(folder / "fake") as fake, pytest.MonkeyPatch.context() as patch:
-        for name, value in terraform_here.environment(folder).items():
+    environment = terraform_here.environment(folder)
+    with (
+        taken_for_aws(folder / "fake") as fake,
+        terraform_here.provider(folder, environment | fake.environment) as attached,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in (environment | {"TF_REATTACH_PROVIDERS": attached}).items():
             patch.setenv(name, value)
+        passed_on = terraform._environment  # which leaves out where an attached provider is
+        patch.setattr(terraform, "_environment", lambda: passed_on() | {"TF_REATTACH_PROVIDERS": attached})
         patch.setattr(engine, "image_id", lambda image: f"sha256:{'cd' * 32}")
         patch.setattr(registry, "push", lambda region, url, image, say: url + DIGEST)
         patch.setattr(start, "_way_in", lambda *_: None)

@@ -343,7 +343,7 @@ def test_a_full_disk_ends_the_run_with_a_state_that_says_so(bench: Bench) -> Non
     inside = ["nsenter", "--target", str(head), "--mount", "--pid", "--"]
     subprocess.run([*inside, "mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", "/srv/draco/runs"], check=True)
     try:
-        with bench.training(steps=1000) as process:  # more would be refused there
+        with bench.training() as process:
             bench.sh("head", "dd if=/dev/zero of=runs/filler bs=64k 2>/dev/null; true")
             code, said = ended(process, KILLED_S)
         assert code == 7, said
