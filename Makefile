@@ -145,12 +145,12 @@ soak: .venv/ready-cluster ## Disturb a run at random and compare its model (WHER
 	@PYTHONPATH=tests:tests/cluster .venv/bin/python tests/launch/soak.py $(if $(WHERE),--where $(WHERE)) $(if $(FAULTS),--faults $(FAULTS)) \
 	    $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
-lint: lint-python lint-others ## Run ruff, mypy, yamllint, shellcheck, hadolint, ansible-lint and checkov
+lint: lint-python lint-others ## Check all files
 
-lint-python: .venv/ready-dev
+lint-python: .venv/ready-dev ## The half of lint that reads Python code: ruff and mypy
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
-lint-others: .venv/ready-dev
+lint-others: .venv/ready-dev ## Its other half: yamllint, shellcheck, hadolint, ansible-lint and checkov
 	@.venv/bin/yamllint --strict ansible jobs examples && .venv/bin/shellcheck $(SHELL_FILES) && .venv/bin/hadolint images/Dockerfile
 	@cd ansible && $(COMPILED) PATH="../.venv/bin:$$PATH" ../.venv/bin/ansible-lint --offline
 	@.venv/bin/uv tool run --from checkov==3.3.30 checkov -d infra --quiet --compact --skip-download
