@@ -241,7 +241,7 @@ def test_too_little_shared_memory_is_found_before(tmp_path: Path, monkeypatch: p
 MACHINES = {  # a namespace's machine -> how it is made, the exit code, and what the command must say
     "a small /dev/shm": ("mount -t tmpfs -o size=16m tmpfs /dev/shm", 3, "docker run --shm-size=1g"),
     "no loopback address": ("true", 7, "ip link set lo up"),
-    "a read-only /tmp": ("mount -t tmpfs -o ro tmpfs /tmp", 7, "TMPDIR=..."),
+    "a read-only /tmp": ("mount --bind /tmp /tmp && mount -o remount,bind,ro /tmp", 7, "TMPDIR=..."),
 }
 
 
