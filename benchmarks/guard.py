@@ -37,7 +37,8 @@ def rows(quick: bool) -> Iterator[Row]:
     yield from _digests(10_000 if quick else 8_000_000, 1 if quick else 9)
     size = {"length": 32, "layers": 1, "heads": 4, "width": 32} if quick else SIZE
     with tempfile.TemporaryDirectory() as folder:
-        context = multiprocessing.get_context("fork")  # they need not import all this again
+        # Forked, they need not import all this again; with a GPU autograd has threads, and nothing may fork.
+        context: Any = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
         given = (Path(folder), size, 1 if quick else 5)
         ranks = [context.Process(target=_rank, args=(rank, *given)) for rank in range(RANKS)]
         for rank in ranks:

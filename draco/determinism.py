@@ -17,6 +17,11 @@ from draco.lazy import Tensor, torch
 
 # How cuBLAS is told its memory, when it is first used, and the values with which it repeats its bits.
 WORKSPACE, REPEATABLE = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
+# What can be done where an operation has no form that repeats its bits.
+UNREPEATABLE = (
+    "has no form that repeats its bits on this device: take another operation, or deterministic: false, with which "
+    "replies are compared within a tolerance"
+)
 _SIDE = 65  # odd, so that vectorised loops have remainders
 
 # What may differ between ranks, why it matters, and what to do.
@@ -147,7 +152,7 @@ def differences(by_rank: Mapping[int, Mapping[str, str]], noun: str = "rank") ->
 def without_form(error: BaseException) -> str:
     """Return which operation had to repeat its bits and cannot, as torch names it in its error; nothing of others."""
     text = str(error)
-    if found := re.search(r"(\S+) does not have a deterministic implementation", text):
+    if found := re.search(r"([^\n:]+) does not have a deterministic implementation", text):
         return found[1]
     return "a matrix product of cuBLAS" if WORKSPACE in text else ""
 

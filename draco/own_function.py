@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from draco import own
 from draco.declaration import Declaration, Option, OptionError
+from draco.determinism import UNREPEATABLE, without_form
 from draco.errors import DracoError, OwnCodeError
 from draco.lazy import Tensor, torch
 
@@ -118,6 +119,8 @@ def watched(path: str) -> Iterator[None]:
     except (DracoError, OptionError):
         raise
     except Exception as error:
+        if operation := without_form(error):
+            raise OwnCodeError(f"{path}{own.place(error)}: {operation} {UNREPEATABLE}") from error
         raise OwnCodeError(f"{path}{own.place(error)}: {type(error).__name__}: {error}") from error
 
 

@@ -15,6 +15,7 @@ def near_median(gradients: torch.Tensor, *, f: int = 0, keep: int | None = None)
     m = len(gradients)
     if m < 2 * f + 1:
         raise ValueError(f"f = {f} needs at least {2 * f + 1} gradients, got {m}")
-    distances = (gradients.double() - gradients.median(0).values).norm(dim=1)
+    median = gradients.sort(0).values[(m - 1) // 2]  # gradients.median(0) does not repeat its bits on a GPU
+    distances = (gradients.double() - median).norm(dim=1)
     nearest = distances.argsort(stable=True)[: keep or m - f]
     return gradients[nearest].mean(0)

@@ -25,10 +25,6 @@ from draco.tasks.building import build_task
 from draco.training import build, checkpoint, device, greeting, process, repeatable, server, transport, worker
 from draco.training.simulated_byzantine import ByzantineWorker
 
-# Without a GPU Triton's kernels run in its interpreter. Triton reads this when it is imported.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
 # Timings on a shared machine say nothing about correctness; in CI the same examples every time.
 settings.register_profile("draco", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
@@ -56,15 +52,23 @@ LONG += ("test_soak.py", "test_training.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    why = "" if torch.cuda.is_available() else "needs a GPU"
+    if not why and os.environ.get("PYTEST_XDIST_WORKER"):
+        why = "needs the GPU for itself: make test-gpu"
+    for item in items:
+        if why and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=why))
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Have the posing device there before any backward pass, in a process that runs nothing else.
 
-    With a second device torch's autograd has threads, with which processes cannot be forked; some tests fork.
+    With a second device torch's autograd has threads, with which processes cannot be forked; some tests fork. Triton's
+    kernels run in its interpreter there, which Triton reads when it is asked for the first of them.
     """
     if session.items and all(item.get_closest_marker("posing") for item in session.items) and shutil.which("g++"):
+        os.environ["TRITON_INTERPRET"] = "1"
         posing.device()
 
 
@@ -120,8 +124,7 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
         monkeypatch.setattr(torch.__future__, "get_swap_module_params_on_conversion", lambda: True)
         yield posing.device()
         return
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
+    torch.cuda.init()
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     before = torch.are_deterministic_algorithms_enabled()

@@ -8,7 +8,7 @@ coordinate by itself takes W X block by block.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -61,9 +61,9 @@ def mix_and_reduce(
     Raises:
         ValueError: as `finite_rows`, or too few mixed rows for the rule.
     """
-    weighs = rule.weighing is not None and set(options) <= set(inspect.signature(rule.weighing).parameters)
-    if any(step.mixing is None for step, _ in pre) or not (weighs or rule.by_coordinate):
+    if not fuses(rule, [step for step, _ in pre], options):
         return None
+    weighs = _weighs(rule, options)
     mixings = [(step, _mixing(len(gradients), step, generator, its)) for step, its in pre]
     first = pre[0][0]
     if weighs or any(step.compares for step, _ in pre):
@@ -81,6 +81,15 @@ def mix_and_reduce(
         made = factors @ block if gradients.is_cpu else mixing.mixed(block, list(range(len(block))), weights)
         out[columns] = rule(made, f=f, **options)
     return out
+
+
+def fuses(rule: RuleDeclaration, pre: Sequence[PreAggregatorDeclaration], options: Collection[str]) -> bool:
+    """Say whether mixed rows need not be made for a rule with these options: `mix_and_reduce` does without."""
+    return all(step.mixing is not None for step in pre) and (_weighs(rule, options) or rule.by_coordinate)
+
+
+def _weighs(rule: RuleDeclaration, options: Collection[str]) -> bool:
+    return rule.weighing is not None and set(options) <= set(inspect.signature(rule.weighing).parameters)
 
 
 def _weights(

@@ -46,7 +46,10 @@ class SeededDropout(nn.Module):
             )
         each = len(x) // announced
         masks = [torch.rand(rows * each, *x.shape[1:], generator=source) >= self.p for rows, source in self._sources()]
-        kept = torch.cat(masks).to(x.device).to(x.dtype)  # a byte each on the way to a GPU
+        kept = torch.cat(masks)
+        if not x.is_cpu:  # a byte each on the way to a GPU, which is not waited for
+            kept = kept.pin_memory().to(x.device, non_blocking=True)
+        kept = kept.to(x.dtype)
         return x * kept.div_(1 - self.p)
 
     def _sources(self) -> Segments:

@@ -6,7 +6,7 @@ from pathlib import Path
 from draco.errors import OwnCodeError
 from draco.metrics import LARGEST
 from draco.runs.events import EventLog
-from draco.training import evaluate, stop_early
+from draco.training import evaluate, room, stop_early
 from draco.training.build import Built
 from draco.training.loggers import Loggers
 from draco.training.state import Training
@@ -50,7 +50,7 @@ class Appraisal:
 
     def _evaluate(self, step: int) -> None:
         built, job = self._built, self._built.job
-        with self._training.evaluated() as model:
+        with room.evaluating(self._training), self._training.evaluated() as model:
             result = evaluate.evaluate_model(
                 built.task, model, built.test, job.eval_batch_size, self._training.device, self._log.beat
             )

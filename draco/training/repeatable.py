@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from draco import own
-from draco.determinism import REPEATABLE, WORKSPACE, without_form
+from draco.determinism import REPEATABLE, UNREPEATABLE, WORKSPACE, without_form
 from draco.errors import MissingError, OwnCodeError
 from draco.job import Job
 from draco.training import device
@@ -79,10 +79,7 @@ def needed(what: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         if operation := without_form(error):
-            raise OwnCodeError(
-                f"{what}{own.place(error)}: {operation} has no form that repeats its bits on this device: take another "
-                "operation, or deterministic: false, with which replies are compared within a tolerance"
-            ) from error
+            raise OwnCodeError(f"{what}{own.place(error)}: {operation} {UNREPEATABLE}") from error
         raise
 
 

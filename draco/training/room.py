@@ -8,8 +8,11 @@ from pathlib import Path
 import torch
 from rich.filesize import decimal
 
-from draco.aggregators import AGGREGATORS
+from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS
+from draco.aggregators.compose import fuses
 from draco.errors import MissingError, TrainingError
+from draco.job import Job
+from draco.job.numbers import aggregator_f, sizes
 from draco.job.space import space_of
 from draco.models import Size
 from draco.models.flat import trained_size
@@ -61,10 +64,12 @@ def on_gpu(built: Built) -> dict[str, int]:
     else:
         replies = scheme.elements(d) * scheme.dtype.itemsize * job.workers
     decoded = 4 * d * scheme.assignment.shape[1] if scheme is not None and scheme.bad else 0  # a copy, at worst
+    again = replies if job.scheme.name == "cyclic_dft" else 0  # its decoder copies the rows that are right
     undone = state + kept if several and built.protocol is not None and built.protocol.close is not None else 0
     need = {
         "replies": replies,
-        "decoded gradients": decoded,
+        "decoded gradients": decoded + again,
+        "mixed gradients": vector * _mixed(job),
         "model": state + vector,  # for a moment its parameters are there twice
         "gradient": 3 * 4 * d + (vector if job.clip_norm is not None else 0),
         "optimizer": kept,
@@ -75,6 +80,16 @@ def on_gpu(built: Built) -> dict[str, int]:
         "scratch": SCRATCH,
     }
     return {"in all": sum(need.values()), **need}
+
+
+def _mixed(job: Job) -> int:
+    """Return how many vectors are made of the decoded gradients before the rule: by others, or of groups by itself."""
+    spec, rule = job.aggregator, AGGREGATORS[job.aggregator.name]
+    if spec.pre:
+        steps = [PRE_AGGREGATORS[step.name] for step in spec.pre]
+        made = steps[0].remaining(sizes(job).gradients, spec.pre[0].given())
+        return 0 if fuses(rule, steps, rule.arguments(spec.given())) else made
+    return int(spec.get("groups") or 2 * aggregator_f(job) + 1) if spec.name == "median_of_means" else 0
 
 
 @contextmanager
@@ -93,6 +108,25 @@ def watched(training: Training) -> Iterator[None]:
         raise FullError(
             f"step {training.step + 1}: {device.name(training.device)} is full ({said}): "
             "server_device=cpu, fewer workers on it, or a smaller batch_size"
+        ) from error
+
+
+@contextmanager
+def evaluating(training: Training) -> Iterator[None]:
+    """Say what can be done where an evaluation fills the server's GPU; its last step was taken whole.
+
+    Raises:
+        TrainingError: it does.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        if training.device.type == "cpu":
+            raise
+        said = str(error).split(". ")[0]
+        raise TrainingError(
+            f"evaluation after step {training.step}: {device.name(training.device)} is full ({said}): "
+            "a smaller eval_batch_size, or server_device=cpu"
         ) from error
 
 

@@ -116,7 +116,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     import torch._dynamo  # once, and not in every rank: DistributedDataParallel does
 
     folder = tmp_path_factory.mktemp("ranks")
-    context = multiprocessing.get_context("fork")  # they need not import torch again
+    # Forked, they need not import torch again; with a GPU autograd has threads, and nothing may fork.
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
     ranks = [context.Process(target=process, args=(rank, folder), daemon=True) for rank in range(N)]
     for rank in ranks:
         rank.start()

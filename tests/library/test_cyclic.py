@@ -259,13 +259,7 @@ def test_decodes_any_n_s_d(data: st.DataObject) -> None:
     assert torch.equal(replies, before)
 
 
-@pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")),
-    ],
-)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_works_where_the_replies_are(device: str) -> None:
     scheme = build("cyclic", workers=9, adversaries=2)
     gradients = gradients_for(scheme, 100_000).to(device)

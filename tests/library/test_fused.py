@@ -42,8 +42,13 @@ def normal(n: int, d: int, dtype: torch.dtype = torch.float32, seed: int = 0) ->
 # --- sorted columns: the bits of the CPU ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("n", "f", "d"), [(1, 0, 5), (4, 1, 1), (5, 1, 1300), (15, 3, 200)])
+@pytest.mark.parametrize(  # each is a kernel more for each rule, which a GPU's compiler takes a second for
+    ("n", "f", "d", "dtype"),
+    [
+        (1, 0, 5, torch.float32), (4, 1, 1, torch.float32), (5, 1, 1300, torch.float64), (15, 3, 200, torch.float32),
+        (15, 3, 200, torch.float64),
+    ],
+)  # fmt: skip
 def test_sorted_columns_have_the_bits_of_the_cpu(
     fused: torch.device, n: int, f: int, d: int, dtype: torch.dtype
 ) -> None:

@@ -109,13 +109,7 @@ def test_a_single_bit_decides_wherever_it_is(d: int, where: int) -> None:
     assert torch.equal(decoded.gradients[0], sent[1])
 
 
-@pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")),
-    ],
-)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_same_bits_on_every_device(device: str) -> None:
     a = torch.tensor([1.0, float("nan"), 0.0], device=device)
     b = a.clone()

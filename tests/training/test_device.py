@@ -88,11 +88,11 @@ def test_a_copy_that_is_not_waited_for_comes_late(gpu: torch.device) -> None:
 def test_a_network_learns_on_it_what_it_learns_on_the_cpu(gpu: torch.device) -> None:
     def learnt(where: torch.device) -> torch.Tensor:
         torch.manual_seed(1)
-        layers = [torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten()]
+        layers = [torch.nn.Conv2d(1, 4, 3, bias=False), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten()]
         model = torch.nn.Sequential(*layers, torch.nn.Linear(144, 10))
         images, labels = torch.randn(8, 1, 8, 8), torch.randint(10, (8,))
         model.to(where)
-        optimizer = torch.optim.Adam(model.parameters())
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
         for _ in range(3):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(model(images.to(where)), labels.to(where)).backward()

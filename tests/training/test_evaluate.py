@@ -18,7 +18,6 @@ from draco.tasks.images import Images
 from draco.training import build, checkpoint, evaluate
 
 Make = Callable[..., Job]
-NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def test_figures_are_those_of_a_slow_loop(make_job: Make) -> None:
@@ -52,7 +51,7 @@ def test_batch_norm_is_evaluated_with_running_statistics_and_left_training(make_
     assert torch.equal(before, torch.cat([b.flatten().double() for b in model.buffers()]))
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_evaluation_leaves_the_parameters_in_the_flat_vector(make_job: Make, device: str) -> None:
     job = make_job("model=fc")
     built = build.Built(job)

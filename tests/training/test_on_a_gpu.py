@@ -18,10 +18,7 @@ from draco.schemes import build
 from draco.training import checkpoint
 
 DEVICE = os.environ.get("DEVICE", "cuda")
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="needs a GPU"),
-]
+pytestmark = pytest.mark.gpu if DEVICE == "cuda" else []
 JOB = """
 name: ranks
 workers: 3
@@ -83,6 +80,7 @@ def test_a_run_leaves_float32_products_as_they_are(make_job: Callable[..., Job],
 def card() -> torch.device:
     if DEVICE != "cuda":
         pytest.skip("needs a GPU")
+    torch.cuda.init()
     return torch.device("cuda", 0)
 
 
@@ -111,15 +109,15 @@ def test_a_rule_takes_no_memory_beside_its_result(card: torch.device) -> None:
 
 
 def test_a_matrix_of_more_than_2_to_the_31_numbers_is_read_to_its_end(card: torch.device) -> None:
-    if torch.cuda.mem_get_info()[0] < 16 << 30:
-        pytest.skip("needs 16 GB")
+    if torch.cuda.mem_get_info()[0] < 17 << 30:
+        pytest.skip("needs 17 GiB")
     d = (1 << 30) + 77
     gradients = torch.ones(3, d, device=card)
     gradients[1, -5:] = 7
     gradients[2, -5:] = 5
     found = AGGREGATORS["median"](gradients, f=1)
     assert found[-6:].tolist() == [1, 5, 5, 5, 5, 5]
-    assert float(found.sum(dtype=torch.float64)) == d + 20
+    assert found[:-5].min() == 1 == found[:-5].max()
 
 
 @pytest.mark.parametrize("name", ["repetition", "cyclic"])

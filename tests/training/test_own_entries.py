@@ -17,6 +17,7 @@ import torch
 from conftest import Trained
 
 import draco.own
+from draco import own_function
 from draco.aggregators import AGGREGATORS, PRE_AGGREGATORS, aggregate
 from draco.attacks import ATTACKS
 from draco.errors import DecodeError, OwnCodeError
@@ -454,6 +455,17 @@ def test_the_example_of_a_rule_is_that_of_a_library_call(monkeypatch: pytest.Mon
     assert aggregate(rows, "examples/own_rule.py:near_median", f=2).norm() < 3
     with pytest.raises(OwnCodeError, match=r"own_rule.py, line 17: ValueError: f = 4 needs at least 9 gradients"):
         aggregate(rows, "examples/own_rule.py:near_median", f=4)
+
+
+def test_an_operation_that_cannot_repeat_its_bits_is_named_with_what_to_do() -> None:
+    said = (
+        r"^my.py:rule: median CUDA with indices output has no form that repeats its bits on this device: take another"
+    )
+    with pytest.raises(OwnCodeError, match=said), own_function.watched("my.py:rule"):
+        raise RuntimeError(
+            "median CUDA with indices output does not have a deterministic implementation, but you set "
+            "'torch.use_deterministic_algorithms(True)'. You can turn off determinism ..."
+        )
 
 
 def test_the_jobs_of_the_examples_are_in_plain_yaml() -> None:

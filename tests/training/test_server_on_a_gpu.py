@@ -13,7 +13,7 @@ from draco.job import Job, to_yaml
 from draco.models.flat import flatten
 from draco.runs import directory as run_directory
 from draco.runs import events
-from draco.training import checkpoint, collect, device, room
+from draco.training import checkpoint, collect, device, evaluate, room
 from draco.training.build import Built
 from draco.training.state import Training
 from draco.training.transport import Task
@@ -193,6 +193,24 @@ def test_room_counts_what_the_server_keeps(gpu: torch.device, make_job: Make) ->
     assert need("optimizer={name: adam}") - plain == 2 * 4 * p
     assert need("ema=0.9") - plain == 4 * p
     assert need("local={momentum: 0.5}") - plain == 5 * 4 * p
+    bare = need("workers=5", "scheme=uncoded", "attack=none")
+    by_weights = need("workers=5", "scheme=uncoded", "attack=none", "aggregator={name: krum, f: 1, pre: [nnm]}")
+    assert by_weights == bare, "no row is made"
+    clipped = need("workers=5", "scheme=uncoded", "attack=none", "aggregator={name: krum, f: 1, pre: [arc]}")
+    assert clipped - bare == 5 * 4 * p
+    grouped = need("workers=5", "scheme=uncoded", "attack=none", "aggregator={name: median_of_means, f: 1}")
+    assert grouped - bare == 3 * 4 * p
+
+
+def test_an_evaluation_that_fills_the_gpu_says_what_to_do(
+    gpu: torch.device, make_job: Make, train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> None:
+        raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB. Process 1 has 3 GiB in use.")
+
+    monkeypatch.setattr(evaluate, "evaluate_model", full)
+    with pytest.raises(TrainingError, match=r"evaluation after step 2: .* is full .*2\.00 GiB.*eval_batch_size"):
+        train(make_job(*SMALL, "eval_every=2", "checkpoint_every=2", ON))
 
 
 def test_a_gpu_that_runs_full_says_what_to_do(gpu: torch.device, make_job: Make, train) -> None:

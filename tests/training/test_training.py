@@ -270,7 +270,7 @@ def test_a_simulation_computes_each_partition_once(
     assert sorted(computed) == [(step, j) for step in (1, 2, 3) for j in range(k)]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("options", [REPETITION, CYCLIC, BATCH_NORM], ids=["repetition", "cyclic", "batch-norm"])
 def test_training_on_a_gpu_gives_nearly_the_same_model(make_job: Make, train, options: tuple[str, ...]) -> None:
     on_gpu = train(make_job(*options, "device=cuda", "attack.name=reverse_gradient", "eval_every=1"))
