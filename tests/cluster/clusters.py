@@ -38,7 +38,7 @@ class Pace:
         pass
 
     def step(self, event):
-        time.sleep(0.1)
+        time.sleep(0.2)
 
     def evaluation(self, step, metrics):
         pass
