@@ -75,15 +75,7 @@ def figures(quick: bool) -> Iterator[Figure]:
                 yield Figure(what, size, timed(make(), device), least, copied, machine)
             except Exception as error:  # the others are still worth their lines
                 why = (str(error).splitlines() or [type(error).__name__])[0]
-                yield Figure(
-                    what,
-                    size,
-                    None,
-                    least,
-                    copied,
-                    machine,
-                    f"FAILED: {why}",
-                )
+                yield Figure(what, size, None, least, copied, machine, f"FAILED: {why}")
 
 
 def described(device: torch.device) -> str:

@@ -282,6 +282,20 @@ def test_the_policy_is_one_that_aws_takes() -> None:
     assert all({"Sid", "Effect", "Action", "Resource"} <= set(each) for each in POLICY["Statement"])
 
 
+@pytest.mark.parametrize("name", [machine_images.PLAIN, machine_images.WITH_DRIVER])
+def test_the_policy_lets_every_machine_image_be_looked_up(name: str) -> None:
+    (statement,) = (each for each in POLICY["Statement"] if each["Action"] == "ssm:GetParameter")
+    asked = f"arn:aws:ssm:us-east-1::parameter{name}"
+    assert any(policy.matches(pattern, asked) for pattern in policy.listed(statement["Resource"]))
+
+
+def test_the_policy_lets_instances_start_in_a_block_which_has_no_tag() -> None:
+    asked = "arn:aws:ec2:us-east-1:123456789012:capacity-reservation/cr-0123456789abcdef0"
+    free = [each for each in POLICY["Statement"] if "Condition" not in each]
+    starting = [each for each in free if "ec2:RunInstances" in policy.listed(each["Action"])]
+    assert any(policy.matches(pattern, asked) for each in starting for pattern in policy.listed(each["Resource"]))
+
+
 def test_the_policy_has_no_wildcard_but_for_looking() -> None:
     for statement in POLICY["Statement"]:
         assert statement["Effect"] == "Allow"

@@ -7,6 +7,7 @@ from typing import Any
 
 import fake_account
 import pytest
+from botocore.exceptions import ClientError
 from fake_aws import Fake
 from rich.console import Console
 
@@ -113,10 +114,17 @@ def test_disks_hold_the_machine_image_with_the_driver() -> None:
 
 def test_settings_that_cannot_both_hold_are_told_all_at_once() -> None:
     with pytest.raises(JobError) as raised:
-        settings("capacity_reservation=cr-0123456789abcdef0", "on_demand=true", "max_spot_price=1", "volume_gb=30")
+        settings(
+            "capacity_reservation=cr-0123456789abcdef0",
+            "on_demand=true",
+            "max_spot_price=1",
+            "placement_group=true",
+            "volume_gb=30",
+        )
     assert str(raised.value).splitlines() == [
         "capacity_reservation: its workers are paid for, and on_demand=true buys others: on_demand=false",
         "capacity_reservation: its workers are not spot, as max_spot_price is for: max_spot_price=",
+        "capacity_reservation: AWS places its workers close together itself: placement_group=false",
         "volume_gb: is 30; the machine image with a GPU driver and the trainer's take 120: volume_gb=",
     ]
     assert settings("worker_types=g5.xlarge", "volume_gb=30", "ami=ami-12345678").disk_gb == 30
@@ -146,6 +154,9 @@ def test_a_block_is_read_as_aws_describes_it(monkeypatch: pytest.MonkeyPatch) ->
     class Ec2:
         def describe_capacity_reservations(self, **given: list[str]) -> dict[str, Any]:
             assert given == {"CapacityReservationIds": [BLOCK.id]}
+            if not told:
+                answer = {"Error": {"Code": "InvalidCapacityReservationId.NotFound", "Message": "does not exist"}}
+                raise ClientError(answer, "DescribeCapacityReservations")
             return {"CapacityReservations": told}
 
     monkeypatch.setattr(account, "client", lambda service, region: Ec2())

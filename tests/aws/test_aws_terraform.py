@@ -139,6 +139,7 @@ def test_what_ends_well_at_the_deadline_has_ended_well(ordered: Ordered) -> None
 @pytest.mark.parametrize(
     ("lines", "kind", "said"),
     [
+        ([refused("ReservationCapacityExceeded")], NoCapacityError, "aws_instance.head: ReservationCapacityExc"),
         ([refused("InsufficientInstanceCapacity")], NoCapacityError, "aws_instance.head: InsufficientInstanceCap"),
         ([refused("SpotMaxPriceTooLow"), refused("VcpuLimitExceeded")], NoCapacityError, "VcpuLimitExceeded"),
         ([refused("InsufficientInstanceCapacity"), refused("ExpiredToken")], MissingError, "credentials have expired"),

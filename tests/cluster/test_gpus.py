@@ -34,7 +34,7 @@ version) echo 25.0.16;;
 esac"""
 CTK = """echo "$@" >> $0.log
 case "$1 $2" in
-'cdi generate') printf 'path: /lib/libcuda.so.580.105.08\\nname: all\\n' > ${3#--output=};;
+'cdi generate') printf 'path: /lib/libcuda.so.580.105.08\\npath: /dev/nvidia-uvm\\nname: all\\n' > ${3#--output=};;
 'runtime configure') touch $0.configured;;
 esac"""
 RESTART = "[ -e ${0%/*}/nvidia-ctk.configured ] && touch ${0%/*}/docker.started"
@@ -105,10 +105,13 @@ def test_a_description_for_another_driver_is_made_anew_and_the_toolkits_own_will
     assert cdi().stdout == "described\n"
     own.unlink()
     other.parent.mkdir()
-    other.write_text(f"path: /lib/libcuda.so.{DRIVER}\nname: all")
-    assert cdi().stdout == "\n"
-    other.write_text(f'path: /lib/libcuda.so.{DRIVER}\nname: "0"')  # without what containers are given
-    assert cdi().stdout == "described\n"
+    for words, said in [
+        ("path: /dev/nvidia-uvm\nname: all", "\n"),
+        ('path: /dev/nvidia-uvm\nname: "0"', "described\n"),  # without what containers are given
+        ("name: all", "described\n"),  # made before the module was loaded
+    ]:
+        other.write_text(f"path: /lib/libcuda.so.{DRIVER}\n{words}")
+        assert cdi().stdout == said
 
 
 @pytest.mark.parametrize(

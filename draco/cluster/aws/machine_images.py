@@ -9,7 +9,8 @@ from draco.cluster.aws import account
 
 PLAIN = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-6.1-x86_64"
 WITH_DRIVER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-amazon-linux-2023/latest/ami-id"
-# The x86_64 families of that image's release notes. Older GPUs have no open driver; g5g is arm64, g4ad AMD's.
+# The x86_64 families of that image's release notes that have whole GPUs, up to Hopper. Older GPUs have no open driver,
+# g5g is arm64, g4ad AMD's, and g6f has parts of a GPU.
 GPU_FAMILIES = ("g4dn", "g5", "g6", "gr6", "g6e", "p4d", "p4de", "p5", "p5e", "p5en")
 PLAIN_DISK_GB = 30
 GPU_DISK_GB = 120  # 75 are the machine image's own; the trainer's takes 5, and 3 more while it is pulled

@@ -147,6 +147,8 @@ def contradictions(settings: Settings) -> list[str]:
         faults.append("capacity_reservation: its workers are paid for, and on_demand=true buys others: on_demand=false")
     if settings.capacity_reservation and settings.max_spot_price is not None:
         faults.append("capacity_reservation: its workers are not spot, as max_spot_price is for: max_spot_price=")
+    if settings.capacity_reservation and settings.placement_group:
+        faults.append("capacity_reservation: AWS places its workers close together itself: placement_group=false")
     if settings.has_gpus and settings.ami is None and settings.disk_gb < settings.least_disk_gb:
         faults.append(
             f"volume_gb: is {settings.volume_gb}; the machine image with a GPU driver and the trainer's take "

@@ -30,6 +30,7 @@ LOCK_TIMEOUT_S = 20
 _LOOK_S = 0.1
 _NO_CAPACITY = {
     "InsufficientInstanceCapacity", "InsufficientCapacity", "InsufficientHostCapacity", "UnfulfillableCapacity",
+    "ReservationCapacityExceeded",
     "SpotMaxPriceTooLow", "MaxSpotInstanceCountExceeded", "VcpuLimitExceeded", "InstanceLimitExceeded", "Unsupported",
 }  # fmt: skip
 _CODE = re.compile(r"api error (\w+): (.*?)(?:\n|$)")

@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from botocore.exceptions import ClientError
+
 from draco.cluster.aws import account
 from draco.cluster.aws.settings import Settings
 from draco.errors import RefusedError
@@ -35,8 +37,7 @@ def find(region: str, name: str) -> Block:
         DracoError: AWS did not answer, or there is none.
     """
     with account.speaking(f"asking AWS for the capacity reservation {name}"):
-        told = account.client("ec2", region).describe_capacity_reservations(CapacityReservationIds=[name])
-    found = told["CapacityReservations"]
+        found = _known(region, name)
     if not found:
         raise RefusedError(f"capacity_reservation: {region} has no {name}")
     return _block(found[0])
@@ -62,6 +63,18 @@ def refuse_unfit(block: Block, settings: Settings, workers: int, now: datetime |
         faults.append(f"{what} has {block.total} instances, and WORKERS={workers}")
     if faults:
         raise RefusedError("\n".join(faults))
+
+
+def _known(region: str, name: str) -> list[dict[str, Any]]:
+    """Return what AWS knows of an id; of one that it does not know, nothing, where AWS itself says an error."""
+    try:
+        told = account.client("ec2", region).describe_capacity_reservations(CapacityReservationIds=[name])
+    except ClientError as error:
+        if error.response["Error"]["Code"].startswith("InvalidCapacityReservationId"):
+            return []
+        raise
+    found: list[dict[str, Any]] = told["CapacityReservations"]
+    return found
 
 
 def _block(told: dict[str, Any]) -> Block:

@@ -49,7 +49,7 @@ class Kind(NamedTuple):
 
     @property
     def words(self) -> str:
-        """What a node of the type has, such as 4 vCPU and 1 x NVIDIA A10G of 24 GiB."""
+        """What a node of the type has, such as 4 vCPU and 1 x NVIDIA A10G of 22 GiB."""
         return f"{self.vcpus} vCPU" + (f" and {self.gpus} x {self.gpu} of {self.gpu_gib:.0f} GiB" if self.gpus else "")
 
 
