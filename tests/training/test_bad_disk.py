@@ -251,7 +251,7 @@ def test_a_run_whose_disk_turns_read_only_ends_with_one_line_and_resumes_once_it
         code=0; $train 2>stderr & pid=$!
         until grep -q '"step": 6,' disk/runs/*/events.jsonl 2>/dev/null; do sleep 0.02; done
         run=$(echo disk/runs/*)
-        mount --bind $run $run; mount -o remount,bind,ro $run
+        mkdir aside; mount --bind $run aside; mount -o remount,bind,ro aside; mount --move aside $run # all at once
         wait $pid || code=$?
         echo "code $code"; tail -n 1 stderr
         grep -c . stderr >lines
