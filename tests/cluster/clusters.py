@@ -38,7 +38,7 @@ class Pace:
         pass
 
     def step(self, event):
-        time.sleep(0.2)
+        time.sleep(0.1)
 
     def evaluation(self, step, metrics):
         pass
