@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -92,42 +92,27 @@ def _mixed(job: Job) -> int:
     return int(spec.get("groups") or 2 * aggregator_f(job) + 1) if spec.name == "median_of_means" else 0
 
 
-@contextmanager
-def watched(training: Training) -> Iterator[None]:
-    """Say what can be done where the server's GPU is full.
+def watched(training: Training) -> AbstractContextManager[None]:
+    """Say what can be done where a step fills the server's GPU: by a FullError."""
+    remedy = "server_device=cpu, fewer workers on it, or a smaller batch_size"
+    return _told(training, FullError, f"step {training.step + 1}", remedy)
 
-    Raises:
-        FullError: it is.
-    """
+
+def evaluating(training: Training) -> AbstractContextManager[None]:
+    """Say what can be done where an evaluation fills it: by a TrainingError, as its last step was taken whole."""
+    remedy = "a smaller eval_batch_size, or server_device=cpu"
+    return _told(training, TrainingError, f"evaluation after step {training.step}", remedy)
+
+
+@contextmanager
+def _told(training: Training, kind: type[TrainingError], when: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
         if training.device.type == "cpu":
             raise
         said = str(error).split(". ")[0]
-        raise FullError(
-            f"step {training.step + 1}: {device.name(training.device)} is full ({said}): "
-            "server_device=cpu, fewer workers on it, or a smaller batch_size"
-        ) from error
-
-
-@contextmanager
-def evaluating(training: Training) -> Iterator[None]:
-    """Say what can be done where an evaluation fills the server's GPU; its last step was taken whole.
-
-    Raises:
-        TrainingError: it does.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        if training.device.type == "cpu":
-            raise
-        said = str(error).split(". ")[0]
-        raise TrainingError(
-            f"evaluation after step {training.step}: {device.name(training.device)} is full ({said}): "
-            "a smaller eval_batch_size, or server_device=cpu"
-        ) from error
+        raise kind(f"{when}: {device.name(training.device)} is full ({said}): {remedy}") from error
 
 
 def require(run: Path, training: Training) -> None:
