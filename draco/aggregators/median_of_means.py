@@ -61,4 +61,5 @@ MEDIAN_OF_MEANS = RuleDeclaration(
     least=majority,
     faults=_faults,
     whole_rows=True,
+    makes=lambda f, given: given.get("groups") or 2 * f + 1,
 )

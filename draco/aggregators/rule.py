@@ -132,6 +132,7 @@ class RuleDeclaration(RowsDeclaration):
     draws: bool = False  # it takes a `generator`
     # (n, f, **options) -> the weights of rows by their inner products; for options it does not take, rows are needed.
     weighing: Callable[..., Weighing] | None = None
+    makes: Callable[[int, Mapping[str, Any]], int] = lambda f, given: 0  # (f, options) -> rows that it makes, at most
 
 
 def _all(n: int, given: Mapping[str, Any]) -> int:

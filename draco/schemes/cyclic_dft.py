@@ -177,5 +177,6 @@ CYCLIC_DFT = SchemeDeclaration(
     sizes=_sizes,
     tolerance=TOLERANCE,
     dtype="complex128",
+    copies=True,
     project=lambda seed, elements: projection(seed, elements)[None],
 )

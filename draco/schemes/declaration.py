@@ -40,6 +40,7 @@ class SchemeDeclaration(Declaration):
     protocol: Callable[..., Protocol | None] | None = None
     expels: bool = False  # it has no code: its steps take several rounds, and who is proven to lie is out
     rounds: Callable[[Mapping[str, Any]], bool] = lambda given: False  # (options) -> a step takes several, by an option
+    copies: bool = False  # its decoder copies the replies that are right
     replays: bool = False  # the server makes vectors of products in float32, and workers must compute in that
 
     def in_rounds(self, given: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ from draco.job.space import space_of
 from draco.models import Size
 from draco.models.flat import trained_size
 from draco.optimizers import OPTIMIZERS
+from draco.schemes import SCHEMES
 from draco.training import device
 from draco.training.build import Built, build_scheme, has_court
 from draco.training.state import Training
@@ -64,7 +65,7 @@ def on_gpu(built: Built) -> dict[str, int]:
     else:
         replies = scheme.elements(d) * scheme.dtype.itemsize * job.workers
     decoded = 4 * d * scheme.assignment.shape[1] if scheme is not None and scheme.bad else 0  # a copy, at worst
-    again = replies if job.scheme.name == "cyclic_dft" else 0  # its decoder copies the rows that are right
+    again = replies if SCHEMES[job.scheme.name].copies else 0
     undone = state + kept if several and built.protocol is not None and built.protocol.close is not None else 0
     need = {
         "replies": replies,
@@ -89,7 +90,7 @@ def _mixed(job: Job) -> int:
         steps = [PRE_AGGREGATORS[step.name] for step in spec.pre]
         made = steps[0].remaining(sizes(job).gradients, spec.pre[0].given())
         return 0 if fuses(rule, steps, rule.arguments(spec.given())) else made
-    return int(spec.get("groups") or 2 * aggregator_f(job) + 1) if spec.name == "median_of_means" else 0
+    return rule.makes(aggregator_f(job), spec.given())
 
 
 def watched(training: Training) -> AbstractContextManager[None]:
